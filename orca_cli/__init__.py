@@ -24,14 +24,14 @@ def load(
     batch_size: int | None = None,
     checkpoint: str | None = None,
 ) -> Predictor:
-    """Return a finished run, or an export of one, as an estimator in the manner of scikit-learn.
+    """Return a finished run, or an export of one, as an estimator like those of scikit-learn.
 
     Args:
         run: its folder or name, or what `run` returned.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: samples per forward pass; None takes the run's own, with which predictions keep
-            their bits.
-        checkpoint: the body's checkpoint, where the run needs it and it has moved.
+        batch_size: samples per forward pass; None takes that of the run, which keeps the bits of
+            its predictions.
+        checkpoint: the body's checkpoint, if the run needs it and it has moved.
 
     Raises:
         DataError: there is no such run, or it is not completed.
@@ -65,7 +65,7 @@ def run(
         overrides: such as "task=arrays", "task.train=my.npz".
         config_dir: folder with the user's own files of settings.
         force: run again what is already completed.
-        check: raise where the run fails or is stopped; else its outcome has a `failure`.
+        check: raise if the run fails or is stopped; without it, the outcome has a `failure`.
 
     Raises:
         ConfigError: a setting is wrong.

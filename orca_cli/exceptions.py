@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# torch on CPU, CUDA and MPS; safetensors; C++; cuBLAS and cuDNN; the whole message of oneDNN.
+# Messages of torch on CPU, CUDA and MPS, of safetensors, C++, cuBLAS and cuDNN; the last line is
+# the whole message of oneDNN.
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can(?:'t|not) allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
     r"|could not create a (?:primitive|memory)$",
@@ -31,7 +32,7 @@ class OrcaError(Exception):
         where: configuration key, file or run that it is about.
         hint: what to do next.
 
-    Each kind has an exit code of its own, which its subclasses inherit unless they give another.
+    Each subclass has an exit code, which its own subclasses inherit unless they give another.
     """
 
     code = 1
@@ -136,11 +137,11 @@ class PreemptionError(InterruptionError, code=os.EX_TEMPFAIL):
 
 
 def need(module: str, where: str, extra: str = "") -> Any:
-    """Return a module of an optional package, imported.
+    """Import and return a module of an optional package.
 
     Raises:
-        UnavailableError: the package is missing. It names `where`, the setting that asked for it,
-            and the extra to install, by default the package's name.
+        UnavailableError: the package is missing. The error names `where`, the setting that needs
+            the package, and the extra to install, by default the package's name.
     """
     package = module.partition(".")[0]
     try:
@@ -152,7 +153,7 @@ def need(module: str, where: str, extra: str = "") -> Any:
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
-    """Return an error that means a lack of memory, threads or processes as such, else None."""
+    """Return the MemoryExhaustedError for a lack of memory, threads or processes; else None."""
     if isinstance(error, MemoryError):
         return MemoryExhaustedError("not enough memory")
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
@@ -177,7 +178,7 @@ def is_exhausted(error: BaseException) -> bool:
 def governed_by(where: str, hint: str = "") -> Iterator[None]:
     """Raise MemoryExhaustedError, which names the setting to lower, if memory runs out inside.
 
-    An inner block goes first.
+    In nested blocks the inner one raises.
     """
     try:
         yield
@@ -188,9 +189,9 @@ def governed_by(where: str, hint: str = "") -> Iterator[None]:
 
 
 def interruption_in(error: BaseException) -> InterruptionError | None:
-    """Return the interruption that an error is, or was raised for.
+    """Return the InterruptionError that an error is, or that it was raised because of; else None.
 
-    A signal may arrive inside a library that catches every exception.
+    A library in which a signal arrives may catch the interruption and raise an error of its own.
     """
     current: BaseException | None = error
     while current is not None and not isinstance(current, InterruptionError):
@@ -205,7 +206,7 @@ def suggest(word: str, allowed: Iterable[str]) -> str:
         return "nothing is allowed here"
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:
-        # Two letters that are swapped in a short word.
+        # In a short word, two swapped letters are too different for difflib.
         close = [candidate for candidate in words if sorted(candidate) == sorted(word)]
     if close:
         return f"did you mean '{close[0]}'?"

@@ -1,6 +1,6 @@
 """One run as a call, from the claim of its folder to its result.
 
-`run` never raises for an expected failure: it records it in the run's folder and returns it.
+`run` never raises an expected failure: it records the failure in the run's folder and returns it.
 `train` and `test` are the two halves of a run's work; the test split stays closed until `test`.
 """
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run
     from orca_cli.training.engine import Engine
     from orca_cli.training.team import Team
 
-OnBuild = Callable[[dict[str, Any]], None]  # what is called with the summary of stage 1
+OnBuild = Callable[[dict[str, Any]], None]  # takes the summary of stage 1
 
 
 def run(
@@ -56,9 +56,7 @@ def run(
     on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Outcome:
-    """Run one composed job, resume it, or find it completed.
-
-    Returns how it ended, also where it failed.
+    """Run one composed job, resume it, or find it completed; return how it ended.
 
     Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the
     outcome as well. A signal ends the work at its next step, whose state is saved. A completed run
@@ -66,8 +64,8 @@ def run(
 
     Args:
         job: returned by `config.compose` for one set of settings.
-        force: run again, in a new folder, a run that is already completed; resume such a repeat
-            that was interrupted.
+        force: run again, in a new folder, a run that is already completed, or resume such a repeat
+            if it was interrupted.
         allow_inexact: resume although program, threads, packages, data or weights have changed; the
             result says so.
         on_build: called once the model is built.
@@ -96,9 +94,10 @@ def _check_device(job: Composed, root: Path, *, force: bool) -> None:
 
     A completed run needs no device, and torch takes seconds to import.
     """
-    device, precision = job.config.device, job.config.precision
-    is_always_there = device in ("auto", "cpu") and precision != "fp16"
-    if is_always_there or claim.peek(root, run_name(job), force=force) == "completed":
+    device = job.config.device
+    precision = job.config.precision
+    is_on_every_machine = device in ("auto", "cpu") and precision != "fp16"
+    if is_on_every_machine or claim.peek(root, run_name(job), force=force) == "completed":
         return
     from orca_cli.training.engine import check_precision, choose_device
 
@@ -106,7 +105,7 @@ def _check_device(job: Composed, root: Path, *, force: bool) -> None:
 
 
 def run_name(job: Composed) -> RunName:
-    """Return what identifies a composed job's run."""
+    """Return the name of a composed job's run."""
     return RunName(
         task=job.choices["task"],
         body=job.choices["body"],
@@ -153,9 +152,9 @@ def train(
 
 
 def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Built, Engine]:
-    """Record what runs and on what, and build.
+    """Record settings and machine in the run's folder, and build the model.
 
-    FingerprintError where that differs from an earlier start of the run.
+    FingerprintError if an earlier start of the run had others, so that it cannot resume exactly.
     """
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
@@ -179,7 +178,8 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.set_state("build")
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
-    with signals.immediate():  # it writes whole files only
+    # It writes only whole files, so that a signal may end it anywhere.
+    with signals.immediate():
         built = build(config, reporter, earlier)
     precision = choose_precision(config.precision, device, built.model.body.width)
     engine = Engine(device, precision, team)
@@ -211,7 +211,7 @@ def _facts(built: Built) -> dict[str, Any]:
 
 
 def _track(job: Composed, folder: RunDirectory) -> None:
-    """Start the run's tracker, if it has one, with the lines of earlier attempts.
+    """Start the run's tracker, if it has one, and show it the lines of earlier attempts.
 
     Accelerate has to be started before.
     """
@@ -251,9 +251,9 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
 
 
 def done_before(job: Composed) -> Outcome | None:
-    """Return the outcome of a run that is completed with nothing left to do.
+    """Return the outcome of a run that is completed and lacks no baseline; None for any other.
 
-    None for any other. Nothing is claimed.
+    Nothing is claimed.
     """
     from orca_cli.baselines import completion
 
@@ -276,8 +276,8 @@ def _with_baselines(
 ) -> Outcome:
     """Return the outcome of a completed run, after computing its missing baselines.
 
-    Without `validated` another process has completed it; `tested` has the test split where this one
-    has opened it.
+    `validated` is None if an earlier process has completed the run; `tested` has the test split if
+    this process has opened it.
     """
     from orca_cli.baselines import completion
 
@@ -315,7 +315,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
     try:
         with same_threads_after():
             return _complete(job, folder, on_build, team)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a failure has to be recorded, whatever it is
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - every failure has to be recorded
         failure: OrcaError | None = interruption_in(error)
         if failure is None:
             try:
@@ -338,7 +338,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
 def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     """Return the expected failure that an error means.
 
-    One of a bug, whose traceback goes into error.log, for any other.
+    Any other error is a bug: its failure says so, and its traceback goes into error.log.
     """
     if isinstance(error, OrcaError):
         return error
@@ -360,9 +360,9 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
-    """Train, test, write the result, and add baselines to it.
+    """Train, test unless the settings leave that out, write the result, and add baselines to it.
 
-    Without the test split where the settings say so.
+    Returns how the run ended.
     """
     from orca_cli.stages.finetune import result_of
 

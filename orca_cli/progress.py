@@ -1,4 +1,4 @@
-"""How long work reports to the person who waits for it; `terminal.LogReporter` prints it."""
+"""How long-running work reports its progress; `terminal.LogReporter` prints it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +19,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter for callers who do not want to hear anything."""
+    """A reporter that reports nothing."""
 
     def say(self, text: str) -> None:
         """Say nothing."""

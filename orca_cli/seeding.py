@@ -1,8 +1,8 @@
-"""One place for seeds: every random draw has a generator of its own, named by what it is for.
+"""Seeds: every random draw has a generator of its own, named by its purpose.
 
-A draw is a function of (seed, names), never of how many numbers were drawn before it. So a resumed
-run, another order of stages, or one more draw elsewhere changes nothing, and checkpoints hold no
-generator state.
+A draw is a function of (seed, names), and does not depend on earlier draws. Neither a resumed run,
+nor another order of stages, nor one more draw elsewhere changes it, and checkpoints need no state
+of a generator.
 """
 
 from __future__ import annotations

@@ -16,24 +16,24 @@ from types import FrameType
 
 from orca_cli.exceptions import InterruptionError
 
-# A scheduler announces by it that it takes the machine away.
+# A scheduler sends it before it takes the machine away.
 PREEMPTION = signal.SIGUSR1
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PREEMPTION)
 
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
-_pending: int | None = None
-_deferred = False
-_insistent = True
-_immediate = False
+_pending: int | None = None  # the first signal that has asked this process to stop
+_deferred = False  # whether signals set the flag
+_insistent = True  # whether a second SIGINT ends the process at once
+_immediate = False  # whether a signal raises as well
 
 
 @contextmanager
 def deferred(*, insistent: bool = True) -> Iterator[None]:
     """Turn signals inside the block into a flag.
 
-    A block inside such a block, or in another thread, changes nothing. `insistent`: a second SIGINT
-    ends the process at once. A job of a sweep leaves that to the sweep.
+    A block inside another such block, or in another thread, changes nothing. With `insistent`, a
+    second SIGINT ends the process at once; a job of a sweep leaves that to the sweep.
     """
     global _pending, _deferred, _insistent
     if _deferred or threading.current_thread() is not threading.main_thread():
@@ -69,8 +69,8 @@ def _set(signum: int, frame: FrameType | None) -> None:
 def immediate(*, wanted: bool = True) -> Iterator[None]:
     """Let a signal raise InterruptionError anywhere inside the block, for waits without a loop.
 
-    One that is pending raises before the block. Within `deferred` alone; else signals do what they
-    do by default.
+    A signal that is pending raises before the block. This holds only within `deferred`; elsewhere
+    signals do what they do by default. `wanted=False` ends an outer block's effect for this one.
     """
     global _immediate
     before = _immediate
@@ -81,6 +81,7 @@ def immediate(*, wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _immediate = before
+    # A signal that came while an inner block postponed it raises now.
     if before:
         check()
 
@@ -88,13 +89,13 @@ def immediate(*, wanted: bool = True) -> Iterator[None]:
 def postponed() -> AbstractContextManager[None]:
     """Keep signals from raising inside the block, even within `immediate`.
 
-    For blocks that must not be left half done.
+    It is for blocks that must not be left half done.
     """
     return immediate(wanted=False)
 
 
 def note(signum: int) -> None:
-    """Treat a signal that another process of the run has received as one of this process."""
+    """Treat a signal of another process of the run as if this process had received it."""
     global _pending
     if _pending is None:
         _pending = signum
@@ -102,10 +103,10 @@ def note(signum: int) -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Notice a second SIGINT also while the main thread is inside one long operation of a library.
+    """Notice a second SIGINT even while the main thread is inside a long operation of a library.
 
-    Python's own handlers wait for the operation to return; the byte that a signal writes into a
-    pipe does not.
+    Python's own handlers wait for the operation to return. The byte that a signal writes into a
+    pipe does not, and a thread reads it.
     """
     if not (_deferred and _insistent) or threading.current_thread() is not threading.main_thread():
         yield
@@ -140,8 +141,8 @@ def _leave() -> None:
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     show_cursor = "\x1b[?25h\n" if is_terminal else ""
     text = (
-        "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from the "
-        "last checkpoint"
+        "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from "
+        "the last checkpoint"
     )
     try:
         os.write(2, f"{show_cursor}{text}\n".encode())
@@ -153,7 +154,7 @@ def _leave() -> None:
 def raised() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt(number), as SIGINT does.
 
-    For commands that have no state to save.
+    It is for commands that have no state to save.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -171,15 +172,15 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def block() -> None:
-    """Hold the signals back, so that none is lost while a process is started.
+    """Hold signals back until `unblock`, so that none is lost while a process is started.
 
-    They arrive at `unblock`.
+    A new process inherits the blocked state.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
 
 
 def unblock() -> None:
-    """Let the signals arrive that `block` holds back, here or in the parent process."""
+    """Let signals arrive that `block` holds back, called here or in the parent process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
 
@@ -200,7 +201,7 @@ def pending() -> int | None:
 def exit_code() -> int:
     """Return the exit code of the signal that asked this process to stop; 0 without one.
 
-    It counts also if the work ended meanwhile.
+    It holds even if the work ended before it was stopped.
     """
     if _pending is None:
         return 0

@@ -1,4 +1,4 @@
-"""Everything people read: results on standard output, logs and progress on standard error.
+"""All that people read: results on standard output, logs and progress on standard error.
 
 On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
 """
@@ -24,11 +24,12 @@ from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
 _LINE_EVERY_S = 15.0
-# Columns of results in a file or a pipe, and the fewest on a terminal.
-_WIDE, _NARROW = 200, 20
+# Characters a line, of results in a file or a pipe, and at least on a terminal.
+_WIDE = 200
+_NARROW = 20
 # Prefix of every line of a job of a sweep, such as "[2/6] ".
 _prefix = ""
-_has_bars = True
+_has_bars = True  # whether progress on a terminal is a bar
 # Unicode categories: control, format (also those that reverse the writing direction), surrogate,
 # line and paragraph separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -36,7 +37,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 @dataclass
 class Result:
-    """What a command returns; `render` prints it."""
+    """The result of a command, which `render` prints."""
 
     # For other programs: JSON-able, with "schema".
     record: Mapping[str, Any]
@@ -69,9 +70,9 @@ def to_json(record: Mapping[str, Any]) -> str:
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Return a text of unknown origin with the characters escaped that command a terminal.
+    """Return a text of unknown origin with those characters escaped that control a terminal.
 
-    They move the cursor, hide or break a line. Those in `kept` stay.
+    They move the cursor, or hide or break a line. Characters in `kept` are not escaped.
     """
     characters = []
     for character in text:
@@ -82,9 +83,9 @@ def visible(text: str, kept: str = "") -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a text of unknown origin for a csv file: visible, and never a formula.
+    """Return a text of unknown origin for a csv file, as `visible` does and never a formula.
 
-    A text that a spreadsheet would compute gets an apostrophe in front.
+    A text that a spreadsheet would evaluate gets an apostrophe in front.
     """
     text = visible(text)
     try:
@@ -142,14 +143,14 @@ def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as 1 run or 2 runs."""
+    """Return a number and its noun, such as 1 run or 2 runs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def percent_or_number(value: float | None, percent: bool) -> str:
     """Return an error in per cent with two decimals, or with four significant digits.
 
-    None is undefined.
+    An error of None is undefined.
     """
     if value is None:
         return "undefined"
@@ -190,14 +191,14 @@ def print_result(*renderables: RenderableType) -> None:
             console.print(_harmless(renderable), soft_wrap=isinstance(renderable, str))
     if captured is None:
         return
-    # Tables pad their last column with spaces: in a file or a pipe these are in the way.
+    # Tables pad their last column with spaces, which are in the way in a file or a pipe.
     lines = [f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()]
     console.file.write("".join(lines))
     console.file.flush()
 
 
 def _harmless(renderable: RenderableType) -> RenderableType:
-    """Return a text or table whose names from files cannot command the terminal."""
+    """Return a text or table in which no text from a file can control the terminal."""
     if isinstance(renderable, str):
         return Text(visible(renderable.removesuffix("\n"), kept="\n\t"))
     if isinstance(renderable, Text):
@@ -213,8 +214,8 @@ def _harmless(renderable: RenderableType) -> RenderableType:
 def lost_output_allowed() -> Iterator[None]:
     """Continue work that has its records in files when standard output cannot be written.
 
-    Output that the block has not printed by then is lost, and so is all later output, which goes to
-    /dev/null. Any OSError in the block counts as lost output, so the block should only print.
+    What the block has not printed yet is lost, and so is all later output, which goes to /dev/null.
+    Any OSError in the block counts as lost output, so the block should only print.
     """
     try:
         yield
@@ -224,8 +225,8 @@ def lost_output_allowed() -> Iterator[None]:
         is_closed = isinstance(error, (BrokenPipeError, SystemExit))
         reason = "nobody reads it" if is_closed else error
         log.warning(
-            f"standard output is lost ({reason}); the work goes on, and its records are in the run's "
-            "folder"
+            f"standard output is lost ({reason}); the work goes on, and its records are in the "
+            "run's folder"
         )
 
 
@@ -237,7 +238,7 @@ def print_text(text: str) -> None:
 def print_error(text: str) -> None:
     """Print an error on standard error, with control characters escaped.
 
-    If nobody reads it, the exit code still tells.
+    If it cannot be written, the exit code still tells of the failure.
     """
     message = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
@@ -280,7 +281,7 @@ def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
 
         yield advance
     finally:
-        # A terminal that was closed must not hide why the work ends.
+        # An error of a closed terminal must not hide why the work ends.
         with suppress(OSError):
             progress.stop()
 
@@ -302,9 +303,9 @@ def _line_logger(description: str, total: int) -> Callable[..., None]:
 
 
 def warn_once(handler: logging.Handler, destination: str) -> None:
-    """Go on when a handler cannot write its log, such as on a full disk.
+    """Let a handler fail only once, such as on a full disk, so that the work goes on.
 
-    One warning, which names the destination, goes through the other handlers.
+    The other handlers get one warning, which names the destination.
     """
 
     def failed(record: logging.LogRecord) -> None:
@@ -321,8 +322,8 @@ def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = Tru
 
     Args:
         quiet: log warnings only.
-        prefix: starts every line, also of results and errors, where several processes write to one
-            terminal.
+        prefix: starts every line, even of results and errors, so that jobs on one terminal can be
+            told apart.
         bars: whether progress is a bar on a terminal.
     """
     global _prefix, _has_bars

@@ -1,6 +1,4 @@
-"""Whether settings are right, before any data are read.
-
-They are known, within their ranges, without contradictions and without secrets.
+"""Checks of settings before any data are read: names, ranges, contradictions and secrets.
 
 Each range is declared where the setting is: in the schema, or in the signature of a part.
 """
@@ -32,13 +30,12 @@ _SECRET_HINT = (
     "WANDB_API_KEY"
 )
 
-
 # Groups of parts, which are also the names of their settings.
 PARTS = (*NEEDED_GROUPS, "tracker")
-# These may name no part, as metric=none does.
+# Groups that may have no part, such as metric=none.
 _OPTIONAL = ("metric", "tracker")
-# Settings that describe a node; all others are the part's own arguments.
-_WORDS = {
+# Settings of a group that are not arguments of its part.
+_NOT_ARGUMENTS = {
     "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
     "body": ("weights",),
     "source": ("data",),
@@ -53,7 +50,7 @@ def check_settings(config: Config) -> None:
         if is_dataclass(section):
             sections[f"{key}."] = section
     for prefix, section in sections.items():
-        # An override with `+` may have added a name.
+        # The override `+KEY=VALUE` may have added a name.
         for name in vars(section).keys() - section.__dataclass_fields__.keys():
             raise unknown(name, section.__dataclass_fields__, prefix)
     for key, hint in declared().items():
@@ -63,10 +60,10 @@ def check_settings(config: Config) -> None:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield setting and message for settings that contradict each other."""
+    """Yield setting and message of each contradiction between settings."""
     train = config.train
     warmup = train.warmup_epochs or 0
-    on_test = train.validate_on == "test"
+    chooses_on_test = train.validate_on == "test"
     if config.precision == "fp16" and config.device == "cpu":
         yield "precision", "fp16 needs a GPU, not device=cpu"
     if config.budget != Config.budget and config.protocol != "clean":
@@ -77,25 +74,26 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if train.decay_epochs is not None and train.decay_epochs < warmup:
         message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup:g}"
         yield "train.decay_epochs", message
-    folds = f"train.folds={train.folds}"
+    folds_setting = f"train.folds={train.folds}"
     if train.folds == 1:
-        yield folds, "judges no sample; two folds are the least"
+        yield folds_setting, "judges no sample; two folds are the least"
     if train.folds and (train.members or 1) > 1:
-        message = f"contradicts {folds}, which fine-tunes a model for each fold"
+        message = f"contradicts {folds_setting}, which fine-tunes a model for each fold"
         yield f"train.members={train.members}", message
-    if (train.folds or train.refit is True) and (on_test or train.select == "best"):
+    if (train.folds or train.refit is True) and (chooses_on_test or train.select == "best"):
+        setting = folds_setting if train.folds else "train.refit=true"
         message = (
             "leaves no samples to choose by, as train.select=best and train.validate_on=test would"
         )
-        yield folds if train.folds else "train.refit=true", message
+        yield setting, message
     yield from _weight_contradictions(config)
-    if not config.test and on_test:
+    if not config.test and chooses_on_test:
         message = "contradicts train.validate_on=test, which opens the test split every epoch"
         yield "test=false", message
 
 
 def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield those of the weights of classes and labels."""
+    """Yield setting and message of each contradiction of the weights of classes and labels."""
     kind = lookup(config, "task.kind")
     weighs_classes = config.train.class_weights is not None
     weighs_labels = config.train.positive_weight is not None
@@ -109,25 +107,31 @@ def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "train.class_weights", "given beside train.positive_weight"
 
 
-def unknown(name: Any, known: Iterable[Any], prefix: str = "", place: str = "") -> ConfigError:
-    """Return the error for a key that a section does not have, with the closest one that it has."""
+def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "") -> ConfigError:
+    """Return the error for a key that a section lacks; its hint is the closest key that it has.
+
+    `prefix` is of the section, such as `train.`; `file` says where the key is, for the message.
+    """
     key = f"{prefix}{name}"
-    hint = suggest(str(name), map(str, known))
-    return ConfigError(f"no such setting: '{key}'{place}", where=key, hint=hint)
+    hint = suggest(str(name), map(str, allowed))
+    return ConfigError(f"no such setting: '{key}'{file}", where=key, hint=hint)
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
-    """Return `_target_` and arguments of a group's part, without settings that describe it."""
-    words = _WORDS.get(name, ())
-    return {key: entry for key, entry in getattr(config, name).items() if key not in words}
+    """Return the `_target_` node of a group's part, without settings that are not its arguments."""
+    left_out = _NOT_ARGUMENTS.get(name, ())
+    return {key: entry for key, entry in getattr(config, name).items() if key not in left_out}
 
 
 def check_parts(config: Config) -> None:
-    """Raise the errors in the settings of parts that `parts.build` would raise; nothing is read."""
+    """Raise what `parts.build` would raise because of the settings of parts; nothing is read."""
     for name in PARTS:
         if not isinstance(getattr(config, name), dict):
-            hint = f"orca list {name} shows the choices"
-            raise ConfigError("a group of settings is needed", where=name, hint=hint)
+            raise ConfigError(
+                "a group of settings is needed",
+                where=name,
+                hint=f"orca list {name} shows the choices",
+            )
     weights = config.body.get("weights", "pretrained")
     check_value(weights, Literal["pretrained", "random"], "body.weights")
     check_secrets(config.tracker, "tracker")
@@ -140,9 +144,9 @@ def check_parts(config: Config) -> None:
     for name in PARTS:
         if name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None:
             continue
-        known = {"kind": kind} if name == "task" and "kind" in config.task else {}
+        fixed = {"kind": kind} if name == "task" and "kind" in config.task else {}
         node = part_node(config, name)
-        checked[name] = parts.check(node, name, RESERVED.get(name, ()), known)
+        checked[name] = parts.check(node, name, RESERVED.get(name, ()), fixed)
     metric = checked.get("metric")
     fewest = 1 if metric is None else metric.least_classes
     classes = config.align.classes_per_problem
@@ -154,9 +158,9 @@ def check_parts(config: Config) -> None:
 
 
 def check_secrets(node: Any, key: str) -> None:
-    """Raise ConfigError, which does not repeat it, for a setting with a secret in it.
+    """Raise ConfigError, which does not show the secret, for a setting that holds one.
 
-    A secret is known by its name (password, token, ...) or its form (a key or a login).
+    A secret is recognized by its name (password, token, ...) or its form (a key or a login).
     """
     if _SECRET_NAMES.search(key):
         raise ConfigError("a secret is not a setting", where=key, hint=_SECRET_HINT)

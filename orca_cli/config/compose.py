@@ -49,7 +49,7 @@ _QUOTING = (
     "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: "
     "\"key='my value'\""
 )
-# Keys of a file that describe it.
+# Settings that only a file may have: where its data come from, and its variants.
 _FILE_METADATA = re.compile(r"(task|source)\.data(\.|$)|task\.(departures|hparams)(\.|$)")
 # Exceptions that Hydra raises where a file or an override cannot be read.
 _UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -87,11 +87,15 @@ def _check_typed(override: Override) -> None:
     key = override.key_or_group
     declarations = schema.declared()
     if _FILE_METADATA.match(key):
-        hint = "take it out of the command"
-        raise ConfigError("is file metadata, not a setting", where=key, hint=hint)
+        raise ConfigError(
+            "is file metadata, not a setting", where=key, hint="take it out of the command"
+        )
     if key.startswith("hydra"):
-        hint = "runs go to paths.runs, -m sweeps, --on names a cluster"
-        raise ConfigError("is not for the command line", where=key, hint=hint)
+        raise ConfigError(
+            "is not for the command line",
+            where=key,
+            hint="runs go to paths.runs, -m sweeps, --on names a cluster",
+        )
     if calls_resolver(str(override.input_line)):
         hint = "give the value itself, or $NAME of the shell"
         raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
@@ -117,10 +121,10 @@ def _refused(error: BaseException) -> ConfigError:
     section = getattr(cause, "parent_node", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(section, DictConfig):
         prefix, dot, name = key.rpartition(".")
-        known = [word for word in section if word not in ("hydra", *BLOCKS)]
-        file = re.search(r"In '([^']+)'", str(error))
-        place = f" in {file[1]}.yaml" if file else ""
-        return checks.unknown(name, known, prefix + dot, place)
+        allowed = [setting for setting in section if setting not in ("hydra", *BLOCKS)]
+        match = re.search(r"In '([^']+)'", str(error))
+        file = f" in {match[1]}.yaml" if match else ""
+        return checks.unknown(name, allowed, prefix + dot, file)
     message = str(cause if key else error) or type(error).__name__
     hint = "orca list settings shows types and defaults"
     return ConfigError(message.splitlines()[0], where=key or "configuration", hint=hint)
@@ -142,7 +146,8 @@ class Composed:
     """One run's checked configuration."""
 
     config: Config
-    content: dict[str, Any]  # the same as plain, resolved dictionaries, for files and the identity
+    # The same as plain dictionaries without interpolations, for files and the identity.
+    content: dict[str, Any]
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
     overrides: list[str]  # what the user wrote
     # In a study: axis -> choice; see `study.Arm`.
@@ -150,14 +155,14 @@ class Composed:
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """Return what names the run; the files that it names are read at the first call."""
+        """Return the run's identity; the first call reads the files that the settings name."""
         return identify(self.content, self.choices, Path(self.config.paths.data or ""))
 
     @property
     def variant(self) -> dict[str, str]:
-        """Return key -> value of the overrides that change a result and are named nowhere else.
+        """Return key -> value of the overrides that change a result and no other field names.
 
-        Choices of groups, the seed and the protocol are fields of their own.
+        Records name the choices of groups, the seed and the protocol in fields of their own.
         """
         settings: dict[str, str] = {}
         for override in self.overrides:
@@ -174,14 +179,14 @@ class Sweep:
 
     jobs: list[Composed]
     study: str = ""  # empty where the sweep is no study
-    # Why arms of the study are not among the jobs -> number of runs.
+    # Reason why arms of the study are not among the jobs -> number of these arms.
     absent: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def experiments(self) -> list[Composed]:
         """Return one job for each distinct experiment.
 
-        Two jobs may be the same experiment: those of `device=auto,cpu`, and arms of a study.
+        Several jobs may be the same experiment, such as those of `device=auto,cpu`.
         """
         by_identity: dict[object, Composed] = {}
         for job in self.jobs:
@@ -196,15 +201,15 @@ def to_yaml(content: dict[str, Any]) -> str:
 
 @contextmanager
 def session(extra: Path | None = None) -> Iterator[Session]:
-    """Start Hydra on the program's configuration folder and, if given, on the user's own.
+    """Start Hydra on the program's configuration folder and on the user's own, `extra`.
 
-    The user's folder is checked first, since somebody else may have written it.
+    The user's folder is checked first, since a stranger may have written it.
     """
     if extra is not None:
         _check_extra(extra)
     ConfigStore.instance().store(name="schema", node=Config)
     for group in (*BLOCKS, "declared"):
-        # Another session may have left what it stored for its files there.
+        # An earlier session may have stored nodes of its own files.
         ConfigStore.instance().repo.pop(group, None)
     folders = create_config_search_path(str(config_dir()))
     if extra is not None:
@@ -220,7 +225,7 @@ def session(extra: Path | None = None) -> Iterator[Session]:
 
 
 def _check_extra(extra: Path) -> None:
-    """Refuse a user's folder that does more than add choices."""
+    """Raise ConfigError or UnsafeError for a folder that does more than add choices."""
     for group in _ALL_GROUPS:
         choices(group, extra)
     configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
@@ -234,7 +239,7 @@ class Session:
     """Composes configurations while Hydra is started; made by `session`."""
 
     _extra: Path | None
-    # Tasks whose variants, and typed choices of parts whose declared defaults, Hydra has been given.
+    # Tasks whose variants Hydra has, and typed choices whose declared defaults it has.
     _stored: set[str] = field(default_factory=set)
 
     def compose(self, overrides: list[str]) -> Composed:
@@ -285,33 +290,35 @@ class Session:
 
     def _arms(self, preset: study.Study, typed: list[Override]) -> list[study.Arm]:
         """Return the arms of a study, with what is typed: choices of its axes, and further axes."""
-        others: dict[str, study.Choices] = {}
+        typed_axes: dict[str, study.Choices] = {}
         for override in typed:
             key = override.key_or_group
             # An axis may have choices that its group lacks, such as a metric with settings.
             choices_of_axis = preset.axes.get(key, {})
             if not set(_texts_of(override, choices_of_axis)) <= set(choices_of_axis):
                 self._check_choices([override])
+            # A task that is typed takes the place of the study's data sets.
             axis = study.SET if key == "task" and key not in preset.axes else key
             if axis in preset.axes:
                 preset = self._narrowed(preset, axis, override)
             elif override.is_delete():
-                others[key] = {"null": (str(override.input_line),)}
+                typed_axes[key] = {"null": (str(override.input_line),)}
             else:
                 element = override.get_key_element()
-                others[key] = {text: (f"{element}={text}",) for text in _texts_of(override, ())}
-        folder = next(iter(others.get("paths.data", {})), str(default_folders()["data"]))
-        return preset.arms(others, Path(folder.strip("'\"")).expanduser())
+                texts = _texts_of(override, ())
+                typed_axes[key] = {text: (f"{element}={text}",) for text in texts}
+        folder = next(iter(typed_axes.get("paths.data", {})), str(default_folders()["data"]))
+        return preset.arms(typed_axes, Path(folder.strip("'\"")).expanduser())
 
     def _narrowed(self, preset: study.Study, axis: str, override: Override) -> study.Study:
         """Return a study with those choices of an axis that an override names."""
         key = override.key_or_group
-        known: Iterable[str] = preset.axes[axis] if axis == key else choices(key, self._extra)
+        names: Iterable[str] = preset.axes[axis] if axis == key else choices(key, self._extra)
         is_setting = key in (*_ALL_GROUPS, *schema.declared())
-        return preset.narrowed(axis, _texts_of(override, known), key if is_setting else "")
+        return preset.narrowed(axis, _texts_of(override, names), key if is_setting else "")
 
     def _compose(self, overrides: list[str]) -> Composed:
-        # Hydra reads the word nan as a number, which no setting takes.
+        # Hydra would read nan as a number, which no setting takes; as a text some do.
         overrides = [re.sub(r"=nan$", "='nan'", text) for text in overrides]
         for override in _parse(overrides):
             _check_typed(override)
@@ -332,7 +339,7 @@ class Session:
         checks.check_parts(config)
         for name, folder in default_folders().items():
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
-        # Interpolations in what was typed stay text.
+        # The overrides are recorded as they were typed, with their interpolations.
         typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
         return Composed(
             config=config,
@@ -344,9 +351,9 @@ class Session:
     def _load(self, overrides: list[str]) -> DictConfig:
         """Compose the files and what is typed.
 
-        A task outside the paper gets a source that needs no files instead of the one that its body
-        picks; the file of that source names it (`data.without_files`). A task is not aligned with
-        its own data.
+        A body picks a source, whose file may name a substitute that needs no download
+        (`data.without_files`). A task that is not one of the paper's gets the substitute, unless a
+        source is typed or the substitute is the task itself.
         """
         self._store_variants(overrides)
         cfg = self._load_files(overrides)
@@ -363,17 +370,21 @@ class Session:
         return cfg
 
     def _load_files(self, overrides: list[str]) -> DictConfig:
-        """Compose, after giving Hydra the declared defaults of the parts that are chosen."""
+        """Compose, after storing in Hydra the declared defaults of the chosen parts."""
         loader = GlobalHydra.instance().config_loader()
         typed_choices = " ".join(text for text in overrides if key_of(text) in _ALL_GROUPS)
-        if typed_choices not in self._stored:  # the same choices pick the same parts
+        # The same typed choices pick the same parts, whose defaults are stored already.
+        if typed_choices not in self._stored:
             self._stored.add(typed_choices)
             listed = loader.compute_defaults_list("config", overrides, RunMode.RUN)
             self._store_declared(listed.overrides.known_choices)
         return loader.load_configuration("config", overrides, RunMode.RUN)
 
     def _store_declared(self, chosen: Mapping[str, Any]) -> None:
-        """Give Hydra the defaults of parts by group and name, as files of the groups `declared/GROUP`."""
+        """Store the declared defaults of chosen parts as choices of the groups `declared/GROUP`.
+
+        `chosen` is group -> name of the choice.
+        """
         for group in checks.PARTS:
             name = str(chosen.get(group))
             path = choices(group, self._extra).get(name)
@@ -385,9 +396,9 @@ class Session:
                 )
 
     def _store_variants(self, overrides: list[str]) -> None:
-        """Give Hydra the variants of the named tasks, as if each were a file of a group of its own.
+        """Store the variants in the files of the tasks that overrides name, as choices of groups.
 
-        The groups are conf/departures and conf/hparams (`configuration.BLOCKS`).
+        The groups are `departures` and `hparams`.
         """
         names = [configuration.default_choices()["task"]]
         for text in overrides:

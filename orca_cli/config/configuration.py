@@ -1,9 +1,9 @@
-"""Where the configuration files and the program's folders are, and what the files say.
+"""Where the configuration files and the program's folders are, and what each file says.
 
-Nothing is composed here.
+`compose` puts the files together.
 
 A file name in `conf/GROUP/` is a name that the user types; the first comment of the file is its
-description. A task's file may have variants: settings of the task that differ for a protocol
+description. A task's file may have variants: settings of the task that a protocol changes
 (`departures`), and settings of a run for a protocol and a body (`hparams`):
 
     task:
@@ -17,9 +17,9 @@ description. A task's file may have variants: settings of the task that differ f
             description: ...
             train: {epochs: 25, lr: 1e-4}
 
-The two blocks come last. Each variant has a name that can be typed, such as
-`hparams=clean/deepsea-roberta`. Files in conf/hparams and in a user's own folders hparams and
-departures are variants as well.
+These two blocks come last in a file. Each variant has a name that can be typed, such as
+`hparams=clean/deepsea-roberta`. Files in conf/hparams, and in the folders hparams and departures of
+a user, are variants as well.
 """
 
 import codecs
@@ -40,7 +40,7 @@ _MOST_VALUES = 100_000  # in one file, aliases resolved
 _PLAIN = "settings are plain values"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
 BLOCKS = ("departures", "hparams")
-# Sections that a block `hparams` may set; not the data, nor where results go.
+# Sections that a block `hparams` may set: not the data, and not where results go.
 _SECTIONS = ("align", "body", "embedder", "finetune", "metric", "predictor", "source", "train")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -50,22 +50,25 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    what = f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}"
-    raise ConfigError(what, where="conf", hint="install the program again")
+    message = f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}"
+    raise ConfigError(message, where="conf", hint="install the program again")
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     """Return name -> file of the choices of a group, such as `task`, sorted by name.
 
-    They are the program's own, in conf/, and those in the user's folder `extra`.
+    The files are the program's own, in conf/, and those in the user's folder `extra`.
 
     Raises:
         ConfigError: `extra` does not exist, or has a file with the name of one of the program's,
             which Hydra would replace.
     """
     if extra is not None and not extra.is_dir():
-        hint = "give a folder that holds task/, body/, ... of yours"
-        raise ConfigError("no such folder", where=f"--config-dir {extra}", hint=hint)
+        raise ConfigError(
+            "no such folder",
+            where=f"--config-dir {extra}",
+            hint="give a folder that holds task/, body/, ... of yours",
+        )
     builtin = _files(config_dir() / group)
     users = _files(extra / group) if extra is not None else {}
     for name in sorted(builtin.keys() & users.keys()):
@@ -80,7 +83,7 @@ def key_of(text: str) -> str:
 
 
 def calls_resolver(text: str) -> bool:
-    """Return whether a setting may read the environment or run code, by a resolver of OmegaConf.
+    """Return whether a setting calls a resolver of OmegaConf, which may read variables or run code.
 
     Every such call has a colon behind `${`; its name can itself be interpolated: `${${a}:TOKEN}`.
     """
@@ -106,8 +109,9 @@ def default_choices() -> dict[str, str]:
     path = config_dir() / "config.yaml"
     lines = content(path).get("defaults")
     if not isinstance(lines, list):
-        hint = "install the program again"
-        raise ConfigError("has no list 'defaults'", where=str(path), hint=hint)
+        raise ConfigError(
+            "has no list 'defaults'", where=str(path), hint="install the program again"
+        )
     chosen: dict[str, str] = {}
     for line in lines:
         if isinstance(line, dict):
@@ -165,8 +169,12 @@ def comments(path: Path) -> dict[str, str]:
 def picks(defaults: Any) -> dict[str, str]:
     """Return group -> choice of the lines `override /group: choice` in a file's defaults."""
     chosen: dict[str, str] = {}
-    for line in defaults if isinstance(defaults, list) else ():
-        for key, choice in line.items() if isinstance(line, dict) else ():
+    if not isinstance(defaults, list):
+        return chosen
+    for line in defaults:
+        if not isinstance(line, dict):
+            continue
+        for key, choice in line.items():
             group = str(key).partition("override /")[2]
             if group:
                 chosen[group] = str(choice)
@@ -190,27 +198,28 @@ def content(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
-        place = str(path) if mark is None else f"{path}:{mark.line + 1}"
+        where = str(path) if mark is None else f"{path}:{mark.line + 1}"
         if isinstance(error, yaml.constructor.ConstructorError):
-            raise UnsafeError(f"asks for an object: {problem}", where=place, hint=_PLAIN) from error
-        raise ConfigError(f"is not valid YAML: {problem}", where=place) from error
+            raise UnsafeError(f"asks for an object: {problem}", where=where, hint=_PLAIN) from error
+        raise ConfigError(f"is not valid YAML: {problem}", where=where) from error
     except RecursionError as error:
         raise UnsafeError("is nested too deeply", where=str(path), hint=_PLAIN) from error
     return mapping(settings, f"{path}:1")
 
 
-def mapping(node: Any, where: str, known: Collection[str] = ()) -> dict[str, Any]:
-    """Return a part of a file's content with its keys as text, empty for null.
+def mapping(node: Any, where: str, allowed: Collection[str] = ()) -> dict[str, Any]:
+    """Return a mapping from a file with its keys as text, empty for null.
 
     Raises:
-        ConfigError: it is not a mapping, or has a key that is not in `known`, unless that is empty.
+        ConfigError: it is not a mapping, or has a key that is not allowed; `allowed` of () allows
+            all keys.
     """
     if not isinstance(node, dict | None):
         raise ConfigError("is not a mapping", where=where, hint="write key: value")
     settings = {str(key): entry for key, entry in (node or {}).items()}
     for key in settings:
-        if known and key not in known:
-            raise ConfigError(f"no such key: '{key}'", where=where, hint=suggest(key, known))
+        if allowed and key not in allowed:
+            raise ConfigError(f"no such key: '{key}'", where=where, hint=suggest(key, allowed))
     return settings
 
 
@@ -220,30 +229,30 @@ class Variant:
 
     path: Path  # the file that holds them
     description: str
-    # As they are written; with `defaults` if a file of its own picks in other groups.
+    # As they are written; with `defaults` if the variant is a file that picks in other groups.
     settings: dict[str, Any]
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
     """Return name -> choice of a group of conf/, sorted by name.
 
-    Choices of `departures` and `hparams` may also be in the files of tasks. ConfigError if a file
-    has the name of such a one: Hydra would take the file.
+    Choices of `departures` and `hparams` may also be in the files of tasks. ConfigError if there is
+    also a file of the same name: Hydra would take that file.
     """
-    named: dict[str, Variant] = {}
+    by_name: dict[str, Variant] = {}
     for name, path in choices(group, extra).items():
-        named[name] = Variant(path, description(path), content(path))
+        by_name[name] = Variant(path, description(path), content(path))
     if group not in BLOCKS:
-        return named
+        return by_name
     for task, path in choices("task", extra).items():
         for block, name, text, settings in in_task(task, content(path), str(path)):
             if block != group:
                 continue
-            if name in named:
+            if name in by_name:
                 message = f"the file of task={task} has its own '{name}'"
-                raise ConfigError(message, where=str(named[name].path), hint="rename it")
-            named[name] = Variant(path, text, settings)
-    return dict(sorted(named.items()))
+                raise ConfigError(message, where=str(by_name[name].path), hint="rename it")
+            by_name[name] = Variant(path, text, settings)
+    return dict(sorted(by_name.items()))
 
 
 def in_task(
@@ -259,15 +268,15 @@ def in_task(
         yield "departures", f"{protocol}/{task}", text, {"task": settings}
     for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
         for body, entry in mapping(bodies, f"{where}: hparams.{protocol}").items():
-            place = f"{where}: hparams.{protocol}.{body}"
-            settings = mapping(entry, place, ("description", *_SECTIONS))
+            block = f"{where}: hparams.{protocol}.{body}"
+            settings = mapping(entry, block, ("description", *_SECTIONS))
             text = str(settings.pop("description", ""))
             yield "hparams", f"{protocol}/{task}-{body}", text, settings
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
-    """Refuse a key that occurs twice, and aliases by which 200 bytes stand for 10^9 values."""
-    # id of a node -> its values with all that aliases stand for; 0 while they are being counted.
+    """Refuse duplicate keys, and aliases, by which 200 bytes can stand for 10^9 values."""
+    # id of a node -> number of values in it, with aliases resolved; 0 while they are counted.
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
@@ -302,20 +311,20 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
 
 
 def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
-    """Refuse a folder of other people's files that do more than add choices to groups.
+    """Refuse a folder, perhaps a stranger's, whose files do more than add choices to groups.
 
-    Hydra composes them together with the program's own. They could replace those, change how Hydra
-    runs and logs (which can name any code), read the environment, or lead out of the folder.
+    Hydra composes its files together with the program's own. They could replace those, change how
+    Hydra runs and logs (which can name any code), read the environment, or lead out of the folder.
     """
     root = folder.resolve()
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
-        parts = path.relative_to(folder).parts
-        group = parts[0]
+        names = path.relative_to(folder).parts
+        group = names[0]
         where = str(path)
         if not path.resolve().is_relative_to(root):
             message = "is a link that leads out of the folder"
             raise UnsafeError(message, where=where, hint="put the file there")
-        if group == "hydra" or len(parts) == 1:
+        if group == "hydra" or len(names) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             hint = suggest(group, groups)
@@ -329,9 +338,9 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 
 
 def _check_untrusted_text(key: str, text: str, where: str) -> None:
-    """Raise UnsafeError for a text that runs a resolver or changes how Hydra runs.
+    """Raise UnsafeError for a key or a value that runs a resolver or changes how Hydra runs.
 
-    `key` is the dotted key of the text, which is itself a key or a value.
+    `key` is the dotted key that `text` is, or whose value it is.
     """
     if calls_resolver(text):
         raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")

@@ -1,6 +1,6 @@
-"""The settings of a part, as the signature that its `_target_` names declares them.
+"""The settings of a part, as the signature of its `_target_` declares them.
 
-They are read off the source, so that `orca list` starts no library. A parameter is written
+They are read from the source, so that `orca list` imports no library. A parameter is written
 
     size: Annotated[Count, "images, balanced over the classes"] = 2000
 
@@ -40,14 +40,15 @@ def declared_node(group: str, node: Any) -> dict[str, Any]:
 
     Args:
         group: of the part, such as `task`.
-        node: the settings that a file has for it. Where it names no part, or one that is not
-            admitted, nothing is declared.
+        node: the settings of a file for the part. Nothing is declared if it names no part, or
+            one that the group does not admit.
     """
     settings = settings_of(group, node)
     if not settings:
         return {}
     declared_settings: dict[str, Any] = {parts.TARGET: node[parts.TARGET]}
-    if "kind" in node:  # the first setting of a task, and a parameter of few
+    # The first setting of every task, though few of their functions have it as a parameter.
+    if "kind" in node:
         declared_settings["kind"] = node["kind"]
     for name, setting in settings.items():
         declared_settings[name] = setting.default
@@ -70,8 +71,8 @@ def declared(target: str) -> dict[str, Setting]:
     """Return name -> setting of a function or class, in the order of its signature.
 
     Fields of a record that a function takes as `settings` count as its parameters. A source that
-    cannot be read declares nothing; parameters with computed defaults are left out. For a module
-    outside the program, the packages that it is in are imported.
+    cannot be read declares nothing; parameters with computed defaults are left out. To find a
+    module outside the program, its packages are imported.
     """
     module, _, name = target.rpartition(".")
     path = _source(module)
@@ -94,7 +95,8 @@ def declared(target: str) -> dict[str, Setting]:
 def _source(module: str) -> Path | None:
     """Return the file of a module; None where it has none."""
     package, *names = module.split(".")
-    if package == _PACKAGE.name:  # found without importing the packages on the way
+    # find_spec would import the packages of the module.
+    if package == _PACKAGE.name:
         path = _PACKAGE.joinpath(*names)
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     try:
@@ -175,7 +177,8 @@ def _meaning(annotation: ast.expr | None) -> str:
     for expression in ast.walk(annotation or ast.Constant(None)):
         if not isinstance(expression, ast.Subscript) or not _is_name(expression.value, "Annotated"):
             continue
-        last = list(ast.iter_child_nodes(expression.slice))[-2]  # behind it is the context
+        # The children are the entries in brackets and then the context, which is no entry.
+        last = list(ast.iter_child_nodes(expression.slice))[-2]
         if isinstance(last, ast.Constant) and isinstance(last.value, str):
             return last.value
     return ""

@@ -14,38 +14,54 @@ from orca_cli.storage import sha256_file
 
 # Bytes. A larger file, and every file of a larger folder, counts by size and modification time.
 _HASH_BELOW = 2**30
-SHORT = 8
+SHORT = 8  # digits of an identity in names of folders and tables
+# Settings of tables that are not paths, although "." and "/" name folders.
+_SYMBOLS = ("decimal", "delimiter")
+# Settings whose text names a file or folder even if it has no slash or dot. Elsewhere such a text
+# could match the name of a file by chance.
+_PATHS = (
+    "checkpoint",
+    "path",
+    "dataset",
+    "table",
+    "train",
+    "validation",
+    "test",
+    "labels",
+    "validation_labels",
+    "test_labels",
+)
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What names an experiment."""
+    """The digests that name an experiment."""
 
     run: str  # SHA-256 of all that can change a result
     settings: str  # the same without the seed: equal for runs that may be averaged over seeds
-    # Absolute path -> digest, of those files and folders of task and source that count by content.
+    # Absolute path -> digest of the files and folders that the settings of task and source name.
     files: dict[str, str]
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
-    """Return the identity of a job from its resolved configuration and group -> chosen file.
+    """Return the identity of a job from its resolved configuration and its choices by group.
 
-    Files and folders that it names, here or in the data folder, count by their content, not by
-    their path: changing a data file makes another experiment, moving it does not.
+    Files and folders that the settings name, from here or from the data folder, count by their
+    content, not by their path: changing a data file makes another experiment, moving it does not.
     """
-    settings = _that_count(content)
+    settings = _effective_settings(content)
     settings["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
-    for part in ("task", "body", "source"):
-        folder_name = choices[part]
-        settings[part], digests = _part_by_content(settings[part], folder_name, data_folder)
-        if part != "body":
+    for group in ("task", "body", "source"):
+        settings[group], digests = _part_by_content(settings[group], choices[group], data_folder)
+        if group != "body":
             files |= digests
     without_seed = {key: entry for key, entry in settings.items() if key != "seed"}
     return Identity(run=_sha256(settings), settings=_sha256(without_seed), files=files)
 
 
-def _that_count(content: dict[str, Any]) -> dict[str, Any]:
+def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a result."""
     settings = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
     settings["train"] = {
@@ -62,20 +78,22 @@ def _that_count(content: dict[str, Any]) -> dict[str, Any]:
 def _part_by_content(
     node: dict[str, Any], name: str, data_folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a part's settings with digests in place of paths, and path -> digest."""
+    """Return a part's settings with digests in place of paths, and path -> digest.
+
+    `name` is its choice, which is also the name of its folder unless it has a setting `path`.
+    """
     digests_by_path: dict[str, str] = {}
-    data = node.get("data")  # it says where to get the files
     settings = {key: entry for key, entry in node.items() if key != "data"}
     path = Path(str(settings.get("path") or name)).expanduser()
     is_folder = bool(settings.get("path")) and path.is_dir()
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
-    for member in _described_files(data):
-        digest = _counted(folder / member, digests_by_path)
+    for file in _described_files(node.get("data")):
+        digest = _noted_digest(folder / file, digests_by_path)
         if digest:
-            digests[member] = digest
+            digests[file] = digest
     if digests:
-        # They are all that is read in the folder, so that its path does not count.
+        # A run reads nothing else in the folder, so that the folder itself does not count.
         settings["path"] = None
     by_content = _by_content(settings, data_folder, digests_by_path)
     if digests:
@@ -83,31 +101,15 @@ def _part_by_content(
     return by_content, digests_by_path
 
 
-def _described_files(data: Any) -> list[str]:
-    """Return the files and members of archives that a block `data` describes."""
+def _described_files(block: Any) -> list[str]:
+    """Return the files, and the members of archives, that a block `data` says where to get."""
     names: list[str] = []
-    for file in (data.get("files") or []) if isinstance(data, dict) else []:
+    if not isinstance(block, dict):
+        return names
+    for file in block.get("files") or []:
         names.append(str(file["path"]))
         names.extend(str(member) for member in file.get("members") or [])
     return names
-
-
-# Settings of tables that are no paths: "." and "/" are folders as well.
-_SYMBOLS = ("decimal", "delimiter")
-# Settings that name files or folders even by a bare word, which elsewhere may match one by chance.
-_FOLDERS = (
-    "checkpoint",
-    "path",
-    "dataset",
-    "table",
-    "train",
-    "validation",
-    "test",
-    "labels",
-    "validation_labels",
-    "test_labels",
-)
-_LONGEST_PATH = 4096
 
 
 def _sha256(content: dict[str, Any]) -> str:
@@ -115,8 +117,8 @@ def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _counted(path: Path, digests: dict[str, str]) -> str | None:
-    """Return a path's digest, and note it in `digests`; None for what does not exist."""
+def _noted_digest(path: Path, digests: dict[str, str]) -> str | None:
+    """Return a path's digest, after adding it to `digests`; None if the path does not exist."""
     digest = digest_of(path)
     if digest:
         digests[str(path.absolute())] = digest
@@ -129,26 +131,24 @@ def _by_content(
     """Return settings in which digests replace the names of files and folders that exist.
 
     Args:
-        digests: path -> digest, to which those that exist are added.
-        bare: whether a text without a slash or dot names a file.
+        digests: path -> digest; those of the files and folders are added.
+        bare: whether a text may name a file or folder without a slash or dot.
     """
     if isinstance(node, list):
         return [_by_content(entry, data_folder, digests) for entry in node]
     if isinstance(node, dict):
         replaced = {}
         for key, entry in node.items():
-            is_symbol = key in _SYMBOLS
-            names_files = key in _FOLDERS
-            replaced[key] = (
-                entry if is_symbol else _by_content(entry, data_folder, digests, bare=names_files)
-            )
+            replaced[key] = entry
+            if key not in _SYMBOLS:
+                replaced[key] = _by_content(entry, data_folder, digests, bare=key in _PATHS)
         return replaced
     if not isinstance(node, str) or len(node) >= _LONGEST_PATH:
         return node
     if not (bare or "/" in node or "." in node):
         return node
     path = Path(node).expanduser()
-    return _counted(path, digests) or _counted(data_folder / path, digests) or node
+    return _noted_digest(path, digests) or _noted_digest(data_folder / path, digests) or node
 
 
 def digest_of(path: Path) -> str | None:
@@ -169,7 +169,7 @@ def digest_of(path: Path) -> str | None:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return all files in a folder and below it, sorted, also those behind linked folders."""
+    """Return all files in and below a folder, sorted; links to folders are followed."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -180,7 +180,7 @@ def _files(path: Path) -> list[Path]:
         facts = os.stat(folder)
         identity = (facts.st_dev, facts.st_ino)
         if identity in visited:
-            # A link to a folder above would be followed for ever.
+            # A link to a folder further up would be followed for ever.
             subfolders.clear()
             continue
         visited.add(identity)
@@ -199,5 +199,5 @@ def _file_digest(path: Path, is_large: bool) -> str:
 
 @functools.cache
 def _sha256_of(path: Path, version: tuple[int, ...]) -> str:
-    """Return a file's SHA-256; the jobs of a sweep name the same files, which are read once."""
+    """Return a file's SHA-256, from the cache if another job of the sweep has named the file."""
     return sha256_file(path)

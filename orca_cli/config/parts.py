@@ -1,8 +1,8 @@
 """Turn `_target_` nodes of the configuration into the parts that the program offers there.
 
-A configuration names code, and may be a stranger's. So every place that takes a node has an
-explicit list of names (`admitted`), and a name is looked up in it before anything is imported. What
-a user adds needs `--allow-module`. Errors and losses have short names as well:
+A configuration names code, and a stranger may have written it. So every place that takes a node has
+a list of the names that it admits (`admitted`), which is checked before anything is imported. Parts
+of a user's own need `--allow-module`. Errors and losses have short names as well:
 `task.error=balanced`.
 """
 
@@ -44,8 +44,8 @@ _NUMBER_LOSSES = {
     "mae": "losses.MaskedMAE",
 }
 
-# Setting -> kind -> name -> class. Dense targets are numbers, or a class at every position; only
-# the data say which.
+# Setting -> kind -> short name -> class. Dense targets are numbers, or a class at every position;
+# only the data say which.
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
@@ -75,10 +75,10 @@ _TORCH_LOSSES = (
     *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"),
     *("NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
 )
-# An error that is averaged over chunks takes another error, which is one of the same.
+# Place -> place that admits the same names: an error over chunks averages any other error.
 _SAME = {"task.error.error": "task.error"}
-# How new data become inputs: the classes that a run's preprocessing.json names, which is not part
-# of the configuration.
+# A place outside the configuration: the file preprocessing.json of a run names one of these
+# classes, which turn new data into inputs.
 PREPROCESSING = "preprocessing"
 _PREPROCESSING = (
     "orca_cli.data.arrays.preprocessing.ArrayPreprocessing",
@@ -96,9 +96,10 @@ def allow_module(name: str) -> None:
 def admitted(place: str) -> frozenset[str]:
     """Return the names that a place of the configuration admits without `--allow-module`.
 
-    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits what
-    the program's own files of that group name there. Errors and losses with a short name are
-    admitted beside those of the files, and torch's losses. A user's own files add nothing.
+    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits the
+    names that the program's own files of that group have there. `task.error` and `task.loss` admit
+    the classes with short names as well, and `task.loss` admits losses of torch. The files of a
+    user add nothing.
     """
     place = _SAME.get(place, place)
     if place == PREPROCESSING:
@@ -114,15 +115,15 @@ def admitted(place: str) -> frozenset[str]:
 
 
 def admits(place: str, name: str) -> bool:
-    """Return whether a place admits a dotted name: listed, or of a module that the user allows."""
+    """Return whether a place admits a dotted name, by its list or by `--allow-module`."""
     return name in admitted(place) or _is_within(name.rpartition(".")[0] or name, _extra_modules)
 
 
 def check_admitted(node: Any, key: str, place: str = "") -> None:
-    """Raise UnsafeError where a node, or one in it, names a part that its place does not admit.
+    """Raise UnsafeError if a node, or one inside it, names a part that its place does not admit.
 
-    `key` and `place` are as in `resolve`. Nothing is imported. Other values pass: `build` refuses
-    what it cannot make.
+    `key` and `place` are as in `resolve`. Nothing is imported. Anything else passes, since `build`
+    refuses it.
     """
     if not _is_node(node):
         return
@@ -132,7 +133,8 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
         module = name.rpartition(".")[0] or name
         if not admits(place, name):
             hint = suggest(name, admitted(place))
-            if not _is_within(module, ("orca_cli",)):  # whom the user trusts anyway
+            # The program itself needs no trust: the name is only at the wrong place.
+            if not _is_within(module, ("orca_cli",)):
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
     for argument, value in node.items():
@@ -148,8 +150,8 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     Args:
         node: `_target_` and keyword arguments.
         key: the node's place in the configuration; see `admitted`.
-        runtime: arguments that only the program knows, such as folders; passed where the callable
-            takes them.
+        runtime: arguments of the program, such as folders, for callables that have them as
+            parameters.
 
     Raises:
         ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
@@ -182,20 +184,21 @@ def check(
     node: dict[str, Any],
     key: str,
     reserved: Iterable[str] = (),
-    known: Mapping[str, Any] = _NOTHING,
+    fixed: Mapping[str, Any] = _NOTHING,
 ) -> Any:
-    """Raise what `build` would raise for this node because of its settings.
+    """Raise what `build` would raise for this node because of its settings; nothing is read.
 
-    Nothing is read and no function is called.
-
-    As in `build`, a module's `check_settings` is called for its functions: it takes some of the
-    function's arguments by name, and raises ConfigError for values that contradict each other. A
-    class is built, which costs nothing and may check more.
+    A function is not called. As in `build`, the function `check_settings` of its module is called,
+    if there is one: it takes some of the function's arguments by name, and raises ConfigError for
+    values that contradict each other. A class is built, which costs nothing and may check more.
 
     Args:
         node, key: as in `build`.
         reserved: names of arguments that the program passes once a run starts.
-        known: arguments that the program knows already.
+        fixed: arguments that the program passes, by name, whose values are known already.
+
+    Returns:
+        the object, if `node` names a class and nothing is reserved; else None.
     """
     target = resolve(node, key)
     if inspect.isclass(target) and not reserved:
@@ -204,17 +207,15 @@ def check(
     for name, argument in arguments.items():
         if _is_node(argument):
             check(argument, f"{key}.{name}")
-    bind(target, arguments, key, reserved, known)
+    bind(target, arguments, key, reserved=reserved, fixed=fixed)
     return None
 
 
 def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., Any]:
     """Return the class or function that a node's `_target_` names.
 
-    ConfigError or UnsafeError as in `build`.
-
-    `key` says in messages where the node is; it is the node's place as well, unless `place` says
-    otherwise.
+    ConfigError or UnsafeError as in `build`. Messages name the node by `key`, which is also its
+    place (see `admitted`) unless `place` is given.
     """
     if not isinstance(node, dict):
         raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
@@ -251,22 +252,22 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
 
 
 def named(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node that a short name of an error or loss stands for.
+    """Return the `_target_` node for a short name of an error or loss; a node is returned as it is.
 
-    Any other value as it is.
-
-    Kind and form of the targets are None where only the data tell. ConfigError where a kind has no
-    such error or loss.
+    `kind` and `integer_targets` are None as long as only the data say them. ConfigError if the kind
+    has no such error or loss.
     """
     if not isinstance(value, str):
         return value
-    tables = _NAMES[setting]
-    names = dict[str, str]()
-    for table in _kinds(kind, integer_targets):
-        names |= tables[table]
+    names: dict[str, str] = {}
+    for table in _tables(kind, integer_targets):
+        names |= _NAMES[setting][table]
     if value not in names:
-        scope = "" if kind is None else f" for task.kind={kind}"
-        scope += " with integer targets" if integer_targets and kind == "dense" else ""
+        scope = ""
+        if kind is not None:
+            scope = f" for task.kind={kind}"
+        if kind == "dense" and integer_targets:
+            scope += " with integer targets"
         raise ConfigError(
             f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names)
         )
@@ -278,14 +279,15 @@ def bind(
     arguments: dict[str, Any],
     key: str,
     reserved: Iterable[str] = (),
-    known: Mapping[str, Any] = _NOTHING,
+    fixed: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    """Check names and values against the signature.
+    """Raise ConfigError for arguments that do not fit the signature of a callable.
 
-    Parameters of richer types are left to their owners.
+    Values are checked where `ranges` knows the type; the part itself has to check the others.
+    `reserved` and `fixed` are as in `check`.
     """
     parameters = parameters_of(target)
-    passed = {*reserved, *known}
+    passed = {*reserved, *fixed}
     kinds = {parameter.kind for parameter in parameters.values()}
     settable = [
         name
@@ -299,7 +301,7 @@ def bind(
             raise ConfigError(
                 f"{target.__qualname__} has no parameter '{name}'",
                 where=f"{key}.{name}",
-                hint=suggest(str(name), [*settable, *known]),
+                hint=suggest(str(name), [*settable, *fixed]),
             )
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
@@ -307,20 +309,22 @@ def bind(
                 "a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=..."
             )
     hints = _hints(target)
-    for name, argument in (arguments | dict(known)).items():
+    values = arguments | dict(fixed)
+    for name, argument in values.items():
         if name in hints and not _is_node(argument):
             check_value(argument, hints[name], f"{key}.{name}")
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
         settings = {name: parameter.default for name, parameter in parameters.items()}
-        settings |= arguments | dict(known)
+        settings |= values
         checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return a callable's parameters by name.
 
-    The fields of its record of settings in place of the record.
+    If it takes its settings as a record, these are the fields of the record and what it takes
+    besides.
     """
     parameters = dict(inspect.signature(target).parameters)
     record = _settings_record(target)
@@ -331,9 +335,9 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
-    """Return the dataclass that a function takes its settings as.
+    """Return the dataclass that a function takes as `settings`.
 
-    None where each is a parameter.
+    None if each setting is a parameter.
     """
     hint = _hints_of(target).get("settings")
     return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
@@ -353,7 +357,7 @@ def _named_in_files(group: str) -> Mapping[str, set[str]]:
 
 
 def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield place and target of every node in settings, which lie at a place themselves."""
+    """Yield place and target of every node in settings that are at a place themselves."""
     if not isinstance(settings, dict):
         return
     if isinstance(settings.get(TARGET), str):
@@ -362,8 +366,8 @@ def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
         yield from _nodes(entry, f"{place}.{name}")
 
 
-def _kinds(kind: str | None, integer_targets: bool | None) -> Iterable[str]:
-    """Return the tables of short names that a task has; all of them where its kind is unknown."""
+def _tables(kind: str | None, integer_targets: bool | None) -> Iterable[str]:
+    """Return the tables of short names for a task, all of them if its kind is not known."""
     if kind not in _NAMES["error"]:
         return _NAMES["error"]
     if kind != "dense":
@@ -385,10 +389,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return annotations.
-
-    None where a class of torch's, or a user's own module, has unreadable ones.
-    """
+    """Return the annotations of a callable; none if they cannot be evaluated, such as torch's."""
     annotated = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(annotated, include_extras=True)

@@ -41,17 +41,17 @@ _UNIONS = (typing.Union, types.UnionType)
 class OneOf:
     """The texts that a setting may have, as messages list them.
 
-    `pattern` is a regular expression that allows more than these words.
+    If `pattern`, a regular expression, is given, it decides: it may allow more than these texts.
     """
 
-    words: tuple[str, ...]
+    texts: tuple[str, ...]
     pattern: str = ""
 
     def holds(self, value: str) -> bool:
-        """Return whether a text is one of them."""
+        """Return whether a text is allowed."""
         if self.pattern:
             return re.fullmatch(self.pattern, value) is not None
-        return value in self.words
+        return value in self.texts
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Takes:
     hint: Any
 
 
-# The name of a file or folder, with no way out of where it is looked for.
+# The name of a file or folder that cannot lead out of the folder where it is looked for.
 PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,2}$)[^/\\\0]+")]
 
 
@@ -72,22 +72,22 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     """Raise ConfigError, with what is allowed, for a value that does not fit its annotation."""
     if fits(value, hint):
         return
-    words = in_words(hint)
-    allowed = f"allowed: {words}"
+    allowed = in_words(hint)
+    advice = f"allowed: {allowed}"
     if isinstance(value, str):
-        closest = suggest(value, re.split(r", | or ", words))
+        closest = suggest(value, re.split(r", | or ", allowed))
         if closest.startswith("did you"):
-            allowed = f"{closest} {allowed}"
+            advice = f"{closest} {advice}"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fault = "out of range" if is_number else "not allowed"
-    raise ConfigError(f"{shown(value)} is {fault}", where=where, hint=allowed)
+    raise ConfigError(f"{shown(value)} is {fault}", where=where, hint=advice)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether an annotation allows a value read from YAML; other types allow everything.
+    """Return whether an annotation allows a value that was read from YAML.
 
-    A bool is not a number here, NaN and infinity are not settings, and whole numbers fit where
-    fractions do.
+    A bool is not a number here, NaN and infinity do not fit, and whole numbers fit where fractions
+    do. A type that YAML does not have allows everything.
     """
     hint, choices, bounds = _read(hint)
     if choices or bounds:
@@ -104,8 +104,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (list, Sequence):
         return isinstance(value, (list, tuple)) and all(fits(entry, members[0]) for entry in value)
     if origin is tuple and members:
-        is_pair = isinstance(value, (list, tuple)) and len(value) == len(members)
-        return is_pair and all(map(fits, value, members))
+        has_length = isinstance(value, (list, tuple)) and len(value) == len(members)
+        return has_length and all(map(fits, value, members))
     if hint in (int, float):
         is_whole = isinstance(value, int) and abs(value) <= _LARGEST
         is_fraction = hint is float and isinstance(value, float) and math.isfinite(value)
@@ -119,7 +119,7 @@ def in_words(hint: Any) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"."""
     hint, choices, bounds = _read(hint)
     if choices:
-        return ", ".join(choices[0].words)
+        return ", ".join(choices[0].texts)
     if bounds:
         limits = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds)
         return f"{in_words(hint)} {limits}"
@@ -153,7 +153,7 @@ def shown(value: Any) -> str:
 
 
 def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
-    """Return type, choices and bounds of an annotation; other metadata do not limit a value."""
+    """Return type, choices and bounds of an annotation; other metadata are ignored."""
     metadata = getattr(hint, "__metadata__", ())
     kind = hint.__origin__ if metadata else hint
     choices: list[OneOf] = []

@@ -24,12 +24,12 @@ from orca_cli.config.ranges import (
     Takes,
 )
 
-MISSING = "???"  # OmegaConf's word for a value that has to be given
+MISSING = "???"  # OmegaConf's mark of a value that has to be given
 # Protocols that train as the released code does (docs/protocols.md): the gradient of a step is the
 # sum of its batches' mean gradients, targets enter it in the task's own units, and stage 2 has the
 # optimizer of stage 3.
 AS_PUBLISHED = ("paper", "release")
-# Protocol -> samples of a split after which an error is averaged. Others take the whole split.
+# Protocol -> samples of a chunk, if errors are means over chunks of a split and not of the whole.
 ERROR_CHUNKS = {"release": 1000}
 
 AtLeastTwo = Annotated[int, Ge(2)]
@@ -57,7 +57,7 @@ class Paths:
 
 @dataclass
 class Task:
-    """What can be set for every task, besides the settings of its reader."""
+    """Settings that every task has besides those of its reader."""
 
     train_fraction: Annotated[
         Fraction | None,
@@ -330,7 +330,7 @@ class Config:
     ] = True
 
 
-# Groups whose choices name a run, a row or a column of a table.
+# Groups whose choices name a run, and rows and columns of tables.
 GROUPS = ("task", "body", "source", "metric", "finetune")
 # Groups of which every run needs exactly one choice.
 NEEDED_GROUPS = (*GROUPS, "embedder")

@@ -38,7 +38,8 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 _BLANK = "=???"
 SET = "set"  # the axis of the data sets
-_PARTS = ("common", "axes", "except", "files")
+_KEYS = ("common", "axes", "except", "files")
+# Sections of overrides that only the command line may have.
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
@@ -48,7 +49,7 @@ Choices = dict[str, tuple[str, ...]]  # name -> overrides
 class Arm:
     """One run of a study."""
 
-    # Axis -> name of the choice, and what was typed besides; not part of the run's identity.
+    # Axis -> name of its choice, typed axes included; not part of the run's identity.
     labels: dict[str, str]
     overrides: list[str]
     lacks: str = ""  # why it cannot run; empty if it can
@@ -56,7 +57,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's file; see the module."""
+    """A study, as its file declares it; see the module."""
 
     name: str = ""
     common: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ class Study:
             UnsafeError: it sets how the program runs.
         """
         where = str(path)
-        content = mapping(configuration.content(path), where, _PARTS)
+        content = mapping(configuration.content(path), where, _KEYS)
         axes = _axes(content.get("axes"), where)
         files = mapping(content.get("files"), f"{where}: files")
         return cls(
@@ -85,9 +86,9 @@ class Study:
         )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
-        """Return the study with the choices of an axis that were typed.
+        """Return the study with only the choices of an axis that were typed.
 
-        A name that is not a choice of the axis is a value of `setting`; ConfigError if that is ''.
+        A name that the axis lacks is a value of `setting`, or a ConfigError if that is empty.
         """
         choices = self.axes[axis]
         chosen: Choices = {}
@@ -125,19 +126,22 @@ class Study:
             for key in typed:
                 if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
                     del labels[key]
-            lacks = self._lack(merged, data_folder)
-            arms.append(Arm(labels=labels, overrides=list(merged.values()), lacks=lacks))
+            arm = Arm(
+                labels=labels,
+                overrides=list(merged.values()),
+                lacks=self._lacks(merged, data_folder),
+            )
+            arms.append(arm)
         return arms
 
     def _blanks(self) -> set[str]:
         """Return the keys that some choice leaves to the command line."""
-        return {
-            key_of(text)
-            for choices in self.axes.values()
-            for overrides in choices.values()
-            for text in overrides
-            if text.endswith(_BLANK)
-        }
+        blanks = set()
+        for choices in self.axes.values():
+            for text in itertools.chain(*choices.values()):
+                if text.endswith(_BLANK):
+                    blanks.add(key_of(text))
+        return blanks
 
     def _is_left_out(self, labels: Mapping[str, str]) -> bool:
         return any(
@@ -145,7 +149,7 @@ class Study:
             for condition in self.left_out
         )
 
-    def _lack(self, merged: Mapping[str, str], data_folder: Path) -> str:
+    def _lacks(self, merged: Mapping[str, str], data_folder: Path) -> str:
         """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
         lacks = []
         for key, text in merged.items():
@@ -160,10 +164,10 @@ class Study:
 
 
 def _merged(texts: Sequence[str], blanks: set[str]) -> dict[str, str]:
-    """Return key -> the override that counts, which is the last.
+    """Return key -> the override that counts, which is the last one of its key.
 
-    What only the command line can give goes to the choices that ask for it: it fills a blank and
-    nothing else.
+    The override of a key in `blanks` counts only after a choice has left that key blank: what is
+    typed for one choice is not meant for the others.
     """
     merged: dict[str, str] = {}
     for text in texts:
@@ -189,10 +193,9 @@ def _axes(node: Any, where: str) -> dict[str, Choices]:
     for axis, choices in mapping(node, f"{where}: axes").items():
         if isinstance(choices, list):
             choices = {text: f"{axis}={text}" for text in _texts(choices)}
-        named = mapping(choices, f"{where}: {axis}")
-        axes[axis] = {
-            name: _overrides(entry, f"{where}: {axis}.{name}") for name, entry in named.items()
-        }
+        axes[axis] = {}
+        for name, entry in mapping(choices, f"{where}: {axis}").items():
+            axes[axis][name] = _overrides(entry, f"{where}: {axis}.{name}")
     return axes
 
 
@@ -216,7 +219,7 @@ def _left_out(
 
 
 def _texts(node: Any) -> tuple[str, ...]:
-    """Return a value, or each of a list, as it would be typed."""
+    """Return the entries of a list, or a single entry, as they would be typed."""
     entries = node if isinstance(node, list) else [node]
     return tuple(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in entries)
 

@@ -1,9 +1,9 @@
-"""The driver: takes jobs, has an executor run them, retries what was lost, and passes signals on.
+"""The driver: takes jobs, has an executor run them, retries lost jobs, and passes signals on.
 
-A job is a command line; which runs are done, and which process works on one, is decided by the
-runs' own records and locks (`runs.claim`). So the command of a killed driver is simply rerun, and
-several drivers may share one sweep: a run that another process works on is passed over, and looked
-at again until it has ended.
+A job is a command line. Which runs are completed, and which process works on a run, is decided by
+the records and locks of the runs themselves (`runs.claim`). So the command of a killed driver is
+simply rerun, and several drivers may share one sweep: a run that another process works on is passed
+over, and looked at again until it has ended.
 """
 
 import signal
@@ -49,13 +49,13 @@ class Job:
 
 
 class Executor(Protocol):
-    """Where jobs run."""
+    """Runs jobs somewhere: on this machine or on a cluster."""
 
     name: str
     at_once: float  # largest number of jobs at a time
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
-        """Start or submit some commands; returns a handle for each."""
+        """Start or submit commands; returns a handle for each."""
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a job ended; None while it waits or runs."""
@@ -89,7 +89,7 @@ class _Waiting(NamedTuple):
 
 @dataclass
 class Driver:
-    """Does all work, on an executor that runs the jobs; logs progress now and then."""
+    """Has an executor run all jobs of its work, and logs progress now and then."""
 
     work: Work
     executor: Executor
@@ -108,10 +108,10 @@ class Driver:
     _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
 
     def run(self) -> None:
-        """Return when no job is left, or a signal has stopped them all.
+        """Run jobs until none is left, or a signal has stopped them all.
 
         Raises:
-            OrcaError: of the executor or of the work; the jobs that run are stopped before.
+            OrcaError: the executor or the work failed; the running jobs have been stopped.
         """
         try:
             while self._step():
@@ -133,7 +133,7 @@ class Driver:
             time.sleep(LOOK_EVERY_S)
 
     def _step(self) -> bool:
-        """Start, end and watch jobs; returns whether any is left."""
+        """Start jobs, take the ends of others and watch the rest; returns whether any is left."""
         number = signals.pending()
         if number is None:
             self._start()
@@ -145,8 +145,8 @@ class Driver:
         now = time.monotonic()
         if now > self._next_watch:
             self._watch()
-            took = time.monotonic() - now
-            self._next_watch = time.monotonic() + max(_WATCH_EVERY_S, _WATCH_SHARE * took)
+            watched_s = time.monotonic() - now
+            self._next_watch = time.monotonic() + max(_WATCH_EVERY_S, _WATCH_SHARE * watched_s)
         if self._running and now > self._next_line:
             self._next_line = now + _LINE_EVERY_S
             self._log_counts()
@@ -179,7 +179,7 @@ class Driver:
         terminal.log.info(f"{', '.join(texts)} of {self.total}")
 
     def _start(self) -> None:
-        """Give the executor as many jobs as it takes."""
+        """Give the executor as many jobs as it takes, those that are due for a retry first."""
         jobs: list[Job] = []
         due = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
         while len(self._running) + len(jobs) < self.executor.at_once:
@@ -211,6 +211,7 @@ class Driver:
         run = claim.look(job.root, job.name)
         if run is None:
             return False
+        # Another process has completed the run while this driver waited for it.
         report = {"state": "skipped", "code": 0, "path": str(run.path)}
         self._end(job, Ended(status=0, report=report))
         return True
@@ -230,7 +231,7 @@ class Driver:
         self._waiting.append(_Waiting(time.monotonic() + _ELSEWHERE_S, job))
 
     def _retry(self, job: Job, end: Ended) -> bool:
-        """Schedule a retry unless the job itself failed; returns whether one is scheduled."""
+        """Schedule a retry unless the job itself has failed; returns whether one is scheduled."""
         counts = self._counts[job.name.identity]
         status = end.status or 0
         if status == LockedError.code:
@@ -245,14 +246,14 @@ class Driver:
         if not cause or counts[cause] >= RETRIES[cause]:
             return False
         counts[cause] += 1
-        tries = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
-        terminal.log.warning(f"{job.command.label} {_reason(end)}; {tries}")
+        plan = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
+        terminal.log.warning(f"{job.command.label} {_reason(end)}; {plan}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         self._waiting.append(_Waiting(time.monotonic() + pause_s, job))
         return True
 
     def _restart(self, job: Job) -> None:
-        """Schedule a job from its start, whose run cannot resume on another machine."""
+        """Schedule a job whose run cannot resume on another machine, to start the run again."""
         message = (
             "cannot be resumed exactly there (other processor, threads, packages or program): "
             "starting the run again"

@@ -1,6 +1,6 @@
 """One job as a process of this machine: a command line that reports through a pipe how it ended.
 
-If this process is the program itself and has started neither a thread nor a GPU, the job is a fork,
+If this process runs the program and has started neither a thread nor a GPU, the job is a fork,
 which has all packages imported already; otherwise it is a new interpreter. Either way it ends with
 the process that started it.
 """
@@ -29,7 +29,7 @@ from orca_cli.exceptions import ConfigError, OrcaError, StorageError
 GRACE_S = 60.0
 LOOK_EVERY_S = 0.05
 OPTION = "--job"
-# Bytes of a report; as many fit into a pipe before anybody reads it.
+# Bytes of a report; a pipe holds as many before anybody reads it.
 _LONGEST = 2**14
 # Characters of each text of an error in a report, and of standard error.
 _LONGEST_TEXT = 1000
@@ -47,15 +47,15 @@ class Command:
     label: str
     # The command line without the program's name; its command takes the option --job, see `Place`.
     words: list[str]
-    # Of the environment, on top of those of the process that starts it.
+    # Environment variables of the job, besides those of the process that starts it.
     variables: dict[str, str] = field(default_factory=dict)
     # Where it runs; empty: the folder of the process that starts it.
     folder: str = ""
-    # Hash of the run that it has to be; empty: any.
+    # Hash of the run that the job has to be; empty: any.
     identity: str = ""
     # Digest of the program that has to run it; empty: any.
     program: str = ""
-    # After it the job gets SIGTERM, and GRACE_S later SIGKILL.
+    # After this time the job gets SIGTERM, and GRACE_S later SIGKILL.
     time_limit_s: float | None = None
     # A file in the shared folder of runs that every machine has to see; empty: none.
     shared_file: str = ""
@@ -63,7 +63,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Place:
-    """What a job knows of the process that started it: the five texts of the option --job."""
+    """The process that started a job and what it asks for: the five texts of the option --job."""
 
     label: str
     pipe: int  # where the job reports how it ended
@@ -73,7 +73,7 @@ class Place:
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> Place:
-        """Return the place that the option describes."""
+        """Return the place that the texts of the option describe."""
         label, pipe, parent, identity, program = texts
         return cls(
             label=label,
@@ -92,9 +92,9 @@ class Ended:
     status: int | None = None
     # Its report; empty if it could not report.
     report: Mapping[str, Any] = field(default_factory=dict)
-    # It was stopped because it exceeded the time limit.
+    # Whether it was stopped because it exceeded its time limit.
     over_limit: bool = False
-    # Why its worker or its machine was lost; empty if they were not.
+    # How its worker or its machine was lost; empty if neither was.
     lost: str = ""
     # The end of its standard error, if it could not report.
     last_words: str = ""
@@ -103,8 +103,8 @@ class Ended:
 class Process:
     """A running job.
 
-    Unless `is_shown`, its output is dropped, but for the end of standard error. `main` as in
-    `Local`.
+    Its output is shown if `is_shown`; otherwise only the end of standard error is kept. `main` is
+    as in `Local`.
 
     Raises:
         StorageError: no process can be started.
@@ -119,16 +119,17 @@ class Process:
         self._errors: IO[bytes] | None = None
         if not is_shown:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        place = [command.label, str(writable), str(os.getpid()), command.identity, command.program]
-        words = [*command.words, OPTION, *place]
-        # A fork would write what is still in the buffers once more.
+        # The texts that `Place.read` takes.
+        texts = [command.label, str(writable), str(os.getpid()), command.identity, command.program]
+        arguments = [*command.words, OPTION, *texts]
+        # A fork would print the content of the buffers a second time.
         _flush()
         signals.block()
         try:
             if main is not None and _can_fork(command):
-                self.pid = _fork(words, main)
+                self.pid = _fork(arguments, main)
             else:
-                self._popen = self._interpreter(command, words, writable)
+                self._popen = self._interpreter(command, arguments, writable)
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
@@ -139,12 +140,12 @@ class Process:
             signals.unblock()
 
     def _interpreter(
-        self, command: Command, words: Sequence[str], writable: int
+        self, command: Command, arguments: Sequence[str], writable: int
     ) -> subprocess.Popen[bytes]:
-        """Start the job as a new interpreter that inherits the end of the pipe to write to."""
+        """Start the job as a new interpreter, which inherits the writable end of the pipe."""
         quiet = None if self._errors is None else subprocess.DEVNULL
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "orca_cli", *words],
+            [sys.executable, "-P", "-m", "orca_cli", *arguments],
             env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
             cwd=command.folder or None,
             pass_fds=(writable,),
@@ -165,6 +166,7 @@ class Process:
 
         A job over its time limit is stopped here.
         """
+        # The first deadline is the time limit, the next ones follow each signal.
         if time.monotonic() > self._deadline:
             self.signal(signal.SIGKILL if self._over_limit else signal.SIGTERM)
             self._over_limit = True
@@ -191,8 +193,8 @@ class Process:
         return os.waitstatus_to_exitcode(wait_status)
 
     def _report(self) -> dict[str, Any]:
-        """Return the report of a job that has ended, {} without one."""
-        # A process that the job left behind may have the other end of the pipe open.
+        """Return the report of a job that has ended; empty if it did not report."""
+        # Without a report, reading would wait for a process that the job left behind.
         os.set_blocking(self._readable, False)
         try:
             return json.loads(os.read(self._readable, _LONGEST))
@@ -219,6 +221,7 @@ class Local:
     # The program's main function if this process may be forked; None starts interpreters.
     main: Main | None = None
     name: str = "local"
+    # The handle of a job is its process.
     ended = staticmethod(Process.ended)
     signal = staticmethod(Process.signal)
 
@@ -230,8 +233,8 @@ class Local:
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     """Run a command on a machine of a cluster until it ends.
 
-    Signals that this process gets are passed on, KeyboardInterrupt as SIGTERM: the job saves its
-    state, and its end comes back.
+    Signals are passed on to the job, KeyboardInterrupt as SIGTERM, so that it saves its state and
+    its end is returned.
 
     Args:
         order: the fields of a `Command`.
@@ -283,7 +286,7 @@ def failure_report(
 
 
 def report(pipe: int, record: Mapping[str, Any]) -> None:
-    """Report, in a job, how it ends, if the process that started it still listens."""
+    """Report from a job how it ends, if the process that started it still listens."""
     content = json.dumps(record).encode()
     if len(content) <= _LONGEST:
         with suppress(OSError):
@@ -301,7 +304,7 @@ def search_path() -> str:
 
 
 def _can_fork(command: Command) -> bool:
-    """Return whether a fork can do the job: it inherits neither threads nor a driver of a GPU."""
+    """Return whether a fork can do the job: threads and a driver of a GPU do not survive it."""
     torch = sys.modules.get("torch")
     has_gpu = torch is not None and torch.cuda.is_initialized()
     has_threads = threading.active_count() > 1
@@ -309,23 +312,23 @@ def _can_fork(command: Command) -> bool:
     return is_linux and not (command.variables or has_gpu or has_threads)
 
 
-def _fork(words: list[str], main: Main) -> int:
+def _fork(arguments: list[str], main: Main) -> int:
     """Fork this process into a job, and return its process id."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(words, main, parent)
+        _become(arguments, main, parent)
     return pid
 
 
-def _become(words: list[str], main: Main, parent: int) -> NoReturn:
+def _become(arguments: list[str], main: Main, parent: int) -> NoReturn:
     """Turn a fork into the job. Signals are blocked until the job handles them."""
     code = 1
     try:
         os.setpgid(0, 0)
         signals.end_with_parent(parent)
         signals.reset_in_fork()
-        code = main(words)
+        code = main(arguments)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     finally:

@@ -1,4 +1,4 @@
-"""The executor of a Ray cluster: a task a run.
+"""The executor of a Ray cluster: each job is a task.
 
 Ray decides where a job runs; the driver alone decides whether it is tried again.
 """
@@ -28,7 +28,7 @@ class Ray:
 
     # Processors of each job.
     threads: int
-    # Of each job, possibly a fraction; None: one if the cluster has any.
+    # GPUs of each job, possibly a fraction; None: one if the cluster has any.
     gpus: float | None
     # Jobs that are submitted at a time; Ray runs as many of them as it has room for.
     at_once: float
@@ -48,7 +48,7 @@ class Ray:
         self._ray = need("ray", "--on ray")
         address = os.environ.get(ADDRESS)
         if not address:
-            # By default Ray would run the jobs after all other work of this machine.
+            # By default Ray would give the jobs the lowest priority on this machine.
             os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             self._ray.init(
@@ -66,7 +66,7 @@ class Ray:
                 self.gpus = float("GPU" in resources)
             nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self._check_room(nodes, self.gpus)
-            # max_retries=0: the driver alone decides what is tried again.
+            # No retries by Ray: the driver alone decides what is tried again.
             options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**options)(attend)
             terminal.log.info(f"Ray: {len(nodes)} nodes, {resources.get('CPU', 0):g} processors")
@@ -101,7 +101,7 @@ class Ray:
             return Ended(**self._ray.get(handle))
         except errors.TaskCancelledError:
             return Ended(status=None)
-        # A bug of ours, or another version of the program on that machine.
+        # A bug of the program, or another version of it on that machine.
         except errors.RayTaskError as error:
             return Ended(status=1, last_words=" ".join(str(error).split())[-_LAST_WORDS:])
         except errors.LocalRayletDiedError as error:

@@ -2,15 +2,16 @@
 
 A space is a file of conf/space or the user's own:
 
-    params:                               # setting -> its values, or a range train.optimizer: [sgd,
-      adamw] train.lr: {low: 1.0e-5, high: 1.0e-2, log: true} train.batch_size: {low: 8, high: 64,
-      step: 8}     # whole numbers where both ends are fixed: {train.epochs: 60}             #
-      settings of all trials but the first, and of the run that follows
+    params:                               # setting -> its values, or a range
+      train.optimizer: [sgd, adamw]
+      train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
+      train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers, as both ends are
+    fixed: {train.epochs: 60}             # of all trials but the first, and of the run that follows
 
-All that a search knows is in one file, RUNS/.searches/NAME/trials.json, from which the next command
-goes on: trials that were running or failed are done again with the same settings, and their runs
-resume. Optuna proposes settings, given the trials so far; it keeps nothing. Trials are stopped by
-the validation curves that come back while they run.
+The state of a search is one file, RUNS/.searches/NAME/trials.json, from which the next command goes
+on: trials that were running or failed are run again with the same settings, and their runs resume.
+Optuna only proposes settings, given the trials so far. Trials are stopped because of the validation
+curves that they write while they run.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from orca_cli.runs.settings import as_typed
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session
 
-# Settings of a search that are none of a run, with their defaults.
+# Settings of a search that a run does not have, with their defaults.
 RULES = {"space": "small", "trials": "20"}
 FOLDER = ".searches"  # in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
-_WHOLE = 900  # resource of a whole trial
-_COMPARED = (100, 300)  # resources at which the best 1 in _REDUCTION go on
+_WHOLE = 900  # resource of a whole trial, which is proportional to its optimizer steps
+_COMPARED = (100, 300)  # resources at which only the best 1 in _REDUCTION go on
 _REDUCTION = 3
-_MOST_DRAWS = 100  # in a row of settings that were tried already
+_MOST_DRAWS = 100  # until settings are drawn that were not tried yet
 _START_AFTER = 10  # trials drawn at random, before their errors count
-# Settings of every trial: it is judged only on validation data that it did not train on, and never
+# Settings of every trial. It is judged by validation data that it did not train on, and is never
 # aligned. Its weights are not kept, since those of twenty trials can fill a disk.
 _CLOSED = {
     "metric": "none",
@@ -56,13 +57,13 @@ _CLOSED = {
     "train.validate_on": "validation",
     "keep_weights": False,
 }
-# Groups that may be searched. Others change the data or the meaning of the error, so that trials
-# could not be compared, or act on alignment, which trials leave out.
+# Groups that may be searched. The others change the data or the meaning of the error, so that
+# trials could not be compared, or matter only for alignment, which trials leave out.
 SEARCHED = ("train", "embedder", "finetune", "predictor", "body")
 _DIGITS = 3  # of a number drawn from a continuous range
 _FORMS = (
-    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; YAML "
-    "reads 1e-5 as text"
+    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; "
+    "YAML reads 1e-5 as text"
 )
 
 Plain = str | int | float | bool | None
@@ -77,15 +78,16 @@ class Space:
     fixed: dict[str, Plain]
 
     def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
-        """Return drawn values as settings: a number from a continuous range has three digits."""
+        """Return drawn values as settings, numbers from continuous ranges with three digits."""
         settings: dict[str, Plain] = {}
         for key, param in self.params.items():
+            # Only the distribution of a continuous range has a step that is None.
             is_continuous = getattr(param, "step", 0) is None
             settings[key] = float(f"{drawn[key]:.{_DIGITS}g}") if is_continuous else drawn[key]
         return settings
 
     def corners(self) -> Iterator[dict[str, Plain]]:
-        """Yield settings that suffice to check all: every choice and both ends of every range."""
+        """Yield settings in which every choice and both ends of every range occur."""
         values = {}
         for key, param in self.params.items():
             is_choice = hasattr(param, "choices")
@@ -96,39 +98,39 @@ class Space:
 
 @dataclass
 class Trial:
-    """One trial, as it is kept."""
+    """One trial, as the file of the search records it."""
 
-    number: int  # in the search, from 0; the first has the settings as they are
-    settings: dict[str, Plain] | None  # what was drawn; None for the settings as they are
-    params: dict[str, Any]  # the same as Optuna drew it
+    number: int  # in the search, from 0
+    settings: dict[str, Plain] | None  # as drawn; None for trial 0, which has those of a plain run
+    params: dict[str, Any]  # the same as Optuna drew them, before rounding
     state: str = "waiting"  # or running, completed, stopped, failed
-    error: float | None = None  # validation error, of a stopped trial the last one
-    note: str = ""  # when it was stopped, or why it failed
+    error: float | None = None  # validation error; the last one of a stopped trial
+    note: str = ""  # at which point it was stopped, or why it failed
     # Name of the error, whether it is in per cent, samples, seconds, run.
     facts: dict[str, Any] = field(default_factory=dict)
-    # Resource -> validation error, before the whole is reached.
+    # Resource -> validation error, for resources below _WHOLE.
     curve: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Search:
-    """A search: which settings a trial gets, and which trials go on."""
+    """A search: it decides which settings a trial gets, and which trials go on."""
 
-    # Of its file and of the runs of its trials; the same settings and space give the same name.
+    # Has its file and the runs of its trials; named by a digest of settings and space.
     folder: Path
     space: Space
     max_trials: int
     seed: int  # of the trials and of the draws
-    # Key -> override, of those typed for all trials.
+    # Key -> override, of those that were typed and count in all trials.
     typed: dict[str, str] = field(default_factory=dict)
-    # Settings of the trials that draw, and of the run that follows.
+    # Settings of all trials but the first, and of the run that follows.
     fixed: dict[str, Plain] = field(default_factory=dict)
-    # `hparams` that the trials start from, as they are written.
+    # Settings of `hparams` that the trials start from, as they are written.
     before: dict[str, Any] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=lambda: [Trial(number=0, settings=None, params={})])
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
-        """Return the overrides of a trial; `settings` is None for the settings as they are."""
+        """Return the overrides of a trial with drawn settings, or None for the first trial."""
         runs = configuration.quoted((self.folder / "runs").absolute())
         overrides = dict(self.typed)
         drawn = {} if settings is None else self.fixed | dict(settings)
@@ -139,10 +141,10 @@ class Search:
 
     @contextmanager
     def opened(self) -> Iterator[Search]:
-        """Read the search and keep others off it inside the block.
+        """Read the search, and lock it inside the block.
 
         Raises:
-            LockedError: another process searches.
+            LockedError: another process works on the same search.
             DataError, ChecksumError: the file is not one of this program.
         """
         with claim.alone(self.folder.parent, self.folder.name):
@@ -168,7 +170,7 @@ class Search:
             self.trials.append(Trial(**fields))
 
     def ask(self) -> Trial | None:
-        """Return the next trial, which runs from now on; None if there is none to run now."""
+        """Return the next trial, in state running; None if no trial is left to start."""
         trial = next((trial for trial in self.trials if trial.state == "waiting"), None)
         if trial is None:
             drawn = self._drawn() if len(self.trials) < self.max_trials else None
@@ -182,13 +184,14 @@ class Search:
         return trial
 
     def _drawn(self) -> dict[str, Any] | None:
-        """Return the values that Optuna draws after the trials so far.
+        """Return the values that Optuna draws, given the trials so far.
 
-        None where all its draws were tried.
+        None if it draws only settings that were tried already.
         """
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its messages are for programmers
+        # Its messages are for programmers.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         states = optuna.trial.TrialState
         ends = {"completed": states.COMPLETE, "stopped": states.PRUNED, "failed": states.FAIL}
@@ -216,37 +219,42 @@ class Search:
         return None
 
     def is_behind(self, trial: Trial, curve: Sequence[tuple[float, float]]) -> bool:
-        """Return whether ASHA stops a trial by its curve so far.
+        """Add new points to the curve of a running trial, and return whether ASHA stops it.
+
+        The first trial is never stopped, since the others are compared with it.
 
         Args:
-            trial: that runs. The settings as they are run to the end, since the others are compared
-                with them.
-            curve: (share of its optimizer steps, validation error) of its epochs so far; each call
-                repeats the earlier ones.
+            trial: gets the points, and a note if it is stopped.
+            curve: (share of its optimizer steps, validation error) of all its epochs so far, those
+                of earlier calls included.
         """
-        before = max(map(int, trial.curve), default=0)
+        last_resource = max(map(int, trial.curve), default=0)
         for share, error in curve:
             resource = int(_WHOLE * share)
-            if trial.note or share >= 1 or not math.isfinite(error) or resource <= before:
+            is_new = last_resource < resource and share < 1
+            if trial.note or not is_new or not math.isfinite(error):
                 continue
             trial.curve[str(resource)] = error
             for comparison in _COMPARED:
-                is_due = before < comparison <= resource and trial.settings is not None
-                if is_due and error > self._bound(comparison):
+                is_due = last_resource < comparison <= resource
+                if is_due and trial.settings is not None and error > self._bound(comparison):
                     trial.note = f"stopped by the search after {100 * share:.0f} % of its steps"
-            before = resource
+            last_resource = resource
         return bool(trial.note)
 
     def _bound(self, comparison: int) -> float:
-        """Return the largest error with which a trial that has reached a comparison goes on."""
+        """Return the largest error with which a trial goes on at a comparison.
+
+        It is that of the worst among the best 1 in _REDUCTION trials that have reached it.
+        """
         reached = [_error_at(trial, comparison) for trial in self.trials]
         errors = sorted(error for error in reached if error is not None)
         return errors[max(len(errors) // _REDUCTION, 1) - 1]
 
     def end(self, trial: Trial, state: str, **fields: Any) -> None:
-        """Record how a trial ended: completed, stopped, or failed and to be done again.
+        """Record how a trial ended: completed, stopped or failed. A failed one is run again later.
 
-        `fields` are those of the trial that change.
+        `fields` are other fields of the trial that change.
         """
         trial.state = state
         trial.error = list(trial.curve.values())[-1] if state == "stopped" and trial.curve else None
@@ -260,9 +268,9 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """Return the completed trial with the lowest validation error, the first of equals.
+        """Return the completed trial with the lowest validation error, the earliest of equals.
 
-        None without any.
+        None if no trial is completed.
         """
         completed = [trial for trial in self.trials if trial.state == "completed"]
         return min(completed, key=lambda trial: (trial.error, trial.number), default=None)
@@ -273,9 +281,9 @@ class Search:
 
 
 def _error_at(trial: Trial, comparison: int) -> float | None:
-    """Return the validation error of a trial when it reached a comparison.
+    """Return the validation error with which a trial reached a comparison; None if it has not.
 
-    None where it has not.
+    A comparison is a resource of `_COMPARED`.
     """
     for resource, error in trial.curve.items():
         if int(resource) >= comparison:
@@ -284,9 +292,9 @@ def _error_at(trial: Trial, comparison: int) -> float | None:
 
 
 def find_space(text: str, extra: Path | None) -> Space:
-    """Return the space of a name in conf/space, or in the user's own folder, or of a file.
+    """Return the space with a name in conf/space or in the user's folder `extra`, or of a file.
 
-    ConfigError where there is none, or it is not a space.
+    ConfigError if there is no such space, or the file does not hold one.
     """
     spaces = configuration.choices("space", extra)
     path = spaces.get(text, Path(text).expanduser())
@@ -321,7 +329,7 @@ def _distribution(declaration: Any, where: str) -> Any:
         if fits(numbers, list[int]):
             kind = distributions.IntDistribution
         with warnings.catch_warnings(action="ignore"):
-            # Of a range that its step does not divide: its last step is the highest inside.
+            # Optuna warns if the step does not divide the range, and then lowers the upper end.
             return kind(**declaration)
     except (AttributeError, TypeError, ValueError) as error:
         message = f"{declaration} cannot be drawn from: {error}"
@@ -329,7 +337,7 @@ def _distribution(declaration: Any, where: str) -> Any:
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
-    """Return the search that overrides ask for: `space` and `trials`, and settings of a run.
+    """Return the search that overrides ask for: `space`, `trials`, and settings of its runs.
 
     `extra` is as in `find_space`.
 
@@ -358,7 +366,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         seed=job.config.seed,
         typed=_of_all_trials(settings),
         fixed={key: value for key, value in space.fixed.items() if key not in settings},
-        before=_start(settings, f"{job.config.protocol}/{run}", extra),
+        before=_hparams(settings, f"{job.config.protocol}/{run}", extra),
     )
     plain = session.compose(search.overrides(None))
     _check_values(session, search)
@@ -375,9 +383,10 @@ def _typed_rule(name: str, typed: Mapping[str, str]) -> str:
 
 
 def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the typed overrides that count in trials, which are not aligned.
+    """Return key -> typed override, without those that trials do not take.
 
-    Whatever metric is typed, and whatever settings of alignment, the search is the same.
+    Trials are not aligned, so that the search is the same whatever settings of metric and alignment
+    are typed.
     """
     closed = (*_CLOSED, "paths.runs")
     counting = {}
@@ -387,8 +396,8 @@ def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
     return counting
 
 
-def _start(settings: Mapping[str, str], default: str, extra: Path | None) -> dict[str, Any]:
-    """Return the `hparams` of the job: those typed by name, else those of its task and body."""
+def _hparams(settings: Mapping[str, str], default: str, extra: Path | None) -> dict[str, Any]:
+    """Return the settings of the `hparams` whose name is typed, else of those named `default`."""
     typed = settings.get("hparams", "").partition("=")[2].strip("'\"")
     variants = configuration.variants("hparams", extra)
     name = typed or default
@@ -396,7 +405,7 @@ def _start(settings: Mapping[str, str], default: str, extra: Path | None) -> dic
 
 
 def _check_values(session: Session, search: Search) -> None:
-    """Refuse a wrong value of the space before the first trial."""
+    """Raise ConfigError for a wrong value in the space, before the first trial."""
     try:
         for settings in search.space.corners():
             session.compose(search.overrides(settings))
@@ -406,10 +415,7 @@ def _check_values(session: Session, search: Search) -> None:
 
 
 def _digest(search: Search, settings: str) -> str:
-    """Return a SHA-256 that is the same for the same search.
-
-    `settings` is that of its first trial.
-    """
+    """Return a SHA-256 of all that defines a search; `settings` is that of its first trial."""
     space = search.space
     facts = {
         "settings": settings,

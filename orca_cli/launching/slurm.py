@@ -1,4 +1,4 @@
-"""The executor of SLURM, by submitit: arrays of jobs.
+"""The executor of SLURM: arrays of jobs, submitted by submitit.
 
 How long a job may run, its partition, account, memory and more are sbatch's own variables, such as
 SBATCH_TIMELIMIT and SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result
@@ -26,16 +26,18 @@ from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_
 
 # Between questions to sacct, for all jobs together.
 ASK_EVERY_S = 10.0
-# For the record of a job that SLURM calls ended to appear; a needless retry finds the run done.
+# How long the record of a job that SLURM calls ended may take to appear. If it comes later, the
+# needless retry finds the run completed.
 LATE_S = 20.0
-# Unless SBATCH_TIMELIMIT says otherwise; a job that needs longer is submitted again and resumes.
+# Of each job without a time limit, unless SBATCH_TIMELIMIT says otherwise; a job that needs longer
+# is submitted again and resumes.
 _ALLOCATION_MIN = 240
 # From the warning signal to the end of an allocation, for a job to save its state.
 _WARNING_S = 120
 _QUERY_LIMIT_S = 30
 _LONGEST_OUTPUT = 300  # characters of sbatch's own message
-# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is none of them: a
-# job that is not requeued stays in it.
+# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one of them: a
+# job that is not requeued stays in that state.
 _ALIVE = {
     "READY",
     "PENDING",
@@ -69,12 +71,12 @@ class Slurm:
     folder: Path
     # Name of these jobs, and of no others, in SLURM's lists.
     sweep: str
-    # Of each job.
+    # Processors and GPUs of each job.
     threads: int
     gpus: float
     # Jobs that are submitted at a time.
     at_once: float
-    # Of each job.
+    # Time limit of each job.
     time_limit_s: float | None = None
     name: str = "slurm"
     _executor: Any = None
@@ -102,7 +104,7 @@ class Slurm:
             slurm_additional_parameters=self._options(),
         )
         with ExitStack() as stack:
-            # If a driver of the same sweep is alive, the waiting jobs are its own.
+            # Another driver of this sweep that is alive has the lock, and the waiting jobs.
             with suppress(exceptions.LockedError):
                 stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
                 self._withdraw_waiting()
@@ -124,7 +126,7 @@ class Slurm:
 
     def _withdraw_waiting(self) -> None:
         command = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
-        # If that fails, a needless job finds its run done.
+        # If that fails, a needless job finds its run completed.
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=_QUERY_LIMIT_S, check=False)
 
@@ -173,7 +175,7 @@ class Slurm:
         if now - handle.ended_since < LATE_S:
             return None
         if state == "CANCELLED" and signals.pending() is not None:
-            # This driver has withdrawn it before it began.
+            # This driver has withdrawn the job before it began.
             return Ended(status=None)
         error = exceptions.OrcaError(f"SLURM ended it: {state}")
         if state not in _CODES:
@@ -184,7 +186,7 @@ class Slurm:
     def signal(self, handle: _Submitted, number: int) -> None:
         """Cancel a job, which saves its state.
 
-        When the terminal is lost (SIGHUP) jobs stay: the next driver finds them.
+        Jobs stay when the terminal is lost (SIGHUP): the next driver finds them.
         """
         if number != signal.SIGHUP:
             handle.job.cancel(check=False)

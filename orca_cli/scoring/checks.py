@@ -1,9 +1,7 @@
-"""What several errors share: checks of outputs, targets and records; means; areas under curves.
+"""Functions that several errors share: checks of outputs, targets and records; means; AUROCs.
 
-A record is what samples are cut from, such as a long electrocardiogram.
-
-A value that is undefined, such as that of a class without samples, is NaN in arrays and None in a
-Score.
+Samples may be cut from records, such as long electrocardiograms. An undefined error, such as that
+of a class without samples, is NaN in arrays and None in a Score.
 """
 
 from dataclasses import replace
@@ -25,7 +23,7 @@ def check_fit(
 ) -> None:
     """Raise DataError unless outputs and targets fit together.
 
-    `takes` says in words which shapes are expected.
+    `takes` describes the expected shapes, for the hint.
     """
     if fits:
         return
@@ -34,9 +32,9 @@ def check_fit(
 
 
 def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
-    """Raise DataError unless both have one shape, with as many axes as the text `shape`.
+    """Raise DataError unless both arrays have one shape, with the number of axes that `shape` has.
 
-    Such a text is (n, K, L); (n, 1, *E) admits more axes.
+    `shape` is a text such as (n, K, L); in (n, 1, *E), the last part stands for one or more axes.
     """
     axes = shape.count(",") + 1
     has_axes = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
@@ -45,14 +43,15 @@ def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
 
 
 def check_numbers(broken: np.ndarray, fault: str = "NaN or infinite") -> None:
-    """Raise NonFiniteError for outputs that count and are not numbers.
+    """Raise NonFiniteError if a mask marks any output as broken.
 
-    An error of NaN could not be compared with others.
+    An error that is NaN could not be compared with other errors.
     """
     count = int(broken.sum())
     if count:
-        hint = "try a smaller train.lr"
-        raise NonFiniteError(f"{count} outputs are {fault}", where="task.error", hint=hint)
+        raise NonFiniteError(
+            f"{count} outputs are {fault}", where="task.error", hint="try a smaller train.lr"
+        )
 
 
 def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,37 +79,41 @@ def records(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the record of each counted sample, and the target that all samples of a record share.
 
-    They are [m] in 0..R-1 and [R, ...]. NaN counts as a value.
+    The records are [m] in 0..R-1, the targets [R, ...]; two targets of NaN are equal.
 
-    None without records, or if samples of one record differ in target; DataError if `required`.
+    None without `groups`, or if samples of one record have different targets; a DataError in these
+    cases if `required`.
     """
     fault = "are not cut from records"
     if groups is not None:
-        own = targets[counted]  # [m, ...]
-        _, first_of_record, record = np.unique(
-            groups[counted], return_index=True, return_inverse=True
-        )
-        record = record.reshape(len(own))
-        shared = own[first_of_record]
-        is_equal = (shared[record] == own) | (np.isnan(shared[record]) & np.isnan(own))
+        of_samples = targets[counted]  # [m, ...]
+        _, first_sample, record = np.unique(groups[counted], return_index=True, return_inverse=True)
+        # Some releases of NumPy return the shape of the groups.
+        record = record.reshape(len(of_samples))
+        of_records = of_samples[first_sample]  # [R, ...]
+        expected = of_records[record]
+        is_equal = (expected == of_samples) | (np.isnan(expected) & np.isnan(of_samples))
         if is_equal.all():
-            return record, shared
+            return record, of_records
         fault = "of one record have different targets"
     if required:
-        hint = "use task.error.by=samples"
-        raise DataError(f"samples of this task {fault}", where="task.error.by", hint=hint)
+        raise DataError(
+            f"samples of this task {fault}",
+            where="task.error.by",
+            hint="use task.error.by=samples",
+        )
     return None
 
 
 def mean(errors: np.ndarray) -> Score:
-    """Return the mean of the errors that are not NaN; `n` counts these, `skipped` the others."""
+    """Return the mean of the errors that are not NaN; `n` counts them, `skipped` those of NaN."""
     defined = errors[~np.isnan(errors)]
     average = float(defined.mean()) if len(defined) else None
     return Score(value=average, n=len(defined), skipped=len(errors) - len(defined))
 
 
 def one_minus_mean(goodness: np.ndarray) -> Score:
-    """Return one minus the mean of the entries that are not NaN, as `mean` does."""
+    """Return one minus the `mean` of the entries, with its counts."""
     score = mean(goodness)
     if score.value is None:
         return score
@@ -125,8 +128,8 @@ def sums_by_record(entries: np.ndarray, record: np.ndarray, count: int) -> np.nd
 def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.ndarray:
     """Return the mean [K, *E] of the known targets at every position, in their dtype.
 
-    A position without a known target has the overall mean. This is the `constant` of several
-    errors: of labels their frequencies, though any constant has the same error.
+    A position without a known target gets the overall mean. This is the `constant` of several
+    errors. For labels it is their frequencies, although there any constant has the same error.
     """
     is_known = ~np.isnan(targets)
     sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
@@ -138,14 +141,15 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     """Return the sum over distinct thresholds of (recall step) x precision.
 
-    Scores are [n]; NaN without a positive entry. Scores are higher for "present"; one of NaN ranks
-    last.
+    Scores [n] are higher for "present"; a score of NaN ranks last. The sum is NaN without a
+    positive entry.
     """
     if not present.any():
         return np.nan
     scores = _comparable(scores)
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
+    # A threshold can only lie between different scores.
     last_of_ties = np.append(ranked[:-1] != ranked[1:], True)
     positives = present[order].cumsum()[last_of_ties]
     total = np.flatnonzero(last_of_ties) + 1
@@ -157,9 +161,9 @@ def aurocs(
 ) -> np.ndarray:
     """Return the area under the ROC curve of the known entries of every column of scores.
 
-    It is the fraction of pairs of a positive and a negative entry that are ordered rightly; ties
-    count a half. A score of NaN ranks last. Takes time n log n, and memory of some 50 bytes an
-    entry for 4 million at once.
+    The area is the fraction of pairs of a positive and a negative entry that are ordered rightly;
+    ties count a half. A score of NaN ranks last. The time grows as n log n; the memory is some 50
+    bytes an entry, for at most some 4 million entries at a time.
 
     Args:
         scores: [n, P], higher for "present".
@@ -172,6 +176,7 @@ def aurocs(
     from scipy import stats
 
     is_known = np.broadcast_to(is_known, scores.shape)
+    # Some columns at a time, which bounds the memory of ranks.
     columns_at_once = max(1, _BLOCK // max(1, len(scores)))
     areas = [np.zeros(0)]
     for start in range(0, scores.shape[1], columns_at_once):

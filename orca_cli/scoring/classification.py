@@ -36,10 +36,10 @@ class ZeroOne:
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K] or [K, *E]: one for the majority class at each position, else zero.
 
-        Of several majority classes the lowest counts; a position without a training sample has the
+        Of several majority classes the lowest counts. A position without a known target gets the
         overall majority class.
         """
-        # A one-hot copy of all targets would take K times their memory; this takes a map a class.
+        # One map a class; a one-hot copy of the targets would take K times their memory.
         counts = np.stack([(train_targets == k).sum(axis=0) for k in range(num_outputs)])
         overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
         majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
@@ -50,8 +50,8 @@ class ZeroOne:
 class Balanced(ZeroOne):
     """One minus the mean over classes of recall.
 
-    It is the 0-1 error that there would be if every class that occurs had as many samples.
-    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E]
+    It is the 0-1 error if all classes that occur had equally many samples, as scikit-learn's
+    `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E]
     against [n, *E]. Any constant class has the same error.
     """
 
@@ -79,10 +79,9 @@ class Balanced(ZeroOne):
 class ClassAUROC(ZeroOne):
     """One minus the mean over classes of the area under the ROC curve of each against the rest.
 
-    Samples are ranked by the probability of the class. scikit-learn's
-    `roc_auc_score(multi_class="ovr", average="macro")`; with two classes both have one area, the
-    usual one. Classes that no sample or every sample has are skipped. Any constant has an error of
-    0.5.
+    Samples are ranked by the probability of the class, as in scikit-learn's
+    `roc_auc_score(multi_class="ovr", average="macro")`. With two classes both have the usual area.
+    Classes that no sample or every sample has are skipped. Any constant has an error of 0.5.
     """
 
     name = "1 - AUROC"
@@ -95,8 +94,8 @@ class ClassAUROC(ZeroOne):
 
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
-        # The last bit of a softmax decides which samples are tied: only torch's own reproduces
-        # recorded errors.
+        # The last bits of a softmax decide which samples are tied, and recorded errors come from
+        # that of torch.
         logits = torch.from_numpy(np.ascontiguousarray(outputs)).double()
         log_probabilities = np.moveaxis(logits.log_softmax(dim=1).numpy(), 1, -1)  # [n, *E, K]
         is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
@@ -111,9 +110,8 @@ class MacroF1:
     target has F1 = 0. The other choice of `by`, and the mean over the first classes, are in the
     score's `others`.
 
-    A record's prediction is the class that most of its samples vote for; of equally many votes the
-    one with the larger mean output over the record's samples, and then the lowest. Its target is
-    that of its samples.
+    The prediction of a record is the class of most of its samples. Of tied classes the one with the
+    larger mean output over the samples counts, and then the lower one.
 
     Args:
         num_classes: the mean is over classes 0..num_classes-1; None: as many as the model's
@@ -148,34 +146,41 @@ class MacroF1:
         num_outputs = outputs.shape[1]
         num_classes = self._num_classes or num_outputs
         if num_classes > num_outputs:
-            message = f"{num_classes} classes, but {num_outputs} outputs"
-            raise DataError(message, where="task.error.num_classes")
+            raise DataError(
+                f"{num_classes} classes, but {num_outputs} outputs", where="task.error.num_classes"
+            )
         counted = targets != IGNORED_CLASS
         scores = np.moveaxis(outputs, 1, -1)[counted]  # [samples or positions, K]
         truth = targets[counted]
         f1_of = {"samples": _class_f1(_predictions(scores), truth, num_outputs)}
+        # Positions of a map are not cut from records.
         groups = groups if targets.ndim == 1 else None
         recorded = checks.records(groups, targets, counted, required=self.by == "records")
         if recorded is not None:
             record, shared = recorded
             majority = _majority(scores, record, len(shared))
             f1_of["records"] = _class_f1(majority, shared, num_outputs)
+        score = checks.one_minus_mean(f1_of[self.by][:num_classes])
+        return replace(score, others=self._others(f1_of, num_classes))
+
+    def _others(self, f1_of: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
+        """Return name -> error of the other unit, and of the first classes, from F1 [K] by unit."""
         others = {}
         for unit, f1 in f1_of.items():
             if unit != self.by:
                 others[f"1 - macro F1 of {unit}"] = checks.one_minus_mean(f1[:num_classes]).value
-            first = self._also_first
-            if first is not None and (unit, first) != (self.by, num_classes):
-                classes = "" if first == num_classes else f", classes 0-{first - 1}"
+            count = self._also_first
+            if count is not None and (unit, count) != (self.by, num_classes):
+                classes = "" if count == num_classes else f", classes 0-{count - 1}"
                 name = f"1 - macro F1 of {unit}{classes}"
-                others[name] = checks.one_minus_mean(f1[:first]).value
-        return replace(checks.one_minus_mean(f1_of[self.by][:num_classes]), others=others)
+                others[name] = checks.one_minus_mean(f1[:count]).value
+        return others
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K], or [K, *E]: one for the most frequent class, the lowest of several.
 
-        Only classes that are averaged over count. A constant class has F1 = 2 n / (n + its own
-        number) at best, so the most frequent one has the least error.
+        Only the classes of the mean count. If a class is always predicted, its F1 is 2 m / (n + m)
+        for m of n samples, and the others have 0: the most frequent class has the least error.
         """
         k = min(self._num_classes or num_outputs, num_outputs)
         votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
@@ -190,29 +195,29 @@ def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
 
 
 def _predictions(scores: np.ndarray) -> np.ndarray:
-    """Return the class of scores [m, K, ...]; K, which is no class, where a score is NaN.
+    """Return the class of scores [m, K, ...]; K, which is never right, where a score is NaN.
 
-    argmax would give the place of the NaN, which could be the right class.
+    argmax would return the position of the NaN, which could be the right class.
     """
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1], scores.argmax(axis=1))
 
 
 def _counts(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how often each of the classes 0..num_classes-1 occurs; there may be others."""
+    """Return how often each of the classes 0..num_classes-1 occurs; higher ones are not counted."""
     return np.bincount(classes[classes < num_classes], minlength=num_classes)
 
 
 def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
-    """Return the class of each of `count` records, [R]: that of most of its samples; K for none.
+    """Return the class of most samples of each of `count` records, [R]; K if none has a class.
 
-    Scores are [m, K], of samples that are cut from the records `record` [m].
+    Scores are [m, K]; `record` [m] is the record of each sample.
     """
     num_classes = scores.shape[1]
     predicted = _predictions(scores)
     is_voting = predicted < num_classes
     cells = record[is_voting] * num_classes + predicted[is_voting]
     votes = np.bincount(cells, minlength=count * num_classes).reshape(count, num_classes)
-    # Tied classes have equally many samples, so that sums of scores order them as means would.
+    # Tied classes are compared over the same samples, so sums of scores order them as means would.
     sums = checks.sums_by_record(scores[is_voting], record[is_voting], count)
     has_most = votes == votes.max(axis=1, keepdims=True)
     best = np.where(has_most, sums, -np.inf).argmax(axis=1)

@@ -30,17 +30,19 @@ class MaskError:
 
     One is reported, the others are in the score's `others`.
 
-    * auroc: one minus the area under the ROC curve of all pixels of all images together, without a
-    threshold. * balanced: mean of the false-positive and the false-negative rate at logit 0, which
-    the released code of the paper computed as one minus the AUROC of a mask of 0 and 1. * fnr:
-    false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a logit
-    above 0.5, a probability of 0.6225. It counts no false alarm, so a mask that is positive
-    everywhere has 0. * pixel_auroc: one minus the mean over pixel positions of the AUROC across
-    images at that position, as in the code of the paper's numbers; positions without a positive or
-    without a negative are skipped.
+    - auroc: one minus the area under the ROC curve of all pixels of all images together, without a
+      threshold.
+    - balanced: mean of the false-positive and the false-negative rate at logit 0, which the
+      released code of the paper computed as one minus the AUROC of a mask of 0 and 1.
+    - fnr: false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a
+      logit above 0.5, a probability of 0.6225. It counts no false alarms, so a mask that is
+      positive everywhere has 0.
+    - pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that
+      position, as in the code of the paper's numbers; positions without a positive or without a
+      negative are skipped.
 
     Args:
-        report: which of them.
+        report: the one that is reported.
         count_ignored: whether ignored pixels count as negatives with logit 0, as in the released
             code.
         threshold: probability above which a pixel counts as positive for `fnr`.
@@ -80,17 +82,19 @@ class MaskError:
         pooled = scores[is_known]
         truth = present[is_known]
         checks.check_numbers(np.isnan(pooled), "NaN")
-        of_position = checks.one_minus_mean(checks.aurocs(scores, present, is_known))
+        by_position = checks.one_minus_mean(checks.aurocs(scores, present, is_known))
+        # All pixels as one column of scores.
+        pooled_area = checks.aurocs(pooled[:, None], truth[:, None])
         errors = {
-            "auroc": checks.one_minus_mean(checks.aurocs(pooled[:, None], truth[:, None])).value,
+            "auroc": checks.one_minus_mean(pooled_area).value,
             "balanced": _balanced(pooled > 0, truth),
             "fnr": checks.mean(1.0 - (pooled > self._logit)[truth]).value,
-            "pixel_auroc": of_position.value,
+            "pixel_auroc": by_position.value,
         }
         others = {self._names[report]: error for report, error in errors.items()}
         error = others.pop(self.name)
         if self._report == "pixel_auroc":
-            return replace(of_position, others=others)
+            return replace(by_position, others=others)
         n = 0 if error is None else len(pooled)
         return Score(value=error, n=n, skipped=is_known.size - n, others=others)
 
@@ -98,13 +102,13 @@ class MaskError:
         """Return logits [1, H, W]: how much more often than overall each pixel is positive.
 
         They rank pixels as their frequencies do, and are above 0 where that lowers the balanced
-        error. For `fnr`, which does not count false alarms, they are high everywhere. Frequencies
-        take half a sample more of each value than there are, so that all are above 0 and below 1.
+        error. For `fnr`, which does not count false alarms, they are high everywhere. Half a sample
+        of each value is added to the counts, so that all frequencies are above 0 and below 1.
         """
         if self._report == "fnr":
             return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
         positives, counts = np.zeros((2, *train_targets.shape[1:]))
-        # Image by image: the targets may be all of a large mapped file.
+        # Image by image, since the targets may be a large file that is mapped into memory.
         for target in train_targets:
             positives += target > 0.5
             counts += 1.0 if self._count_ignored else ~np.isnan(target)
@@ -117,7 +121,7 @@ class MaskError:
 def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
     """Return the mean of the false-negative and the false-positive rate.
 
-    None if one is undefined.
+    None if one of them is undefined.
     """
     misses = checks.mean(1.0 - positive[truth]).value
     alarms = checks.mean(1.0 * positive[~truth]).value
@@ -129,10 +133,9 @@ def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
 class NatsPerFrame:
     """Negative log-likelihood of a frame in nats.
 
-    That is binary cross-entropy, summed over the K labels and averaged over frames.
-    The average is over all frames of the split, so long pieces count for more; frames whose targets
-    are all NaN are padding. It is the usual figure for polyphonic music (Boulanger-Lewandowski et
-    al. 2012).
+    It is binary cross-entropy, summed over the K labels and averaged over all frames of the split,
+    so that long pieces count for more. Frames whose targets are all NaN are padding. It is the
+    usual figure for polyphonic music (Boulanger-Lewandowski et al. 2012).
 
     Args:
         count_padding: average over the K labels as well, and over padding as if it were silence:
@@ -172,16 +175,14 @@ class NatsPerFrame:
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [K, L]: how often each label is present in a training frame.
 
-        They are the same at every position.
-
-        Frequencies take half a frame more of each value than there are, so that a label that
-        training never shows costs little, and is possible. With count_padding they are multiplied
-        by how often a position is not padding.
+        They are the same at every position, unless count_padding multiplies the frequencies by how
+        often a position is not padding. Half a frame of each value is added to the counts, so that
+        a label that no training frame has stays possible.
         """
         is_known = ~np.isnan(train_targets)
         present = (train_targets > 0.5).sum(axis=(0, 2))
-        of_label = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
-        frequency = np.repeat(of_label[:, None], is_known.shape[2], axis=1)  # [K, L]
+        label_frequency = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
+        frequency = np.repeat(label_frequency[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
             frequency *= (is_known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
@@ -190,16 +191,16 @@ class NatsPerFrame:
 class LongRangeMAE:
     """Mean over proteins of the mean absolute error of distances, in Angstrom.
 
-    Residues count that are far apart in sequence and near in space. The pairs i < j with j - i >=
-    separation whose true distance is known and at most `threshold` count: "MAE8, long range" of
-    PDNET (Adhikari 2020) at the defaults. The prediction of a pair is the mean of its two entries,
-    and at least 0.01. Proteins without such a pair are skipped.
+    Only residues that are far apart in sequence and near in space count: the pairs i < j with
+    j - i >= separation whose true distance is known and at most `threshold`. At the defaults this
+    is "MAE8, long range" of PDNET (Adhikari 2020). The prediction of a pair is the mean of its two
+    entries, and at least 0.01. Proteins without such a pair are skipped.
 
     Args:
         separation: least distance along the sequence, in residues.
         threshold: largest true distance in Angstrom.
-        symmetrize_twice: the released code averaged a map with its own transpose in place and then
-            once more, which leaves 3/4 of the entry below the diagonal and 1/4 of the one above.
+        symmetrize_twice: weigh the entry below the diagonal by 3/4 and the one above by 1/4, as the
+            released code, which averaged a map with its transpose twice, the first time in place.
     """
 
     percent = False
@@ -209,7 +210,7 @@ class LongRangeMAE:
     ) -> None:
         self._separation = separation
         self._threshold = threshold
-        self._below = 0.75 if symmetrize_twice else 0.5
+        self._weight_below = 0.75 if symmetrize_twice else 0.5
         self.name = f"long-range MAE{threshold:g}"
 
     def __call__(
@@ -229,34 +230,33 @@ class LongRangeMAE:
             below = predictions[columns, rows]
             broken = ~(np.isfinite(above) & np.isfinite(below))
             checks.check_numbers(broken, f"NaN or infinite in protein {index}")
-            average = self._below * below + (1 - self._below) * above
+            average = self._weight_below * below + (1 - self._weight_below) * above
             predicted = np.maximum(average, _SMALLEST_DISTANCE)
             errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
         return checks.mean(errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [1, W, W], the one distance whose error over the training proteins is least.
+        """Return [1, W, W]: everywhere the distance with the least error over training proteins.
 
         It is the median over their pairs, each weighted by one over its protein's number of pairs;
         half the threshold if no protein has a pair.
         """
-        of_protein = [
-            train_targets[index, 0, rows, columns]
-            for index, rows, columns in self._pairs(train_targets)
-        ]
-        if not of_protein:
-            of_protein = [np.array([self._threshold / 2])]
-        distances = np.concatenate(of_protein)
-        weights = np.concatenate([np.full(len(pairs), 1 / len(pairs)) for pairs in of_protein])
+        by_protein = []
+        for index, rows, columns in self._pairs(train_targets):
+            by_protein.append(train_targets[index, 0, rows, columns])
+        if not by_protein:
+            by_protein = [np.array([self._threshold / 2])]
+        distances = np.concatenate(by_protein)
+        weights = np.concatenate([np.full(len(pairs), 1 / len(pairs)) for pairs in by_protein])
         order = np.argsort(distances, kind="stable")
         mass = weights[order].cumsum()
         median = distances[order][np.searchsorted(mass, mass[-1] / 2)]
         return np.full(train_targets.shape[1:], median, np.float32)
 
     def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield each protein that has pairs, with their rows and columns.
+        """Yield the number of each protein that has pairs, and the rows and columns of its pairs.
 
-        Memory is that of one map.
+        The memory is that of one map.
         """
         for index, target in enumerate(targets):
             is_near = target[0] <= self._threshold  # False where the distance is NaN

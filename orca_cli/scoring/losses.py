@@ -1,9 +1,8 @@
 """Losses that leave out unknown targets.
 
-Outputs and targets that do not fit together are a DataError.
-
-A batch without a known target has loss zero and gradient zero, so that one empty batch does not end
-a run. `weight_of` returns the number that the mean over a batch divides by.
+They raise DataError for outputs and targets that do not fit together. A batch without a known
+target has loss zero and gradient zero, so that it does not end a run. `weight_of` returns the
+number by which the mean over a batch divides.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ class _Masked(nn.Module):
     """A loss that averages over the entries whose target is not NaN, or over all of them."""
 
     count_missing = False
-    # The loss of every entry. Output and target are 0 where the target is unknown.
+    # Returns the loss of every entry. Output and target are 0 where the target is unknown.
     _entries: Callable[[Tensor, Tensor], Tensor]
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class MaskedBCE(_Masked):
 
 
 class MaskedMSE(_Masked):
-    """Mean over known targets of (output - target)^2, in squared units of the targets given.
+    """Mean over known targets of (output - target)^2, in squared units of the targets.
 
     Args:
         count_missing: whether entries without a target enter the average with a loss of 0, as in
@@ -92,7 +91,7 @@ class MaskedMSE(_Masked):
 
 
 class MaskedMAE(_Masked):
-    """Mean over known targets of |output - target|, in units of the targets given."""
+    """Mean over known targets of |output - target|, in units of the targets."""
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).abs()
@@ -102,8 +101,8 @@ class MaskedHuber(_Masked):
     """Huber's loss (1964), averaged over known targets: d^2 / 2 up to delta, then linear.
 
     Args:
-        delta: in units of the targets given: their deviation over the training set, in
-            protocol=clean.
+        delta: in units of the targets. With protocol=clean that is their deviation over the
+            training set.
     """
 
     def __init__(self, delta: Positive = 1.0) -> None:
@@ -117,8 +116,7 @@ class MaskedHuber(_Masked):
 class MaskedCrossEntropy(nn.Module):
     """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
 
-    The focal loss that the published code uses for NinaPro has a focus of 0 there, and so is this
-    loss.
+    It is also the focal loss that the published code uses for NinaPro, whose focus there is 0.
 
     Args:
         weight: factor on the loss of each class, K of them; the average is weighted, as torch's.
@@ -158,7 +156,7 @@ class MaskedCrossEntropy(nn.Module):
 class RelativeL2Loss(nn.Module):
     """Mean over the batch of |output - target| / |target|.
 
-    They are Euclidean norms over the known entries of a sample.
+    |.| is the Euclidean norm over the known entries of a sample.
 
     Args:
         eps: added to |target|, in the targets' units, so that a target of zero does not divide by
@@ -190,9 +188,8 @@ class RelativeL2Loss(nn.Module):
 
 
 class NatsPerFrameLoss(nn.Module):
-    """Binary cross-entropy of logits in nats, averaged over frames.
+    """Binary cross-entropy of logits in nats, summed over K labels and averaged over frames.
 
-    It is summed over the K labels of a frame.
     Frames whose targets are all NaN are padding.
 
     Args:
@@ -224,8 +221,8 @@ class NatsPerFrameLoss(nn.Module):
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
     """Return the loss of a task that does not name one.
 
-    It depends on the kind (`interfaces.KINDS`) and on whether the targets are classes. Dense takes
-    cross-entropy at every position if they are, else squared differences.
+    It depends on the kind (`interfaces.KINDS`) and, for dense targets, on whether they are classes:
+    then it is cross-entropy at every position, else squared differences.
     """
     if kind == "labels":
         return MaskedBCE()
@@ -237,18 +234,21 @@ def default_loss(kind: str, integer_targets: bool) -> nn.Module:
 def _check_shapes(
     outputs: Tensor, targets: Tensor, expected: torch.Size, takes: str = _ONE_SHAPE
 ) -> None:
-    # [B, H, W] against [B, 1, H, W] would broadcast to [B, B, H, W]: targets of other samples.
-    check_fit(targets.shape == expected, outputs, targets, takes, "task.loss")
+    # [B, H, W] and [B, 1, H, W] would broadcast to [B, B, H, W]: every output with every target.
+    check_fit(targets.shape == expected, outputs, targets, takes, where="task.loss")
 
 
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
-        message = f"{weights} weights, but {outputs} outputs"
-        raise ConfigError(message, where=where, hint="give one for each output")
+        raise ConfigError(
+            f"{weights} weights, but {outputs} outputs",
+            where=where,
+            hint="give one for each output",
+        )
 
 
 def _masked_mean(loss: Tensor, is_known: Tensor) -> Tensor:
-    # where, not a product: zero times infinity would be NaN.
+    # Not a product with the mask: zero times infinity is NaN.
     return torch.where(is_known, loss, 0.0).sum() / is_known.sum().clamp_min(1)
 
 
@@ -266,7 +266,7 @@ def counts_targets(loss: Loss) -> bool:
 
 
 def is_sum(loss: Loss) -> bool:
-    """Return whether a loss adds up its samples instead of averaging over them."""
+    """Return whether a loss is a sum over its samples, not a mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 
@@ -278,11 +278,10 @@ def is_undefined(loss: Loss, targets: Tensor) -> bool:
 
 
 def weight_of(loss: Loss, targets: Tensor) -> float:
-    """Return the number that a loss's mean over a batch with these targets divides by.
+    """Return the number, up to a factor, by which the mean over a batch with these targets divides.
 
-    It is known up to a factor. The losses above count their known targets, and torch's
-    cross-entropy the known classes, each with its class's weight. Other losses average over
-    samples.
+    The losses above count their known targets, and torch's cross-entropy its known classes, each
+    with the weight of the class. Other losses average over samples.
     """
     if hasattr(loss, "weight_of"):
         return float(loss.weight_of(targets))
@@ -300,15 +299,15 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
     """
     if is_sum(loss):
         return [1.0 for _ in targets]
-    weights = [weight_of(loss, of_batch) for of_batch in targets]
-    sizes = [len(of_batch) for of_batch in targets]
+    weights = [weight_of(loss, batch_targets) for batch_targets in targets]
+    sizes = [len(batch_targets) for batch_targets in targets]
     return normalized(weights, sizes)
 
 
 def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
-    """Return each batch's part of the weight of all, [n].
+    """Return the weights divided by their sum, [n].
 
-    If no target is known, a batch counts by its number of samples, in `sizes`.
+    If all are zero, the numbers of samples, `sizes`, take their place.
     """
     masses = list(weights) if any(weights) else [float(size) for size in sizes]
     return [weight / sum(masses) for weight in masses]

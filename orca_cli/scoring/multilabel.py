@@ -16,9 +16,9 @@ class MeanAveragePrecision:
     """One minus the mean over labels of average precision.
 
     Average precision is the sum over distinct thresholds of (recall step) x precision, without
-    interpolation; entries with equal scores enter together. Labels without a positive entry have
-    none, and are skipped. The other choice of `by` is in the score's `others` if samples have
-    records that share their targets.
+    interpolation; entries with equal scores enter together. Labels without a positive entry have no
+    average precision, and are skipped. The error by the other choice of `by` is in the score's
+    `others` if all samples of a record have the same targets.
 
     Args:
         by: samples, or records: outputs are averaged over the samples of a record first, as the
@@ -44,15 +44,16 @@ class MeanAveragePrecision:
             sums = checks.sums_by_record(outputs, record, len(shared))
             scores["records"] = _precisions(sums / np.bincount(record)[:, None], shared)
         score = scores.pop(self.by)
-        others = {f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
+        # The score of the other unit, if there is one, is left.
+        others = {f"1 - mAP of {unit}": left.value for unit, left in scores.items()}
         return replace(score, others=others)
 
 
 class MeanAUROC:
     """One minus the mean over labels of the area under the ROC curve.
 
-    It is the fraction of pairs of a positive and a negative entry that are ordered wrongly; ties
-    count a half. Labels without such a pair are skipped.
+    For a label it is the fraction of pairs of a positive and a negative entry that are ordered
+    wrongly; ties count a half. Labels without such a pair are skipped.
     """
 
     name = "1 - AUROC"
@@ -86,12 +87,12 @@ class LabelMacroF1:
         present = targets > 0.5
         right = (predicted & present).sum(0)
         total = predicted.sum(0) + present.sum(0)
-        # A label without either has an F1 of NaN.
+        # A label that is neither predicted nor present has an F1 of NaN.
         with np.errstate(invalid="ignore"):
             return checks.one_minus_mean(2 * right / total)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K] of 1: predicting a label everywhere has an F1 above 0, nowhere has not."""
+        """Return [K] of 1: a label that is predicted everywhere has an F1 above 0."""
         return np.ones(num_outputs, np.float32)
 
 

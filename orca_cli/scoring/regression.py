@@ -1,8 +1,8 @@
 """Errors of real-valued targets, over a whole split; targets of NaN are left out.
 
 RMSE, MAE, OneMinusR2 and NormalisedRMSE are scikit-learn's, with `multioutput="uniform_average"`:
-each of the K outputs has its own, and the error is their mean. Positions count like samples. An output
-without a known target is skipped.
+each of the K outputs has an error, and their mean is reported. Positions count like samples. An
+output without a known target is skipped.
 """
 
 import math
@@ -14,10 +14,10 @@ from orca_cli.scoring.checks import differences, mean, mean_constant
 
 
 class RelativeL2:
-    """Mean over samples of |output - target| / |target|, Euclidean norms over channels and positions.
+    """Mean over samples of |output - target| / |target|, the usual error of neural operators.
 
-    The usual error of neural operators. Samples whose target is zero or unknown everywhere are
-    skipped.
+    |.| is the Euclidean norm over channels and positions. Samples whose target is zero or unknown
+    everywhere are skipped.
     """
 
     name = "relative l2"
@@ -33,11 +33,11 @@ class RelativeL2:
         return mean(distance / np.where(norm > 0, norm, np.nan))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K, *E]: the map whose mean relative error over the training targets is least, nearly.
+        """Return [K, *E]: nearly the map whose mean relative error over training targets is least.
 
-        It is the geometric median with weights 1 / |target|: the best of the end of 50 Weiszfeld
-        steps from the weighted mean, the target nearest to that end (near a target the steps become
-        slow), the mean, and zero.
+        That is the geometric median with weights 1 / |target|. The best of four candidates is
+        returned: the end of 50 Weiszfeld steps from the weighted mean, the target nearest to that
+        end, since the steps become slow near a target, the mean, and zero.
         """
         target = _flat(train_targets)  # [n, entries]
         is_known = ~np.isnan(target)
@@ -46,6 +46,7 @@ class RelativeL2:
         weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
         if not weights.any():  # targets of zero, or none known
             return np.zeros(train_targets.shape[1:], train_targets.dtype)
+        # A distance of zero would give a target an infinite weight.
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, is_known, weights)
         for _ in range(50):
@@ -77,7 +78,7 @@ class MeanSquared:
 
 
 class _Values:
-    """Base of scikit-learn's errors; each score has the other ones in `others`."""
+    """Base of scikit-learn's errors; the score of one has the others in `others`."""
 
     name: str
     percent = False
@@ -86,21 +87,22 @@ class _Values:
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error; `n` counts known targets.
+        """Return the error.
 
-        `skipped` counts the others, and all targets of outputs for which the error is undefined.
+        `n` counts the known targets of outputs whose error is defined, `skipped` all other targets.
         """
-        difference, is_known = (_by_output(x) for x in differences(outputs, targets))
+        difference, is_known = map(_by_output, differences(outputs, targets))  # [K, n * positions]
         target = _by_output(targets).astype(np.float64)
         count = is_known.sum(1)  # [K]
         centre = np.where(is_known, target, 0.0).sum(1) / np.maximum(count, 1)
         deviation = np.where(is_known, target - centre[:, None], 0.0)
-        # Equal targets differ from their computed mean by rounding.
+        # Equal targets may differ from their mean by rounding.
         deviation[np.abs(deviation) <= 1e-12 * np.abs(centre)[:, None]] = 0.0
         squares = np.square(difference).sum(1)
         spread = np.square(deviation).sum(1)
-        with np.errstate(invalid="ignore"):  # of outputs without a known target
-            # Undefined where all targets are equal: nothing is to be explained.
+        # An output without a known target has errors of NaN.
+        with np.errstate(invalid="ignore"):
+            # Undefined if all targets are equal, since there is no spread to explain.
             unexplained = squares / np.where(spread > 0, spread, np.nan)
             errors = {
                 "RMSE": np.sqrt(squares / count),
@@ -109,7 +111,7 @@ class _Values:
                 "RMSE / deviation": np.sqrt(unexplained),
             }
         n = int(count[~np.isnan(errors[self.name])].sum())
-        means = {name: mean(of_outputs).value for name, of_outputs in errors.items()}
+        means = {name: mean(by_output).value for name, by_output in errors.items()}
         value = means.pop(self.name)
         return Score(value=value, n=n, skipped=targets.size - n, others=means)
 
@@ -128,12 +130,12 @@ class MAE(_Values):
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K, *E]: the lower median of the training targets at every position.
 
-        It is that of all targets where none of a position is known.
+        A position without a known target gets the median of all targets.
         """
         median = _median(train_targets)
         if np.isnan(median).any():
-            of_all = np.nan_to_num(_median(train_targets.reshape(-1)))
-            median = np.where(np.isnan(median), of_all, median)
+            overall = np.nan_to_num(_median(train_targets.reshape(-1)))
+            median = np.where(np.isnan(median), overall, median)
         return median.astype(train_targets.dtype)
 
 

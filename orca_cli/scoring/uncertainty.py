@@ -1,6 +1,6 @@
-"""How far an error on a few test samples may be from the error on many: standard errors, intervals.
+"""How far an error on a few test samples may be from that on many: standard errors, intervals.
 
-What is drawn or counted are samples, or whole records where samples are cut from records.
+A unit is what is drawn and counted: a sample, or a record if samples are cut from records.
 """
 
 import math
@@ -13,39 +13,43 @@ from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Error, Score
 
 _RESAMPLES = 200
-_LEAST = 20  # resamples: fewer say nothing of a deviation
-_CELLS = 2**26  # of outputs that all resamples together measure
+_LEAST = 20  # resamples; the deviation of fewer says nothing
+_CELLS = 2**26  # entries of outputs in all resamples together
 _TAIL = 0.025  # on either side of an interval of 95 %
 
 
 def standard_error(
     error: Error, models: Sequence[np.ndarray], targets: np.ndarray, groups: np.ndarray | None
 ) -> float | None:
-    """Return the deviation of one model's error, or of the difference of two, over test sets like this one.
+    """Return the deviation of a model's error, or of the difference between those of two models.
 
-    It is the bootstrap's, paired for two models (Efron and Tibshirani 1993, chapters 6 and 8).
+    It is that over test sets like this one, by the bootstrap, which is paired for two models (Efron
+    and Tibshirani 1993, chapters 6 and 8).
 
     Args:
         error: of the task.
         models: outputs [n, K, ...] of one model or of two.
-        targets, groups: of the same n samples; `groups` [n] are their records, or None.
+        targets: of the same n samples.
+        groups: the records of these samples, [n], or None.
 
     Returns:
-        None where it cannot be computed: for fewer than two samples or records, for outputs too
-            large to be measured 20 times, or where the error is undefined on half of the drawn
-            sets.
+        None if it cannot be computed: for fewer than two units, for outputs too large to be drawn
+            20 times, or if the error is undefined on half of the drawn sets.
     """
     unit = _units(targets, groups)
     count = count_units(targets, groups)
     resamples = min(_RESAMPLES, _CELLS // max(1, models[0].size))
     if count < 2 or resamples < _LEAST:
         return None
+    # The rows of each unit.
     by_unit = np.split(np.argsort(unit, kind="stable"), np.bincount(unit).cumsum()[:-1])
     generator = seeding.numpy_generator(0, "report", "bootstrap")
-    values = []
+    estimates = []
     for _ in range(resamples):
-        drawn = [by_unit[place] for place in generator.integers(count, size=count)]
-        rows, records = np.concatenate(drawn), None
+        drawn = [by_unit[number] for number in generator.integers(count, size=count)]
+        rows = np.concatenate(drawn)
+        records = None
+        # A record that is drawn twice counts as two records.
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
@@ -54,33 +58,40 @@ def standard_error(
             return None
         errors = [score.value for score in scores if score.value is not None]
         if len(errors) == len(models):
-            values.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
-    return float(np.std(values, ddof=1)) if len(values) > resamples / 2 else None
+            estimates.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
+    if len(estimates) <= resamples / 2:
+        return None
+    return float(np.std(estimates, ddof=1))
 
 
 def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None) -> float:
-    """Return as how many samples of equal weight a test split counts: Kish's (sum of weights)^2 / (sum of squared weights).
+    """Return the number of samples of equal weight that would say as much as a test split.
 
-    It is the number of samples for an error that is a mean over samples. It is less where records
-    are of unequal size, and where the error is a mean over classes or labels, since a sample of a
-    rare class then weighs more.
+    It is Kish's (sum of weights)^2 / (sum of squared weights). For an error that is a mean over
+    samples it is their number. It is less if records have different sizes, or if the error is a
+    mean over classes or labels, since a sample of a rare class then weighs more.
 
     Args:
         score: the error on the split.
-        targets, groups: of its n samples, as of `standard_error`.
+        targets, groups: as in `standard_error`.
     """
     weights = np.ones(len(targets))
     is_mean_over_samples = score.n + score.skipped == len(targets)
     if targets.ndim == 1 and targets.dtype.kind != "f":
-        known = targets >= 0
-        weights = known.astype(float)
+        is_known = targets >= 0
+        weights = is_known.astype(float)
         if not is_mean_over_samples:
-            weights[known] = 1 / np.bincount(targets[known])[targets[known]]
+            # Each class weighs 1, which its samples share.
+            classes = targets[is_known]
+            weights[is_known] = 1 / np.bincount(classes)[classes]
     elif targets.ndim == 2 and not is_mean_over_samples:
+        # Each label weighs 1, which the samples that have it share.
         is_present = targets > 0.5
         weights = (is_present / np.maximum(is_present.sum(axis=0), 1)).sum(axis=1)
-    by_unit = np.bincount(_units(targets, groups), weights)
-    return float(by_unit.sum() ** 2 / np.square(by_unit).sum()) if by_unit.any() else 1.0
+    unit_weights = np.bincount(_units(targets, groups), weights)
+    if not unit_weights.any():
+        return 1.0
+    return float(unit_weights.sum() ** 2 / np.square(unit_weights).sum())
 
 
 def interval(
@@ -88,15 +99,14 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of a model's error, `score`.
 
-    The other arguments are as of `standard_error`.
-
-    Of an error in per cent it is Clopper and Pearson's for its effective size (Korn and Graubard
-    1998), so exact for a 0-1 error over samples. Of others it is the bootstrap's, by Student's t
-    and on a logarithmic scale, since errors are positive and skewed.
+    For an error in per cent it is Clopper and Pearson's at the effective size (Korn and Graubard
+    1998), which is exact for a 0-1 error over samples. For any other it is the bootstrap's, by
+    Student's t and on a logarithmic scale, since errors are positive and skewed. The other
+    arguments are as in `standard_error`.
 
     Returns:
-        None where it cannot be computed: for an error that is undefined, or no per cent and not
-            above its standard error.
+        None if it cannot be computed: for an error that is undefined, or that is not in per cent
+            and not above its standard error.
     """
     from scipy.special import betaincinv, stdtrit
 
@@ -118,7 +128,7 @@ def interval(
 
 
 def count_units(targets: np.ndarray, groups: np.ndarray | None) -> int:
-    """Return the number of samples, or of records where there are such."""
+    """Return the number of samples, or of records if samples are cut from records."""
     return len(targets if groups is None else np.unique(groups))
 
 

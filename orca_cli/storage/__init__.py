@@ -1,8 +1,8 @@
-"""Every write of the program: temporary name, fsync, rename; manifests; locks; the clock.
+"""All writes of the program: temporary name, fsync, rename; manifests; locks; the clock.
 
 A file or folder with its final name is complete. Functions that write raise StorageError if the
 disk is full, read-only or failing, and leave the old content intact. Only the log of a run is
-written elsewhere: losing lines of it must not end a run.
+written in another way, since losing lines of it must not end a run.
 """
 
 # ruff: noqa: F401 - what the program calls as `storage.NAME`

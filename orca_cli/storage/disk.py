@@ -1,4 +1,4 @@
-"""Files that are whole or absent, folders, free space, the clock, and errors of the disk in words.
+"""Files that are complete or absent, folders, free space, the clock, and messages for disk errors.
 
 A file is written under a temporary name, forced to the disk and renamed; records carry their own
 checksum.
@@ -29,12 +29,12 @@ _DIGEST = "sha256"
 # Prefix of the names of files and folders until they are complete.
 TEMPORARY = ".tmp-"
 _GIB = 1024**3
-# errno -> the folder cannot be one; the disk is full.
+# Values of errno: a folder cannot be made because its name is taken; the disk is full.
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Bytes; a disk with less is called full where a library does not give an errno.
+# Bytes. If an error has no errno, a disk with less free space is called full.
 _LITTLE_SPACE = 2**20
-# Folder -> device and inode, inside `pinned`.
+# Folder -> its device and inode, while it is pinned.
 _pinned: dict[Path, tuple[int, int] | None] = {}
 
 
@@ -50,7 +50,7 @@ def guarded(path: Path) -> Iterator[None]:
 
 
 def disk_error(error: BaseException) -> StorageError | None:
-    """Return the StorageError for an unexpected error that a disk caused, else None."""
+    """Return the StorageError for an unexpected error that the disk caused; None for any other."""
     failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
         return _explain(Path(str(error.filename or ".")), error)
@@ -76,7 +76,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
 
 
 def _error_number(error: Exception) -> int | None:
-    """Return the errno of an error; safetensors gives it in the text alone."""
+    """Return the errno of an error; safetensors has it only in its text."""
     number = getattr(error, "errno", None)
     if number is not None:
         return number
@@ -85,8 +85,8 @@ def _error_number(error: Exception) -> int | None:
 
 
 def _free_bytes(path: Path) -> int | None:
-    """Return the free bytes of the disk that a path is on, None if it cannot tell."""
-    # Path.exists would raise for a path that is too long.
+    """Return the free bytes of the disk that a path is on; None if the system does not say."""
+    # Not Path.exists, which raises for a path that is too long.
     folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
     with suppress(OSError):
         return shutil.disk_usage(folder).free
@@ -94,7 +94,7 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def unreadable(path: Path, error: Exception) -> StorageError:
-    """Return the failure for one of our files that exists but cannot be read."""
+    """Return the StorageError for one of our files that exists but cannot be read."""
     reason = getattr(error, "strerror", None) or error
     hint = "repair the disk, or move the file away"
     return StorageError(f"cannot be read: {reason}", where=str(path), hint=hint)
@@ -139,7 +139,7 @@ def check_pinned(path: Path) -> None:
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode, which tell a folder from another of its name; None without one."""
+    """Return device and inode, which tell a folder from its replacement; None without a folder."""
     try:
         facts = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -154,7 +154,7 @@ def make_folder(path: Path) -> Path:
     """
     with guarded(path):
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
-        # Only now, so that a folder that was deleted meanwhile is not made again.
+        # After `missing` is known: a pinned folder that is deleted later is not in it.
         check_pinned(path)
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ def make_folder(path: Path) -> Path:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return an unpredictable name next to `path`, for what is not complete yet."""
+    """Return an unpredictable name next to `path`, for content that is not complete yet."""
     # Not `with_name`, which refuses a path without a name, such as ".".
     return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
 
@@ -171,13 +171,13 @@ def temporary_name(path: Path) -> Path:
 def new_file(path: Path) -> int:
     """Create a file and return its descriptor, open for writing.
 
-    Anything that already has its name is an error, also a planted link: O_EXCL does not follow it.
+    A name that is taken is an error, even by a planted link, which O_EXCL does not follow.
     """
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def check_temporary() -> None:
-    """Raise StorageError if no temporary file can be written: torch could not even be imported."""
+    """Raise StorageError if no temporary file can be written, which torch needs to be imported."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -186,7 +186,7 @@ def check_temporary() -> None:
 
 
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
-    """Raise StorageError, with the purpose, if fewer than `size` bytes are free below a folder."""
+    """Raise StorageError, which names the purpose, if a folder has fewer than `size` bytes free."""
     free = _free_bytes(folder)
     if free is None or free >= size:
         return
@@ -205,12 +205,12 @@ def check_writable(path: Path) -> None:
 
 
 def now() -> datetime:
-    """Return the local time with its offset."""
+    """Return the local time with its offset from UTC."""
     return datetime.now().astimezone()
 
 
 def timestamp() -> str:
-    """Return the local time as in names of run folders: YYYY-mm-dd_HH-MM-SS.ffffff."""
+    """Return the local time in the form of run folders' names: YYYY-mm-dd_HH-MM-SS.ffffff."""
     return now().strftime("%Y-%m-%d_%H-%M-%S.%f")
 
 
@@ -243,7 +243,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _encoded(text: str) -> bytes:
-    # In JSON the escape stands for the same name again.
+    # A reader of JSON turns the escape into the same name again.
     return text.encode(errors="backslashreplace")
 
 
@@ -255,7 +255,7 @@ def write_json(path: Path, record: Any) -> None:
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
     """Append one record to a .jsonl file and force it to the disk.
 
-    Half a line that an earlier failure has left is cut off.
+    An incomplete last line, which an earlier failure has left, is removed first.
     """
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
@@ -320,7 +320,7 @@ def _checked_text(record: dict[str, Any]) -> str:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return name -> tensor of one of our safetensors files; StorageError if it cannot be read."""
-    # Imported here, because reports and lists do without torch.
+    # Imported here, because reports and lists do not load torch.
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,6 +1,6 @@
-"""Folders that are whole or absent: first a manifest of every file, then the name; a shared cache.
+"""Folders that are complete or absent, since they get a manifest before their name; a shared cache.
 
-Neither safetensors nor npy notices a flipped bit; the manifest does, and carries its own checksum.
+Neither safetensors nor npy notices a flipped bit. The manifest does, and has a checksum of itself.
 """
 
 import functools
@@ -26,9 +26,9 @@ _ASIDE = ".bad-"  # in the names of what `quarantine` has moved aside
 def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """Yield a temporary folder to fill; at the end of the block it gets a manifest and its name.
 
-    An existing folder of that name is deleted just before, so use a new name where losing it would
-    hurt. If the block raises, nothing remains and the old folder is intact. `owner` is for the
-    manifest, such as a run's identity.
+    An existing folder of that name is deleted just before, so use a new name for content that must
+    not be lost. If the block raises, nothing remains and the old folder is intact. The manifest
+    records the `owner`, such as a run's identity.
     """
     disk.make_folder(path.parent)
     with disk.guarded(path):
@@ -80,7 +80,7 @@ def verify_folder(
         extra_allowed: files that are not in the manifest are allowed, as in a sealed folder.
             Hidden files always are.
         only: names of the files to check, all of which have to be in the manifest; None checks all.
-        contents: whether contents are compared; else only sizes are.
+        contents: whether contents are compared, and not only sizes.
         editable: names of files that a person may change, remove or add.
 
     Raises:
@@ -102,7 +102,7 @@ def verify_folder(
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
-    """Return the number of files in a folder's manifest, and every damage that it shows."""
+    """Return the number of files in a folder's manifest, and a sentence on each damage."""
     try:
         entries = _manifest(path)["files"]
     except ChecksumError as error:
@@ -145,7 +145,7 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
 
 
 def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
-    """Yield a sentence on the first visible file whose name is not expected, if there is one."""
+    """Yield a sentence on the first visible file that is not expected, if there is one."""
     names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
     extra = names - set(expected) - {MANIFEST}
     visible = sorted(name for name in extra if not name.startswith("."))
@@ -180,7 +180,7 @@ def remove(path: Path) -> None:
             return
         doomed = disk.temporary_name(path)
         path.rename(doomed)
-        # Otherwise a power failure could bring the name back, for an empty folder.
+        # Otherwise, after a power failure, the name could be back with an empty folder.
         disk.fsync_folder(path.parent)
         shutil.rmtree(doomed)
 
@@ -195,7 +195,7 @@ def size(path: Path) -> int:
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     total = 0
     for file in files:
-        # It may have been deleted meanwhile.
+        # The file may have been deleted meanwhile.
         with suppress(OSError):
             total += file.lstat().st_size
     return total
@@ -215,10 +215,10 @@ def clean_temporary(folder: Path) -> None:
 def cached(
     path: Path, *, waiting_for: str, say: Callable[[str], None], check: Callable[[], None]
 ) -> Iterator[bool]:
-    """Lock a cache entry for the block and yield whether it is whole; if not, the block commits it.
+    """Lock a cache entry for the block, and yield whether it is complete.
 
-    Other processes that want the entry wait; if this one ends early, the next one makes it. A
-    damaged entry is moved aside.
+    If it is not, the block has to commit it. Other processes that need the entry wait; if this one
+    ends early, the next one makes it. A damaged entry is moved aside.
 
     Args:
         path: folder of the entry; its name must determine its content.
@@ -226,6 +226,7 @@ def cached(
         say: takes messages.
         check: called every second of the wait; ends it by raising.
     """
+    # Cached, so that only the first call says it.
     announce = functools.cache(lambda: say(f"waiting for another process that {waiting_for}"))
 
     def wait() -> None:

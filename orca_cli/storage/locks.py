@@ -31,7 +31,7 @@ def heartbeat(path: Path) -> Iterator[None]:
                 os.utime(path)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    # If no thread can be started, processes on this machine still see the lock.
+    # If no thread can be started, at least processes on this machine see the lock.
     with suppress(RuntimeError):
         thread.start()
     try:
@@ -43,7 +43,7 @@ def heartbeat(path: Path) -> Iterator[None]:
 
 
 def clock(folder: Path) -> float | None:
-    """Return the time of a folder's file system in seconds; None if it is read-only.
+    """Return the time by the clock of a folder's file system, in seconds; None if it is read-only.
 
     It may differ from the time of this machine.
     """
@@ -53,7 +53,7 @@ def clock(folder: Path) -> float | None:
     except OSError:
         return None
     try:
-        # Without given times a file server takes its own.
+        # A call without times makes a file server use its own clock.
         os.utime(descriptor)
         return os.fstat(descriptor).st_mtime
     finally:
@@ -64,10 +64,10 @@ def clock(folder: Path) -> float | None:
 def age_s(path: Path) -> float | None:
     """Return the seconds since a file was touched, by the clock of its file system.
 
-    None if that has no clock, infinity without a file.
+    None if that clock cannot be read, infinity if there is no file.
     """
     try:
-        # Opening a file gets its true time; without that, it may come from a cache.
+        # An opened file has its true time; otherwise the time may come from a cache.
         with open(path, "rb") as file:
             touched = os.fstat(file.fileno()).st_mtime
     except OSError:
@@ -89,8 +89,8 @@ def lock(
     Args:
         path: file of the lock.
         timeout_s: how long to wait for it; then LockedError.
-        what: the thing that it guards, for messages; a function, if that depends on who has it.
-        while_waiting: called every second of the wait; ends it by raising.
+        what: the guarded thing, for messages; a function if it depends on who has the lock.
+        while_waiting: called every second of the wait, which it ends by raising.
     """
     make_folder(path.parent)
     file_lock = filelock.FileLock(path)

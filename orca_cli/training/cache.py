@@ -40,14 +40,14 @@ class Entry:
 def cached(
     path: Path, compute: Callable[[], Entry], keep: Callable[[], bool] = lambda: True
 ) -> Entry:
-    """Return the content of a cache entry; where it is absent or damaged, compute and commit it.
+    """Return the content of a cache entry; compute and commit it if it is absent or damaged.
 
-    Of processes that want one entry, the first computes it and the others wait.
+    If several processes need the same entry, the first computes it and the others wait.
 
     Args:
         path: folder of the entry; its name must determine its content to the bit.
         compute: makes the content.
-        keep: whether computed content may be stored for others; asked afterwards.
+        keep: called after `compute`; returns whether its content may be stored for other runs.
 
     Raises:
         InterruptionError: a signal ends the wait.
@@ -73,26 +73,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(on_cpu, path)
 
 
-# Their computations enter a run's numbers.
+# Packages whose computations a run's numbers depend on.
 _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "pot", "pandas")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return all facts but settings and data that can change a bit of a run, as plain values.
+    """Return all that can change a bit of a run besides settings and data, as plain values.
 
-    The choice of `precision=auto` is another such fact, which a run adds: it depends on the body
-    as well.
+    A run adds the precision that `precision=auto` chose, since that depends on the body as well.
     """
     facts: dict[str, Any] = {
         "program": program.digest(),
-        # The source stdlib_docs is Python's own documentation.
+        # Its version decides bits, and also data: the source stdlib_docs is its documentation.
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_build": torch.version.git_version,
     }
     for package in _PACKAGES:
         facts[package] = version_of(package)
-    # Sums are cut by the number of threads, and kernels chosen by the processor's instructions.
+    # The number of threads decides how sums are split, the instructions which kernels run.
     facts["threads"] = torch.get_num_threads()
     facts["blas_threads"] = _blas_threads()
     facts["instructions"] = torch.backends.cpu.get_cpu_capability()
@@ -105,7 +104,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
 
 def _blas_threads() -> str:
     """Return how many threads the linear algebra of numpy and scipy may use."""
-    # In the order in which OpenBLAS looks for them.
+    # In the order in which OpenBLAS reads them.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         threads = os.environ.get(variable)
         if threads:
@@ -114,8 +113,8 @@ def _blas_threads() -> str:
 
 
 def numerics_key(device: torch.device) -> str:
-    """Return a text that differs where a computation on a device may give other bits.
+    """Return `numerics` as a text for the names of cache entries.
 
-    It is for the names of cache entries.
+    Two machines with the same text compute the same bits on this device.
     """
     return "\n".join(f"{name}={fact}" for name, fact in numerics(device).items())

@@ -27,7 +27,7 @@ _SCHEMA = 1
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _TRAINER = "trainer.json"
-_BESIDES = "kept.safetensors"  # weights kept besides the current ones
+_KEPT = "kept.safetensors"  # the best weights so far
 _MEMBER_RECORD = "member.json"
 _MEMBER_OUTPUTS = "outputs.safetensors"
 _ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
@@ -41,7 +41,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         weights: the trained module's state.
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
-        kept: weights kept besides the current ones, such as the best so far.
+        kept: the best weights so far, where the stage chooses by validation; else empty.
         records: plain values, such as the lines of metrics.jsonl.
         scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
@@ -63,7 +63,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         StorageError: disk full or failing; the earlier checkpoints are intact.
     """
     path = folder / _name(checkpoint.step)
-    # An earlier attempt of the run may have come as far.
+    # An earlier attempt of the run may have reached this step.
     if path.exists():
         try:
             storage.verify_folder(path)
@@ -73,13 +73,13 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     size = 0
     for tensors in (checkpoint.weights, checkpoint.optimizer, checkpoint.kept):
         size += sum(tensor.nbytes for tensor in tensors.values())
-    # Asked beforehand, so that no half of a checkpoint takes the space that is left.
+    # Checked first, so that half a checkpoint does not take up the space that is left.
     storage.require_space(folder, size + _ROOM)
     with storage.commit_folder(path, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
         save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
         if checkpoint.kept:
-            save_tensors(temporary / _BESIDES, checkpoint.kept)
+            save_tensors(temporary / _KEPT, checkpoint.kept)
         state = {
             "schema": _SCHEMA,
             "step": checkpoint.step,
@@ -87,7 +87,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
             "scaler": checkpoint.scaler,
         }
         storage.write_json(temporary / _TRAINER, state)
-    # Two stay: the one before serves where the newest turns out to be damaged.
+    # Two are kept: the older one is used if the newest turns out to be damaged.
     for old in list(checkpoints(folder).values())[:-_KEEP]:
         storage.remove(old)
 
@@ -97,10 +97,10 @@ def _name(step: int) -> str:
 
 
 def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
-    """Return the newest valid checkpoint, or None if there has been none.
+    """Return the newest valid checkpoint, or None if the stage has saved none.
 
-    A damaged one, or one of another run, is moved aside with a warning, and the one before it is
-    used.
+    A checkpoint that is damaged or belongs to another run is moved aside with a warning, and the
+    one before it is used.
 
     Raises:
         CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
@@ -124,7 +124,7 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
 def _load(path: Path, owner: str) -> Checkpoint:
     """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
     _check_owner(path, owner)
-    # A valid manifest may name too few files.
+    # A manifest that is valid in itself may still lack one of these files.
     members = (_WEIGHTS, _OPTIMIZER, _TRAINER)
     storage.verify_folder(path, only=members, contents=False)
     state = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
@@ -136,14 +136,14 @@ def _load(path: Path, owner: str) -> Checkpoint:
         )
     if path.name != _name(state["step"]):
         raise ChecksumError(f"actually contains step {state['step']}", where=str(path))
-    besides = {}
-    if (path / _BESIDES).exists():
-        besides = storage.read_tensors(path / _BESIDES)
+    best = {}
+    if (path / _KEPT).exists():
+        best = storage.read_tensors(path / _KEPT)
     return Checkpoint(
         step=state["step"],
         weights=storage.read_tensors(path / _WEIGHTS),
         optimizer=storage.read_tensors(path / _OPTIMIZER),
-        kept=besides,
+        kept=best,
         records=state["records"],
         scaler=state.get("scaler", {}),
     )
@@ -156,9 +156,9 @@ def _check_owner(path: Path, owner: str) -> None:
 
 
 class Saver:
-    """The checkpoints of one stage: the newest to resume from, and others as training goes on.
+    """Loads the newest checkpoint of a stage, and saves new ones as training goes on.
 
-    Another is due whenever `every_s` seconds have passed.
+    A new one is due whenever `every_s` seconds have passed.
     """
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
@@ -166,7 +166,8 @@ class Saver:
         self._owner = owner
         self._every_s = every_s
         self._saved_at = time.monotonic()
-        self._saved_step = 0  # where every run starts, so that it needs no checkpoint
+        # Step 0 counts as saved: a run can always start there.
+        self._saved_step = 0
 
     def load(self) -> Checkpoint | None:
         """Return the newest valid checkpoint; see `load_latest`."""
@@ -193,8 +194,8 @@ def commit_weights(
 ) -> None:
     """Commit a folder with model.safetensors and a manifest; one that exists is replaced.
 
-    Of a member it also has what `read_finished` returns while others still train:
-    outputs.safetensors and member.json.
+    If several models are trained, `finished` has the outputs and the record of the one whose
+    weights these are, for `read_finished`: outputs.safetensors and member.json.
     """
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, weights)
@@ -207,7 +208,7 @@ def commit_weights(
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
     """Return outputs and record of a finished member, as `commit_weights` wrote them.
 
-    They are None where the member is not finished, or its folder was damaged and moved aside.
+    None where the member is not finished, or where its folder was damaged and is now moved aside.
     """
     if not folder.exists():
         return None
@@ -224,7 +225,7 @@ def read_finished(folder: Path, *, owner: str) -> Entry | None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's state as tensors by names such as "5.exp_avg".
 
-    Its settings come from the configuration.
+    Its settings, such as the rate, are left out: they come from the configuration.
     """
     tensors = {}
     for number, state in optimizer.state_dict()["state"].items():

@@ -29,8 +29,8 @@ _SMALL_TOKENS = 128
 def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
-    Apple's MPS has to be typed: it has no float64, which alignment and targets far from zero need,
-    and nothing was measured on it.
+    Apple's MPS has to be requested: it has no float64, which alignment and targets far from zero
+    need, and nothing was measured on it.
 
     Raises:
         ConfigError: no such kind of device.
@@ -79,9 +79,8 @@ def check_precision(device: torch.device, precision: str) -> None:
 def choose_precision(setting: str, device: torch.device, width: int) -> str:
     """Return the precision that a run asks for; "auto" takes bf16 where it is faster.
 
-    That is decided by facts of the machine alone: a measured time would differ between two runs of
-    one command, and with it their bits. docs/decisions/0015-precision.md says what was measured,
-    and where.
+    Facts of the machine alone decide that: a measured time could differ between two runs of one
+    command, and with it their bits (docs/decisions/0015-precision.md has the measurements).
 
     Args:
         setting: auto, fp32, bf16 or fp16.
@@ -135,8 +134,8 @@ def same_threads_after() -> Iterator[None]:
 def checkpoint_layers(body: nn.Module) -> None:
     """Let the layers of a body keep only their inputs for the backward pass.
 
-    The rest is computed once more in it. The draws of dropout are repeated, and so are all bits; a
-    step takes one more forward pass (Chen et al. 2016).
+    The backward pass computes everything else again, with the same dropout, so that all bits stay
+    the same. A step takes one more forward pass (Chen et al. 2016).
 
     Raises:
         ConfigError: transformers marks no layers of the family.
@@ -148,7 +147,7 @@ def checkpoint_layers(body: nn.Module) -> None:
             layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)
         ]
 
-    # A marked layer may hold others that are marked.
+    # A marked layer may contain other marked layers.
     innermost = [module for module in marked(body) if marked(module) == [module]]
     if not innermost:
         raise ConfigError(
@@ -164,12 +163,12 @@ def checkpoint_layers(body: nn.Module) -> None:
 class Engine:
     """Device, mixed precision, backward pass and clipping of one run.
 
-    A process uses the one that it made last. Once there is one, torch uses deterministic algorithms
-    wherever it has them.
+    A process uses the engine that it made last. From its first engine on, torch uses deterministic
+    algorithms wherever it has them.
 
     Attributes:
         rank: number of this process among those of the run; 0 without a `team`.
-        processes: how many there are; 1 without a `team`.
+        processes: number of processes of the run; 1 without a `team`.
     """
 
     def __init__(self, device: torch.device, precision: str, team: Team | None = None) -> None:
@@ -182,7 +181,7 @@ class Engine:
         # differ.
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
-        # Otherwise accelerate would choose one itself.
+        # Otherwise accelerate would choose a device itself.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
         mixed = "no" if precision == "fp32" else precision
         self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
@@ -196,10 +195,9 @@ class Engine:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return an optimizer that takes steps at the chosen precision; the last one is released.
+        """Return an optimizer that steps at the chosen precision; the previous one is released.
 
-        The gradient scale is reset: an earlier optimizer of this process must not influence this
-        one's steps.
+        The gradient scale is reset, so that the previous optimizer does not influence the steps.
         """
         # Without a scaler, accelerate's wrapper would only search for packages at every step.
         if self._accelerator.scaler is None:
@@ -212,16 +210,16 @@ class Engine:
     def skips_overflow(self) -> bool:
         """Return whether a step whose gradient is not finite is left out and the scale lowered.
 
-        fp16 needs that. At a scale that no float16 can overflow with, such a gradient has another
-        cause.
+        fp16 needs that, until the scale is so small that a float16 cannot overflow: such a gradient
+        then has another cause.
         """
         scaler = self._accelerator.scaler
         return scaler is not None and scaler.get_scale() > _LEAST_SCALE
 
     def scaler_state(self) -> dict[str, Any]:
-        """Return the state of fp16's gradient scaler, JSON-able; empty if there is none.
+        """Return the state of fp16's gradient scaler, JSON-able: scale and growth tracker.
 
-        It is the scale and the growth tracker.
+        It is empty without a scaler.
         """
         scaler = self._accelerator.scaler
         return {} if scaler is None else scaler.state_dict()
@@ -251,20 +249,20 @@ class Engine:
         self._accelerator.backward(loss)
 
     def clip(self, parameters: list[nn.Parameter], norm: float | None) -> Tensor:
-        """Scale the gradient down to `norm` where it is larger.
+        """Scale the gradient down to `norm` if its norm is larger; None does not clip.
 
         Returns:
-            the norm that it had, on the device.
+            the norm before clipping, on the device.
         """
         if norm is not None:
             return torch.as_tensor(self._accelerator.clip_grad_norm_(parameters, norm))
-        # At fp16 gradients are scaled up; clipping would have undone that.
+        # At fp16 gradients are scaled up. clip_grad_norm_ undoes that; without it we have to.
         self._accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         return nn.utils.get_total_norm(gradients)
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
-        """Return numbers of which each process computes some; see `Team.gathered`."""
+        """Return `count` numbers, each computed by one of the processes; see `Team.gathered`."""
         if self.team is not None:
             return self.team.gathered(work, count)
         numbers = work()
@@ -278,7 +276,7 @@ class Engine:
     def pin(self, batch: Batch) -> Batch:
         """Return the batch in pinned memory for a GPU, so that copies do not block the CPU.
 
-        For another device it is the batch itself.
+        For any other device, return the batch itself.
         """
         if self.device.type != "cuda":
             return batch

@@ -1,7 +1,8 @@
 """One GPU for each job that runs at the same time on a machine, by lock files of that machine.
 
-A process takes a GPU by locking one of its places, and holds the lock until it exits or crashes;
-from then on it sees only that GPU. Jobs beyond the number of places wait.
+Each GPU has as many slots as jobs may share it (messages call them places). A process takes a GPU
+by locking one of its slots, and holds the lock until it exits or crashes; from then on it sees only
+that GPU. A job that finds no free slot waits.
 """
 
 import itertools
@@ -18,17 +19,18 @@ from orca_cli import signals, storage
 from orca_cli.exceptions import ConfigError, LockedError, StorageError
 from orca_cli.terminal import log
 
-JOBS_PER_GPU = "ORCA_JOBS_PER_GPU"  # environment variable: places of each GPU; default 1
+JOBS_PER_GPU = "ORCA_JOBS_PER_GPU"  # environment variable: slots of each GPU; default 1
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LOOK_EVERY_S = 0.5
-_lock = ExitStack()  # of this process' GPU; the end of the process frees it
-_taken: str | None = None
+# Holds the lock of this process's slot; the end of the process frees it.
+_lock = ExitStack()
+_taken: str | None = None  # name of this process's GPU
 
 
 def visible() -> list[str]:
     """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them.
 
-    It does not start a driver.
+    Asking does not start a driver of CUDA.
     """
     variable = os.environ.get(VISIBLE)
     if variable is not None:
@@ -40,18 +42,17 @@ def visible() -> list[str]:
 
 
 def take(names: Sequence[str], folder: Path | None = None) -> str | None:
-    """Let this process see one GPU that no other job has, and keep it until it ends.
+    """Wait for a GPU with a free slot, and let this process see only that GPU until it ends.
 
-    It waits until there is one.
+    A process that has taken a GPU keeps it.
 
     Args:
-        names: of the GPUs that may be taken; none takes none. With one already taken by this
-            process, that one is kept.
+        names: of the GPUs that may be taken, possibly none.
         folder: of the locks; default: one of this user in the machine's folder for temporary files.
 
     Returns:
-        its name, which is put into CUDA_VISIBLE_DEVICES; None if there is none, or this process
-        computes on a GPU already.
+        the name of the GPU, which is put into CUDA_VISIBLE_DEVICES; None if `names` is empty, or
+        this process already computes on a GPU that it has not taken.
 
     Raises:
         ConfigError: ORCA_JOBS_PER_GPU is not a number of jobs.
@@ -64,16 +65,17 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     is_computing = torch is not None and torch.cuda.is_initialized()
     if _taken is not None or not names or is_computing:
         return _taken
-    slots = _slots_of_a_gpu()
+    slots = _slots_per_gpu()
     locks = folder or _folder()
     is_waiting = False
     while True:
-        # The first place of every GPU before the second of any.
+        # The first slot of every GPU comes before the second slot of any.
         for slot, name in itertools.product(range(slots), names):
             if _lock_slot(locks, name, slot):
                 _taken = name
                 os.environ[VISIBLE] = name
-                log.info(f"GPU {name}, place {slot + 1} of {slots}" if slots > 1 else f"GPU {name}")
+                slot_text = f", place {slot + 1} of {slots}" if slots > 1 else ""
+                log.info(f"GPU {name}{slot_text}")
                 return name
         if not is_waiting:
             count = len(names) * slots
@@ -85,7 +87,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _slots_of_a_gpu() -> int:
+def _slots_per_gpu() -> int:
     """Return how many jobs may share a GPU, by the environment."""
     text = os.environ.get(JOBS_PER_GPU) or "1"
     if not text.isdigit() or int(text) < 1:
@@ -96,7 +98,7 @@ def _slots_of_a_gpu() -> int:
 
 
 def _lock_slot(locks: Path, name: str, slot: int) -> bool:
-    """Lock one place of a GPU for the life of this process; False where another job has it."""
+    """Lock one slot of a GPU for the life of this process; False where another job has it."""
     file_name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     try:
         _lock.enter_context(storage.lock(locks / f"{file_name}.{slot}.lock"))
@@ -106,13 +108,13 @@ def _lock_slot(locks: Path, name: str, slot: int) -> bool:
 
 
 def _folder() -> Path:
-    """Return the folder of the locks, which belongs to this user alone.
+    """Return the folder of the locks; StorageError unless it belongs to this user.
 
-    Another user could lead the locks elsewhere by a link.
+    By a link, another user could lead the locks elsewhere.
     """
     name = f"orca-gpus-{os.getuid()}"
-    # SLURM may number the GPUs of each job from 0, so that two jobs on a machine call different
-    # cards alike.
+    # SLURM may number the GPUs of each job from 0: on one machine two jobs then use the same name
+    # for different GPUs.
     job = os.environ.get("SLURM_JOB_ID", "")
     if job.isdigit():
         name += f"-{job}"

@@ -1,8 +1,8 @@
 """One optimizer step, and the outputs of a whole split.
 
-Processes of one run cut each batch of a step into pieces. It is read and augmented as a whole, and
-cut afterwards: the samples of a step, and what is drawn for them, do not depend on how many
-processes share it. Dropout is drawn for each piece.
+Processes of one run cut each batch of a step into pieces. A batch is read and augmented as a whole,
+and cut afterwards, so that the samples of a step and the draws of their augmentation do not depend
+on the number of processes. Dropout is drawn for each piece.
 """
 
 import functools
@@ -36,16 +36,16 @@ from orca_cli.training.engine import Engine
 T = TypeVar("T")
 
 _WAITING_BYTES = 2**26  # of outputs that wait on a GPU
-_AHEAD = 2  # batches that wait
-# Two readers of one process share files, such as the splits of a task; one reads at a time.
+_AHEAD = 2  # batches that are read before they are asked for
+# Held while a thread reads: two readers of one process may share files, such as those of a split.
 _READING = threading.Lock()
 
 
 def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-    """Yield the results of calls in their order; a thread makes them, at most two results ahead.
+    """Yield the results of calls in their order; a thread makes the calls, two results ahead.
 
-    What a call returns must not depend on the moment. An exception comes out when its turn has
-    come, as if the call were made then, and ends the results. Close it if not used up.
+    A result must not depend on when its call is made. The exception of a call is raised in place of
+    its result, and ends the generator. Close a generator that is not used up.
     """
 
     def read(call: Callable[[], T]) -> T:
@@ -62,7 +62,7 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # Calls that have not begun are dropped.
+        # After an exception or a close, calls that have not begun are dropped.
         thread.shutdown(cancel_futures=True)
 
 
@@ -73,8 +73,8 @@ class Piece:
     Args:
         batch: number of the batch in the step.
         part: number of the piece in the step, which names its draws.
-        start: its first sample in the batch.
-        stop: the sample after its last.
+        start: position of its first sample in the batch.
+        stop: position after its last sample.
         is_own: whether this process computes it.
     """
 
@@ -95,15 +95,17 @@ class Piece:
 
 
 def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
-    """Return the pieces of a step that have samples, those of all processes, in order.
+    """Return the pieces of a step, of all processes, in the order of their samples.
+
+    Pieces without samples are left out.
 
     Args:
-        sizes: of the step's batches; the last may be shorter.
-        batch_size: of a whole one.
+        sizes: of the step's batches; the last may be smaller.
+        batch_size: of the other batches.
         rank: number of this process.
-        processes: number of all.
+        processes: number of processes.
     """
-    length = -(-batch_size // processes)
+    length = math.ceil(batch_size / processes)
     pieces = []
     for number, size in enumerate(sizes):
         for process in range(processes):
@@ -122,16 +124,16 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
 
 
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut indices into runs of `size`; the last may be shorter."""
+    """Cut indices into batches of `size`; the last may be smaller."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def read_step(
     samples: Samples, indices: np.ndarray, batch_size: int, *, seed: int, step: int
 ) -> Iterator[Callable[[], Batch]]:
-    """Yield what reads the batches of one optimizer step.
+    """Yield a function for each batch of one optimizer step, which reads the batch.
 
-    Augmentation is drawn for each batch by the step and the batch's number in it.
+    The draws of its augmentation are named by the step and the batch's number in it.
     """
 
     def read(rows: np.ndarray, number: int) -> Batch:
@@ -162,14 +164,16 @@ def train_step(
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
     The mean of a piece is weighted by the number of samples or known targets that it averages over,
-    so that the gradient is that of one batch of all samples. With reduce="sum" the means of all
-    batches are added instead. The gradient is clipped once, as a whole.
+    so that the gradient is that of one batch of all samples. The gradient is clipped once, as a
+    whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
-        batch_size, clip, unit: the first two as in `schema.Train`, the last as in `loss_values`.
+        batch_size, clip: as in `schema.Train`.
         seed, step: name the draws.
-        prepared: the step's batches, where they have been read already (see `read_step`).
+        reduce: mean, or sum, which adds the mean losses of the batches instead.
+        unit: as in `loss_values`.
+        prepared: the step's batches, if they have been read already (see `read_step`).
 
     Returns:
         the loss, and the gradient's norm before clipping.
@@ -184,7 +188,7 @@ def train_step(
         prepared = (read() for read in reads)
     sizes = [len(rows) for rows in batches(indices, batch_size)]
     pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
-    prepared, factors = _weighed(engine, loss, pieces, prepared, adds_batches=reduce == "sum")
+    prepared, factors = _with_factors(engine, loss, pieces, prepared, adds_batches=reduce == "sum")
 
     def add_gradients() -> dict[int, Tensor]:
         """Add the gradients of this process's pieces; returns the loss of each by its index."""
@@ -192,7 +196,7 @@ def train_step(
         # Each process reads all batches, so that augmentation draws the same.
         for number, batch in enumerate(prepared):
             for index, piece in enumerate(pieces):
-                # Without a share in the loss, a piece teaches nothing.
+                # A piece with a factor of 0 has no known targets.
                 if piece.batch == number and piece.is_own and factors[index]:
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     losses[index] = _add_gradient(
@@ -202,9 +206,11 @@ def train_step(
 
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if engine.team is None:
-        total, norm = _sum_alone(engine, add_gradients, trained, clip)
+        total, norm = _gradient_alone(engine, add_gradients, trained, clip)
     else:
-        total, norm = _sum_of_team(engine, add_gradients, trained, clip=clip, pieces=len(pieces))
+        total, norm = _gradient_of_team(
+            engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
+        )
     if not math.isfinite(total):
         raise _not_finite("loss", total, optimizer, step)
     if not math.isfinite(norm) and not engine.skips_overflow:
@@ -225,7 +231,7 @@ def _not_finite(
     )
 
 
-def _weighed(
+def _with_factors(
     engine: Engine,
     loss: Loss,
     pieces: Sequence[Piece],
@@ -238,33 +244,34 @@ def _weighed(
     Args:
         engine, loss: of the step.
         pieces: of all processes.
-        prepared: the step's batches; this function reads them if it has to count their targets.
-        adds_batches: whether the means of batches are added up; else the step's loss is a mean.
+        prepared: the step's batches; they are read here if their known targets have to be counted.
+        adds_batches: whether the loss of the step is the sum of its batches' means; else it is the
+            mean over all samples.
     """
     if is_sum(loss):
         return prepared, [1.0] * len(pieces)
-    # The pieces with one number share a weight of 1.
-    numbers = [piece.batch if adds_batches else 0 for piece in pieces]
+    # The factors of the pieces of one mean add up to 1.
+    means = [piece.batch if adds_batches else 0 for piece in pieces]
     sizes = [len(piece) for piece in pieces]
-    # A mean is over samples, or over known targets, which have to be counted; one piece alone has
-    # all of a weight whatever it counts.
     weights = [float(size) for size in sizes]
-    if counts_targets(loss) and len(pieces) > len(set(numbers)):
-        read: list[Batch] = []
+    # A mean over known targets weighs a piece by their number. The only piece of a mean has a
+    # factor of 1 anyway.
+    if counts_targets(loss) and len(pieces) > len(set(means)):
+        read_batches: list[Batch] = []
 
         def weigh_own() -> dict[int, float]:
-            # Reading is part of the work: where it fails, it has to fail in all processes.
-            read.extend(prepared)
-            return {
-                index: weight_of(loss, piece.cut(read[piece.batch]).y)
-                for index, piece in enumerate(pieces)
-                if piece.is_own
-            }
+            # Reading is part of the gathered work: if it fails, it has to fail in all processes.
+            read_batches.extend(prepared)
+            own_weights = {}
+            for index, piece in enumerate(pieces):
+                if piece.is_own:
+                    own_weights[index] = weight_of(loss, piece.cut(read_batches[piece.batch]).y)
+            return own_weights
 
         weights = engine.gathered(weigh_own, len(pieces))
-        prepared = read
+        prepared = read_batches
     factors: list[float] = []
-    for _, group in itertools.groupby(range(len(pieces)), numbers.__getitem__):
+    for _, group in itertools.groupby(range(len(pieces)), means.__getitem__):
         indices = list(group)
         group_weights = [weights[index] for index in indices]
         factors += normalized(group_weights, [sizes[index] for index in indices])
@@ -280,12 +287,13 @@ def _add_gradient(
     factor: float,
     unit: float | Tensor,
 ) -> Tensor:
-    """Add the gradient of a batch's mean loss times a factor; returns that product as reported."""
+    """Add the gradient of a batch's mean loss times a factor; return the reported loss times it."""
     moved = engine.move(batch)
     with engine.autocast():
         outputs = model(moved.x, moved.valid)
-    # `batch` is on the CPU still: looking at its targets waits for no GPU.
+    # Looking at the targets of `batch`, which is still on the CPU, waits for no GPU.
     if is_undefined(loss, batch.y):
+        # With this loss, the parameters get gradients of 0.
         differentiated = outputs.sum() * 0
         reported = torch.zeros((), device=outputs.device)
     else:
@@ -294,36 +302,40 @@ def _add_gradient(
     return reported * factor
 
 
-def _sum_alone(
+def _gradient_alone(
     engine: Engine,
     add_gradients: Callable[[], dict[int, Tensor]],
     trained: list[nn.Parameter],
     clip: float | None,
 ) -> tuple[float, float]:
-    """Compute and clip the gradient of a step in one process; returns loss and norm before it."""
+    """Compute and clip the gradient of a step in one process.
+
+    Returns:
+        the loss, and the gradient's norm before clipping.
+    """
     losses = add_gradients().values()
     numbers = [*losses, engine.clip(trained, clip)]
-    # In float64 where there is one and something to gain.
+    # float64 unless all numbers are float32; MPS lacks it.
     dtypes = {number.dtype for number in numbers}
     is_narrow = numbers[0].device.type == "mps" or dtypes == {torch.float32}
     wide = torch.float32 if is_narrow else torch.float64
-    # In one transfer, which is all that a step waits for.
+    # One transfer for all numbers: a step waits for the device only here.
     *losses_on_cpu, norm = torch.stack([number.to(wide) for number in numbers]).tolist()
     return sum(losses_on_cpu), norm
 
 
-def _sum_of_team(
+def _gradient_of_team(
     engine: Engine,
     add_gradients: Callable[[], dict[int, Tensor]],
     trained: list[nn.Parameter],
     *,
     clip: float | None,
-    pieces: int,
+    num_pieces: int,
 ) -> tuple[float, float]:
-    """Compute and clip the gradient of a step, that of all processes.
+    """Compute and clip the gradient of a step that several processes share.
 
     Returns:
-        the loss of all `pieces`, and the gradient's norm before clipping.
+        the loss of all pieces, and the gradient's norm before clipping.
     """
 
     def own_losses() -> dict[int, float]:
@@ -332,10 +344,10 @@ def _sum_of_team(
     def own_gradients() -> dict[int, float]:
         return {index: 1.0 for index, parameter in enumerate(trained) if parameter.grad is not None}
 
-    losses = engine.gathered(own_losses, pieces)
+    losses = engine.gathered(own_losses, num_pieces)
     counts = engine.gathered(own_gradients, len(trained))
-    # Every process adds up the same tensors, zeros for a gradient that it lacks. A parameter that
-    # has no gradient in any process is left without.
+    # All processes have to add up the same list of tensors, so a process without a gradient that
+    # another one has contributes zeros.
     gradients = []
     for parameter, count in zip(trained, counts, strict=True):
         if not count:
@@ -350,16 +362,16 @@ def _sum_of_team(
 def loss_values(
     loss: Loss, outputs: Tensor, targets: Tensor, unit: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss to differentiate, of numbers divided by `unit`, and the loss to report.
+    """Return the loss to differentiate and the loss to report, of one batch.
 
-    The latter is in the task's units. A gradient in the task's units would depend on them: that of
-    a squared error shrinks with their square, and falls below Adam's epsilon. One unit for all
-    outputs keeps its direction.
+    The loss to differentiate takes outputs and targets divided by `unit`, since a gradient depends
+    on the units of the task: that of a squared error shrinks with their square, and may fall below
+    Adam's epsilon. The loss to report is in the task's units.
 
     Args:
-        loss, outputs, targets: of a batch.
-        unit: in which outputs and targets are measured, in the task's units: one for all outputs,
-            or one for each, [K]; the loss to report is then in these units as well.
+        loss, outputs, targets: of the batch.
+        unit: one number for all outputs, which keeps the direction of the gradient, or one for each
+            output, [K], in which the loss to report is measured as well.
     """
     if isinstance(unit, Tensor):
         differentiated = loss(outputs / unit, targets / unit)
@@ -367,7 +379,7 @@ def loss_values(
     if unit == 1:
         differentiated = loss(outputs, targets)
         return differentiated, differentiated.detach()
-    # In float64 where there is one: squares of large units exceed float32.
+    # In float64, which MPS lacks: squares of large numbers exceed float32.
     with torch.no_grad():
         wide = outputs if outputs.device.type == "mps" else outputs.double()
         reported = loss(wide, targets.to(wide.dtype))
@@ -380,7 +392,7 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Return outputs and targets of a whole split, on the CPU, in the order of the split.
 
-    Leaves the model in evaluation mode.
+    The model stays in evaluation mode.
 
     Returns:
         outputs [n, K] or [n, K, *E] in the dtype that the model gives, and targets [n, ...].
@@ -392,14 +404,14 @@ def predict(
     outputs: list[Tensor] = []
     on_device: list[Tensor] = []
     targets: list[Tensor] = []
-    room = 0 if engine.device.type == "cpu" else _WAITING_BYTES
+    most_waiting = 0 if engine.device.type == "cpu" else _WAITING_BYTES
 
     def read(rows: np.ndarray) -> tuple[Batch, Tensor]:
         # Targets stay as they were read, on the CPU.
         batch = samples.batch(rows)
         return engine.pin(batch), batch.y
 
-    def transfer() -> None:
+    def transfer_outputs() -> None:
         outputs.extend(output.cpu() for output in on_device)
         on_device.clear()
 
@@ -415,10 +427,10 @@ def predict(
             with engine.autocast():
                 on_device.append(model(moved.x, moved.valid))
             targets.append(batch_targets)
-            # Many outputs leave a GPU at a time: a transfer waits for all that is being computed.
-            if sum(output.nbytes for output in on_device) > room:
-                transfer()
-        transfer()
+            # Few transfers of many outputs: each waits until the GPU has computed them all.
+            if sum(output.nbytes for output in on_device) > most_waiting:
+                transfer_outputs()
+        transfer_outputs()
         return torch.cat(outputs), torch.cat(targets)
 
 
@@ -439,14 +451,13 @@ def whole_loss(
 ) -> float | None:
     """Return the loss of a whole split as `train_step` reports it; None if it is not finite.
 
-    It is computed from the outputs of `predict`, with `batch_size` samples at once, which bounds
-    the memory.
+    It takes the outputs of `predict`, `batch_size` samples at a time, which bounds the memory.
     """
-    runs = batches(np.arange(len(outputs)), batch_size)
-    factors = shares(loss, [targets[rows] for rows in runs])
+    rows_of_batches = batches(np.arange(len(outputs)), batch_size)
+    factors = shares(loss, [targets[rows] for rows in rows_of_batches])
     total = 0.0
-    for rows, factor in zip(runs, factors, strict=True):
-        # A batch without known targets has no part in the loss.
+    for rows, factor in zip(rows_of_batches, factors, strict=True):
+        # A batch with a factor of 0 has no known targets.
         if factor:
             moved = engine.move(Batch(outputs[rows], targets[rows]))
             _, reported = loss_values(loss, moved.x, moved.y, unit)

@@ -1,6 +1,6 @@
-"""Which process of one run this is, where torchrun or accelerate launch has started several.
+"""Which process of a run this is, if torchrun or accelerate launch has started several.
 
-The environment alone says it.
+The environment variables of the launcher say so.
 """
 
 import os
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from orca_cli.exceptions import UsageError
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # torch's contract for every launcher
-LAUNCHER_EXITS_S = 10.0  # within which a launcher ends the others when one process has failed
+# Within this time a launcher ends the other processes when one has failed.
+LAUNCHER_EXITS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Rank:
     """The place of a process among those of its run.
 
     Args:
-        number: 0 for the one that leads.
-        size: how many there are, at least 2.
-        local_number: among those of this machine, which is the number of its GPU.
-        local_size: how many this machine has.
+        number: of the process, from 0; process 0 leads.
+        size: number of processes of the run, at least 2.
+        local_number: of the process among those of this machine; also the number of its GPU.
+        local_size: number of processes on this machine.
     """
 
     number: int
@@ -32,7 +33,7 @@ class Rank:
 
     @property
     def leads(self) -> bool:
-        """Return whether this process claims, writes, prints and decides, which is done once."""
+        """Return whether this process alone claims, writes, prints and decides for the run."""
         return self.number == 0
 
 
@@ -69,7 +70,7 @@ def from_environment() -> Rank | None:
 
 
 def silence() -> None:
-    """Print nothing any more: the first process of a run speaks for all."""
+    """Print nothing from now on: process 0 prints for the whole run."""
     # The descriptors, not sys.stdout: libraries write to them as well.
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
@@ -77,16 +78,16 @@ def silence() -> None:
     os.close(sink)
 
 
-def check_command(words: Sequence[str], rank: Rank) -> None:
-    """Raise UsageError for work that several processes do not share.
+def check_command(arguments: Sequence[str], rank: Rank) -> None:
+    """Raise UsageError for a command line that several processes do not share.
 
-    That is another command than `run`, a sweep or a dry run.
+    They share a single run: not a sweep, a dry run or another command.
     """
-    is_run = words[:1] == ["run"]
-    if is_run and not {"--dry-run", "-m", "--multirun"} & set(words):
+    is_run = arguments[:1] == ["run"]
+    if is_run and not {"--dry-run", "-m", "--multirun"} & set(arguments):
         return
     raise UsageError(
         "is done by one process",
-        where=" ".join(["orca", *words[:1]]),
+        where=" ".join(["orca", *arguments[:1]]),
         hint=f"start it once, without torchrun or accelerate launch ({rank.size} processes now)",
     )

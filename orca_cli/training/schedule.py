@@ -12,8 +12,8 @@ BETAS = (0.9, 0.98)  # of adam and adamw in stage 3, as in the released code
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
     """Return the learning rate of one optimizer step: linear warm-up, then linear decay to 0.
 
-    Paper A.3.5. The rate is positive at every step before `decay_steps`: step 0 already moves, and
-    the last step is not lost. It is never below 0.
+    Paper A.3.5. The rate is positive at every step before `decay_steps`, so that neither the first
+    nor the last step is lost. It is never below 0.
 
     Args:
         step: 0 for the first step.
@@ -23,7 +23,7 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
-    # A warm-up as long as the decay leaves one step to decay in.
+    # If the warm-up ends where the decay does, the rate falls within one step.
     decay_length = max(decay_steps - warmup_steps, 1.0)
     share = (decay_steps - step) / decay_length
     return peak * min(1.0, max(0.0, share))
@@ -32,7 +32,7 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
 def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
     """Return the learning rate of one alignment step (paper A.3.4).
 
-    It is `start`, times `factor` after every `every` steps.
+    It begins at `start` and is multiplied by `factor` after every `every` steps.
     """
     return start * factor ** (step // every)
 
@@ -51,24 +51,24 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a stage over the parameters that it trains (paper A.3.3).
 
-    Each of its one or two groups has its factor on the rate as "rate"; whoever sets "lr" at a step
-    has to multiply by it.
+    Each of its one or two groups has a factor on the rate, "rate", by which the caller multiplies
+    the "lr" of a step.
 
     Args:
         kind: sgd, adam or adamw.
         parameters: those that require a gradient are trained.
         lr, weight_decay, momentum, betas: as in torch.
-        outer: more of them, whose rate is `outer_rate` times that of the others.
-        outer_rate: see `outer`.
-        fused: whether adam and adamw go over a parameter once, by a kernel of torch's, instead of
-            some ten times: a third of the time on a CPU, with other last bits.
+        outer: further parameters, whose rate is multiplied by `outer_rate`.
+        outer_rate: factor on the rate of `outer`.
+        fused: whether adam and adamw update a parameter in one pass, by torch's fused kernel,
+            instead of some ten: a third of the time on a CPU, with other last bits.
     """
     groups = [_group(parameters, 1.0), _group(outer, outer_rate)]
     trained = [group for group in groups if group["params"]]
     if kind == "sgd":
         return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
     adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
-    # None lets torch choose among its other ways.
+    # None, unlike False, lets torch choose between its unfused implementations.
     return adam(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused or None)
 
 

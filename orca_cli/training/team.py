@@ -1,12 +1,12 @@
 """The processes of one run: the first leads, the others follow.
 
-The first process goes through the program as if it were alone: it alone claims the folder, reads
-checkpoints, writes, prints and decides. Where there is work for all, it sends an order, which names
-the work and brings the weights, and every process does its part. So the others need no record and
-take no decision, and whatever ends the first one ends them.
+The first process goes through the program as if it were alone: only it claims the folder, reads
+checkpoints, writes, prints and decides. Where all processes share work, it sends an order, which
+names the work and brings the weights, and every process does its piece. So the others need no
+record and take no decision, and whatever ends the first process ends them.
 
-Orders, states and numbers go over gloo between CPUs; gradients and weights by the backend of their
-device.
+Orders, errors and numbers travel between CPUs by gloo; gradients and weights by the backend of
+their device.
 """
 
 import atexit
@@ -32,9 +32,12 @@ from orca_cli.exceptions import (
 )
 from orca_cli.training.ranks import Rank
 
+# How long a process waits for the others to start, and for the next order: during stage 2 the first
+# process works alone.
 _MEETING = datetime.timedelta(minutes=10)
-_WAITING = datetime.timedelta(days=30)  # for the next order, such as during stage 2
+_WAITING = datetime.timedelta(days=30)
 _BUCKET = 2**26  # bytes of gradients that are added up at once
+# Variables by which accelerate splits a model over processes.
 _ENGINES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
 END = "end"
 
@@ -42,10 +45,10 @@ END = "end"
 class Team:
     """The processes of a run, as one of them sees them.
 
-    Every exchange raises OrcaError where another process has ended.
+    Every exchange raises OrcaError if another process has ended.
 
     Attributes:
-        failure: the last one that all processes know of.
+        failure: the last exception of `gathered`, which all processes know of.
 
     Args:
         rank: of this process.
@@ -65,7 +68,7 @@ class Team:
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
-            # No signal's exception may leave a meeting of the processes half done.
+            # An exception of a signal would leave the others waiting.
             with signals.postponed():
                 distributed.init_process_group(backend, timeout=_MEETING)
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
@@ -86,7 +89,7 @@ class Team:
         """Return the device of this process.
 
         Raises:
-            ConfigError: the device can serve one process only.
+            ConfigError: `chosen` is one device that several processes cannot share.
             UnavailableError: this machine has fewer GPUs than processes.
         """
         if chosen.type == "cpu":
@@ -110,17 +113,17 @@ class Team:
     # Orders
 
     def order(self, name: str, **facts: Any) -> None:
-        """Send an order to all others; they are listening."""
+        """Send an order to all other processes, which wait for it in `listen`."""
         self._broadcast({"name": name, **facts}, 0)
 
     def listen(self) -> dict[str, Any]:
-        """Wait for the next order; returns its facts with its "name"."""
+        """Wait for the next order, and return its facts and its "name"."""
         return self._broadcast({}, 0)
 
     def end(self, code: int) -> None:
-        """Send the others the exit code of the run, which is over.
+        """Send the others the exit code of the run, which has ended.
 
-        They leave when this process has.
+        They exit after this process, see `wait_for_the_end`.
         """
         with contextlib.suppress(OrcaError):
             self.order(END, code=code)
@@ -128,7 +131,7 @@ class Team:
     def wait_for_the_end(self) -> None:
         """Return once the first process has exited.
 
-        If another exits earlier, the launcher stops all.
+        If another process exited earlier, the launcher would stop all.
         """
         with contextlib.suppress(OrcaError):
             while True:
@@ -137,10 +140,7 @@ class Team:
     # Tensors
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the first process's tensors, on a device.
-
-        Tensors that other processes pass are ignored.
-        """
+        """Return the first process's tensors, on a device; those of other processes are ignored."""
         own_header = []
         for name, tensor in tensors.items():
             dtype = str(tensor.dtype).removeprefix("torch.")
@@ -150,7 +150,7 @@ class Team:
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
                 tensor.copy_(tensors[name])
-            # As bytes: not every backend takes every type.
+            # As bytes, since a backend may not support the type.
             content = tensor.reshape(-1).view(torch.uint8)
             with _reaching_the_others():
                 distributed.broadcast(content, 0)
@@ -158,7 +158,7 @@ class Team:
         return shared
 
     def share_weights(self, module: torch.nn.Module, device: torch.device) -> None:
-        """Give every process's module the weights and buffers that the first one's has."""
+        """Give the module of every process the weights and buffers of the first process's."""
         module.load_state_dict(self.share(module.state_dict(), device))
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
@@ -179,13 +179,14 @@ class Team:
     # Agreement
 
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
-        """Return `count` numbers in every process.
+        """Return `count` numbers in every process, each computed by one of them.
 
-        Each process computes some of them, as index -> number. A signal that another process got
-        reaches the first one.
+        `work` returns index -> number of those that this process computes. The first process also
+        learns of a signal that another one has received.
 
         Raises:
-            OrcaError: the work failed in one of them; in this one it may be any exception.
+            OrcaError: the work failed in another process.
+            Exception: what the work raised in this one.
         """
         error: Exception | None = None
         numbers: Mapping[int, float] = {}
@@ -193,13 +194,13 @@ class Team:
             numbers = work()
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
-        # Whether the work failed, the signal that came, and the numbers: 0 from all but one.
+        # Whether the work failed, the signal, and the numbers, 0 for those of other processes.
         row = torch.zeros(2 + count, dtype=torch.float64)
         row[0] = error is not None
         row[1] = signals.pending() or 0
         for index, number in numbers.items():
             row[2 + index] = number
-        # Gathered rather than summed: who failed, and which signal came, must stay apart.
+        # Not summed, which would hide who failed and which signal came.
         rows = [torch.empty_like(row) for _ in range(self.rank.size)]
         with _reaching_the_others():
             distributed.all_gather(rows, row, group=self._all)
@@ -209,20 +210,20 @@ class Team:
         if has_failed.any():
             first_failed = int(has_failed.nonzero()[0])
             record = self._broadcast(_record(error, self.rank), first_failed)
-            # Noted, so that a caller can tell it from an error that only this process has met.
+            # A caller tells by it whether all processes know of an error that it catches.
             self.failure = _rebuilt(record) if error is None else error
             raise self.failure
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
-        """Let the first process know of a signal that another one got; 0 means no signal."""
+        """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
         numbers = [int(number) for number in received if number]
         if self.leads and numbers:
             signals.note(numbers[0])
 
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
-        # Its length first, so that the others can make room.
+        # The length goes first, so that the receivers can make room.
         content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         length = torch.tensor([len(content)])
         with _reaching_the_others():
@@ -234,7 +235,7 @@ class Team:
 
 
 def _check_engines() -> None:
-    """Refuse the ways of accelerate to split a model."""
+    """Raise ConfigError if accelerate is configured to split a model."""
     for name in _ENGINES:
         if os.environ.get(name, "").lower() in ("true", "1"):
             raise ConfigError(
@@ -246,7 +247,7 @@ def _check_engines() -> None:
 
 
 def _share_processors(rank: Rank) -> None:
-    """Give each process of a machine its part of the processors, unless OMP_NUM_THREADS is set."""
+    """Give each process of a machine its share of the processors, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return
     count = 1
@@ -268,7 +269,7 @@ def _add_up_bucket(tensors: list[Tensor]) -> None:
 
 @contextmanager
 def _reaching_the_others() -> Iterator[None]:
-    """Turn what torch raises where another process has ended into an OrcaError."""
+    """Turn the RuntimeError that torch raises if another process has ended into an OrcaError."""
     try:
         yield
     except RuntimeError as error:
@@ -282,7 +283,7 @@ def _reaching_the_others() -> Iterator[None]:
 
 
 def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
-    """Return an error as plain values, from which the other processes make it again."""
+    """Return an error as plain values, from which other processes make it with `_rebuilt`."""
     if isinstance(error, OrcaError):
         return {
             "kind": type(error).__name__,
@@ -309,11 +310,12 @@ def _rebuilt(record: Mapping[str, str]) -> OrcaError:
     """Return the error that another process met."""
     error_class = getattr(exceptions, record["kind"], OrcaError)
     if issubclass(error_class, InterruptionError):
-        signals.check()  # it has been noted
+        # The first process has noted the signal, and ends as if it had received it.
+        signals.check()
     return error_class(record["what"], where=record["where"], hint=record["hint"])
 
 
 def _leave() -> None:
-    # At the exit of this process the others may be gone.
+    # Whatever fails now: the others may have exited already.
     with contextlib.suppress(Exception):
         distributed.destroy_process_group()

@@ -115,7 +115,7 @@ def children():
     }
 
 
-def test_no_end_of_a_job_reaches_the_others_and_what_was_lost_is_tried_again(tmp_path):
+def test_a_lost_job_is_tried_again_and_affects_no_other(tmp_path):
     before, work = (
         children(),
         Jobs(tmp_path, "says", "7", "KILL", "says", "SEGV", "raises", "KILL*2", "says"),
@@ -154,7 +154,7 @@ def test_each_cause_has_its_count(tmp_path, monkeypatch):
         assert [begun[f"[{2 * place + more}]"] for more in (0, 1)] == [RETRIES[cause] + 1] * 2
 
 
-def test_a_job_whose_time_is_up_is_asked_and_then_killed_and_not_tried_again(tmp_path, monkeypatch):
+def test_a_job_over_its_time_limit_is_asked_then_killed(tmp_path, monkeypatch):
     hours = SimpleNamespace(
         monotonic=lambda: time.monotonic() + 3600 * len(list(tmp_path.glob("hour-*")))
     )

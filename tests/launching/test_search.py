@@ -83,7 +83,7 @@ def test_no_settings_are_tried_twice_and_a_small_space_ends(tmp_path):
         )  # the settings as they are, and every point of the grid
 
 
-def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_path):
+def test_unfinished_trials_run_again_with_the_same_settings(tmp_path):
     with opened(tmp_path, trials=3) as search:
         search.end(search.ask(), "failed", note="no memory")
         second = search.ask()
@@ -105,7 +105,7 @@ def test_what_was_running_or_failed_is_done_again_with_the_same_settings(tmp_pat
         assert search.count("completed") == 3
 
 
-def test_drawing_depends_on_the_seed_alone_wherever_the_search_was_stopped(tmp_path):
+def test_draws_depend_on_the_seed_wherever_a_search_stopped(tmp_path):
     def drawn(folder, seed, commands=(14,)):
         for trials in commands:
             with opened(folder, trials=trials, seed=seed) as search:
@@ -137,7 +137,7 @@ def test_a_search_of_an_earlier_version_goes_on(tmp_path):
         assert search.ask().number == 2
 
 
-def test_a_file_that_another_process_holds_or_that_is_damaged_is_refused(tmp_path):
+def test_a_locked_or_damaged_file_is_refused(tmp_path):
     with opened(tmp_path) as search:
         played(search)
         with (
@@ -167,17 +167,20 @@ def make(session):
     return session[1]
 
 
-def test_contradictions_are_refused_with_their_place(make):
-    for words, message in (
-        (["train.lr=0.1"], "train.lr=0.1: is searched by space=rates"),
-        (["metric=none,otdd"], "'metric=none,otdd' names several values"),
-        (["trials=some"], "trials: 'some' is not allowed; allowed: int at least 1"),
-    ):
-        with pytest.raises((ConfigError, UsageError), match=message):
-            make("space=rates", *words)
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("train.lr=0.1", ConfigError, "train.lr=0.1: is searched by space=rates"),
+        ("metric=none,otdd", UsageError, "'metric=none,otdd' names several values"),
+        ("trials=some", ConfigError, "trials: 'some' is not allowed; allowed: int at least 1"),
+    ],
+)
+def test_contradictions_are_refused_with_their_place(make, override, error, message):
+    with pytest.raises(error, match=message):
+        make("space=rates", override)
 
 
-def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_the_number_of_trials(
+def test_the_name_depends_on_settings_and_space_alone(
     make,
 ):
     first = make("space=rates", "metric=otdd", "align.lr=0.5").folder.name
@@ -186,9 +189,7 @@ def test_the_name_is_that_of_the_settings_and_the_space_whatever_the_metric_and_
     assert len(names | {first}) == 3
 
 
-def test_trials_are_closed_whatever_is_typed_and_the_first_has_the_settings_as_they_are(
-    make, session
-):
+def test_trials_are_closed_and_the_first_has_plain_settings(make, session):
     typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
     search = make("space=rates", "seed=3", *typed)
     plain, drawn = search.overrides(None), search.overrides({"train.lr": 1e-3})

@@ -72,7 +72,7 @@ def rivals(case, targets, constant):
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=str)
-def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
+def test_no_other_constant_is_better_on_its_targets(case):
     error = parts.build(case.node, "task.error")
     counts_unknown = case.settings.get("count_padding") or case.settings.get("count_ignored")
     for seed, unknown in ((0, 0.0), (1, 0.2), (2, 1.0)):
@@ -94,7 +94,7 @@ def test_no_other_constant_is_better_on_the_targets_that_it_is_made_of(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_outputs_that_are_no_numbers_are_reported_where_they_count(case):
+def test_outputs_that_are_not_numbers_are_reported(case):
     """And those whose shape does not fit: (n, H, W) against (n, 1, H, W) would broadcast to (n, n, H, W)."""
     error, (outputs, targets, groups) = (
         parts.build(case.node, "task.error"),
@@ -112,21 +112,28 @@ def test_outputs_that_are_no_numbers_are_reported_where_they_count(case):
             error(outputs, targets, groups)
 
 
-@pytest.mark.parametrize("error", [MacroF1(by="records"), MeanAveragePrecision(by="records")])
-def test_errors_of_records_need_records_that_agree(error):
-    targets, mixed = (
-        np.array([0, 1, 1]) if isinstance(error, MacroF1) else np.eye(3)[:, :2],
-        np.array([0, 0, 1]),
-    )
-    for groups, message in (
+@pytest.mark.parametrize(
+    ("error", "targets"),
+    [
+        (MacroF1(by="records"), np.array([0, 1, 1])),
+        (MeanAveragePrecision(by="records"), np.eye(3)[:, :2]),
+    ],
+    ids=["classes", "labels"],
+)
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
         (None, r"task\.error\.by: .*not cut from records"),
-        (mixed, "different targets"),
-    ):
-        with pytest.raises(DataError, match=message):
-            error(np.zeros((3, 2), np.float32), targets, groups)
+        (np.array([0, 0, 1]), "different targets"),
+    ],
+    ids=["no records", "mixed records"],
+)
+def test_errors_of_records_need_records_that_agree(error, targets, groups, message):
+    with pytest.raises(DataError, match=message):
+        error(np.zeros((3, 2), np.float32), targets, groups)
 
 
-def test_settings_out_of_range_and_names_that_a_kind_does_not_have_are_refused():
+def test_settings_out_of_range_and_foreign_names_are_refused():
     with pytest.raises(ConfigError, match=r"task\.error\.by: 'record'.*records"):
         parts.build(
             {"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error"
@@ -161,7 +168,7 @@ SHORT_NAMES = {
 
 
 @pytest.mark.parametrize(("kind", "integer"), SHORT_NAMES)
-def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integer):
+def test_every_short_name_is_lower_for_better_outputs(kind, integer):
     rng = np.random.default_rng(0)
     shape = (
         (40,)
@@ -194,7 +201,7 @@ def test_every_short_name_is_a_part_that_is_lower_for_better_outputs(kind, integ
             assert pair[0] < 0.01 < 0.1 < pair[1], name
 
 
-def test_averaging_a_map_with_its_transpose_in_place_twice_is_three_quarters():
+def test_averaging_a_map_in_place_twice_is_three_quarters():
     output = np.random.default_rng(0).uniform(1, 9, (6, 6))
     twice = output.copy()
     for _ in range(2):

@@ -53,7 +53,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
-def test_losses_are_torchs_over_known_targets_and_the_others_train_nothing(loss):
+def test_losses_are_torchs_over_known_targets_only(loss):
     expected, has_classes = LOSSES[loss]
     outputs = draw(6, 4, 5).requires_grad_()
     targets = (
@@ -101,7 +101,7 @@ def test_one_batch_of_nats_per_frame_is_one_split_of_the_error(padding):
     )
 
 
-def test_missing_entries_can_count_as_the_published_code_counts_them():
+def test_missing_entries_can_count_as_in_the_published_code():
     outputs, targets = draw(4, 1, 3, 3).requires_grad_(), (draw(4, 1, 3, 5)[..., :3] > 0).double()
     ignored = draw(4, 1, 3, 4)[..., :3] > 0.5
     keep = (~ignored).double()

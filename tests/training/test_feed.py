@@ -57,7 +57,7 @@ def test_an_error_of_a_batch_ends_the_step_that_needs_it(error, seen):
     assert weights_sha256(model.state_dict()) == before
 
 
-def test_the_next_batches_are_read_while_a_step_computes_and_none_beyond_the_last():
+def test_the_next_batches_are_read_during_a_step():
     samples = Pairs(np.zeros((10, 1, 6), np.float32))
     with plan(Dense(1), samples, nn.MSELoss(), batch_size=2, epochs=1) as steps:
         for step, count in enumerate((3, 4, 5, 5, 5)):

@@ -14,7 +14,7 @@ def zeros(n):
     return Pairs(np.zeros((n, 1, 6), np.float32))
 
 
-def test_the_order_of_an_epoch_is_drawn_once_and_is_that_of_its_name(monkeypatch):
+def test_the_order_of_an_epoch_is_drawn_once_by_its_name(monkeypatch):
     drawn, original = [], seeding.numpy_generator
 
     def count(seed, *names):
@@ -38,7 +38,7 @@ def rates(**settings):
         return [steps.rate(step) for step in range(settings["epochs"] * steps.per_epoch)]
 
 
-def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit():
+def test_a_long_warmup_takes_half_of_training_unless_unlimited():
     factors = rates(epochs=3, warmup_epochs=5)
     assert factors == rates(epochs=3, warmup_epochs=1.5)
     assert factors[6] == max(factors) == 1
@@ -49,19 +49,24 @@ def test_a_warmup_longer_than_training_takes_half_of_it_unless_there_is_no_limit
     assert max(rates(epochs=3, warmup_epochs=5, warmup_limit=None)) < 0.6
 
 
-def test_a_step_asks_for_no_more_samples_than_there_are():
-    for (size, accumulation), n, taken in (((16, 5), 60, (12, 5)), ((1, 100), 7, (1, 7))):
-        samples = zeros(n)
-        with plan(
-            Dense(1), samples, nn.MSELoss(), batch_size=size, accumulation=accumulation
-        ) as steps:
-            assert steps.per_epoch == -(-n // (taken[0] * taken[1]))
-            assert len(steps.take(0)[1]) == min(n, taken[0] * taken[1])
-        assert len(samples.read[0]) == taken[0]
+@pytest.mark.parametrize(
+    ("n", "batch_size", "accumulation", "first_batch", "in_step"),
+    [(60, 16, 5, 12, 60), (7, 1, 100, 1, 7)],
+)
+def test_a_step_asks_for_no_more_samples_than_there_are(
+    n, batch_size, accumulation, first_batch, in_step
+):
+    samples = zeros(n)
+    with plan(
+        Dense(1), samples, nn.MSELoss(), batch_size=batch_size, accumulation=accumulation
+    ) as steps:
+        assert steps.per_epoch == 1
+        assert len(steps.take(0)[1]) == in_step
+    assert len(samples.read[0]) == first_batch
 
 
 @pytest.mark.parametrize("is_body_layer", [False, True])
-def test_all_but_the_body_and_its_own_layer_learn_at_the_outer_rate(is_body_layer):
+def test_all_but_the_body_and_its_layer_learn_at_outer_rate(is_body_layer):
     """After a step of SGD without momentum every parameter has moved by its rate times its gradient.
 
     A predictor behind the body's own layer starts as a ridge, and so learns at the rate of the body.

@@ -1,5 +1,6 @@
 """What `precision=auto` resolves to, what half precision is used for, and what gradient checkpointing keeps."""
 
+import pytest
 import torch
 
 from orca_cli.interfaces import Tokens
@@ -11,20 +12,17 @@ from tests.checkpoints import save_tiny_bert, save_tiny_swin
 CPU = torch.device("cpu")
 
 
-def test_auto_is_bf16_where_the_device_has_it_and_on_a_processor_where_the_body_is_wide(
-    monkeypatch,
-):
-    for has in (True, False):
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            monkeypatch.setattr(torch.cpu, name, lambda has=has: has)
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has
-        )
-        best = "bf16" if has else "fp32"
-        assert [choose_precision("auto", CPU, width) for width in (384, 32)] == [best, "fp32"]
-        assert choose_precision("auto", torch.device("cuda"), 32) == best
-        assert [choose_precision(typed, CPU, 32) for typed in ("fp32", "bf16")] == ["fp32", "bf16"]
+@pytest.mark.parametrize(("has_bf16", "best"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_on_devices_that_gain_by_it(monkeypatch, has_bf16, best):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    assert choose_precision("auto", CPU, 384) == best
+    assert choose_precision("auto", CPU, 32) == "fp32"
+    assert choose_precision("auto", torch.device("cuda"), 32) == best
     assert choose_precision("auto", torch.device("mps"), 768) == "fp32"
+    assert choose_precision("fp32", CPU, 32) == "fp32"
+    assert choose_precision("bf16", CPU, 32) == "bf16"
 
 
 def test_half_precision_is_for_the_body_alone(tmp_path):

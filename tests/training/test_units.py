@@ -61,7 +61,7 @@ def first_gradient(units=1.0, **settings):
     return gradient(model)
 
 
-def test_the_papers_protocol_adds_gradients_of_batches_and_keeps_the_tasks_units():
+def test_the_papers_protocol_adds_gradients_in_task_units():
     """Four batches a step: their sum is four times their mean. A unit for all outputs keeps the gradient's direction."""
     clean, paper = (first_gradient(protocol=protocol) for protocol in ("clean", "paper"))
     four = {"batch_size": 16, "accumulation": 4}

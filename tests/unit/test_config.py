@@ -36,9 +36,7 @@ def name(tmp_path, monkeypatch):
     return named
 
 
-def test_weights_count_by_content_and_a_folder_that_a_word_matches_by_chance_does_not(
-    tmp_path, name
-):
+def test_weights_count_by_content_but_no_folder_by_chance(tmp_path, name):
     def with_files(weights=b"1", data=b"1", chance=b"1"):
         for folder, content in (("mymodel", weights), ("series", data), ("classes", chance)):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -57,7 +55,7 @@ def test_a_layout_that_no_setting_gives_is_channels_first(name):
     assert name({}) != first  # of tasks that have no such setting
 
 
-def test_a_folder_of_folders_counts_by_all_that_is_in_it_links_too(tmp_path, name):
+def test_a_folder_counts_by_all_files_and_links_in_it(tmp_path, name):
     image, linked = tmp_path / "photos" / "cats" / "1.png", tmp_path / "all" / "1.npy"
     for path in (image, linked):
         path.parent.mkdir(parents=True)
@@ -158,7 +156,7 @@ def _public(package):
         ("preprocessing", fitted_preprocessing),
     ],
 )
-def test_errors_losses_and_preprocessing_are_admitted_in_their_place(place, expected):
+def test_errors_losses_and_preprocessing_have_their_places(place, expected):
     assert parts.admitted(place) == expected()
 
 
@@ -255,7 +253,7 @@ WRONG = {
 }
 
 
-def test_a_space_is_looked_for_in_both_folders_and_its_continuous_numbers_are_rounded(tmp_path):
+def test_a_space_is_found_in_both_folders_and_rounds_numbers(tmp_path):
     pytest.importorskip("optuna")
     path = tmp_path / "space" / "mine.yaml"
     path.parent.mkdir()
@@ -319,9 +317,7 @@ def expand(read, tmp_path, monkeypatch):
     return expanded
 
 
-def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_earlier_ones(
-    read, tmp_path
-):
+def test_arms_are_the_combinations_that_no_exception_leaves_out(read, tmp_path):
     study = read("small", FILE)
     arms = study.arms({}, tmp_path)
     combinations = [("digits", "minilm"), ("image", "minilm"), ("image", "swin"), ("own", "minilm")]
@@ -352,9 +348,7 @@ def test_every_combination_but_the_excepted_ones_is_an_arm_and_later_words_beat_
     ]  # the arm's choices
 
 
-def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_what_helps(
-    read, tmp_path
-):
+def test_an_arm_that_lacks_a_file_or_a_value_says_how_to_get_it(read, tmp_path):
     study = read("small", FILE)
     reasons = Counter(arm.lacks for arm in study.arms({}, tmp_path) if arm.lacks)
     assert reasons == {
@@ -366,7 +360,7 @@ def test_an_arm_without_its_file_or_a_value_that_must_be_typed_is_named_with_wha
     assert bodies == ["swin", "swin"]  # not to the other body
 
 
-def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the_sets(read, expand):
+def test_the_command_line_narrows_axes_and_replaces_the_sets(read, expand):
     sweep = expand("set=image,digits", "seed=1")
     names = ("image", "digits")
     assert [job.labels for job in sweep.jobs] == [
@@ -385,17 +379,21 @@ def test_the_command_line_narrows_axes_by_name_and_a_task_takes_the_place_of_the
     assert job.config.metric["size"] == 32
 
 
-def test_a_file_that_is_not_a_study_is_refused(read):
-    for text, kind, match in (
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
         ("axis: {seed: [0]}\n", ConfigError, "no such key: .axis.; did you mean 'axes'"),
         ("axes: {seed: [0]}\nexcept: [{seed: 1}]\n", ConfigError, "seed has no .1."),
         ("axes: {set: {a: [paths.runs=/x]}}\n", UnsafeError, "how the program runs"),
-    ):
-        with pytest.raises(kind, match=match):
-            read("bad", text)
+    ],
+    ids=["key", "exception", "paths"],
+)
+def test_a_file_that_is_not_a_study_is_refused(read, text, error, message):
+    with pytest.raises(error, match=message):
+        read("bad", text)
 
 
-def test_a_run_of_two_studies_is_in_both_and_one_of_other_settings_is_replaced(tmp_path):
+def test_a_run_is_in_two_studies_until_its_settings_change(tmp_path):
     first, second, third = (
         studies.Member(name, {"set": label}) for name, label in ("ad", "bo", "co")
     )

@@ -49,27 +49,23 @@ DAMAGE = [
 ]
 
 
-def test_what_is_wrong_with_a_folder_is_reported(tmp_path):
+@pytest.mark.parametrize(("change", "error", "message"), DAMAGE)
+def test_damage_to_a_folder_is_reported(tmp_path, change, error, message):
     """Every kind of damage to checkpoints is in tests/reliability/test_damage.py."""
-    for number, (change, error, message) in enumerate(DAMAGE):
-        folder = committed(tmp_path / f"step-{number}")
+    folder = committed(tmp_path / "step-0")
+    storage.verify_folder(folder)
+    (folder / "best").mkdir()
+    change(folder)
+    with pytest.raises(error, match=f"(?i){message}"):
         storage.verify_folder(folder)
-        (folder / "best").mkdir()
-        change(folder)
-        with pytest.raises(error, match=f"(?i){message}"):
-            storage.verify_folder(folder)
-        if error is ChecksumError:
-            assert any(
-                re.search(f"(?i){message}", problem)
-                for problem in storage.folder_problems(folder)[1]
-            )
-        if message == "best/more":
-            storage.verify_folder(folder, extra_allowed=True)
+    if error is ChecksumError:
+        _, problems = storage.folder_problems(folder)
+        assert any(re.search(f"(?i){message}", problem) for problem in problems)
+    if message == "best/more":
+        storage.verify_folder(folder, extra_allowed=True)
 
 
-def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are(
-    tmp_path, monkeypatch
-):
+def test_some_files_of_a_sealed_folder_are_verified_alone(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     storage.seal(tmp_path, [tmp_path / "a", tmp_path / "b"], owner="me")
@@ -85,7 +81,7 @@ def test_some_files_of_a_sealed_folder_are_verified_alone_and_say_whose_they_are
         storage.verify_folder(tmp_path, only=["a"])
 
 
-def test_links_are_not_followed_neither_planted_ones_nor_those_of_leftovers(tmp_path, monkeypatch):
+def test_planted_links_and_those_of_leftovers_stay_unfollowed(tmp_path, monkeypatch):
     """Temporary names are unpredictable; a planted link with the right name is an error, and its target stays untouched."""
     target, folder = tmp_path / "mine" / "file", tmp_path / "run"
     for path in (target.parent, folder / "a" / ".tmp-1-step-1"):

@@ -168,7 +168,7 @@ def test_weights_hash_tells_all_values_apart(values):
     assert sha256(base) != sha256(base | {"w": base["w"].view(-1, 1)})
 
 
-def test_an_overflow_is_left_out_but_not_for_ever_and_every_optimizer_begins_with_the_first_scale():
+def test_overflows_are_left_out_and_optimizers_begin_alike():
     """Members train one after the other; a run that resumes in a later one must meet the same scale."""
     model, scaled = Dense(2), Scaled()
     begin = scaled.scaler_state()
@@ -189,7 +189,7 @@ def test_every_process_of_the_tests_has_one_thread():
     assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info()} == {1}
 
 
-def test_a_small_model_takes_one_thread_unless_the_environment_says_how_many(monkeypatch):
+def test_a_small_model_takes_one_thread_unless_told_otherwise(monkeypatch):
     def threads(parameters, tokens):
         with same_threads_after():
             limit_threads(parameters, tokens)

@@ -181,12 +181,12 @@ def aurocs(
     areas = [np.zeros(0)]
     for start in range(0, scores.shape[1], columns_at_once):
         columns = slice(start, start + columns_at_once)
-        is_known = is_known[:, columns]
-        is_positive = present[:, columns] & is_known
-        ranked = np.where(is_known, _comparable(scores[:, columns]), np.nan)
+        is_counted = is_known[:, columns]
+        is_positive = present[:, columns] & is_counted
+        ranked = np.where(is_counted, _comparable(scores[:, columns]), np.nan)
         ranks = stats.rankdata(ranked, axis=0, nan_policy="omit")
         positives = is_positive.sum(0)
-        negatives = is_known.sum(0) - positives
+        negatives = is_counted.sum(0) - positives
         sums = np.where(is_positive, ranks, 0.0).sum(0)
         # The sum of ranks counts wins over the other positive entries as well.
         wins = sums - positives * (positives + 1) / 2

@@ -14,6 +14,7 @@ from orca_cli import scoring
 from orca_cli.config import parts
 from orca_cli.exceptions import ConfigError, DataError, NonFiniteError
 from orca_cli.interfaces import KINDS
+from orca_cli.scoring.checks import aurocs
 from orca_cli.scoring.classification import MacroF1, ZeroOne
 from orca_cli.scoring.dense import LongRangeMAE
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, MaskedMSE, default_loss
@@ -238,3 +239,16 @@ def test_chunks_are_those_of_the_published_code(n, batch, drop_tail, chunks, las
         chunks,
         pytest.approx(np.mean([one.value for one in parts_of_it])),
     )
+
+
+def test_columns_beyond_one_block_have_the_same_areas():
+    """Ranks are taken of some columns at a time: 4 million entries fit at once, and these are more."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(3000, 1500)).astype(np.float32)
+    present = rng.random(scores.shape) < 0.4
+    is_known = rng.random(scores.shape) < 0.9
+    areas = aurocs(scores, present, is_known)
+    columns = [0, 1397, 1398, 1499]  # the first block has 1,398
+    alone = aurocs(scores[:, columns], present[:, columns], is_known[:, columns])
+    assert areas.shape == (1500,)
+    assert np.array_equal(areas[columns], alone)

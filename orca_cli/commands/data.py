@@ -213,7 +213,9 @@ def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Repo
         fetched = fetch(path, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5)
     except (NetworkError, ChecksumError) as error:
         raise type(error)(error.what, where=where) from error
-    data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
+    data_folder.record(
+        folder, file.path, size=fetched.bytes, digest=fetched.sha256, origin=fetched.url
+    )
     trust = "recorded"
     if expected:
         trust = "verified"

@@ -58,9 +58,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             problems.append(f"{split_name}: the split is empty")
             continue
         filled[split_name] = samples
-        generator = seeding.numpy_generator(config.seed, "data-check", split_name)
-        count = min(len(samples), arguments.samples)
-        rows = np.sort(generator.choice(len(samples), count, replace=False))
+        rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
         split, split_problems = examine_split(
             task, split_name, samples, rows=rows, reporter=reporter
         )
@@ -82,6 +80,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     }
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
+
+
+def _drawn_rows(n: int, limit: int, seed: int, split_name: str) -> np.ndarray:
+    """Return ascending indices of at most `limit` of a split's `n` samples, drawn by the seed."""
+    generator = seeding.numpy_generator(seed, "data-check", split_name)
+    return np.sort(generator.choice(n, min(n, limit), replace=False))
 
 
 def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[Record]:

@@ -59,14 +59,17 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _machine_result() -> Result:
     """Return what this machine has, and the verdict whether `orca run` can work."""
     folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
-    unmet = unmet_requirements()
-    devices = _devices()
-    weights = _weights()
+    findings = {
+        "unmet": unmet_requirements(),
+        "devices": _devices(),
+        "folders": folders,
+        "weights": _weights(),
+    }
     facts = environment()
     machine = {
         key: facts[key] for key in ("python", "platform", "processors", "threads", "packages")
     }
-    machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    machine |= findings
     code, problem = _first_problem(machine)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}

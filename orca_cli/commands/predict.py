@@ -186,5 +186,5 @@ def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> Rec
         "value": score.value,
         "n": score.n,
         "skipped": score.skipped,
-        "interval": interval(error, score, outputs, targets, None),
+        "interval": interval(error, score, outputs, targets, groups=None),
     }

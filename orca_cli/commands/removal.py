@@ -53,18 +53,19 @@ day. No run is touched (orca runs rm), no data set (orca data), and no entry tha
 
 def rm(arguments: argparse.Namespace) -> Result:
     """Remove runs, and return which ones; without --yes return which ones would go."""
-    root = Path(default_folders()["runs"])
+    is_dry = not arguments.yes
+    root = default_folders()["runs"]
     paths = [claim.check_removable(claim.named(name), root) for name in arguments.runs]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
     removed, failures = _remove_each(
-        entries, lambda entry: claim.remove(Path(entry["path"]), root), is_dry=not arguments.yes
+        entries, lambda entry: claim.remove(Path(entry["path"]), root), is_dry=is_dry
     )
-    verb = "removed" if arguments.yes else "would remove"
+    verb = "would remove" if is_dry else "removed"
     lines = [f"{verb} {entry['path']}, {size_text(entry['bytes'])}" for entry in removed]
-    if not arguments.yes:
+    if is_dry:
         lines.append("--yes removes what is listed, for good")
-    return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, lines, failures)
+    return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
 
 
 def gc(arguments: argparse.Namespace) -> Result:

@@ -109,10 +109,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     _check_exclusive(arguments)
     table = _table(arguments)
     failures = _strict_failures(table) if arguments.strict else []
-    comparison = None
+    # At most one of the options replaces the table by another view.
+    page = Page(table)
     if arguments.against is not None:
-        comparison = compare(table, *pair(arguments.against, "--against"))
-    page = Page(table, comparison, rank(table) if arguments.compare else None)
+        page = Page(table, comparison=compare(table, *pair(arguments.against, "--against")))
+    elif arguments.compare:
+        page = Page(table, ranking=rank(table))
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
     form = _form(arguments)
@@ -183,7 +185,7 @@ def _write_figures(page: Page, folder: Path) -> None:
 
 def _table(arguments: argparse.Namespace) -> Table:
     """Return the table of the runs that the options select."""
-    folders = arguments.runs or [Path(default_folders()["runs"])]
+    folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)

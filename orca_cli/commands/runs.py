@@ -6,7 +6,6 @@ Works without torch; `list`, `show` and `diff` change nothing.
 import argparse
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -125,7 +124,7 @@ def _record(run: Run | Broken) -> Record:
 
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
-    collection = collect(arguments.runs or [Path(default_folders()["runs"])])
+    collection = collect(arguments.runs or [default_folders()["runs"]])
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
@@ -168,15 +167,17 @@ def _error_record(run: Run | Broken) -> Record | None:
 def _row(record: Record) -> tuple[str | Text, ...]:
     """Return the cells of a run in the list of all."""
     state = f"({record['state']})" if record["replaced"] else record["state"]
-    error = record["error"]
+    style = "" if record["state"] in _HEALTHY else "red"
+    error_text = "" if record["error"] is None else record["error"]["text"]
     # A run's name has date, time, body, metric, finetune, seed and identity.
     fields = record["run"].split("_")
+    name = fields[-1] if len(fields) > 3 else record["run"]
     return (
-        fields[-1] if len(fields) > 3 else record["run"],
+        name,
         record.get("task", ""),
         " ".join(fields[2:-1]),
-        Text(state, style="" if record["state"] in _HEALTHY else "red"),
-        "" if error is None else error["text"],
+        Text(state, style=style),
+        error_text,
         record["age"],
         size_text(record["bytes"]),
     )

@@ -67,8 +67,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
     choices = job.choices
     parameters = summary["parameters"]
-    names = ("embedder", "body", "predictor")
-    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in names)
+    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in ("embedder", "body", "predictor"))
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     splits = summary["splits"]
     samples = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"

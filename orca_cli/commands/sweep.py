@@ -161,6 +161,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:
+        # All jobs: those that are the same experiment are different choices of the study.
         members = [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
         studies.add(root, sweep.study, members)
     # Sweeps of the same runs share a name, and no others.

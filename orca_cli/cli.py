@@ -27,7 +27,8 @@ COMMANDS = {
     "report": "a table of the results: methods as rows, tasks as columns",
     "data": "the data sets: list, get, check",
     "body": "the pretrained bodies: list, get for offline machines",
-    "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, settings and more",
+    "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, "
+    "settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
 
@@ -37,14 +38,16 @@ _HELP = ("-h", "--help", "help")
 _ABOUT = "Cross-modal transfer of pretrained transformers (ORCA)."
 _EXAMPLES = """\
 examples:
-  orca run                                   a first transfer, less than a minute: digits with MiniLM
+  orca run                                   \
+a first transfer, less than a minute: digits with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results
   orca predict RUN new.npz --out p.csv       apply a run to new data
   orca run --help                            more examples
 
-Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On desktops where `orca` is the
+Settings are KEY=VALUE; `orca list` shows them. Every command takes --json. On desktops where \
+`orca` is the
 screen reader, type `orca-transfer` instead."""
 
 
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     wants_traceback = "--traceback" in words
-    words = [word for word in words if word != "--traceback"]
+    words = [text for text in words if text != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names may have characters that the output lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -154,7 +157,7 @@ def _dispatch(words: Sequence[str], call: _Call) -> int:
         )
         return _execute(name, verb, words, call)
     if not words or words[0] in _HELP:
-        abouts = {word: verb.about for word, verb in verbs.items()}
+        abouts = {verb_name: verb.about for verb_name, verb in verbs.items()}
         _print_commands(
             f"orca {name}", COMMANDS[name], abouts, f"examples: orca {name} COMMAND --help"
         )
@@ -168,6 +171,7 @@ def _dispatch(words: Sequence[str], call: _Call) -> int:
 def _execute(name: str, verb: Verb, words: Sequence[str], call: _Call) -> int:
     """Parse the words behind a command's name, carry it out, and print its result."""
     arguments = _parser(name, verb).parse_intermixed_args(words)
+    # For commands that print tracebacks themselves, quote their command line, or fork the program.
     arguments.traceback = call.wants_traceback
     arguments.typed = ["orca", *name.split(), *words]
     arguments.program = call.program
@@ -203,9 +207,9 @@ def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
     return parser
 
 
-def _print_commands(name: str, about: str, commands: Mapping[str, str], examples: str) -> None:
-    """Print the help of a program or command that has commands."""
-    lines = "\n".join(f"  {word:<8} {text}" for word, text in commands.items())
+def _print_commands(program: str, about: str, commands: Mapping[str, str], examples: str) -> None:
+    """Print the help of the program or of a command with verbs; `commands` has a text for each."""
+    lines = "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
     terminal.print_result(
-        f"usage: {name} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
+        f"usage: {program} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
     )

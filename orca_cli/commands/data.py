@@ -4,13 +4,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import RenderableType
 
 from orca_cli.commands import data_check
-from orca_cli.commands.options import CONFIG_DIR, Verb, argument
+from orca_cli.commands.options import CONFIG_DIR, Record, Verb, argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.data import catalogue, data_folder
 from orca_cli.exceptions import (
@@ -23,6 +22,7 @@ from orca_cli.exceptions import (
 from orca_cli.progress import Reporter
 from orca_cli.terminal import LogReporter, Result, configure_logging, counted, size_text, table
 
+# Origin of a data set -> where it comes from, besides the hosts of its files.
 _ORIGINS = {
     "generated": "made by orca",
     "bundled": "a package",
@@ -36,7 +36,8 @@ examples:
   orca data list deepsea psicov        every file and address of some, and how to place them by hand
   orca data list --config-dir my_conf  with those of your own my_conf/task/x.yaml, ...
 
-orca data get NAME also verifies and unpacks files that you put into a data set's folder. A run reads files that are elsewhere
+orca data get NAME also verifies and unpacks files that you put into a data set's folder. A run \
+reads files that are elsewhere
 with task.path=FOLDER (or source.path=FOLDER)."""
 _GET = """\
 examples:
@@ -48,14 +49,17 @@ when it is complete and has the published SHA-256, or if none is published, the
 one recorded when it was first seen (checksums.json in its folder)."""
 
 
-def _selected(words: Sequence[str], extra: Path | None) -> list[catalogue.DataSet]:
-    """Return the data sets that words name, also as task=NAME or source=NAME; without words all."""
+def _selected(names: Sequence[str], extra: Path | None) -> list[catalogue.DataSet]:
+    """Return the data sets with these names, also as task=NAME or source=NAME; without names all.
+
+    `extra` is the folder with the user's own files, as in `orca_cli.config.configuration`.
+    """
     data_sets = catalogue.data_sets(extra)
-    if not words:
+    if not names:
         return data_sets
     chosen = []
-    for word in words:
-        chosen += catalogue.find(word, data_sets)
+    for name in names:
+        chosen += catalogue.find(name, data_sets)
     # A data set that is named twice counts once.
     return list(dict.fromkeys(chosen))
 
@@ -83,8 +87,8 @@ def listed(arguments: argparse.Namespace) -> Result:
         files = [
             asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
         ]
-        facts = {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
-        record = asdict(entry) | facts
+        record = asdict(entry)
+        record |= {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
         records.append(record)
         origin = _origin(entry)
         size = size_text(entry.bytes)
@@ -108,7 +112,7 @@ def _origin(entry: catalogue.DataSet) -> str:
     return ", ".join(dict.fromkeys(filter(None, origins))) or "by hand"
 
 
-def _details(entry: catalogue.DataSet, record: dict[str, Any], origin: str) -> list[str]:
+def _details(entry: catalogue.DataSet, record: Record, origin: str) -> list[str]:
     """Return the lines about one data set and its files."""
     folder = record["folder"]
     lines = [
@@ -132,14 +136,14 @@ def get(arguments: argparse.Namespace) -> Result:
     chosen = _selected(arguments.names, arguments.config_dir)
     root = default_folders()["data"]
     configure_logging()
-    done: list[dict[str, Any]] = []
+    done: list[Record] = []
     failures: list[OrcaError] = []
     shown: list[str] = []
-    nothing = []
+    without_files = []
     reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
-            nothing.append(entry.name)
+            without_files.append(entry.name)
             hint = f"orca data list {entry.name}"
             shown.append(f"{entry.name} ({entry.group}): nothing to download ({hint})")
             continue
@@ -153,7 +157,7 @@ def get(arguments: argparse.Namespace) -> Result:
     record = {
         "schema": 1,
         "files": done,
-        "nothing_to_download": nothing,
+        "nothing_to_download": without_files,
         "failures": [str(failure) for failure in failures],
     }
     return Result(record, shown, failures)
@@ -161,12 +165,13 @@ def get(arguments: argparse.Namespace) -> Result:
 
 def _get_files(
     entry: catalogue.DataSet, root: Path, reporter: Reporter
-) -> tuple[list[dict[str, Any]], list[OrcaError]]:
+) -> tuple[list[Record], list[OrcaError]]:
     """Fetch or verify, and unpack, all files of a data set; return what was done, and failures."""
     done = []
     failures = []
     with data_folder.locked(entry, root, reporter) as folder:
         for file in entry.files:
+            # The failure of one file does not keep the others back, but a full disk does.
             try:
                 record = _get_file(file, folder, f"{entry.name}/{file.path}", reporter)
                 record["unpacked"] = data_folder.unpack(file, folder, reporter)
@@ -179,7 +184,7 @@ def _get_files(
     return done, failures
 
 
-def _done_text(record: dict[str, Any]) -> str:
+def _done_text(record: Record) -> str:
     """Return what was done with one file, in a line."""
     texts = ["here" if record["action"] == "found" else record["action"]]
     if record["sha256"] is not None:
@@ -190,9 +195,7 @@ def _done_text(record: dict[str, Any]) -> str:
     return f"{record['data_set']}/{record['path']}: {', '.join(texts)}"
 
 
-def _get_file(
-    file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter
-) -> dict[str, Any]:
+def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> Record:
     """Fetch one file, or verify it; return what was done, and how sure the checksum is."""
     path = folder / file.path
     expected = data_folder.expected(file, folder)
@@ -210,7 +213,9 @@ def _get_file(
         fetched = fetch(path, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5)
     except (NetworkError, ChecksumError) as error:
         raise type(error)(error.what, where=where) from error
-    data_folder.record(folder, file.path, fetched.bytes, fetched.sha256, fetched.url)
+    data_folder.record(
+        folder, file.path, size=fetched.bytes, digest=fetched.sha256, origin=fetched.url
+    )
     trust = "recorded"
     if expected:
         trust = "verified"
@@ -224,21 +229,25 @@ def _get_file(
     }
 
 
-_OPTIONAL_NAMES = argument(
-    "names", nargs="*", metavar="NAME", help="task or source; default: all, in short"
-)
-_NAMES = argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)")
 VERBS = {
     "list": Verb(
         about="licence, size, addresses, and whether it is here",
         examples=_LIST,
-        arguments=(_OPTIONAL_NAMES, CONFIG_DIR),
+        arguments=(
+            argument(
+                "names", nargs="*", metavar="NAME", help="task or source; default: all, in short"
+            ),
+            CONFIG_DIR,
+        ),
         execute=listed,
     ),
     "get": Verb(
         about="download, verify and unpack; resumes where it was interrupted",
         examples=_GET,
-        arguments=(_NAMES, CONFIG_DIR),
+        arguments=(
+            argument("names", nargs="+", metavar="NAME", help="task or source (orca data list)"),
+            CONFIG_DIR,
+        ),
         execute=get,
     ),
     "check": data_check.VERB,

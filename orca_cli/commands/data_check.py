@@ -8,12 +8,11 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
-from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, Verb, argument, number
+from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, Record, Verb, argument, number
 from orca_cli.commands.summary import shape_text
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
@@ -26,13 +25,16 @@ _OVERLAP = 0.01
 _BATCH_BYTES = 2**25
 _EXAMPLES = """\
 examples:
-  orca data check listops                              shapes, classes, NaN, ranges, overlaps between the splits
+  orca data check listops                              \
+shapes, classes, NaN, ranges, overlaps between the splits
   orca data check listops task.num_train=50            with settings, as orca run takes them
   orca data check arrays task.kind=classes task.train=my.npz
-  orca data check fsd50k --samples 500                 read fewer samples; targets are always counted in full
+  orca data check fsd50k --samples 500                 \
+read fewer samples; targets are always counted in full
   orca data check jsb task.path=~/jsb                  files that are elsewhere
 
-Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one per cent or more of a split
+Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one \
+per cent or more of a split
 that is also in another one. orca data get NAME compares the files with their checksums."""
 
 
@@ -49,27 +51,21 @@ def execute(arguments: argparse.Namespace) -> Result:
     task = read_task(config, reporter)
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
     splits = {}
+    filled = {}
     problems = []
     for split_name, samples in opened.items():
         if len(samples) == 0:
             problems.append(f"{split_name}: the split is empty")
             continue
-        generator = seeding.numpy_generator(config.seed, "data-check", split_name)
-        count = min(len(samples), arguments.samples)
-        rows = np.sort(generator.choice(len(samples), count, replace=False))
+        filled[split_name] = samples
+        rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
         split, split_problems = examine_split(
             task, split_name, samples, rows=rows, reporter=reporter
         )
         splits[split_name] = split
         problems += [f"{split_name}: {problem}" for problem in split_problems]
-    overlaps = _overlaps(
-        task, {split_name: opened[split_name] for split_name in splits}, config.seed
-    )
-    for overlap in overlaps:
-        if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
-            verb = "is" if overlap["shared"] == 1 else "are"
-            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
-            problems.append(f"{samples_text} {verb} also in {overlap['first']}")
+    overlaps = _overlaps(task, filled, config.seed)
+    problems += _overlap_problems(overlaps)
     record = {
         "schema": 1,
         "name": name,
@@ -86,7 +82,13 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
-def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[dict[str, Any]]:
+def _drawn_rows(n: int, limit: int, seed: int, split_name: str) -> np.ndarray:
+    """Return ascending indices of at most `limit` of a split's `n` samples, drawn by the seed."""
+    generator = seeding.numpy_generator(seed, "data-check", split_name)
+    return np.sort(generator.choice(n, min(n, limit), replace=False))
+
+
+def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[Record]:
     """Return, for each two splits, how many samples of the second the first has too.
 
     `of` is the number of samples of the second that were read.
@@ -102,19 +104,28 @@ def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[
     return overlaps
 
 
+def _overlap_problems(overlaps: Iterable[Record]) -> Iterator[str]:
+    """Yield a line for each two splits that share too many samples."""
+    for overlap in overlaps:
+        if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
+            verb = "is" if overlap["shared"] == 1 else "are"
+            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
+            yield f"{samples_text} {verb} also in {overlap['first']}"
+
+
 def examine_split(
     task: TaskData, name: str, samples: Samples, *, rows: np.ndarray, reporter: Reporter
-) -> tuple[dict[str, Any], list[str]]:
-    """Return what one split contains, JSON-able, and a line for each problem.
+) -> tuple[Record, list[str]]:
+    """Return what one split contains, and a line for each problem.
 
     Real-valued targets have a range, others counts by class.
 
     Args:
-        task: that the split is of.
-        name: of the split.
-        samples: of the split.
-        rows: ascending indices of the samples whose inputs are read; targets are all read.
-        reporter: of the progress.
+        task: whose split it is.
+        name: train, validation or test.
+        samples: the split.
+        rows: ascending indices of the samples whose inputs are read; all targets are read.
+        reporter: shows the progress of reading.
     """
     from orca_cli.data.blocks import blocks
 
@@ -122,7 +133,7 @@ def examine_split(
     size = max(1, min(256, _BATCH_BYTES // sample_bytes))
 
     def batches() -> Iterator[np.ndarray]:
-        """Yield the inputs of the rows, [b, *input_shape]."""
+        """Yield the inputs of the rows in blocks, [b, *input_shape]."""
         with reporter.track(f"reading {name}", len(rows)) as advance:
             for start in range(0, len(rows), size):
                 signals.check()
@@ -132,7 +143,7 @@ def examine_split(
 
     inputs = _range(batches())
     targets = samples.targets()
-    record: dict[str, Any] = {"n": len(targets), "inputs": inputs, "read": len(rows)}
+    record: Record = {"n": len(targets), "inputs": inputs, "read": len(rows)}
     problems = []
     if inputs["nan"] or inputs["infinite"]:
         problems.append(
@@ -182,7 +193,7 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
     return counts, invalid
 
 
-def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
+def _range(arrays: Iterable[np.ndarray]) -> Record:
     """Return the smallest and largest finite number, and how many are NaN or infinite."""
     ends: list[float] = []
     nan = 0
@@ -198,8 +209,8 @@ def _range(arrays: Iterable[np.ndarray]) -> dict[str, Any]:
     return {"min": lowest, "max": highest, "nan": nan, "infinite": infinite}
 
 
-def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield names and texts for people."""
+def _lines(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield the facts and problems for people, as names and texts."""
     shapes = f"{shape_text(record['input_shape'])} to {record['num_outputs']}"
     about = f"{record['kind']}, {shapes}"
     if record["synthetic"]:
@@ -215,7 +226,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", "no problems found"
 
 
-def _split_texts(split: Mapping[str, Any]) -> Iterator[str]:
+def _split_texts(split: Record) -> Iterator[str]:
     yield counted(split["n"], "sample")
     for name in ("inputs", "targets"):
         ends = split.get(name)
@@ -229,22 +240,21 @@ def _split_texts(split: Mapping[str, Any]) -> Iterator[str]:
         yield f"per class {text}"
 
 
-_ARGUMENTS = (
-    argument("name", metavar="TASK", help="a task (orca data list)"),
-    argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="settings of a run"),
-    argument(
-        "--samples",
-        type=number(int, lowest=1),
-        default=20_000,
-        metavar="N",
-        help="read at most N samples of a split, drawn with the run's seed; default: 20000",
-    ),
-    CONFIG_DIR,
-    ALLOW_MODULE,
-)
 VERB = Verb(
     about="open the data and look: shapes, classes, NaN, overlaps between splits",
     examples=_EXAMPLES,
-    arguments=_ARGUMENTS,
+    arguments=(
+        argument("name", metavar="TASK", help="a task (orca data list)"),
+        argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of a run"),
+        argument(
+            "--samples",
+            type=number(int, lowest=1),
+            default=20_000,
+            metavar="N",
+            help="read at most N samples of a split, drawn with the run's seed; default: 20000",
+        ),
+        CONFIG_DIR,
+        ALLOW_MODULE,
+    ),
     execute=execute,
 )

@@ -3,15 +3,14 @@
 import argparse
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands.body import named_bodies
-from orca_cli.commands.options import run_argument
+from orca_cli.commands.options import Record, run_argument
 from orca_cli.config import configuration
 from orca_cli.exceptions import (
     CheckpointError,
@@ -20,6 +19,8 @@ from orca_cli.exceptions import (
     StorageError,
     UnavailableError,
 )
+from orca_cli.models import checkpoints
+from orca_cli.models.checkpoints import located
 from orca_cli.runs.claim import named
 from orca_cli.runs.environment import environment, unmet_requirements
 from orca_cli.runs.integrity import Checked, check
@@ -31,11 +32,15 @@ _GIB = 2**30
 
 EXAMPLES = """\
 examples:
-  orca doctor                            a report; the last line says whether orca run can work, and if not, why
-  orca doctor runs/digits/2026-...       compare all files of a run with their checksums; restore a lost status
+  orca doctor                            \
+a report; the last line says whether orca run can work, and if not, why
+  orca doctor runs/digits/2026-...       \
+compare all files of a run with their checksums; restore a lost status
 
-exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package or the default body's
-weights are missing; 20 the run is in use; 21 a newer program made it; 30 a folder cannot be written"""
+exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package \
+or the default body's
+weights are missing; 20 the run is in use; 21 a newer program made it; 30 a folder cannot be \
+written"""
 ARGUMENTS = (run_argument("run", "?"),)
 
 
@@ -54,14 +59,17 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _machine_result() -> Result:
     """Return what this machine has, and the verdict whether `orca run` can work."""
     folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
-    unmet = unmet_requirements()
-    devices = _devices()
-    weights = _weights()
+    findings = {
+        "unmet": unmet_requirements(),
+        "devices": _devices(),
+        "folders": folders,
+        "weights": _weights(),
+    }
     facts = environment()
     machine = {
         key: facts[key] for key in ("python", "platform", "processors", "threads", "packages")
     }
-    machine |= {"unmet": unmet, "devices": devices, "folders": folders, "weights": weights}
+    machine |= findings
     code, problem = _first_problem(machine)
     verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
@@ -72,7 +80,7 @@ def _machine_result() -> Result:
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
-def _first_problem(machine: Mapping[str, Any]) -> tuple[int, str]:
+def _first_problem(machine: Record) -> tuple[int, str]:
     """Return the exit code and the problem that decide the verdict; 0 and empty without one."""
     packages = "; ".join(machine["unmet"]) or machine["devices"]["problem"]
     if packages:
@@ -85,7 +93,7 @@ def _first_problem(machine: Mapping[str, Any]) -> tuple[int, str]:
     return 0, ""
 
 
-def _devices() -> dict[str, Any]:
+def _devices() -> Record:
     """Return what torch can compute on, or why it does not work."""
     try:
         import torch
@@ -99,7 +107,7 @@ def _devices() -> dict[str, Any]:
         return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
 
 
-def _folder(name: str, path: Path) -> dict[str, Any]:
+def _folder(name: str, path: Path) -> Record:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; the nearest one above it must be writable.
     absolute = path.absolute()
@@ -116,12 +124,12 @@ def _folder(name: str, path: Path) -> dict[str, Any]:
     return {"path": str(path), "free_gib": free_gib, "problem": problem}
 
 
-def _weights() -> dict[str, Any]:
+def _weights() -> Record:
     """Look for the default body's weights where a run would look.
 
     If they are missing, ask whether the hub answers.
     """
-    record: dict[str, Any] = {
+    record: Record = {
         "body": None,
         "checkpoint": None,
         "from": "",
@@ -148,8 +156,6 @@ def _weights() -> dict[str, Any]:
 def _origin(checkpoint: str) -> dict[str, str]:
     """Return from where a run would get a checkpoint, or why it cannot."""
     from orca_cli.data.untrusted.downloads import hub_answers
-    from orca_cli.models import checkpoints
-    from orca_cli.models.checkpoints import located
 
     location = located.find(checkpoint)
     packaged = checkpoints.PACKAGED.get(checkpoint)

@@ -10,9 +10,11 @@ from orca_cli.terminal import Result, size_text
 
 EXAMPLES = """\
 examples:
-  orca export runs/arrays/2026-11-25_... my_model       weights, preprocessing, settings, a model card
+  orca export runs/arrays/2026-11-25_... my_model       \
+weights, preprocessing, settings, a model card
   orca export runs/arrays my_model --best               of the run with the lowest validation error
-  orca predict my_model new.npz                         anywhere, without the body's checkpoint and without network"""
+  orca predict my_model new.npz                         \
+anywhere, without the body's checkpoint and without network"""
 ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new folder"))
 
 

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orca_cli import exceptions, experiment, signals, storage
+from orca_cli.commands.options import Record, own_code_words
 from orca_cli.exceptions import OrcaError
 from orca_cli.launching import process
 from orca_cli.launching.driver import Driver, Job, Work
@@ -67,7 +68,7 @@ class JobRunner:
         self._is_quiet = is_quiet
         # Jobs on this machine print to the terminal of the command.
         self.is_local = arguments.on in (None, "local")
-        # Of each job; only sweeps have the option.
+        # A search has no such option.
         self._time_limit_s = getattr(arguments, "time_limit", None)
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
@@ -94,10 +95,7 @@ class JobRunner:
     def _words(self, overrides: list[str]) -> list[str]:
         """Return the command line of a job, without the program's name."""
         words = ["run", *overrides]
-        if self._arguments.config_dir is not None:
-            words += ["--config-dir", str(self._arguments.config_dir)]
-        for module in self._arguments.allow_module:
-            words += ["--allow-module", module]
+        words += own_code_words(self._arguments.config_dir, self._arguments.allow_module)
         for name in _FORWARDED:
             if getattr(self._arguments, name, False):
                 words.append(f"--{name.replace('_', '-')}")
@@ -119,15 +117,17 @@ class JobRunner:
             variables["OMP_NUM_THREADS"] = str(threads)
         share = self._arguments.gpus
         if share == 0:
+            # An empty list of visible devices hides them all.
             variables[gpus.VISIBLE] = ""
         elif share is not None and share < 1:
             variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / share))
         return variables
 
     def _threads(self) -> int | None:
-        """Return the threads of each job; None for the default.
+        """Return the threads of each job; None leaves them to the job.
 
-        They are as typed, else on this machine the job's share of all.
+        They are as typed, else on this machine the job's share of all, elsewhere OMP_NUM_THREADS
+        or 1.
         """
         at_once = self._arguments.at_once or 1
         typed: int | None = self._arguments.threads
@@ -194,7 +194,7 @@ class JobRunner:
         )
 
 
-def job_report(outcome: Outcome) -> dict[str, Any]:
+def job_report(outcome: Outcome) -> Record:
     """Return a job's report to its driver, which reads the result from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
     if outcome.failure is None:
@@ -221,16 +221,17 @@ def job_outcome(end: Ended) -> Outcome:
         if end.over_limit and state == "interrupted":
             state = "failed"
             error = OrcaError("exceeded --time-limit; the state is saved")
+        # A job may end with another code than that of its error's class, such as 75 for preemption.
         error.code = code
         failure = Failure(error=error, cause=error)
-    result: dict[str, Any] = {}
+    result: Record = {}
     if path is not None and state in ("completed", "skipped"):
         result = read_or_empty(path / RESULT)
     return Outcome(state=state, code=code, path=path, result=result, failure=failure)
 
 
 def _unreported(end: Ended) -> OrcaError:
-    """Return why a job ended that could not report."""
+    """Return why a job ended without a report."""
     if end.lost:
         return OrcaError(end.lost)
     if end.over_limit:

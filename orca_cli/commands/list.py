@@ -1,4 +1,7 @@
-"""`orca list`: the choices of every group and their settings, read off files; nothing is composed or built."""
+"""`orca list`: the choices of every group and their settings.
+
+They are read off files; nothing is composed or built.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from orca_cli.commands.options import CONFIG_DIR, argument
+from orca_cli.commands.options import CONFIG_DIR, Record, argument
 from orca_cli.config import configuration, declarations, ranges, schema
 from orca_cli.data import catalogue, data_folder
 from orca_cli.exceptions import UsageError, suggest
@@ -29,6 +32,7 @@ GROUPS = {
     "spaces": "space",
 }
 SETTINGS = "settings"
+_GROUP_NAMES = (*GROUPS, SETTINGS)
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
 # Groups whose files set keys of other groups.
 _WHOLE_FILES = ("hparams", "protocol", "study", "space")
@@ -46,7 +50,7 @@ ARGUMENTS = (
         "group",
         nargs="?",
         metavar="GROUP",
-        help=f"one of {', '.join((*GROUPS, SETTINGS))}; default: all, in short",
+        help=f"one of {', '.join(_GROUP_NAMES)}; default: all, in short",
     ),
     argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
     CONFIG_DIR,
@@ -55,13 +59,13 @@ ARGUMENTS = (
 
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the choices of every group, or all about one group."""
-    # The name of the folder and of the key on the command line is understood as well.
+    # The folder's name, which is also the key on the command line, is understood as well.
     plurals = {folder: plural for plural, folder in GROUPS.items()}
     group = plurals.get(arguments.group, arguments.group)
     if group is None:
         return _overview(arguments.config_dir)
-    if group not in (*GROUPS, SETTINGS):
-        hint = suggest(group, (*GROUPS, SETTINGS))
+    if group not in _GROUP_NAMES:
+        hint = suggest(group, _GROUP_NAMES)
         raise UsageError(f"there is no group '{group}'", hint=hint)
     listed = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
     for name in arguments.names:
@@ -76,7 +80,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _overview(extra: Path | None) -> Result:
     """Return the names in every group."""
-    record: dict[str, Any] = {"schema": 1}
+    record: Record = {"schema": 1}
     rows = []
     for plural, group in GROUPS.items():
         listed = entries(group, extra)
@@ -88,8 +92,8 @@ def _overview(extra: Path | None) -> Result:
     return Result(record, [table(("group", "choices"), rows), note])
 
 
-def _settings() -> dict[str, dict[str, Any]]:
-    """Return key -> default, type and meaning of every setting that is no part's."""
+def _settings() -> dict[str, Record]:
+    """Return key -> default, type and meaning of every setting that belongs to no part."""
     listed = {}
     for key, hint in schema.declared().items():
         listed[key] = {
@@ -101,7 +105,7 @@ def _settings() -> dict[str, dict[str, Any]]:
     return listed
 
 
-def _settings_shown(chosen: list[dict[str, Any]]) -> list[RenderableType]:
+def _settings_shown(chosen: list[Record]) -> list[RenderableType]:
     rows = []
     for setting in chosen:
         meaning = f"{setting['meaning']} ({setting['allowed']})"
@@ -110,12 +114,12 @@ def _settings_shown(chosen: list[dict[str, Any]]) -> list[RenderableType]:
     return [table(("setting", "default", "meaning"), rows), note]
 
 
-def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
+def entries(group: str, extra: Path | None) -> dict[str, Record]:
     """Return name -> description, file, picks in other groups, parameters and their meanings.
 
-    Tasks and sources also have `data`: the facts about their data, and whether they are there. Tasks
-    have `error`, the name of the reported error, and `protocols`: name -> how a task departs from the
-    protocol clean.
+    Tasks and sources also have `data`: the facts about their data, and whether they are on this
+    machine. Tasks have `error`, the name of the reported error, and `protocols`: name -> how the
+    task departs from the protocol clean. `extra` is a folder with the user's own files.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -123,14 +127,16 @@ def entries(group: str, extra: Path | None = None) -> dict[str, dict[str, Any]]:
     departures: dict[str, configuration.Variant] = {}  # by PROTOCOL/TASK
     if group == "task":
         departures = configuration.variants("departures", extra)
-    listed: dict[str, dict[str, Any]] = {}
+    listed: dict[str, Record] = {}
     for name, variant in configuration.variants(group, extra).items():
-        settings = _declared(group, _own_settings(group, variant))
+        settings = _own_settings(group, variant)
+        # A file has only the settings that differ from the defaults in its part's signature.
+        settings = declarations.declared_node(group, settings) | settings
         parameters = {}
         for key, value in settings.items():
             if key not in (*_NOT_SETTINGS, group):
                 parameters[key] = value
-        entry: dict[str, Any] = {
+        entry: Record = {
             "name": name,
             "description": variant.description,
             "picks": configuration.picks(variant.settings.get("defaults")),
@@ -163,25 +169,22 @@ def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _declared(group: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the defaults of those that only the part's signature has."""
-    return declarations.declared_node(group, settings) | settings
-
-
 def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str]:
     """Return key -> meaning, from the part's signature and the comments of a file."""
     meanings = {}
     for key, setting in declarations.settings_of(group, settings).items():
         if setting.meaning:
             meanings[key] = setting.meaning
+    # In a task's file the comments are about the settings of the task.
     is_block_of_a_task = group == "hparams" and path.parent.name != group
     return meanings if is_block_of_a_task else meanings | configuration.comments(path)
 
 
-def _data(group: str, name: str, path: Path) -> dict[str, Any]:
+def _data(group: str, name: str, path: Path) -> Record:
+    """Return what a task's or source's file says about its data, and whether they are here."""
     about = catalogue.read(group, name, path)
     folder = configuration.default_folders()["data"]
-    facts: dict[str, Any] = {"state": data_folder.state(about, folder)}
+    facts: Record = {"state": data_folder.state(about, folder)}
     for key in ("shape", "outputs", "error", "licence", "origin", "bytes"):
         facts[key] = getattr(about, key)
     return facts
@@ -195,7 +198,7 @@ def _error(settings: dict[str, Any]) -> str:
     return str(target or usual).rpartition(".")[2]
 
 
-def _shown(group: str, chosen: list[dict[str, Any]], in_full: bool) -> Iterator[RenderableType]:
+def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[RenderableType]:
     """Yield the entries of a group, and their parameters: in full, one per row with its meaning."""
     if group == "task":
         rows = [_task_row(entry) for entry in chosen]
@@ -227,7 +230,7 @@ def _shown(group: str, chosen: list[dict[str, Any]], in_full: bool) -> Iterator[
         yield table((group, "parameters and their defaults"), rows)
 
 
-def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
+def _task_row(entry: Record) -> tuple[str, ...]:
     kind = str(entry["parameters"].get("kind", "???")).replace("???", "any")
     unknown = "any" if entry["data"]["origin"] == "own" else "-"
     shape = entry["data"]["shape"] or unknown
@@ -235,7 +238,7 @@ def _task_row(entry: dict[str, Any]) -> tuple[str, ...]:
     return entry["name"], kind, shape, outputs, entry["error"], entry["data"]["state"]
 
 
-def _parameter_rows(group: str, entry: dict[str, Any]) -> list[tuple[str, ...]]:
+def _parameter_rows(group: str, entry: Record) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
     prefix = "" if group in _WHOLE_FILES else f"{group}."
     rows: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""Arguments of commands, which `orca_cli.cli` adds to a parser; several commands share those here.
+"""What commands have in common: arguments, which `orca_cli.cli` adds to a parser, and records.
 
 A command is a module with EXAMPLES, ARGUMENTS and `execute`, or with VERBS, such as `orca runs`.
 """
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from orca_cli.terminal import Result
 
+# What a command prints with --json, or a part of it: JSON-able.
+Record = dict[str, Any]
 # Adds an argument to a parser.
 Argument = Callable[[argparse.ArgumentParser], object]
 # Unit of a time -> seconds.
@@ -104,6 +106,16 @@ def run_argument(name: str, nargs: str | None = None) -> Argument:
         metavar="RUN",
         help="a run's folder, its name, or the eight digits at its end",
     )
+
+
+def own_code_words(config_dir: Path | None, modules: Sequence[str]) -> list[str]:
+    """Return CONFIG_DIR and ALLOW_MODULE as words of another command line."""
+    words = []
+    if config_dir is not None:
+        words += ["--config-dir", str(config_dir)]
+    for module in modules:
+        words += ["--allow-module", module]
+    return words
 
 
 def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:

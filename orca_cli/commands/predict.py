@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orca_cli.commands.options import ALLOW_MODULE, argument, number
+from orca_cli.commands.options import ALLOW_MODULE, Record, argument, number
 from orca_cli.report.collect import interval_text
 from orca_cli.runs.claim import named
 from orca_cli.terminal import (
@@ -28,13 +28,18 @@ if TYPE_CHECKING:  # imports torch
 
 EXAMPLES = """\
 examples:
-  orca predict runs/arrays/2026-11-25_... new.npz                the predictions as csv on standard output
+  orca predict runs/arrays/2026-11-25_... new.npz                \
+the predictions as csv on standard output
   orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
-  orca predict runs/arrays --best new.npz --out p.npz            the run with the lowest validation error
-  orca predict my_model pictures/ --out p.csv                    images: a folder, with or without class folders
-  orca predict my_model all.npz --part test --out p.npz          x_test, or rows that an array `split` marks
+  orca predict runs/arrays --best new.npz --out p.npz            \
+the run with the lowest validation error
+  orca predict my_model pictures/ --out p.csv                    \
+images: a folder, with or without class folders
+  orca predict my_model all.npz --part test --out p.npz          \
+x_test, or rows that an array `split` marks
 
-INPUT has the form of the files that the run was trained on; targets are not needed, and where it has them the error is shown.
+INPUT has the form of the files that the run was trained on; targets are not needed, and where it \
+has them the error is shown.
 Nothing is fetched, and no training data are read."""
 # The model of `orca predict` and `orca export`, which `open_chosen` opens.
 MODEL = (
@@ -84,7 +89,7 @@ ARGUMENTS = (
 )
 
 
-def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
     """Return the model that a command line with MODEL names, and the start of the record.
 
     The record has the run's name and folder, and with --best why it was chosen.
@@ -127,7 +132,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         # The error is computed once all outputs have been written.
         outputs = collected.passing(outputs)
     # In the record only if no file has them.
-    predictions: list[dict[str, Any]] | None = None
+    predictions: list[Record] | None = None
     if arguments.out is not None:
         output.write(arguments.out, outputs, predictor.decoder, samples.ids)
     else:
@@ -147,7 +152,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "error": error,
         "predictions": predictions,
     }
-    lines = list(_lines(record, predictor.record.name))
+    lines = list(_lines(record))
     if arguments.out is not None:
         return Result(record, lines)
     # Standard output has the predictions.
@@ -156,9 +161,9 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(record)
 
 
-def _lines(record: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the lines for people about the predictions of the model `name`."""
-    yield f"{counted(record['samples'], 'sample')} predicted by {name}"
+def _lines(record: Record) -> Iterator[str]:
+    """Yield the lines for people about the predictions."""
+    yield f"{counted(record['samples'], 'sample')} predicted by {record['run']}"
     for remark, count in record["remarks"].items():
         yield f"{count} of them {remark}"
     error = record["error"]
@@ -170,7 +175,7 @@ def _lines(record: Mapping[str, Any], name: str) -> Iterator[str]:
         yield f"{error['name']}: {text} on {error['n']}"
 
 
-def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> Record:
     """Return the error of all outputs, in the form of the test split's in result.json."""
     from orca_cli.scoring.uncertainty import interval
 
@@ -181,5 +186,5 @@ def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> dic
         "value": score.value,
         "n": score.n,
         "skipped": score.skipped,
-        "interval": interval(error, score, outputs, targets, None),
+        "interval": interval(error, score, outputs, targets, groups=None),
     }

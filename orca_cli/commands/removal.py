@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from orca_cli import storage, terminal
-from orca_cli.commands.options import Verb, argument, number, run_argument
+from orca_cli.commands.options import Record, Verb, argument, number, run_argument
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import OrcaError
 from orca_cli.runs import claim
@@ -32,38 +31,41 @@ CACHES = (
 _DAY_S = 86400.0
 _RM = """\
 examples:
-  orca runs rm 1e791e76                     what would be removed: by the eight digits that its name ends with
+  orca runs rm 1e791e76                     \
+what would be removed: by the eight digits that its name ends with
   orca runs rm --yes runs/digits/2026-...   remove it
   orca runs rm --yes 1e791e76 66f1304e      several
 
-Only folders of runs in $ORCA_RUNS, else ./runs, are removed, never through a link, and none that a process works on: if one
+Only folders of runs in $ORCA_RUNS, else ./runs, are removed, never through a link, and none that \
+a process works on: if one
 of those that are named may not be removed, none is. What is removed cannot be brought back."""
 _GC = """\
 examples:
   orca runs gc                  what could be freed; nothing is changed
   orca runs gc --yes            free it
-  orca runs gc --days 0         with all of the cache: everything in it is computed again when a run wants it
+  orca runs gc --days 0         \
+with all of the cache: everything in it is computed again when a run wants it
 
-Entries of $ORCA_HOME/cache that were not used for --days, and what a killed process left beside runs and in the cache for a
+Entries of $ORCA_HOME/cache that were not used for --days, and what a killed process left beside \
+runs and in the cache for a
 day. No run is touched (orca runs rm), no data set (orca data), and no entry that a process uses."""
 
 
 def rm(arguments: argparse.Namespace) -> Result:
     """Remove runs, and return which ones; without --yes return which ones would go."""
-    root = Path(default_folders()["runs"])
-    paths = [claim.check_removable(claim.named(word), root) for word in arguments.runs]
+    is_dry = not arguments.yes
+    root = default_folders()["runs"]
+    paths = [claim.check_removable(claim.named(name), root) for name in arguments.runs]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
-
-    def remove(entry: dict[str, Any]) -> None:
-        claim.remove(Path(entry["path"]), root)
-
-    removed, failures = _remove_each(entries, remove, is_dry=not arguments.yes)
-    verb = "removed" if arguments.yes else "would remove"
+    removed, failures = _remove_each(
+        entries, lambda entry: claim.remove(Path(entry["path"]), root), is_dry=is_dry
+    )
+    verb = "would remove" if is_dry else "removed"
     lines = [f"{verb} {entry['path']}, {size_text(entry['bytes'])}" for entry in removed]
-    if not arguments.yes:
+    if is_dry:
         lines.append("--yes removes what is listed, for good")
-    return Result({"schema": 1, "dry": not arguments.yes, "removed": removed}, lines, failures)
+    return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
 
 
 def gc(arguments: argparse.Namespace) -> Result:
@@ -84,7 +86,7 @@ def gc(arguments: argparse.Namespace) -> Result:
     return Result(record, [terminal.table(("path", "what", "size"), rows), summary], failures)
 
 
-def _collect(entry: dict[str, Any]) -> None:
+def _collect(entry: Record) -> None:
     """Remove a leftover, or a cache entry that no process uses."""
     path = Path(entry["path"])
     if entry["kind"] != "cache":
@@ -95,9 +97,12 @@ def _collect(entry: dict[str, Any]) -> None:
 
 
 def _remove_each(
-    entries: Iterable[dict[str, Any]], remove: Callable[[dict[str, Any]], None], *, is_dry: bool
-) -> tuple[list[dict[str, Any]], list[OrcaError]]:
-    """Return the entries that were removed, or would be, with their size; and why others stay."""
+    entries: Iterable[Record], remove: Callable[[Record], None], *, is_dry: bool
+) -> tuple[list[Record], list[OrcaError]]:
+    """Return the entries that were removed, or would be, with their size; and why others stay.
+
+    `remove` removes one of them; a dry run does not call it.
+    """
     removed = []
     failures = []
     for entry in entries:
@@ -111,7 +116,7 @@ def _remove_each(
     return removed, failures
 
 
-def _collectable(days: float) -> Iterator[dict[str, Any]]:
+def _collectable(days: float) -> Iterator[Record]:
     """Yield path and kind of each entry that gc removes.
 
     They are damaged files, what a killed process left in folders that many processes write to, and

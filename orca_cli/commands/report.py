@@ -24,7 +24,7 @@ from orca_cli.runs.settings import canonical
 from orca_cli.terminal import Result, counted
 
 # Ending of a file -> format.
-_FORM_OF = {
+_FORMAT_OF = {
     ".html": "html",
     ".md": "md",
     ".tex": "latex",
@@ -36,18 +36,25 @@ examples:
   orca report                                  all runs of ./runs (or $ORCA_RUNS)
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --where task=digits --where train.lr=1e-4,2e-4      runs by any settings
-  orca report --study alignment                a study's runs only: its sets as columns, its arms as rows
-  orca report --study alignment --against metric=none --where body=minilm      does each metric help, and by how much
-  orca report --study alignment --compare      methods over all tasks: mean ranks, each against the first
-  orca report --study table3 --choose train.lr --against arm=naive             each arm at its own rate, chosen on validation
-  orca report --against metric=none --any-program      runs of several versions of the program, paired all the same
-  orca report --baselines docs/published.csv   others' results below: lines of task,method,error,source
+  orca report --study alignment                \
+a study's runs only: its sets as columns, its arms as rows
+  orca report --study alignment --against metric=none --where body=minilm      \
+does each metric help, and by how much
+  orca report --study alignment --compare      \
+methods over all tasks: mean ranks, each against the first
+  orca report --study table3 --choose train.lr --against arm=naive             \
+each arm at its own rate, chosen on validation
+  orca report --against metric=none --any-program      \
+runs of several versions of the program, paired all the same
+  orca report --baselines docs/published.csv   \
+others' results below: lines of task,method,error,source
   orca report --out table.tex                  for a paper; md, csv and json as well
   orca report --out page.html                  the same and more as one page
   orca report --figures figures                every figure as SVG
   orca report --strict                         exit code 3 if a run has failed or cannot be read
 
-Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that are not completed are
+Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that \
+are not completed are
 counted in their cell and listed with the reason."""
 ARGUMENTS = (
     RUNS,
@@ -68,8 +75,8 @@ ARGUMENTS = (
     argument(
         "--against",
         metavar="KEY=VALUE",
-        help="pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% interval, "
-        "exact p",
+        help="pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% "
+        "interval, exact p",
     ),
     argument(
         "--compare",
@@ -102,10 +109,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     _check_exclusive(arguments)
     table = _table(arguments)
     failures = _strict_failures(table) if arguments.strict else []
-    comparison = None
+    # At most one of the options replaces the table by another view.
+    page = Page(table)
     if arguments.against is not None:
-        comparison = compare(table, *pair(arguments.against, "--against"))
-    page = Page(table, comparison, rank(table) if arguments.compare else None)
+        page = Page(table, comparison=compare(table, *pair(arguments.against, "--against")))
+    elif arguments.compare:
+        page = Page(table, ranking=rank(table))
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
     form = _form(arguments)
@@ -149,7 +158,7 @@ def _form(arguments: argparse.Namespace) -> str:
         return str(arguments.format)
     if arguments.out is None:
         return "table"
-    return _FORM_OF.get(arguments.out.suffix.lower(), "table")
+    return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
 
 
 def _strict_failures(table: Table) -> list[OrcaError]:
@@ -176,7 +185,7 @@ def _write_figures(page: Page, folder: Path) -> None:
 
 def _table(arguments: argparse.Namespace) -> Table:
     """Return the table of the runs that the options select."""
-    folders = arguments.runs or [Path(default_folders()["runs"])]
+    folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
@@ -185,20 +194,20 @@ def _table(arguments: argparse.Namespace) -> Table:
         collection = where(collection, text, values)
     # Texts of the table's first line.
     headings = []
+    remarks: list[str] = []
     if arguments.any_program:
         headings.append(_programs_text(collection))
         collection = collection.changed(_of_any_program)
     if arguments.choose is not None:
         collection, heading, remarks = choose(collection, arguments.choose, values)
         headings.append(heading)
-        table = dataclasses.replace(build_table(collection), remarks=remarks)
-    else:
-        table = build_table(collection)
-        # Rates that differ unseen would be compared as well as the arms.
-        if arguments.compare or _axis(arguments) not in ("", RATE):
-            headings.append(_rates_text(table))
+    table = build_table(collection)
+    # Arms at different rates would compare the rates as well, and nobody would see it.
+    compares_arms = arguments.compare or _axis(arguments) not in ("", RATE)
+    if compares_arms and arguments.choose is None:
+        headings.append(_rates_text(table))
     heading = "; ".join(text for text in headings if text)
-    table = dataclasses.replace(table, heading=heading)
+    table = dataclasses.replace(table, heading=heading, remarks=remarks)
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)
     return table

@@ -29,26 +29,37 @@ if TYPE_CHECKING:  # imports Hydra
 
 EXAMPLES = """\
 examples:
-  orca run                                          the defaults: digits with MiniLM, less than a minute
-  orca run task=listops body=minilm seed=1          another task; any setting is KEY=VALUE (orca list settings)
-  orca run task=arrays task.kind=classes task.train=my.npz    your own arrays x and y; shapes and classes inferred
-  orca run budget=quick                             a quarter of the steps; thorough, or a number of minutes
+  orca run                                          \
+the defaults: digits with MiniLM, less than a minute
+  orca run task=listops body=minilm seed=1          \
+another task; any setting is KEY=VALUE (orca list settings)
+  orca run task=arrays task.kind=classes task.train=my.npz    \
+your own arrays x and y; shapes and classes inferred
+  orca run budget=quick                             \
+a quarter of the steps; thorough, or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
-  orca run -m metric=otdd,none seed=0,1,2           a sweep of six runs; repeated, it runs only what is missing
-  orca run -m study=alignment metric=none,otdd seed=0         a part of a study (orca list studies); --dry-run counts it
+  orca run -m metric=otdd,none seed=0,1,2           \
+a sweep of six runs; repeated, it runs only what is missing
+  orca run -m study=alignment metric=none,otdd seed=0         \
+a part of a study (orca list studies); --dry-run counts it
   orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
-  orca run -m seed='range(40)' --at-once 2          two at a time, which share the threads; on clusters: docs/cluster.md
+  orca run -m seed='range(40)' --at-once 2          \
+two at a time, which share the threads; on clusters: docs/cluster.md
 
-Repeating a command never repeats a completed run, and resumes an interrupted one from its last checkpoint.
-SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means preemption: the state is saved, the
+Repeating a command never repeats a completed run, and resumes an interrupted one from its last \
+checkpoint.
+SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means \
+preemption: the state is saved, the
 exit code is 75.
 
-Each job of a sweep runs in a process of its own. The same sweep typed on several machines with one folder of runs is shared
+Each job of a sweep runs in a process of its own. The same sweep typed on several machines with \
+one folder of runs is shared
 between them (docs/cluster.md)."""
 # Names of an option without a value -> its help.
 _FLAGS = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list its runs",
+    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list "
+    "its runs",
     "--force": "repeat completed runs, in a new folder",
     "--allow-inexact-resume": "resume although program, threads, packages, data or weights have "
     "changed; the result says so",
@@ -117,6 +128,7 @@ def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
 
 
 def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
+    """Compose the job where it runs, compare it with what the sweep planned, and run it."""
     from orca_cli.config import compose
 
     signals.check()

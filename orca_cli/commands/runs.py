@@ -4,9 +4,8 @@ Works without torch; `list`, `show` and `diff` change nothing.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from orca_cli import storage, terminal
 from orca_cli.commands import removal
-from orca_cli.commands.options import RUNS, WHERE, Verb, run_argument
+from orca_cli.commands.options import RUNS, WHERE, Record, Verb, run_argument
 from orca_cli.commands.summary import decisions, read_answer, result_rows
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import CheckpointError, DataError
@@ -33,29 +32,34 @@ _LIST = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
   orca runs list runs/digits                    one task; several folders may be given
-  orca runs list --where state=failed,dead      by state: completed, failed, interrupted, running, dead
-  orca runs list --where metric=otdd --where train.lr=1e-4     by any setting, typed, decided or left as it is
+  orca runs list --where state=failed,dead      \
+by state: completed, failed, interrupted, running, dead
+  orca runs list --where metric=otdd --where train.lr=1e-4     \
+by any setting, typed, decided or left as it is
 
-A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the table: what was set, or why a
+A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the \
+table: what was set, or why a
 run is not completed or cannot be read."""
 _SHOW = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
   orca runs show 1e791e76                   by the eight digits that its name ends with
 
-Nothing is computed or checked: orca score RUN computes the error again, orca doctor RUN compares checksums."""
+Nothing is computed or checked: orca score RUN computes the error again, orca doctor RUN compares \
+checksums."""
 _DIFF = """\
 examples:
   orca runs diff runs/digits/2026-... runs/digits/2026-...
   orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
 
-Settings, typed and decided, and conditions (data of every split, samples learned, steps, members, program): only those that
+Settings, typed and decided, and conditions (data of every split, samples learned, steps, members, \
+program): only those that
 differ; - where one run has none. Results: all."""
 # Settings that no run depends on: those by which the files of conf/ describe data, and the rules of
 # a search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
 # States of runs that are shown with their settings; others with the reason, in red.
-_GOOD = ("completed", "running")
+_HEALTHY = ("completed", "running")
 # Fields of a run in its record.
 _FIELDS = (
     "task",
@@ -70,17 +74,17 @@ _FIELDS = (
     "state",
 )
 # Name of a section of `orca runs diff` -> key -> value.
-_Sections = dict[str, dict[str, Any]]
+_Sections = dict[str, Record]
 
 
-def one_run(word: str) -> Run:
-    """Return a run by its folder or name.
+def one_run(name: str) -> Run:
+    """Return a run by its folder, its name, or the end of its name.
 
     Raises:
         DataError: it does not exist, or its records cannot be read.
         CheckpointError: a newer program made it.
     """
-    path = named(word)
+    path = named(name)
     collection = collect([path])
     for run in (*collection.runs, *collection.superseded):
         if run.path == path:
@@ -102,7 +106,7 @@ def _begun(run: Run | Broken) -> datetime:
     return begun(run.path) or storage.now()
 
 
-def _record(run: Run | Broken) -> dict[str, Any]:
+def _record(run: Run | Broken) -> Record:
     """Return which run a folder holds and how far it is."""
     since = _begun(run)
     age_s = max(0.0, (storage.now() - since).total_seconds())
@@ -120,7 +124,7 @@ def _record(run: Run | Broken) -> dict[str, Any]:
 
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
-    collection = collect(arguments.runs or [Path(default_folders()["runs"])])
+    collection = collect(arguments.runs or [default_folders()["runs"]])
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
@@ -139,8 +143,9 @@ def listed(arguments: argparse.Namespace) -> Result:
         records.append(record)
         row = _row(record)
         rows.append(row)
+        # Below the table: settings of healthy runs, of others the reason.
         note = run.reason
-        if record["state"] in _GOOD:
+        if record["state"] in _HEALTHY:
             note = settings_text(record["variant"].items(), " ")
         if note:
             notes.append(f"{row[0]}  {note}")
@@ -150,7 +155,7 @@ def listed(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, "runs": records}, [table, *notes, summary])
 
 
-def _error_record(run: Run | Broken) -> dict[str, Any] | None:
+def _error_record(run: Run | Broken) -> Record | None:
     """Return the test error of a run; None if it has none."""
     if isinstance(run, Broken) or run.score is None:
         return None
@@ -159,18 +164,20 @@ def _error_record(run: Run | Broken) -> dict[str, Any] | None:
     return {"name": score.error_name, "value": score.value, "text": text}
 
 
-def _row(record: Mapping[str, Any]) -> tuple[str | Text, ...]:
+def _row(record: Record) -> tuple[str | Text, ...]:
     """Return the cells of a run in the list of all."""
     state = f"({record['state']})" if record["replaced"] else record["state"]
-    error = record["error"]
+    style = "" if record["state"] in _HEALTHY else "red"
+    error_text = "" if record["error"] is None else record["error"]["text"]
     # A run's name has date, time, body, metric, finetune, seed and identity.
-    words = record["run"].split("_")
+    fields = record["run"].split("_")
+    name = fields[-1] if len(fields) > 3 else record["run"]
     return (
-        words[-1] if len(words) > 3 else record["run"],
+        name,
         record.get("task", ""),
-        " ".join(words[2:-1]),
-        Text(state, style="" if record["state"] in _GOOD else "red"),
-        "" if error is None else error["text"],
+        " ".join(fields[2:-1]),
+        Text(state, style=style),
+        error_text,
         record["age"],
         size_text(record["bytes"]),
     )
@@ -179,7 +186,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str | Text, ...]:
 def show(arguments: argparse.Namespace) -> Result:
     """Return all that the run's folder says about it."""
     run = one_run(arguments.run)
-    result: dict[str, Any] = {}
+    result: Record = {}
     answer = None
     if run.state == "completed":
         result = read_or_empty(run.path / RESULT)
@@ -200,7 +207,7 @@ def show(arguments: argparse.Namespace) -> Result:
     return Result({"schema": 1, "run": record}, shown)
 
 
-def _facts(run: Run, record: Mapping[str, Any]) -> Iterator[tuple[str, str | Text]]:
+def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
     """Yield names and texts of what a run is and achieved."""
     yield "folder", str(run.path)
     yield "state", f"{_state_text(run)}, begun {record['age']} ago"
@@ -225,19 +232,9 @@ def _state_text(run: Run) -> str:
 def diff(arguments: argparse.Namespace) -> Result:
     """Return where two runs differ in settings, data and programs, and their results."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
-    sections_by_side = {side: _sections(run) for side, run in runs.items()}
-    sections: _Sections = {}
-    for name in sections_by_side["a"]:
-        # Key -> side -> value; a run without the key has no side.
-        pairs: dict[str, Any] = {}
-        for side, run_sections in sections_by_side.items():
-            for key, value in run_sections[name].items():
-                pairs.setdefault(key, {})[side] = value
-        if name != "results":
-            pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
-        sections[name] = pairs
+    sections = _compared(runs)
     is_same = runs["a"].identity == runs["b"].identity
-    record: dict[str, Any] = {"schema": 1, "same_experiment": is_same}
+    record: Record = {"schema": 1, "same_experiment": is_same}
     shown: list[RenderableType] = []
     for side, run in runs.items():
         record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
@@ -254,7 +251,23 @@ def diff(arguments: argparse.Namespace) -> Result:
     return Result(record | sections, shown)
 
 
-def _differs(pair: Mapping[str, Any]) -> bool:
+def _compared(runs: dict[str, Run]) -> _Sections:
+    """Return section -> key -> side -> value: in settings and conditions only what differs."""
+    sections_by_side = {side: _sections(run) for side, run in runs.items()}
+    compared: _Sections = {}
+    for name in sections_by_side["a"]:
+        # A pair lacks the side of a run that lacks the key.
+        pairs: Record = {}
+        for side, sections in sections_by_side.items():
+            for key, value in sections[name].items():
+                pairs.setdefault(key, {})[side] = value
+        if name != "results":
+            pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
+        compared[name] = pairs
+    return compared
+
+
+def _differs(pair: Record) -> bool:
     return len(pair) < 2 or pair["a"] != pair["b"]
 
 
@@ -268,7 +281,7 @@ def _sections(run: Run) -> _Sections:
         key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)
     }
     composed |= {key: decision["value"] for key, decision in decided(run.path).items()}
-    conditions: dict[str, Any] = {name: fact_text(fact) for name, fact in run.facts.items()}
+    conditions: Record = {name: fact_text(fact) for name, fact in run.facts.items()}
     program = mapping(read_or_empty(run.path / RESULT).get("program"))
     for key, value in program.items():
         if key != "sha256":
@@ -276,9 +289,9 @@ def _sections(run: Run) -> _Sections:
     return {"settings": composed, "conditions": conditions, "results": _results(run)}
 
 
-def _results(run: Run) -> dict[str, Any]:
+def _results(run: Run) -> Record:
     """Return state, errors and alignment steps of a run by name."""
-    results: dict[str, Any] = {"state": _state_text(run)}
+    results: Record = {"state": _state_text(run)}
     score = run.score
     if score is None:
         return results

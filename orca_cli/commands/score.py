@@ -1,9 +1,8 @@
 """`orca score`: compute the errors of a finished run again from its saved predictions."""
 
 import argparse
-from typing import Any
 
-from orca_cli.commands.options import ALLOW_MODULE, run_argument
+from orca_cli.commands.options import ALLOW_MODULE, Record, run_argument
 from orca_cli.exceptions import ChecksumError, DataError
 from orca_cli.runs.claim import named
 from orca_cli.terminal import Result, percent_or_number
@@ -13,10 +12,12 @@ examples:
   orca score runs/digits/2026-...       by the run's folder
   orca score 1e791e76                   by the eight digits that its name ends with
 
-Neither the model nor the data are read: 3_finetune/predictions.npz has outputs and targets of the test split. Numbers are
+Neither the model nor the data are read: 3_finetune/predictions.npz has outputs and targets of the \
+test split. Numbers are
 equal where they agree to six digits, since another number of threads adds in another order.
 
-exit codes: 0 equal; 11 the run is not completed, or its predictions do not suffice; 13 an error is not that of
+exit codes: 0 equal; 11 the run is not completed, or its predictions do not suffice; 13 an error \
+is not that of
 result.json, or a file is damaged"""
 ARGUMENTS = (run_argument("run"), ALLOW_MODULE)
 
@@ -36,33 +37,32 @@ def execute(arguments: argparse.Namespace) -> Result:
     recomputed = recompute(path)
     recorded = recomputed.recorded
     computed = recomputed.computed
-    different = recomputed.different
     missing = [name for name in recorded if name not in computed]
     # The run's error is first; n and skipped follow where they are computed.
     numbers = [
         {"name": name, "recorded": recorded[name], "computed": computed[name]} for name in computed
     ]
-    record: dict[str, Any] = {
+    record: Record = {
         "schema": 1,
         "run": path.name,
         "path": str(path),
-        "equal": not different,
+        "equal": not recomputed.different,
         "percent": recomputed.percent,
         **dict(zip(("error", "n", "skipped"), numbers, strict=False)),
         "others": numbers[3:],
-        "different": different,
+        "different": recomputed.different,
         "missing": missing,
     }
     name = next(iter(computed))
     computed_text = percent_or_number(computed[name], recomputed.percent)
     recorded_text = percent_or_number(recorded[name], recomputed.percent)
-    comparison = "different" if different else "equal"
+    comparison = "different" if recomputed.different else "equal"
     verdict = f"{name} {computed_text}, in result.json {recorded_text}: {comparison}"
     if missing:
         verdict += f"; not saved for: {', '.join(missing)}"
     failures = []
-    if different:
-        message = f"not as in result.json: {', '.join(different)}"
+    if recomputed.different:
+        message = f"not as in result.json: {', '.join(recomputed.different)}"
         hint = "orca doctor RUN says which files changed"
         failures.append(ChecksumError(message, where=path.name, hint=hint))
     return Result(record, [path.name, verdict], failures)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from orca_cli.commands.options import Record
 from orca_cli.exceptions import InterruptionError, OrcaError
 from orca_cli.report.answer import Answer, picture, read
 from orca_cli.report.collect import interval_text, mapping, number
@@ -66,8 +67,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
     choices = job.choices
     parameters = summary["parameters"]
-    names = ("embedder", "body", "predictor")
-    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in names)
+    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in ("embedder", "body", "predictor"))
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     splits = summary["splits"]
     samples = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
@@ -135,7 +135,7 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
 
 
-def _shown(result: Mapping[str, Any], value: Any) -> str:
+def _shown_error(result: Mapping[str, Any], value: Any) -> str:
     """Return an error of a result record as it is shown, in per cent if its errors are."""
     error = mapping(result.get("error"))
     return percent_or_number(number(value), error.get("percent") is True)
@@ -154,7 +154,7 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
     details += f" on {counted(split.get('n', 0), 'sample')}"
     if error.get("skipped"):
         details += f", {error['skipped']} skipped"
-    details += f" (best constant predictor: {_shown(result, result.get('trivial_error'))})"
+    details += f" (best constant predictor: {_shown_error(result, result.get('trivial_error'))})"
     return Text(error_text(result), style="bold").append(details, "not bold")
 
 
@@ -167,7 +167,7 @@ def _validation_text(result: Mapping[str, Any]) -> str | None:
     if selected_on == "nothing":
         return f"none: {selected.get('reason')}; the weights are the last ones"
     name = mapping(result.get("error")).get("name")
-    validation = f"{name} {_shown(result, result.get('validation_error'))}"
+    validation = f"{name} {_shown_error(result, result.get('validation_error'))}"
     if selected_on == "folds":
         folds = selected.get("folds")
         return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
@@ -184,7 +184,7 @@ def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
         if error is None:
             texts.append(f"{name}: not computed")
             continue
-        text = f"{name} {_shown(result, error)}"
+        text = f"{name} {_shown_error(result, error)}"
         trained_on = mapping(mapping(baseline).get("trained_on"))
         n = trained_on.get("n")
         total = trained_on.get("of")
@@ -199,10 +199,10 @@ def error_text(result: Mapping[str, Any]) -> str:
     error = mapping(result.get("error"))
     if not error:
         return ""
-    return f"{error.get('name')} {_shown(result, error.get('value'))}"
+    return f"{error.get('name')} {_shown_error(result, error.get('value'))}"
 
 
-def outcome_record(outcome: Outcome) -> dict[str, Any]:
+def outcome_record(outcome: Outcome) -> Record:
     """Return how a run ended, for other programs."""
     failure = outcome.failure
     return {

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome
+from orca_cli.commands.options import Record
 from orca_cli.commands.summary import build_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
 from orca_cli.exceptions import InterruptionError, OrcaError, SweepError
@@ -68,7 +69,7 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     return Result(record, shown)
 
 
-def _peeked(job: Composed, *, force: bool) -> dict[str, Any]:
+def _peeked(job: Composed, *, force: bool) -> Record:
     """Return what a command would do with a run, with the run's names."""
     signals.check()
     name = experiment.run_name(job)
@@ -76,7 +77,7 @@ def _peeked(job: Composed, *, force: bool) -> dict[str, Any]:
     return {"would": _WOULD[state], **vars(name), "labels": job.labels}
 
 
-def _built(jobs: list[Composed]) -> dict[str, Any]:
+def _built(jobs: list[Composed]) -> Record:
     """Build the first job and time some of its steps.
 
     Returns:
@@ -160,6 +161,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     root = Path(jobs[0].config.paths.runs or "")
     storage.check_writable(root)
     if sweep.study:
+        # All jobs: those that are the same experiment are different choices of the study.
         members = [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
         studies.add(root, sweep.study, members)
     # Sweeps of the same runs share a name, and no others.

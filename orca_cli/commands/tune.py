@@ -15,7 +15,13 @@ from rich.console import RenderableType
 
 from orca_cli import signals, storage, terminal
 from orca_cli.commands.jobs import JobRunner, job_outcome
-from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_job_options, argument
+from orca_cli.commands.options import (
+    ALLOW_MODULE,
+    CONFIG_DIR,
+    add_job_options,
+    argument,
+    own_code_words,
+)
 from orca_cli.config.configuration import key_of
 from orca_cli.exceptions import (
     DataError,
@@ -37,12 +43,16 @@ if TYPE_CHECKING:  # imports Hydra
 
 EXAMPLES = """\
 examples:
-  orca tune task=digits trials=20                       the defaults, and 19 trials of the space `small`
+  orca tune task=digits trials=20                       \
+the defaults, and 19 trials of the space `small`
   orca tune task=digits trials=20 --at-once 2           two trials at a time; they share the threads
-  orca tune task=ecg space=paper_roberta trials=50      the paper's space for text bodies; or a YAML file of yours
+  orca tune task=ecg space=paper_roberta trials=50      \
+the paper's space for text bodies; or a YAML file of yours
 
-Trials are runs without alignment whose test split stays closed; those that fall behind on validation data are stopped early
-(ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the command goes on where it was
+Trials are runs without alignment whose test split stays closed; those that fall behind on \
+validation data are stopped early
+(ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the \
+command goes on where it was
 stopped or killed; with more trials it adds to those that are done."""
 # In the folder of runs: the settings that searches found.
 _FOLDER = ".tuned"
@@ -68,6 +78,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         search = make(session, arguments.overrides, arguments.config_dir)
         best, file = _search(search, session, arguments)
+    # Trial 0 has the settings as they are.
     plain = search.trials[0]
     errors = [percent_or_number(trial.error, plain.facts["percent"]) for trial in search.trials]
     samples = counted(plain.facts["n"], "sample")
@@ -142,7 +153,7 @@ def _search(
 
 
 def _write(search: Search, best: Trial, file: Path) -> None:
-    """Write the best settings as `hparams`, in those that the trials started from."""
+    """Write a file of `hparams`: the best settings within those that the trials started from."""
     content = copy.deepcopy(search.before)
     for key, value in (search.fixed | (best.settings or {})).items():
         *groups, name = key.split(".")
@@ -169,18 +180,14 @@ def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]
     words += [text for text in arguments.overrides if key_of(text) not in dropped]
     if file is not None:
         words.append(f"hparams={file.stem}")
-    if config_dir is not None:
-        words += ["--config-dir", str(config_dir)]
-    for module in arguments.allow_module:
-        words += ["--allow-module", module]
-    return words
+    return words + own_code_words(config_dir, arguments.allow_module)
 
 
 def _trials_table(search: Search, errors: Sequence[str]) -> RenderableType:
     rows = []
     for trial, error in zip(search.trials, errors, strict=True):
         settings = _settings_text(trial).replace("train.", "")
-        rows.append((f"{trial.number}", trial.state, error, settings, trial.note))
+        rows.append((str(trial.number), trial.state, error, settings, trial.note))
     return terminal.table(("trial", "state", "validation", "settings", "note"), rows)
 
 

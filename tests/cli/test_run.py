@@ -50,16 +50,11 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
     assert len({result["splits"][name]["sha256"] for name in ("train", "val", "test")}) == 3
     assert result["metric_value"]["after"] < result["metric_value"]["before"]
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
-    for stage, folder in (
-        ("align", "2_align"),
-        ("finetune", "3_finetune"),
-    ):  # the result has the curves in short
+    # The result has the curves in short.
+    for stage, folder in (("align", "2_align"), ("finetune", "3_finetune")):
         epochs = [line["epoch"] for line in curve(run, folder)]
-        assert (
-            [line["epoch"] for line in result["curves"][stage]]
-            == epochs
-            == list(range(epochs[0], epochs[0] + 3))
-        )
+        assert epochs == list(range(epochs[0], epochs[0] + 3)), stage
+        assert [line["epoch"] for line in result["curves"][stage]] == epochs, stage
     assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
     # The reported number can be computed again from what was stored.
     stored = np.load(run / "3_finetune" / "predictions.npz")
@@ -306,7 +301,7 @@ def test_tensorboard_has_curves_and_result(orca, completed, environment, small):
     assert (code, "already completed" in err) == (0, True)  # a tracker does not make another run
     code, _, err = orca("run", *small, "tracker=tensorboard", "--force")
     assert code == 0, err
-    first, second = results(environment)
+    plain, tracked = results(environment)
     for key in (
         "weights_sha256",
         "error",
@@ -315,7 +310,7 @@ def test_tensorboard_has_curves_and_result(orca, completed, environment, small):
         "identity",
         "variant",
     ):
-        assert first[key] == second[key], key
+        assert plain[key] == tracked[key], key
     run = run_folders(environment)[-1]
     events = EventAccumulator(str(run / "tracker"), size_guidance={"scalars": 0})
     events.Reload()
@@ -326,7 +321,7 @@ def test_tensorboard_has_curves_and_result(orca, completed, environment, small):
             known = {line["epoch"]: line[name] for line in lines if line.get(name) is not None}
             assert points == pytest.approx(known, rel=1e-6)
     (error,) = events.Scalars("final/test_error")
-    assert error.value == pytest.approx(second["error"]["value"])
+    assert error.value == pytest.approx(tracked["error"]["value"])
     assert not [
         name
         for name in json.loads((run / "MANIFEST.json").read_text())["files"]

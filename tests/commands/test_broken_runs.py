@@ -35,19 +35,19 @@ WRONG: tuple[Any, ...] = (
 )
 
 
-def _places(value, above=()):
+def _key_paths(value, above=()):
     yield above
     if isinstance(value, (dict, list)):
         for key in value if isinstance(value, dict) else range(len(value)):
-            yield from _places(value[key], (*above, key))
+            yield from _key_paths(value[key], (*above, key))
 
 
-def _with(value, place, wrong):
-    """Return a copy of a record with a value in one place."""
-    if not place:
+def _with(value, key_path, wrong):
+    """Return a copy of a record with a wrong value at the end of a path of keys."""
+    if not key_path:
         return wrong
     changed = copy.copy(value)
-    changed[place[0]] = _with(value[place[0]], place[1:], wrong)
+    changed[key_path[0]] = _with(value[key_path[0]], key_path[1:], wrong)
     return changed
 
 
@@ -61,7 +61,8 @@ RESULT: dict[str, Any] = {
     "weights_sha256": "a" * 64,
     "size": "",
 }
-MORE: dict[str, dict[str, Any]] = {
+# Name of a record -> what a run of the zoo has in it besides.
+ADDED: dict[str, dict[str, Any]] = {
     "result.json": RESULT,
     "status.json": {"state": "interrupted", "step": 3, "error": {"kind": "a", "message": "b"}},
     "env.json": {
@@ -84,9 +85,9 @@ def zoo(tmp_path_factory):
         for error in ("classification.ZeroOne", "regression.RMSE", "classification.MacroF1")
     )
     records = {}
-    for name, more in MORE.items():
+    for name, added in ADDED.items():
         record = json.loads((bad / name).read_text()) if (bad / name).exists() else {}
-        records[name] = record | more
+        records[name] = record | added
     return root, good, bad, records
 
 
@@ -94,16 +95,16 @@ def zoo(tmp_path_factory):
 @example(number=0, where=("error", "n"), wrong=10**400)
 @example(number=0, where=("seconds", "build"), wrong=10**400)
 @given(
-    number=st.integers(0, len(MORE) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG)
+    number=st.integers(0, len(ADDED) - 1), where=st.integers(0, 200), wrong=st.sampled_from(WRONG)
 )
 def test_a_wrong_value_in_any_field(zoo, number, where, wrong):
     root, good, bad, records = zoo
-    name = list(MORE)[number]
-    places = list(_places(records[name]))
-    place = where if isinstance(where, tuple) else places[where % len(places)]
-    for other, record in records.items():
-        (bad / other).write_text(json.dumps(record))
-    (bad / name).write_text(json.dumps(_with(records[name], place, wrong)))
+    name = list(ADDED)[number]
+    key_paths = list(_key_paths(records[name]))
+    key_path = where if isinstance(where, tuple) else key_paths[where % len(key_paths)]
+    for record_name, record in records.items():
+        (bad / record_name).write_text(json.dumps(record))
+    (bad / name).write_text(json.dumps(_with(records[name], key_path, wrong)))
     if name == "status.json":
         (bad / "result.json").unlink()
     with pytest.MonkeyPatch.context() as patch:

@@ -30,7 +30,7 @@ def web(monkeypatch):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """Data and configuration lie in a folder of the test."""
     monkeypatch.setenv("ORCA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
@@ -39,17 +39,17 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mine(here):
+def mine(workspace):
     """The folder of the data set `mine`."""
-    return here / "home" / "data" / "mine"
+    return workspace / "home" / "data" / "mine"
 
 
 @pytest.fixture
-def orca(here, capfd):
+def orca(workspace, capfd):
     """Type `orca data ... --config-dir conf`; returns exit code, output and errors."""
 
     def call(*words):
-        code = main(["data", *map(str, words), "--config-dir", str(here / "conf")])
+        code = main(["data", *map(str, words), "--config-dir", str(workspace / "conf")])
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -76,25 +76,25 @@ def arrays(path, n=60, seed=0):
     return path
 
 
-def describe(here, name="mine", files=(), **more):
+def describe(workspace, name="mine", files=(), **more):
     """Write conf/task/NAME.yaml of a task of arrays with a block `data`."""
     block = {"shape": "2 x 9", "outputs": "3 classes", "licence": "CC0"}
     block |= {"by_hand": "ask me for FOLDER", "pages": ["https://three.org/drive"]}
     block |= {"files": list(files), **more.pop("block", {})}
-    train = str(here / "home" / "data" / name / "a.npz")
+    train = str(workspace / "home" / "data" / name / "a.npz")
     task = {"_target_": ARRAYS, "kind": "classes", "train": train, **more, "data": block}
-    path = here / "conf" / "task" / f"{name}.yaml"
+    path = workspace / "conf" / "task" / f"{name}.yaml"
     path.write_text("# @package _global_\n# Mine\n" + yaml.safe_dump({"task": task}))
 
 
-def one(path, *urls, **more):
+def file_entry(path, *urls, **more):
     return {"path": path, "urls": list(urls), **more}
 
 
-def test_the_block_of_the_page_on_adding_is_accepted(here):
+def test_the_block_of_the_page_on_adding_is_accepted(workspace):
     page = (ROOT / "docs" / "adding.md").read_text()
     (block,) = re.findall(r"```yaml\n(task:\n[^`]*\n  data:\n.*?)```", page, flags=re.S)
-    path = here / "conf" / "task" / "ramps.yaml"
+    path = workspace / "conf" / "task" / "ramps.yaml"
     path.write_text(f"# Ramps\n{block}")
     (file,) = catalogue.read("task", "ramps", path).files
     assert (file.path, file.unpack, len(file.urls), file.instead) == (
@@ -120,8 +120,8 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("block", "message"), MALFORMED, ids=[case[1] for case in MALFORMED])
-def test_a_malformed_block_is_named(here, orca, block, message):
-    (here / "conf" / "task" / "mine.yaml").write_text(
+def test_a_malformed_block_is_named(workspace, orca, block, message):
+    (workspace / "conf" / "task" / "mine.yaml").write_text(
         "# Mine\n" + yaml.safe_dump({"task": {"data": block}})
     )
     code, out, err = orca("list")
@@ -130,16 +130,16 @@ def test_a_malformed_block_is_named(here, orca, block, message):
     assert "mine.yaml" in err
 
 
-def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
+def test_list_says_what_is_there_and_where_from(workspace, mine, orca, state):
     describe(
-        here,
+        workspace,
         files=[
-            one("a.npz", "https://one.org/a", "http://two.org/a", bytes=2_500_000),
-            one("b.txt"),
+            file_entry("a.npz", "https://one.org/a", "http://two.org/a", bytes=2_500_000),
+            file_entry("b.txt"),
         ],
     )
-    describe(here, "made", origin="generated")
-    describe(here, "boxed", block={"origin": "bundled"})
+    describe(workspace, "made", origin="generated")
+    describe(workspace, "boxed", block={"origin": "bundled"})
     arrays(mine / "a.npz")
     assert [state(name) for name in ("mine", "made", "boxed")] == ["partly", "generated", "bundled"]
     assert "one.org, two.org" in orca("list")[1].replace("\n", " ")
@@ -152,11 +152,14 @@ def test_list_says_what_is_there_and_where_from(here, mine, orca, state):
     )
 
 
-def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, state):
-    content = archive(here / "z", **{"in/1.txt": b"one", "in/2.txt": b"two"})
+def test_get_fetches_unpacks_records_and_then_verifies(workspace, mine, orca, web, state):
+    content = archive(workspace / "z", **{"in/1.txt": b"one", "in/2.txt": b"two"})
     web.file("/a.zip", content)
     web.routes["/dead"] = status(403)
-    describe(here, files=[one("raw/a.zip", f"{web.url}/dead", f"{web.url}/a.zip", unpack="zip")])
+    describe(
+        workspace,
+        files=[file_entry("raw/a.zip", f"{web.url}/dead", f"{web.url}/a.zip", unpack="zip")],
+    )
     code, out, err = orca("get", "mine")
     assert (code, "2 files unpacked" in out, "HTTP 403" in err) == (0, True, True), err
     assert (mine / "raw" / "in" / "2.txt").read_bytes() == b"two"
@@ -173,9 +176,12 @@ def test_get_fetches_unpacks_records_and_then_verifies(here, mine, orca, web, st
     assert state() == "absent"
 
 
-def test_without_an_answer_get_says_how_to_place_the_file(here, mine, orca, web):
+def test_without_an_answer_get_says_how_to_place_the_file(workspace, mine, orca, web):
     web.routes["/page"] = status(200)
-    describe(here, files=[one("a.npz", f"{web.url}/page", f"{web.url}/none"), one("b.npz")])
+    describe(
+        workspace,
+        files=[file_entry("a.npz", f"{web.url}/page", f"{web.url}/none"), file_entry("b.npz")],
+    )
     code, out, err = orca("get", "mine")
     assert code == 15
     first, second = err.splitlines()[-2:]
@@ -189,12 +195,12 @@ def test_without_an_answer_get_says_how_to_place_the_file(here, mine, orca, web)
     assert not (mine / "a.npz").exists()
 
 
-def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
+def test_two_at_once_do_the_work_once(workspace, mine, web, fork_server):
     """An interrupted download: tests/untrusted/test_downloads.py."""
     content = b"PK\x03\x04" + bytes(3_000_000)
-    describe(here, files=[one("a.npz", web.file("/a", content))])
+    describe(workspace, files=[file_entry("a.npz", web.file("/a", content))])
     both = [
-        fork_server.start(["data", "get", "mine", "--config-dir", str(here / "conf")])
+        fork_server.start(["data", "get", "mine", "--config-dir", str(workspace / "conf")])
         for _ in range(2)
     ]
     assert [case.wait(60) for case in both] == [0, 0]
@@ -203,14 +209,17 @@ def test_two_at_once_do_the_work_once(here, mine, web, fork_server):
     assert (mine / "a.npz").read_bytes() == content
 
 
-def test_md5_is_compared_once_and_the_sha256_ever_after(here, mine, orca, web):
-    content = archive(here / "z", **{"1": b"one"})
+def test_md5_is_compared_once_and_the_sha256_ever_after(workspace, mine, orca, web):
+    content = archive(workspace / "z", **{"1": b"one"})
     md5 = hashlib.md5(content).hexdigest()
-    describe(here, files=[one("a.npz", web.file("/bad", content + b"x"), md5=md5)])
+    describe(workspace, files=[file_entry("a.npz", web.file("/bad", content + b"x"), md5=md5)])
     code, _, err = orca("get", "mine")
     assert (code, f"not {md5}" in err) == (13, True)
     assert not (mine / "a.npz").exists()
-    describe(here, files=[one("a.npz", f"{web.url}/bad", web.file("/good", content), md5=md5)])
+    describe(
+        workspace,
+        files=[file_entry("a.npz", f"{web.url}/bad", web.file("/good", content), md5=md5)],
+    )
     assert "MD5 verified" in orca("get", "mine")[1]
     (mine / "a.npz").write_bytes(content + b"x")
     assert orca("get", "mine")[0] == 13
@@ -219,10 +228,12 @@ def test_md5_is_compared_once_and_the_sha256_ever_after(here, mine, orca, web):
     assert (code, "MD5" in err) == (13, True)
 
 
-def test_a_damaged_archive_is_put_aside_for_an_intact_one(here, mine, orca, web):
-    content = archive(here / "z", **{"in/1.txt": b"one" * 999, "out/3.txt": b"three"})
+def test_a_damaged_archive_is_put_aside_for_an_intact_one(workspace, mine, orca, web):
+    content = archive(workspace / "z", **{"in/1.txt": b"one" * 999, "out/3.txt": b"three"})
     damaged = content.replace(b"oneone", b"onetwo", 1)
-    describe(here, files=[one("a.zip", web.file("/a", damaged), unpack="zip", only=["in/*"])])
+    describe(
+        workspace, files=[file_entry("a.zip", web.file("/a", damaged), unpack="zip", only=["in/*"])]
+    )
     code, _, err = orca("get", "mine")
     assert (code, "damaged" in err) == (11, True)
     (aside,) = mine.glob("a.zip.bad-*")
@@ -241,10 +252,14 @@ def check(orca, *words):
     return record
 
 
-def test_check_counts_what_is_there(here, mine, orca):
+def test_check_counts_what_is_there(workspace, mine, orca):
     path = arrays(mine / "a.npz", 90)
     describe(
-        here, files=[one("a.npz")], normalize=False, test_fraction=0.1, validation_fraction=0.2
+        workspace,
+        files=[file_entry("a.npz")],
+        normalize=False,
+        test_fraction=0.1,
+        validation_fraction=0.2,
     )
     record = check(orca, "mine", "task.test_fraction=0.2")
     content = np.load(path)
@@ -269,7 +284,7 @@ def test_check_counts_what_is_there(here, mine, orca):
     assert [split["read"] for split in record["splits"].values()] == [8, 8, 8]
 
 
-def test_check_finds_what_is_wrong(here, mine, orca):
+def test_check_finds_what_is_wrong(workspace, mine, orca):
     content = dict(np.load(arrays(mine / "a.npz")))
     # Samples of test are counted, so one that is there twice counts twice.
     rows = [0, 0, 1, 2, 3, 4, 5]
@@ -278,7 +293,7 @@ def test_check_finds_what_is_wrong(here, mine, orca):
         "y": content["y"][[*rows, *range(7, 12)]],
     }
     np.savez(mine / "test.npz", **test)
-    describe(here, files=[one("a.npz")], test=str(mine / "test.npz"), normalize=False)
+    describe(workspace, files=[file_entry("a.npz")], test=str(mine / "test.npz"), normalize=False)
     record = check(orca, "mine")
     assert (
         sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7

@@ -83,10 +83,7 @@ def test_a_task_is_listed_with_body_parameters_and_data(config_dir, monkeypatch)
 
 
 def test_every_task_is_listed_with_its_error_and_a_shape():
-    """What stands in the files is what the program builds.
-
-    A task of one's own data has no shape of its own.
-    """
+    """The files say what the program builds; only a task of the user's own data has no shape."""
     file = ["task.train=a", "task.kind=classes", "task.target=a", "task.path=a"]
     own_settings = {"arrays": file[:2], "table": [file[0], file[2]], "images": file[3:]}
     entries = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}

@@ -115,8 +115,9 @@ class OTDD(Metric):
         # last pairs, within the target.
         slope = column_slope[:samples]
         even, odd = _within(samples)
-        slope[even] += row_slope[samples + samples // 2 :]
-        slope[odd] += column_slope[samples + samples // 2 :]
+        within_target = slice(samples + samples // 2, None)
+        slope[even] += row_slope[within_target]
+        slope[odd] += column_slope[within_target]
         return value, slope, {}
 
 

@@ -111,14 +111,7 @@ class OTDD(Metric):
             value = value + (coupling * costs).sum()
             row_slope = row_slope + coupling.sum(2)[:, :, None] * rows - coupling @ columns
             column_slope = column_slope + coupling.sum(1)[:, :, None] * columns - coupling.mT @ rows
-        # The target's samples are the columns of the first pairs, across, and both sides of the
-        # last pairs, within the target.
-        slope = column_slope[:samples]
-        even, odd = _within(samples)
-        within_target = slice(samples + samples // 2, None)
-        slope[even] += row_slope[within_target]
-        slope[odd] += column_slope[within_target]
-        return value, slope, {}
+        return value, _target_slope(row_slope, column_slope, samples), {}
 
 
 def _within(samples: int) -> tuple[slice, slice]:
@@ -145,6 +138,19 @@ def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.cat([source, source[even], target[even]])
     columns = torch.cat([target, source[odd], target[odd]])
     return rows, columns
+
+
+def _target_slope(row_slope: Tensor, column_slope: Tensor, samples: int) -> Tensor:
+    """Return the slope in the target's samples, from those in both sides of the `_compared` pairs.
+
+    The target's samples are the columns of the first pairs and both sides of the last ones.
+    """
+    slope = column_slope[:samples]
+    even, odd = _within(samples)
+    within_target = slice(samples + samples // 2, None)
+    slope[even] += row_slope[within_target]
+    slope[odd] += column_slope[within_target]
+    return slope
 
 
 def _match_points(costs: Tensor) -> _Matchings:

@@ -123,9 +123,9 @@ def _verify(report: Checked) -> None:
     folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
-        # A run and a stage, which has a curve, also have files that are in no manifest.
-        is_sealed = folder == path or (folder / directory.CURVE).exists()
-        files, problems = storage.folder_problems(folder, extra_allowed=is_sealed)
+        # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
+        extra_allowed = folder == path or (folder / directory.CURVE).exists()
+        files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     for name in _RECORDS:

@@ -117,22 +117,9 @@ class RunDirectory:
             FingerprintError: a value differs, or the earlier record is lost, and the user did not
                 allow it.
         """
-        path = self.stage(stage) / FINGERPRINT
         values = now | {"settings": self.name.identity}
         record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
-        # Without work to resume there is nothing to compare with.
-        earlier = record
-        if self._has_resumable_work(stage):
-            try:
-                earlier = storage.read_checked_json(path)
-            except ChecksumError as error:
-                if not self._allow_inexact:
-                    raise FingerprintError(
-                        f"cannot check what this run started with: its record {error.what}",
-                        where=str(path),
-                        hint=_RESUME_HINT,
-                    ) from error
-                earlier = record | {"inexact": [FINGERPRINT]}
+        earlier = self._earlier_fingerprint(stage, record)
         changed = _changed_values(earlier["values"], values)
         if changed and not self._allow_inexact:
             changes = []
@@ -147,13 +134,29 @@ class RunDirectory:
                 hint=hint,
             )
         record["inexact"] = sorted({*earlier["inexact"], *changed})
-        storage.write_checked_json(path, record)
+        storage.write_checked_json(self.stage(stage) / FINGERPRINT, record)
 
-    def _has_resumable_work(self, stage: str) -> bool:
-        """Return whether an earlier attempt at a stage left work; for build, that of any stage."""
+    def _earlier_fingerprint(self, stage: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the fingerprint that an earlier attempt at a stage wrote.
+
+        It is `record`, the present one, where the attempt left no work to resume; for build, no
+        work of any stage.
+        """
         folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
         patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
-        return any(any(self.path.glob(pattern)) for pattern in patterns)
+        if not any(any(self.path.glob(pattern)) for pattern in patterns):
+            return record
+        path = self.stage(stage) / FINGERPRINT
+        try:
+            return storage.read_checked_json(path)
+        except ChecksumError as error:
+            if self._allow_inexact:
+                return record | {"inexact": [FINGERPRINT]}
+            raise FingerprintError(
+                f"cannot check what this run started with: its record {error.what}",
+                where=str(path),
+                hint=_RESUME_HINT,
+            ) from error
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Append the next line of a stage's curve to metrics.jsonl; pass it to every tracker."""

@@ -52,6 +52,7 @@ def _is_alive_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: boo
     if status.get("state") not in LIVING and not recent_counts:
         return False
     identity = run.name.rpartition("_")[2]
+    # The holder's record is written when the lock is taken, earlier than the status.
     holder = read_or_empty(_holder(run.parent, identity)) or status
     if holder.get("host") in (None, socket.gethostname()):
         return False
@@ -79,6 +80,7 @@ def claim(
     """
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
+    # Besides the lock of the folder: two processes must not make a folder each.
     with alone(task_folder, name.identity[:SHORT]):
         path = find(task_folder, name.identity, repeat=force)
         if path is None:
@@ -97,6 +99,7 @@ def claim(
                     where=str(path),
                     hint="use the newer program, or start again with --force",
                 ) from newer
+            # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
             if run.result():
                 run.finish()
@@ -259,6 +262,7 @@ def check_removable(path: Path, root: Path) -> Path:
             where=str(path),
             hint="set ORCA_RUNS to its folder of runs to remove it",
         )
+    # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
     relative = real.relative_to(home)
     is_hidden = any(name.startswith(".") for name in relative.parts)
     is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])

@@ -168,6 +168,7 @@ class RunDirectory:
 
         Trackers get the lines that they have not had.
         """
+        # Written as a whole: a killed process may have left more lines than its checkpoint.
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -219,6 +220,7 @@ class RunDirectory:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
+            # The manifest goes first: without it the stage counts as unfinished.
             files = [folder / storage.MANIFEST, folder / SUMMARY, *folder.glob("*.safetensors")]
             for file in files:
                 if file.exists():
@@ -312,6 +314,7 @@ class RunDirectory:
 
         With keep_weights=false, remove all weights that it trained as well.
         """
+        # The manifest is written last: where it exists, nothing is left to remove.
         if not (self.path / storage.MANIFEST).exists():
             folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
@@ -359,6 +362,7 @@ def _lasting_files(path: Path) -> list[Path]:
     for file in path.rglob("*"):
         if not file.is_file() or is_passing(file, path):
             continue
+        # The folders between the run and the file.
         folders = [folder for folder in file.parents if path in folder.parents]
         if str(file.relative_to(path)) in _CHANGING or path / TRACKER in folders:
             continue
@@ -381,6 +385,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
         match = _STEP.fullmatch(path.name)
         if match:
             by_step[int(match[1])] = path
+    # By number: names of different lengths do not sort by step.
     return dict(sorted(by_step.items()))
 
 

@@ -68,6 +68,7 @@ def check(path: Path) -> Checked:
     if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
+    # This program cannot judge the files of a newer one.
     newer = newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS))
     if newer:
         return _of_newer_program(report, str(newer))
@@ -80,6 +81,7 @@ def check(path: Path) -> Checked:
     inexact = read_or_empty(path / directory.RESULT).get("inexact")
     if inexact:
         report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+    # No process works on the run, as was checked first.
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -177,6 +179,7 @@ def _restore_status(report: Checked) -> None:
         code = 0
     else:
         report.state, step = _progress(path)
+    # A process may have started to work on the run in the meantime.
     with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if status_path.is_dir():
             storage.quarantine(status_path)

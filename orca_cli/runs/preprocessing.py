@@ -50,6 +50,7 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
         "values": values,
         "arrays_sha256": hashlib.sha256(content).hexdigest(),
     }
+    # The record comes last, so that its existence means that both files do.
     storage.write_bytes(folder / ARRAYS_FILE, content)
     storage.write_checked_json(folder / FILE, record)
 

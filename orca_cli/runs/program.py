@@ -47,6 +47,7 @@ def commit(checkout: Path) -> str | None:
     repository = checkout / ".git"
     if not repository.exists():
         return None
+    # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
     command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(

@@ -54,6 +54,7 @@ def canonical(text: str) -> str:
         number = float(text)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
+    # Beyond 1e15 a float may not be the whole number that was typed.
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))
     return as_typed(number)

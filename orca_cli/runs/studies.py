@@ -41,6 +41,7 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
+    # Two sweeps may add runs at once, and each reads the record before it writes it.
     lock_path = path.with_suffix(".lock")
     with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []

@@ -61,6 +61,7 @@ class Guarded:
 
     def start(self) -> None:
         """Make the recorder, and wait for it: its imports must not meet those of the run."""
+        # A daemon thread does not keep the process alive when a tracker hangs.
         try:
             threading.Thread(target=self._work, name="orca-tracker", daemon=True).start()
         except RuntimeError as error:
@@ -106,6 +107,7 @@ class Guarded:
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
         finally:
+            # Nothing waits for a recorder that has failed.
             self._started.set()
             self._done.set()
 
@@ -211,6 +213,7 @@ def wandb(
             where="tracker.mode",
             hint="or use tracker.mode=offline",
         )
+    # Otherwise W&B sends its own errors to its maker.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker

@@ -25,9 +25,10 @@ class Batch:
 
     Args:
         x: [B, C, *E] float32, finite.
-        y: classes: [B] int64 in 0..K-1. labels: [B, K] float32 of 0 and 1. values: [B, K], and dense: [B, K, *E], numbers in
-            the task's own units, float32, or float64 where that would round away what matters; or dense: [B, *E] int64 in
-            0..K-1 for a class at every position.
+        y: by the task's kind. classes: [B] int64 in 0..K-1. labels: [B, K] float32, 0 or 1.
+            values: [B, K], numbers. dense: [B, K, *E], numbers, or [B, *E] int64 in 0..K-1, a class
+            at every position. Numbers are in the task's own units and float32, or float64 where
+            float32 would round away what matters.
         valid: [B, *E] bool, False where the input is padding; None where nothing is.
     """
 
@@ -43,7 +44,10 @@ class Batch:
 
 
 class Samples(Protocol):
-    """One split of a task. Batches are asked for by index, so that data that do not fit into memory can be read lazily."""
+    """One split of a task.
+
+    A batch is read by its samples' indices, so that a split need not fit into memory.
+    """
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -51,14 +55,21 @@ class Samples(Protocol):
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices, of 0..n-1, in this order.
 
-        `augment` is what random augmentation draws from, in the optimizer steps of stage 3; None gives the samples as they are.
+        Random augmentation, in the optimizer steps of stage 3 only, draws from `augment`; with None
+        samples are not augmented.
         """
 
     def targets(self) -> np.ndarray:
-        """Return all targets, shaped as Batch.y, without reading the inputs; a memory map where they are large."""
+        """Return all targets, shaped as Batch.y, without reading the inputs.
+
+        Large ones are a memory map.
+        """
 
     def groups(self) -> np.ndarray | None:
-        """Return [n] int64, the record that each sample is cut from, for errors per record; None where samples stand alone."""
+        """Return the number of the record that each sample is cut from, [n] int64.
+
+        Errors per record need it. None where samples are not cut from records.
+        """
 
     def digest(self) -> str:
         """Return a SHA-256 over the inputs and targets, or over what determines them."""
@@ -66,9 +77,9 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Scale:
-    """An affine map from a model's raw outputs, float32, to a task's units: output = raw * std + mean.
+    """The map from a model's raw outputs to the task's units: output = raw * std + mean.
 
-    Outputs have the dtype of the scale, which is that of the targets.
+    Raw outputs are float32; outputs have the dtype of the scale, which is that of the targets.
     """
 
     mean: Tensor  # float32 or float64, broadcasts against [K, *E]
@@ -77,15 +88,19 @@ class Scale:
 
 @dataclass(frozen=True)
 class NewData:
-    """New samples for a trained model, read in parts and with bounded memory; what `Preprocessing.open` and `given` return.
+    """New samples for a trained model, read in parts and with bounded memory.
+
+    `Preprocessing.open` and `Preprocessing.given` return them.
 
     Args:
         count: n, the number of samples.
-        inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs` takes them. Parts are
-            asked for in ascending order by one thread at a time; another order is allowed and may be slow.
-        targets: returns all targets, shaped as Batch.y; None where the data have none. Called at most once.
-        where: their origin, for messages.
-        ids: n names; None where samples have nothing but their number, from 0.
+        inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs`
+            takes them. Parts are asked for in ascending order by one thread at a time; another
+            order is allowed and may be slow.
+        targets: returns all targets, shaped as Batch.y; None where the data have none. Called at
+            most once.
+        where: the samples' origin, for messages.
+        ids: n names; None where samples have only numbers, counted from 0.
     """
 
     count: int
@@ -103,7 +118,10 @@ class Targets(Protocol):
 
     @property
     def kind(self) -> str:
-        """Return classes, labels, maps (real-valued), class_maps (a class at every position), or another kind."""
+        """Return the kind: classes, labels, maps, class_maps or another.
+
+        maps are real-valued; class_maps have a class at every position.
+        """
 
     @property
     def scale(self) -> Scale | None:
@@ -115,16 +133,23 @@ class Targets(Protocol):
 
     @property
     def classes(self) -> tuple[int | str, ...]:
-        """Return the K classes as they stand in the data; empty where the data number them, and for other kinds."""
+        """Return the K classes as the data write them.
+
+        Empty where the data number their classes, and for kinds without classes.
+        """
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return targets as they stand in the data as Batch.y; DataError for those of another form."""
+        """Return targets, given as the data write them, in the form of Batch.y.
+
+        DataError, with `where` as their origin, if they have another form.
+        """
 
 
 class Preprocessing(Protocol):
-    """How raw inputs become the model's; readers of own data build the inputs of all their splits through it.
+    """How raw inputs become those of the model.
 
-    A run keeps it beside the weights: a dataclass of plain values, arrays, tuples, and dataclasses of these.
+    The readers of a user's own data make the inputs of all splits by it, and a run stores it with
+    the weights. It is a dataclass of plain values, arrays, tuples, and dataclasses of these.
     """
 
     @property
@@ -132,49 +157,58 @@ class Preprocessing(Protocol):
         """Return the form of the targets."""
 
     def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return raw inputs of B samples, in the form that the class says, as Batch.x and Batch.valid.
+        """Return the raw inputs of B samples as Batch.x and Batch.valid.
+
+        Each class documents the form of its raw inputs. DataError, with `where` as their origin, if
+        they do not have the form of the training data.
+        """
+
+    def open(self, path: Path, where: str, part: str = "") -> NewData:
+        """Return the new samples in a file or folder of the kind that the reader reads.
+
+        Inputs are not read yet.
+
+        Args:
+            path: the file, the folder, or the name of a data set.
+            where: the path's name in messages.
+            part: train, validation or test, of files that hold several splits; empty for all of
+                them.
+
+        Raises:
+            DataError: the file is missing, damaged, or does not have the form of the training data.
+            ConfigError: `part` is set, but the data have no splits.
+        """
+
+    def given(self, x: Any, where: str = "x") -> NewData:
+        """Return new samples that a caller has in memory, such as an array or a table of columns.
 
         DataError, with `where` as their origin, if they do not have the form of the training data.
         """
 
-    def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the new samples in a file or folder of the kind that the reader reads; inputs are not read yet.
-
-        Args:
-            path: the file, the folder, or the name of a data set.
-            where: what names it, for messages.
-            part: train, validation or test, of files that hold several splits; empty for all that is there.
-
-        Raises:
-            DataError: it is missing, damaged, or does not have the form of the training data.
-            ConfigError: a part of data that have none.
-        """
-
-    def given(self, x: Any, where: str = "x") -> NewData:
-        """Return new samples that a caller holds in memory, such as an array or a table of columns; DataError as above."""
-
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's data, already split; what a reader in `data/` or `benchmarks/` returns.
+    """A task's data, already split, as a reader in `data/` or `benchmarks/` returns them.
 
     Args:
-        kind: form of the targets.
+        kind: the form of the targets.
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
         num_outputs: K: classes, labels, numbers a sample, or channels of a dense output.
-        train: what stages 2 and 3 learn from.
-        validation: what models are chosen on; disjoint from train and test.
+        train: stages 2 and 3 learn from it.
+        validation: models are chosen on it; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
         synthetic: True for generated data; marked in every table.
         size: name of the task's size where it has several, such as "small"; shown in every table.
-        target_scale: for real-valued targets, the training targets' mean and deviation.
-        causal: True where an output may see inputs at its own and earlier positions only, as in forecasting.
+        target_scale: mean and deviation of the training targets, where they are real-valued.
+        causal: True where an output may see inputs at its own and earlier positions only, as in
+            forecasting.
         class_names: K names, or empty.
-        note: one line on what was read, such as files, classes and samples that were left out.
-        preprocessing: how raw inputs became those of the splits, so that new data can be treated alike; None where the
-            reader keeps no record of it.
-        validation_drawn: True where the reader drew validation from the training data because none was given, so that stage 3
-            may train on it too once it chooses nothing; False where training has it, or a fixed size.
+        note: one line on what was read, such as the files, and what was left out.
+        preprocessing: how raw inputs became those of the splits, so that new data can be treated
+            alike; None where the reader keeps no record of it.
+        validation_drawn: True where the reader drew validation from the training data, because none
+            was given. Where stage 3 chooses nothing on it, it may then train on it. False where
+            train contains validation anyway, or has a fixed size.
     """
 
     kind: Kind
@@ -197,23 +231,27 @@ class TaskData:
 class Examples:
     """Labelled examples."""
 
-    # n texts, or images [n, 3, H, W] float32 in 0..1
-    inputs: Sequence[str] | np.ndarray
-    labels: np.ndarray  # [n] int64 in 0..k-1, every class with two examples or more
-    class_names: Sequence[str]  # k
+    inputs: Sequence[str] | np.ndarray  # n texts, or images [n, 3, H, W] float32 in 0..1
+    labels: np.ndarray  # [n] int64 in 0..k-1; every class has two examples or more
+    class_names: Sequence[str]  # k names
 
 
 @dataclass(frozen=True)
 class SourceData:
-    """Labelled examples of the body's own modality, read on request; what a reader in `benchmarks/sources/` returns."""
+    """Labelled examples of the body's own modality, read on request.
+
+    A reader in `benchmarks/sources/` returns them.
+    """
 
     modality: Modality
-    digest: (
-        str  # SHA-256 of all that determines the examples: runs with the same digest share features
-    )
+    # SHA-256 of all that determines the examples: runs with the same digest share features.
+    digest: str
     read: Callable[[], Examples]
 
     @cached_property
     def examples(self) -> Examples:
-        """Return the examples, read once; DataError or UnsafeError where files do not have the expected form."""
+        """Return the examples, read once.
+
+        DataError or UnsafeError where files do not have the expected form.
+        """
         return self.read()

@@ -27,7 +27,7 @@ class TokenLayout:
         fold: (rows, columns) that the steps of a sequence or the slices of a volume are folded
             into, row by row; None where nothing is folded.
         canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
-        kernel: k, the positions along every axis that a token stands for.
+        kernel: k, the number of positions along every axis that a token covers.
         extent: what the embedder sees, before padding: (L,), (H, W), (D, H, W) or the canvas.
         grid: tokens per axis, ceil(extent / k).
     """
@@ -60,7 +60,7 @@ class Tokens:
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that come before those of the grid.
-        samples: [B, S], features of whole samples that go past the body to the predictor.
+        samples: [B, S], features of whole samples, which the predictor gets without the body.
     """
 
     x: Tensor
@@ -73,17 +73,19 @@ class Tokens:
 
 @dataclass(frozen=True)
 class EmbedderInit:
-    """The weights of a body's own input layer that an embedder can start from; None without one.
+    """The weights of a body's own input layer that an embedder can start from.
+
+    Each is None where the body has none.
 
     Args:
-        norm: a copy of its norm, of any kind (layer norm or RMS norm, with or without a bias).
-        positions: [S, D], row t belongs to token t, prefix tokens included.
+        norm: a copy of the body's norm (layer norm or RMS norm, with or without a bias).
+        positions: [S, D]; row t belongs to token t, prefix tokens included.
         position_grid: (rows, columns) of the positions after those of the prefix, where they lie on
             a map.
         patch_weight: [D, c, p, p], the filter of a patch embedding; c = 3.
         patch_bias: [D].
-        pixel_mean, pixel_std: per channel of images in 0..1, which the body expects less this mean,
-            divided by this deviation.
+        pixel_mean, pixel_std: per channel. The body expects images in 0..1 minus this mean, divided
+            by this deviation.
     """
 
     norm: nn.Module | None = None
@@ -96,16 +98,15 @@ class EmbedderInit:
 
 
 class Embedder(Protocol):
-    """What makes the input layer for a task's shapes; the settings of conf/embedder/. Paper 3.1, f.
+    """Makes the input layer for a task's shapes (f in the paper, 3.1); settings in conf/embedder/.
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
-        resolution: "input" or "body": whether a body that takes maps gets them at the size that the
-            input is worth, or at the one that it was pretrained with.
-        can_be_causal: a trait; whether a token sees nothing beyond the positions that it stands
-            for.
+        resolution: the size at which a body that takes maps gets them: "input" for the size that
+            the input is worth, "body" for the size that the body was pretrained with.
+        can_be_causal: a trait; whether a token sees only the positions that it covers.
         pooled_tokens: a trait; upper bound on tokens where a sample has one answer and `max_tokens`
-            is None; no bound where it is None as well.
+            is None. Without a bound where both are None.
     """
 
     max_tokens: int | None
@@ -123,30 +124,30 @@ class Embedder(Protocol):
         """Return the layer, an `InputLayer`; random weights come from torch's global generator.
 
         Args:
-            layout: of the task's inputs.
-            width: D, of the body's tokens.
-            body: what the layer can start from.
-            prefix: [P, D], the body's tokens that are to come before the others, or None.
+            layout: how the task's inputs are cut into tokens.
+            width: D, the width of the body's tokens.
+            body: the weights that the layer can start from.
+            prefix: [P, D], the body's tokens that come before the others, or None.
         """
 
 
 class InputLayer(Protocol):
     """An nn.Module that an `Embedder` makes: `layer(x, valid)` returns the tokens of a batch.
 
-    It takes [B, C, *E] and [B, *E] bool, or None, and returns `Tokens` of the layout's grid,
-    without prefix. No token depends on what x holds where `valid` is False.
+    x is [B, C, *E], and `valid` [B, *E] bool or None. The layer returns `Tokens` of the layout's
+    grid, without prefix. No token depends on x where `valid` is False.
 
-    A layer with `tokens_at(x, valid, rows, places)` also has `mask(x, valid)`, [B, T] bool. The
-    former returns [p, D], token places[i] of sample rows[i], so that stage 2 computes only the
-    tokens that it compares.
+    A layer may have `tokens_at(x, valid, rows, places)`, which returns [p, D], token places[i] of
+    sample rows[i], so that stage 2 computes only the tokens that it compares. Such a layer also has
+    `mask(x, valid)`, [B, T] bool.
 
     Attributes:
         layout: the `TokenLayout` that the embedder was called with.
-        kernel: what a token sees along every axis.
+        kernel: the number of positions that a token sees along every axis.
         class_token: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
-        is_body_layer: a trait; whether the layer starts as the body's own.
+        is_body_layer: a trait; whether the layer starts as the body's own layer.
         sample_width: a trait; S, the width of `Tokens.samples`, or 0 where it returns none.
-        tokens_at: a trait; None where the layer computes all tokens at once only.
+        tokens_at: a trait; None where the layer can compute only all tokens at once.
     """
 
     is_body_layer: bool = False
@@ -156,14 +157,14 @@ class InputLayer(Protocol):
     def fit(self, batches: Iterable[Any]) -> None:
         """Learn from training inputs (x, valid), once, before any training.
 
-        What it learns is in the layer's state. A layer that does not learn reads no batch.
+        What the layer learns is part of its state. One that learns nothing reads no batch.
         """
         return
 
     def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
-        """Return what the layer knows of whole samples, [B, F], for the baseline `features`.
+        """Return the layer's features of whole samples, [B, F], for the baseline `features`.
 
-        It is None where the layer has no such features; the baseline then pools the tokens.
+        None where the layer has none; the baseline then pools the tokens.
         """
         return None
 
@@ -185,10 +186,9 @@ class Finetune(Protocol):
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter of a transfer model; idempotent.
 
-        Parameters of the mode's own are added first; their first values are drawn from torch's
-        global generator.
+        A mode with parameters of its own adds them first; they start from torch's global generator.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.
-            UnavailableError: a package that it needs is not installed.
+            UnavailableError: a package that the mode needs is not installed.
         """

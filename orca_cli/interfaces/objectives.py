@@ -18,15 +18,15 @@ class Features:
 
     x: Tensor  # [n, d] floating point
     labels: Tensor  # [n] int64 in 0..num_classes-1
-    num_classes: int  # those without a point carry no weight
+    num_classes: int  # a class without points carries no weight
 
 
 @dataclass(frozen=True)
 class Distance:
-    """What a metric returns."""
+    """A metric's value."""
 
     value: Tensor  # scalar, differentiable in the target's features
-    # Such as iterations and marginal error.
+    # How the value was computed, such as iterations and marginal error.
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 
@@ -39,10 +39,10 @@ class Metric(Protocol):
     default, and any metric may state its own.
 
     Attributes:
-        all_classes: a trait; whether a problem has all target classes, unless the user says
-            otherwise. Where it is False, a problem has one.
-        least_classes: a trait of the class, which is read before a metric is made; the number of
-            target classes that a problem needs.
+        all_classes: a trait; whether one problem has all target classes, or one class where it is
+            False. The user may set another number.
+        least_classes: a trait, read off the class before a metric is made; the number of target
+            classes that a problem needs.
     """
 
     all_classes: bool = False
@@ -54,29 +54,30 @@ class Metric(Protocol):
 
     @property
     def sample_size(self) -> int:
-        """Return the most points of a sample; 0 for a metric that compares clouds.
+        """Return the largest number of points in a sample; 0 for a metric that compares clouds.
 
-        A metric of samples is given samples of the source and as many of the target, all of equally
-        many points and drawn anew for every value. They are Features whose x is
-        [samples, points, d] and labels [samples, points].
+        A metric that compares samples gets equally many of the source and of the target, all with
+        the same number of points and drawn anew for every value, as Features with
+        x [samples, points, d] and labels [samples, points].
         """
         return 0
 
     @property
     def sample_classes(self) -> int:
-        """Return the most classes in a sample; 0: all."""
+        """Return the largest number of classes in a sample; 0 for all of them."""
         return 0
 
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return all that depends on the source alone.
 
-        It is computed once, stored on disk, and given back to every `distance`.
+        It is computed once, stored on disk, and passed to every call of `distance`.
         """
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
         """Return the distance of the target to the source.
 
-        NonFiniteError where it is NaN or infinite.
+        Raises:
+            NonFiniteError: the distance is NaN or infinite.
         """
 
 
@@ -92,55 +93,56 @@ class Score:
     """An error over a whole split."""
 
     value: float | None  # lower is better; None where it is undefined
-    n: int  # number of samples (or classes, or positions, as the error says) that it averages over
-    skipped: int = 0  # number of those that were left out because the error is undefined for them
-    # Further errors of the same outputs, such as the one per record; for the records, never to
-    # choose by.
+    n: int  # number of samples (or classes, or positions, as the error says) in the average
+    skipped: int = 0  # number of samples left out because the error is undefined for them
+    # Further errors of the same outputs, such as the error per record. They are recorded, and
+    # nothing is chosen by them.
     others: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Error(Protocol):
-    """What is reported for a task: lower is better, always; fractions, never per cent."""
+    """A task's error: lower is always better; a fraction, never per cent."""
 
-    name: str  # the field's, such as "0-1 error"
+    name: str  # as the field calls it, such as "0-1 error"
     percent: bool  # whether tables show it times 100
 
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
-        """Return the error of all outputs [n, K] or [n, K, *E] of a split at once.
+        """Return the error of a split, of all its outputs at once: batches are not averaged.
 
-        It is never averaged over batches.
-
-        Targets are shaped as Batch.y; `groups` [n] int64 are the samples' records, where the split
-        has any.
+        Args:
+            outputs: [n, K] or [n, K, *E].
+            targets: shaped as Batch.y.
+            groups: [n] int64, the samples' records, where the split has any.
 
         Raises:
             DataError: outputs, targets and records do not fit together.
-            NonFiniteError: an output that counts is NaN or infinite, and the error would be.
+            NonFiniteError: an output that counts is NaN or infinite, and so would the error be.
         """
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return the output [K] or [K, *E] of the best constant predictor of the training targets.
 
-        It is float32, or float64 where the targets are.
+        The output is float32, or float64 where the targets are.
         """
 
 
 class Recorder(Protocol):
     """Takes every line of every curve, as trackers do.
 
-    None is taken back, and a resumed run gives all lines again.
+    No line is taken back, and a resumed run passes all lines again.
     """
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Take the next line of a stage's curve: plain values by name.
 
-        Where a curve is rewound, lines come once more.
+        After a curve was rewound, lines that were taken before come again.
         """
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Take how the run ended, unless it was killed.
+        """Take the end of the run; a run that is killed does not report it.
 
-        It is completed, with its result.json, or failed or interrupted, with {}.
+        `state` is completed, with the run's result.json as `result`; or failed or interrupted, with
+        an empty one.
         """

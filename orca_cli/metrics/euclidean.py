@@ -17,12 +17,12 @@ class Euclidean(Metric):
 
     over all pairs, in units of the features; the released code pairs random rows, which has the
     same mean and more noise. Labels are not used. It is not a distance of distributions: it is
-    lowest where the target is in the source's spatial median, and a cloud against itself has the
-    mean distance of its own points, not 0.
+    lowest where all target points lie at the source's spatial median, and a cloud against itself
+    has the mean distance of its own points, not 0.
 
-    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). So do
-    pairs closer than rounding can tell: a few 1e-4 of their distance from the source's mean in
-    float32, 1e-8 in float64.
+    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). The
+    same holds for pairs that rounding cannot tell apart: those closer than a few 1e-4 of their
+    distance from the source's mean in float32, 1e-8 in float64.
     """
 
     prepare = clouds.prepare_nothing
@@ -41,8 +41,9 @@ class Euclidean(Metric):
         gradient = torch.zeros_like(z)
         for rows in x.split(_CHUNK):
             squares = half_squared_distances(rows, z).mul_(2)  # [r, m]
-            size = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
-            is_beyond_rounding = squares > 8 * torch.finfo(z.dtype).eps * size
+            # |x_i|^2 + |z_j|^2: the squares are differences of terms this large, and rounded so.
+            norms = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
+            is_beyond_rounding = squares > 8 * torch.finfo(z.dtype).eps * norms
             distances = torch.where(is_beyond_rounding, squares, 0).sqrt()
             total += distances.sum(dtype=torch.float64)
             # The gradient in z_j is the sum of (z_j - x_i) / |z_j - x_i|.

@@ -15,15 +15,15 @@ from orca_cli.metrics.transport.clouds import (
     half_squared_distances,
 )
 
-_KERNELS = 5  # also K of a point with itself
+_KERNELS = 5
 _LARGEST_SCALE = 4.0
 _CHUNK = 1024  # points that are compared with all others at once
-# Bandwidths that are tabulated, in units of the source's own.
-_LOWEST = 1 / 4
-_HIGHEST = 16.0
-# The middle of their range and half its width, in log b.
-_MIDDLE = math.log(_LOWEST * _HIGHEST) / 2
-_RADIUS = math.log(_HIGHEST / _LOWEST) / 2
+# The range of bandwidths that is tabulated, in units of the source's own bandwidth.
+_LOWEST_RATIO = 1 / 4
+_HIGHEST_RATIO = 16.0
+# The middle of this range and half its width, in log b.
+_MIDDLE = math.log(_LOWEST_RATIO * _HIGHEST_RATIO) / 2
+_RADIUS = math.log(_HIGHEST_RATIO / _LOWEST_RATIO) / 2
 # Chebyshev nodes of the first kind are the cosines of these angles.
 _NODES = 48
 _ANGLES = [math.pi * (2 * i + 1) / (2 * _NODES) for i in range(_NODES)]
@@ -37,12 +37,12 @@ class MMD(Metric):
 
     with scales s of 1/4, 1/2, 1, 2, 4 and the bandwidth b: the mean squared distance between two
     different points of source and target together. The first term needs all n^2 pairs of the source
-    and depends on the target through b alone. It is a smooth function of log b (analytic where |Im
-    log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right to
-    about 1e-13.
+    and depends on the target through b alone. It is a smooth function of log b (analytic where
+    |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right
+    to about 1e-13.
 
-    The bandwidth is held constant in the gradient, as in the released code; where it would be 0,
-    all points are equal. Labels are not used: a target class is compared with the whole source.
+    The gradient holds the bandwidth constant, as the released code does; b is 0 only where all
+    points are equal. Labels are not used: a target class is compared with the whole source.
 
     A point's pair with itself counts (V-statistic, as in the released code): the value is at least
     0, and 0 for a cloud against itself. In float32 it is off by about 1e-6.
@@ -52,11 +52,11 @@ class MMD(Metric):
     def prepare(self, source: Features) -> dict[str, Tensor]:
         """Return the source's constants; memory grows with n.
 
-        They are the mean [d], seen from the first point, so that equal points have differences of
-        exactly 0; scatter, the sum of squared distances from it; self_kernel, the mean of K over
-        all pairs by bandwidth: [48].
+        They are the mean [d] relative to the first point; scatter, the sum of squared distances
+        from the mean; self_kernel [48], the mean of K over all pairs at each tabulated bandwidth.
         """
         check_finite("source features", source.x)
+        # Seen from the first point, so that equal points differ by exactly 0.
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = (x - mean).square().sum()
@@ -76,7 +76,7 @@ class MMD(Metric):
         check_finite("bandwidth", torch.tensor(bandwidth, dtype=torch.float64))
         source_bandwidth = _mean_square(prepared["scatter"], n)
         ratio = bandwidth / source_bandwidth if source_bandwidth else math.inf
-        if _LOWEST <= ratio <= _HIGHEST:
+        if _LOWEST_RATIO <= ratio <= _HIGHEST_RATIO:
             self_kernel = _interpolate(prepared["self_kernel"], ratio)
         else:
             self_kernel = _self_kernel(x.double(), [bandwidth])[0]
@@ -95,9 +95,10 @@ class MMD(Metric):
 
 
 def _joint_bandwidth(prepared: dict[str, Tensor], n: int, z: Tensor) -> float:
-    """Return b of n source points and the target's [m, d] together."""
+    """Return b of the n source points and the target's points z [m, d] together."""
     m = len(z)
     centre = z.mean(0)
+    # The scatter of a union is that of both parts, and that between their means.
     between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
     scatter = prepared["scatter"] + (z - centre).square().sum() + between
     return _mean_square(scatter, n + m)
@@ -111,7 +112,7 @@ def _mean_square(scatter: Tensor, points: int) -> float:
 def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of K(x_i, z_j), and the gradient of -2 mean K(x_i, z_j) in z, [m, d].
 
-    In units of the root of b.
+    Points and gradient are in units of the root of b.
     """
     pairs = len(x) * len(z)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
@@ -126,7 +127,7 @@ def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of K(z_j, z_j'), and the gradient of mean K(z_j, z_j') in z, [m, d].
 
-    In units of the root of b.
+    Points and gradient are in units of the root of b.
     """
     pairs = len(z) * len(z)
     total = torch.zeros((), dtype=torch.float64, device=z.device)
@@ -139,7 +140,7 @@ def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return K and its derivative by the squared distance, [n, m]; in units of the root of b."""
+    """Return K and its derivative by the squared distance, [n, m]; points in roots of b."""
     scale = _LARGEST_SCALE
     power = half_squared_distances(x, z).mul_(-2 / scale).exp_()
     kernel = power.clone()
@@ -154,13 +155,13 @@ def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
-    """Return the mean of K over all pairs of points at every bandwidth, of x [n, d]."""
+    """Return the mean of K over all pairs of the points x [n, d], at every bandwidth."""
     (x,) = centred(x)
     sums = x.new_zeros(len(bandwidths))
     for start in range(0, len(x), _CHUNK):
         rows = x[start : start + _CHUNK]
         later = x[start + _CHUNK :]
-        # Pairs are symmetric: a block of rows meets itself once, and what comes after it twice.
+        # Pairs are symmetric: a block of rows meets itself once, and all later points twice.
         sums += _kernel_sums(rows, rows, bandwidths)
         sums += 2 * _kernel_sums(rows, later, bandwidths)
     return sums / len(x) ** 2
@@ -171,7 +172,7 @@ def _kernel_sums(x: Tensor, z: Tensor, bandwidths: list[float]) -> Tensor:
     squares = half_squared_distances(x, z).mul_(2)  # [n, m]
     sums = []
     for bandwidth in bandwidths:
-        # Without a bandwidth all points are equal.
+        # Where the bandwidth is 0, all squares are 0 too, and any divisor serves.
         power = (squares / (-_LARGEST_SCALE * (bandwidth or 1.0))).exp_()
         total = power.sum()
         for _ in range(_KERNELS - 1):
@@ -181,9 +182,9 @@ def _kernel_sums(x: Tensor, z: Tensor, bandwidths: list[float]) -> Tensor:
 
 
 def _interpolate(table: Tensor, ratio: float) -> Tensor:
-    """Return the table's value at a bandwidth, in units of the source's own.
+    """Return the table's value at a bandwidth, by the barycentric formula.
 
-    It is interpolated by the barycentric formula.
+    `ratio` is the bandwidth in units of the source's own.
     """
     position = (math.log(ratio) - _MIDDLE) / _RADIUS
     gaps = [position - math.cos(angle) for angle in _ANGLES]

@@ -6,7 +6,8 @@ from torch import Tensor
 from orca_cli.interfaces import Distance, Features, Metric
 from orca_cli.metrics.transport.clouds import check_finite
 
-# Added to variances under the root, in squared units of the features.
+# Added to variances, in squared units of the features, so that the gradient of their root is finite
+# where a dimension is constant.
 _EPS = 1e-12
 
 
@@ -19,10 +20,7 @@ class Moments(Metric):
     diagonal covariances, in squared units of the features. Labels are not used: a target class is
     compared with the whole source.
 
-    Standard deviations are those of the points themselves (divided by n, not n - 1), so that a
-    single point has one.
-
-    The root of eps keeps the gradient finite where a dimension is constant. Computed in float64.
+    Variances are divided by n, not n - 1, so that a single point has one. Computed in float64.
     """
 
     @torch.no_grad()

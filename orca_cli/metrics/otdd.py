@@ -6,12 +6,12 @@
 
 A and B are samples of s points each, X and X' of the source, Z and Z' of the target.
 W(k, l) is the transport with cost |a - b|^2 between equally many points of class k in A and of
-class l in B. Transport between small samples is biased, at both levels, and so is its gradient:
-matched to its nearest source points a target contracts. One procedure computes the cost in all
-three terms, so that the bias is the same and source and target of one distribution have value 0 and
-gradient 0 in expectation. Elsewhere the value may be negative. Neither it nor its cost depends on
-the size of the source. Without labels it is the minibatch energy distance (Salimans et al. 2018,
-eq. 6).
+class l in B. Transport between small samples is biased, at both levels, and so is its gradient: a
+target that is matched to its nearest source points contracts. One procedure computes the cost in
+all three terms. So they have the same bias, and where source and target have one distribution, the
+value and its gradient are 0 in expectation. Elsewhere the value may be negative. Neither the value
+nor the time that it takes depends on the size of the source. Without labels it is the minibatch
+energy distance (Salimans et al. 2018, eq. 6).
 """
 
 from dataclasses import dataclass
@@ -33,33 +33,31 @@ from orca_cli.metrics.transport.clouds import (
 )
 
 
-class _Transport(NamedTuple):
+class _Matchings(NamedTuple):
     """Solved problems of B pairs of samples, on the host."""
 
     match: np.ndarray  # [B, s], the column that each row is matched to
-    # [B, s, s], what each half squared distance weighs in W / 2 of the matched points; None without
-    # labels.
+    # [B, s, s], the weight of each half squared distance in the sum of W / 2 over the matched
+    # points; None without labels.
     coupling: np.ndarray | None
 
 
 class _Sorted(NamedTuple):
     """The s points of a sample, sorted by class."""
 
-    order: np.ndarray  # [s], the points in this order
-    runs: list[slice]  # where each class is in it
-    runs_of: np.ndarray  # [s], the number of the run that each position is in
+    order: np.ndarray  # [s], the indices of the points
+    spans: list[slice]  # the positions of each class in this order
+    span_of: np.ndarray  # [s], the number of the span that each position is in
 
 
 @dataclass(frozen=True)
 class OTDD(Metric):
-    """Exact transport between samples of at most `size` points.
+    """Exact transport between samples of at most `size` points; costs are squared and halved.
 
-    Matchings are held, costs are differentiated.
-
-    Costs are squared and halved; the value may be below 0 by chance. It is 0 in expectation, and so
-    is its gradient, where any two samples are alike, whichever sides they are of. Each sample of
-    the source is compared with one of the target, and each first sample of a pair with the second
-    of the same side; where a side has one sample, its own terms are left out.
+    The gradient holds the matchings and differentiates the costs. The value may be below 0 by
+    chance. Value and gradient are 0 in expectation where samples of both sides have one law. Each
+    sample of the source is compared with a sample of the target, and the samples of a side are
+    compared in pairs; where a side has one sample, the terms within the sides are left out.
     """
 
     all_classes = True
@@ -78,12 +76,12 @@ class OTDD(Metric):
 
     @property
     def sample_size(self) -> int:
-        """Return the most points of a sample."""
+        """Return the largest number of points in a sample."""
         return self.size
 
     @property
     def sample_classes(self) -> int:
-        """Return the most classes of a sample; 0, which is all, where labels do not count."""
+        """Return the largest number of classes in a sample; 0 (all) where labels do not count."""
         return self.classes if self.labels else 0
 
     @closed_form
@@ -97,14 +95,14 @@ class OTDD(Metric):
         costs = half_squared_distances(rows, columns)  # [B, s, s]
         if self.labels:
             row_labels, column_labels = _compared(source.labels, target.labels)  # [B, s]
-            solved = _labelled_transport(costs, row_labels, column_labels)
+            solved = _match_labelled(costs, row_labels, column_labels)
         else:
-            solved = _transport(costs)
+            solved = _match_points(costs)
         match = torch.from_numpy(solved.match).to(costs.device)
         weights = costs.new_tensor(_weights(samples)) / size  # [B]
         value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
-        # The value's slope in the rows and in the columns of every pair of samples, [B, s, d]; a
-        # matching is a permutation of rows to columns, and its inverse takes columns to rows.
+        # The value's slope in the rows and in the columns of every pair of samples, [B, s, d]. A
+        # matching takes rows to columns, and its inverse permutation columns to rows.
         row_slope = weights[:, None, None] * (rows - _take(columns, match))
         column_slope = -_take(row_slope, match.argsort(1))
         if solved.coupling is not None:
@@ -113,41 +111,55 @@ class OTDD(Metric):
             value = value + (coupling * costs).sum()
             row_slope = row_slope + coupling.sum(2)[:, :, None] * rows - coupling @ columns
             column_slope = column_slope + coupling.sum(1)[:, :, None] * columns - coupling.mT @ rows
-        # The target's samples are the columns across, and both sides of the last pairs.
-        slope = column_slope[:samples]
-        even, odd = _within(samples)
-        slope[even] += row_slope[samples + samples // 2 :]
-        slope[odd] += column_slope[samples + samples // 2 :]
-        return value, slope, {}
+        return value, _target_slope(row_slope, column_slope, samples), {}
 
 
 def _within(samples: int) -> tuple[slice, slice]:
-    """Return which samples of a side are compared: 0 with 1, 2 with 3, and so on."""
+    """Return the samples of a side that are compared with each other: 0 with 1, 2 with 3, ..."""
     paired = samples // 2 * 2
     return slice(0, paired, 2), slice(1, paired, 2)
 
 
 def _weights(samples: int) -> list[float]:
-    """Return what every pair of samples weighs: 1 in all across, minus a half in all of a side."""
+    """Return the weight of every pair of samples, in the order of `_compared`.
+
+    The pairs across weigh 1 together, those within a side -1/2.
+    """
     pairs = samples // 2
     return [1 / samples] * samples + [-0.5 / max(pairs, 1)] * (2 * pairs)
 
 
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sides of all B pairs of samples: across, within the source, within the target."""
+    """Return both sides of all B pairs of samples.
+
+    Pairs across come first, then those within the source, then those within the target.
+    """
     even, odd = _within(len(source))
     rows = torch.cat([source, source[even], target[even]])
     columns = torch.cat([target, source[odd], target[odd]])
     return rows, columns
 
 
-def _transport(costs: Tensor) -> _Transport:
+def _target_slope(row_slope: Tensor, column_slope: Tensor, samples: int) -> Tensor:
+    """Return the slope in the target's samples, from those in both sides of the `_compared` pairs.
+
+    The target's samples are the columns of the first pairs and both sides of the last ones.
+    """
+    slope = column_slope[:samples]
+    even, odd = _within(samples)
+    within_target = slice(samples + samples // 2, None)
+    slope[even] += row_slope[within_target]
+    slope[odd] += column_slope[within_target]
+    return slope
+
+
+def _match_points(costs: Tensor) -> _Matchings:
     """Solve the problems of costs [B, s, s]."""
     matches = [_matched(cost)[1] for cost in costs.cpu().numpy()]
-    return _Transport(match=np.stack(matches), coupling=None)
+    return _Matchings(match=np.stack(matches), coupling=None)
 
 
-def _labelled_transport(costs: Tensor, row_labels: Tensor, column_labels: Tensor) -> _Transport:
+def _match_labelled(costs: Tensor, row_labels: Tensor, column_labels: Tensor) -> _Matchings:
     """Solve problems of half squared distances [B, s, s] between points of these classes [B, s]."""
     size = costs.shape[1]
     labels = [side.to(costs)[:, :, None] for side in (row_labels, column_labels)]
@@ -160,21 +172,21 @@ def _labelled_transport(costs: Tensor, row_labels: Tensor, column_labels: Tensor
         match, coupling = _labelled_match(cost, problem[:, size], problem[:, size + 1])
         matches.append(match)
         couplings.append(coupling)
-    return _Transport(match=np.stack(matches), coupling=np.stack(couplings))
+    return _Matchings(match=np.stack(matches), coupling=np.stack(couplings))
 
 
 def _labelled_match(
     cost: np.ndarray, row_labels: np.ndarray, column_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an optimal matching where W enters the cost, and the couplings behind every W.
+    """Return an optimal matching where W enters the cost, and the coupling that makes up every W.
 
     Args:
         cost: [s, s], half squared distances.
         row_labels, column_labels: [s], the classes of the points.
 
     Returns:
-        columns of the rows [s], and weights on `cost` [s, s]: each pair of classes' own matching,
-        as often as the outer one joins the two.
+        The columns of the rows [s], and weights on `cost` [s, s]: the matching between two classes,
+        times the number of points that the outer matching joins between them.
     """
     rows = _by_class(row_labels)
     columns = _by_class(column_labels)
@@ -182,39 +194,40 @@ def _labelled_match(
     half_squares = cost[sorted_pairs]  # [s, s], in blocks of a class against a class
     full_cost = half_squares.copy()
     inner = np.zeros_like(half_squares)
-    for block in product(rows.runs, columns.runs):
-        count = min(run.stop - run.start for run in block)
+    for block in product(rows.spans, columns.spans):
+        count = min(span.stop - span.start for span in block)
         between = half_squares[block][:count, :count]
         class_match = _matched(between)
         inner[block][class_match] = 1 / count
         full_cost[block] += between[class_match].sum() / count  # 1/2 W
     match = _matched(full_cost)
-    # How often the outer matching joins two classes, for every pair of their points.
-    joined = np.zeros((len(rows.runs), len(columns.runs)), cost.dtype)
-    np.add.at(joined, (rows.runs_of[match[0]], columns.runs_of[match[1]]), 1)
+    # The number of points that the outer matching joins between two classes, [spans, spans].
+    joined = np.zeros((len(rows.spans), len(columns.spans)), cost.dtype)
+    np.add.at(joined, (rows.span_of[match[0]], columns.span_of[match[1]]), 1)
+    # Back from the sorted points to those of the samples.
     outer = np.empty_like(match[1])
     outer[rows.order] = columns.order[match[1]]
     coupling = np.empty_like(inner)
-    coupling[sorted_pairs] = inner * joined[np.ix_(rows.runs_of, columns.runs_of)]
+    coupling[sorted_pairs] = inner * joined[np.ix_(rows.span_of, columns.span_of)]
     return outer, coupling
 
 
 def _by_class(labels: np.ndarray) -> _Sorted:
-    """Return the points of these classes [s] by class, and by position within a class."""
+    """Sort points of these classes [s] by class, and by index within a class."""
     order = labels.argsort(kind="stable")
-    _, starts, runs_of = np.unique(labels[order], return_index=True, return_inverse=True)
-    runs = [slice(start, stop) for start, stop in pairwise([*starts, len(labels)])]
-    return _Sorted(order=order, runs=runs, runs_of=runs_of)
+    _, starts, span_of = np.unique(labels[order], return_index=True, return_inverse=True)
+    spans = [slice(start, stop) for start, stop in pairwise([*starts, len(labels)])]
+    return _Sorted(order=order, spans=spans, span_of=span_of)
 
 
 def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of costs [s, s], in order, and their columns in an optimal matching."""
+    """Return the rows of costs [s, s] in order, and the column that each is matched to."""
     from scipy.optimize import linear_sum_assignment
 
     try:
         return linear_sum_assignment(cost)
     except ValueError:
-        # A cost is not finite. The value is not either, and the check of it reports that.
+        # A cost is not finite. Then the value is not finite either, and its check reports that.
         rows = np.arange(len(cost))
         return rows, rows
 

@@ -4,8 +4,8 @@
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
 with uniform weights on points. The gradient in the target's features is that of the envelope
-theorem at both levels: plans are held, costs are differentiated, through |x_i - z_j|^2 and through
-every W that the plans put mass on.
+theorem at both levels: it holds the plans and differentiates the costs, through |x_i - z_j|^2 and
+through every W that the plans put mass on.
 """
 
 from collections.abc import Callable
@@ -37,9 +37,10 @@ from orca_cli.metrics.transport.outer import (
 )
 
 _Solve = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
-_Solved = list[tuple[PairGroup, Solution]]
-# Of the tolerance, for values that are computed once and kept: right to 1e-4 or so at the default.
-_ONCE = 0.3
+_SolvedPairs = list[tuple[PairGroup, Solution]]
+# The tolerance is multiplied by this for values that are computed once and stored: at the default
+# they are right to 1e-4 or so.
+_STORED_PRECISION = 0.3
 
 
 class _Cloud(NamedTuple):
@@ -63,13 +64,13 @@ class _Terms(NamedTuple):
 class OTDDByClass(Metric):
     """Debiased entropic OTDD of squared, halved costs; the gradient goes through features and W.
 
-    Reg is absolute, and the same for halved costs outside and unhalved ones inside label distances:
-    features that are small against its root blur into one point and have distance 0; where float32
-    cannot resolve reg, float64 is used.
+    Reg is absolute, and the same for the halved costs of points and the unhalved ones of label
+    distances. Features that are small against its root blur into one point and have distance 0.
+    Where float32 cannot resolve reg, float64 is used.
 
     On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and
-    the value off by less than 1e-5; 0.999 and 6e-4 where targets are pulled onto single source
-    tokens.
+    the value is off by less than 1e-5; where targets are pulled onto single source tokens, these
+    are 0.999 and 6e-4.
     """
 
     transport: ClassVar[Transport] = Transport()
@@ -82,14 +83,14 @@ class OTDDByClass(Metric):
         """Return the source's constants; memory grows with n and the square of the largest class.
 
         They are class_self [k], the transport of each class to itself at reg / 2 with halved costs,
-        and self_term, OT_reg(source, source), float64.
+        and self_term, OT_reg(source, source); both are float64.
         """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         cost = clouds.from_points(x)
         _, class_self = self._solve_selves(classes, cost)
-        precise = replace(self.transport, tolerance=_ONCE * self.transport.tolerance)
+        precise = replace(self.transport, tolerance=_STORED_PRECISION * self.transport.tolerance)
         solve = partial(precise.by_sinkhorn, reg=self.reg / 2)
         upper = _table(_solve_pairs(classes, classes, cost, solve), class_self, class_self)
         label_distances = upper + upper.T  # W, [k, k]
@@ -127,8 +128,10 @@ class OTDDByClass(Metric):
 
     def _cross_terms(self, source: _Cloud, target: _Cloud) -> _Terms:
         """Return OT_reg(source, target) and its gradient."""
-        x, z = source.points.x, target.points.x
-        row_labels, column_labels = source.points.labels, target.points.labels
+        x = source.points.x
+        z = target.points.x
+        row_labels = source.points.labels
+        column_labels = target.points.labels
         half = self.reg / 2
         cost = half_squared_distances(x, z)  # [n, m]
         solve_outer = partial(
@@ -142,8 +145,8 @@ class OTDDByClass(Metric):
         outer = None
         start = None
         if len(target.classes.present) == 1:
-            # W is constant along the rows of the cost: it changes the value but not the plan, and
-            # the plan's potentials are a good start for the pairs of classes.
+            # W is constant along every row of the cost, so that it changes the value but not the
+            # plan. The plan's potentials are then a good start for the pairs of classes.
             outer = solve_outer()
             start = outer.solution.g
         solve = partial(self.transport.solve, reg=half, start=start)
@@ -152,15 +155,15 @@ class OTDDByClass(Metric):
         left, right = _potentials(pairs, source.classes, target.classes)  # [n, l], [k, m]
         if outer is None:
             add_label_distances(cost, label_distances, row_labels, column_labels)
-            # What is added to half squared distances in the costs is taken back where pairs of
-            # classes use them.
+            # The inner plans below are of half squared distances alone: the potentials make up for
+            # W / 2 in the cost.
             right += (label_distances / 2)[:, column_labels]
             outer = solve_outer()
             value = outer.solution.value[0]
         else:
             value = outer.solution.value[0] + label_distances[row_labels].sum(1).mean() / 2
-        # The value's weight on a half squared distance is the outer plan, and each class pair's
-        # plan as often as the outer plan carries mass between the two.
+        # A half squared distance weighs in the value by the outer plan, and by the plan between its
+        # two classes times the mass that the outer plan carries between them.
         inner_plan = class_plans(
             cost,
             half,
@@ -177,16 +180,20 @@ class OTDDByClass(Metric):
             solutions=[outer.solution, *(solution for _, solution in pairs)],
         )
 
-    def _own_terms(self, target: _Cloud, cost: Tensor, selves: _Solved, reached: Tensor) -> _Terms:
+    def _own_terms(
+        self, target: _Cloud, cost: Tensor, selves: _SolvedPairs, cross_mass: Tensor
+    ) -> _Terms:
         """Return OT_reg(target, target), and the gradient of its half and of every W's self terms.
 
         Args:
             target: the cloud.
             cost: [m, m], half squared distances; W is added in place.
-            selves: the solved problems of its classes with themselves.
-            reached: [l], what the outer plan between source and target carries to each class.
+            selves: the solved problems of the cloud's classes with themselves.
+            cross_mass: [l], the mass that the outer plan from the source carries to each class.
         """
-        z, labels, classes = target.points.x, target.points.labels, target.classes
+        z = target.points.x
+        labels = target.points.labels
+        classes = target.classes
         half = self.reg / 2
         solve = partial(self.transport.solve, reg=half)
         pairs = _solve_pairs(classes, classes, clouds.from_matrix(cost), solve)
@@ -194,16 +201,17 @@ class OTDDByClass(Metric):
         label_distances = upper + upper.T  # W, [l, l]
         add_label_distances(cost, label_distances, labels, labels)
         outer = solve_within(self.transport, cost, self.reg, cloud=target.points)
-        # Every W between two classes has minus the transport of each to itself; W of a class and
-        # itself is 0.
+        # W of a class with itself is 0. Every other W subtracts the transport of both its classes
+        # to themselves. The diagonal collects these: the mass from the source less that within the
+        # target, which is below 0 by rounding only.
         mass = outer.mass.fill_diagonal_(0)
         mass = (mass + mass.T) / 2
-        mass += torch.diag((reached - mass.sum(0)).clamp(min=0))
+        mass += torch.diag((cross_mass - mass.sum(0)).clamp(min=0))
         left, _ = _potentials(selves, classes, classes)  # [m, l]
         upper_left, upper_right = _potentials(pairs, classes, classes)  # [m, l], [l, m]
         left += upper_left + upper_right.T
         right = left.T + (label_distances / 2)[:, labels]
-        # Plans are symmetric, so that both ends of a distance double the half.
+        # Plans are symmetric: that both ends of a distance move cancels the half of this term.
         inner_plan = class_plans(
             cost,
             half,
@@ -220,10 +228,10 @@ class OTDDByClass(Metric):
             solutions=[outer.solution, *(solution for _, solution in (*selves, *pairs))],
         )
 
-    def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_Solved, Tensor]:
-        """Solve the transport to itself of every class that has points.
+    def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_SolvedPairs, Tensor]:
+        """Solve the transport of every class to itself; also return the values [k].
 
-        Return the values [k] as well, 0 for other classes.
+        The value of a class without points is 0.
         """
         reg = self.reg / 2
         values = classes.weights.new_zeros(len(classes.counts))
@@ -236,13 +244,13 @@ class OTDDByClass(Metric):
         return solved, values
 
 
-def _solve_pairs(left: ClassIndex, right: ClassIndex, cost: Cost, solve: _Solve) -> _Solved:
-    """Solve the transport between all `pairs` of classes."""
+def _solve_pairs(left: ClassIndex, right: ClassIndex, cost: Cost, solve: _Solve) -> _SolvedPairs:
+    """Solve the transport between the classes of all `pairs`."""
     groups = clouds.padded(clouds.pairs(left, right), left, right)
     return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
 
 
-def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
+def _table(solved: _SolvedPairs, left_self: Tensor, right_self: Tensor) -> Tensor:
     """Return W [k, l] for the solved pairs and 0 for others.
 
     `left_self` [k] and `right_self` [l] are the transport of classes to themselves.
@@ -255,14 +263,15 @@ def _table(solved: _Solved, left_self: Tensor, right_self: Tensor) -> Tensor:
     return table
 
 
-def _potentials(solved: _Solved, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
-    """Return the potentials of solved pairs by points.
+def _potentials(solved: _SolvedPairs, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
+    """Return the potentials of solved pairs, by point and class.
 
-    Those of rows against classes are [n, l], those of classes against columns [k, m].
+    Those of row points against classes are [n, l], those of classes against column points [k, m].
     """
-    n, m = sum(left.counts), sum(right.counts)
-    # Padding goes to a last row or column. Leaving it out by a mask would make the host wait for a
-    # GPU.
+    n = sum(left.counts)
+    m = sum(right.counts)
+    # Padding is written to an extra row or column at the end: leaving it out by a mask would make
+    # the host wait for a GPU.
     rows = left.weights.new_zeros(n + 1, len(right.counts))
     columns = left.weights.new_zeros(len(left.counts), m + 1)
     for group, solution in solved:

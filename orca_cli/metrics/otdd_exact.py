@@ -1,13 +1,13 @@
 """The dataset distance by linear programming at both levels (paper 3.2, eq. 1).
 
-It is the truth that faster solvers are judged by:
+Faster solvers are judged by it. All points have uniform weights, and
 
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     W(a, b) = min_Q <Q, |x - z|^2>
 
-between the two classes' points, with uniform weights. Nothing is regularised, so nothing is
-debiased: the distance of a cloud to itself is 0. The problems are solved by the network simplex of
-POT in float64 on the CPU, wherever the features live.
+with plans Q between the points of the two classes. Nothing is regularised, so nothing is debiased:
+the distance of a cloud to itself is 0. POT's network simplex solves the problems in float64 on the
+CPU, on whatever device the features are.
 """
 
 import warnings
@@ -28,11 +28,9 @@ from orca_cli.metrics.transport.clouds import index_classes, pairs
 class OTDDExact(Metric):
     """Exact OTDD of squared, halved costs; the gradient goes through features and W.
 
-    Plans are held in it.
-
-    The value is piecewise smooth: where the optimal plan is not unique, the gradient is one of the
-    subgradients. Solving takes 0.2 s for 5,000 x 128 points and grows faster than linearly with the
-    number of target points.
+    The gradient holds the plans. The value is piecewise smooth: where the optimal plan is not
+    unique, the gradient is one of the subgradients. Solving takes 0.2 s for 5,000 x 128 points, and
+    the time grows faster than linearly with the number of target points.
     """
 
     max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
@@ -43,11 +41,10 @@ class OTDDExact(Metric):
     def distance(
         self, source: Features, prepared: dict[str, Tensor], target: Features
     ) -> clouds.Solved:
-        """Return the distance.
+        """Return the distance; memory grows with n times m. No diagnostics.
 
-        Memory grows with n times m. NonFiniteError also where a program was not solved to the end.
-
-        No diagnostics.
+        Raises:
+            NonFiniteError: also where a linear program was not solved to the end.
         """
         x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
         cost = clouds.half_squared_distances(x, z)  # [n, m]
@@ -61,7 +58,7 @@ class OTDDExact(Metric):
             block = cost[sources.points(a)][:, targets.points(b)]  # [p, q]
             plans[a, b] = self._plan(block)
             label_distances[a, b] = 2 * (plans[a, b] * block).sum()
-        # What each half squared distance weighs in the value.
+        # The outer plan [n, m]; later the weight of each half squared distance in the value.
         weights = self._plan(cost + label_distances[row_labels][:, column_labels] / 2)
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the
         # mass that the outer plan carries between the two.

@@ -1,7 +1,7 @@
 """The dataset distance with classes as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport, and depends
-only on each class's mean and covariance: it is the squared 2-Wasserstein distance between two
+The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport. It depends
+on the mean and covariance of each class only: it is the squared 2-Wasserstein distance between two
 Gaussians,
 
     W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
@@ -37,8 +37,8 @@ from orca_cli.metrics.transport.outer import (
 )
 
 
-class _Slope(NamedTuple):
-    """The slope of half of W between classes a and b in the points of a class."""
+class _PairSlope(NamedTuple):
+    """The slope of half of W between classes a and b in the points of one of them."""
 
     a: int
     b: int
@@ -48,11 +48,9 @@ class _Slope(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDGaussian(Metric):
-    """Debiased entropic OTDD with Bures' formula between classes.
+    """Debiased entropic OTDD with Bures' formula between classes; costs are squared and halved.
 
     The gradient goes through features and through W.
-
-    Costs are squared and halved.
     """
 
     transport: ClassVar[Transport] = Transport()
@@ -106,23 +104,23 @@ class OTDDGaussian(Metric):
         value = cross.solution.value[0] - within.solution.value[0] / 2
         value = value - prepared["self_term"].to(x) / 2
         gradient = slope([cross.plan], cross_cost, x, z)
-        for change in cross_slopes:
-            gradient[change.points] += cross.mass[change.a, change.b] * change.slope
+        for pair in cross_slopes:
+            gradient[pair.points] += cross.mass[pair.a, pair.b] * pair.slope
         # Both ends of the target's own plan move, which cancels its factor of a half.
         gradient -= slope([within.plan], own_cost, z, z)
         own_mass = (within.mass + within.mass.T) / 2
-        for change in own_slopes:
-            gradient[change.points] -= own_mass[change.a, change.b] * change.slope
+        for pair in own_slopes:
+            gradient[pair.points] -= own_mass[pair.a, pair.b] * pair.slope
         return value, gradient, self.transport.diagnostics([cross.solution, within.solution])
 
 
 def _label_distances(
     x: Tensor, z: Tensor, left: ClassIndex, right: ClassIndex
-) -> tuple[Tensor, list[_Slope]]:
-    """Return W of all `pairs` of classes, [k, l], 0 for others, and its slopes.
+) -> tuple[Tensor, list[_PairSlope]]:
+    """Return W [k, l] of all `pairs` of classes, 0 for others, and the slopes of its halves.
 
-    Bures' couplings are not kept: a slope has the size of its points. Where both clouds are the
-    same, pairs are of different classes, and slopes those of both.
+    Slopes are stored rather than Bures' couplings, as a slope has only the size of its points.
+    Where both clouds are the same, each pair has a slope in the points of either class.
     """
     distances = x.new_zeros(len(left.counts), len(right.counts))
     slopes = []
@@ -136,36 +134,37 @@ def _label_distances(
         left_part = left_points.square().sum() / p
         right_part = ((right_points / q - 2 * moved) * right_points).sum()
         distances[a, b] = left_part + right_part
-        slopes.append(_Slope(a=a, b=b, points=right.points(b), slope=right_points / q - moved))
+        slopes.append(_PairSlope(a=a, b=b, points=right.points(b), slope=right_points / q - moved))
         if x is z:
             left_slope = left_points / p - plan @ right_points
-            slopes.append(_Slope(a=a, b=b, points=left.points(a), slope=left_slope))
+            slopes.append(_PairSlope(a=a, b=b, points=left.points(a), slope=left_slope))
     return distances, slopes
 
 
 def coupling(x: Tensor, z: Tensor) -> Tensor:
-    """Return Q [p, q] for clouds [p, d] and [q, d], all in float64."""
+    """Return Q [p, q] for clouds x [p, d] and z [q, d], all in float64."""
     p, d = x.shape
     q = len(z)
-    # What rounding leaves of products that cancel, such as those of equal points.
+    # The rounding error of products that cancel, such as those of equal points.
     noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
     if min(p, q) > d:
+        # The factors of a product of rank d at most: the polar factor of a [d, d] matrix is enough.
         left_basis, left = torch.linalg.qr(x - x.mean(0))
         right_basis, right = torch.linalg.qr(z - z.mean(0))
         polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
     else:
         products = x @ z.T
-        # As if x were centred, for a fraction of the work.
+        # The same as if x had been centred, for a fraction of the work.
         products -= products.mean(0)
         polar = _polar(products - products.mean(1, keepdim=True), noise)
-    # Small singular values leave rounding in the sums, which are 0.
+    # Its rows and columns sum to 0, but for what small singular values leave of rounding.
     polar -= polar.mean(0)
     polar -= polar.mean(1, keepdim=True)
     return polar.div_((p * q) ** 0.5).add_(1 / (p * q))
 
 
 def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
-    """Return U V^T of the singular values that are not 0 up to rounding."""
+    """Return U V^T of a matrix, without the singular values that are 0 up to rounding."""
     if matrix.shape[0] < matrix.shape[1]:
         return _polar(matrix.T, noise).T
     squares, basis = torch.linalg.eigh(matrix.T @ matrix)

@@ -12,11 +12,11 @@ end, the extrapolation:
     f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2
     softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-Nothing makes sure that the marginals are right by then: only the same levels give the same numbers.
+The marginals need not be right by then: only the same levels give the same numbers.
 The outer diameter includes the class number as one more coordinate, with the target's classes
-numbered after the source's. W is a constant for the gradient, which is that of automatic
-differentiation of the last, extrapolating update: plans at the potentials before it, only the first
-argument of each cost differentiated,
+numbered after the source's. The gradient takes W as a constant. It is what automatic
+differentiation makes of the last, extrapolating update: plans are those at the potentials before
+it, and only the first argument of each cost is differentiated,
 
     d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i)
 
@@ -25,13 +25,13 @@ along every source row: the source's labels move the value and hardly the gradie
 
 The transport of a cloud to itself is needed at the diameter that the cloud has together with
 another one. As a function of u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers,
-where the number of levels changes, and nearly periodic, since it hardly remembers its first levels.
-So it is tabulated at Chebyshev nodes of the first periods that are asked for, and later ones are
-read from the last of them: right to a few 1e-6 of its value.
+where the number of levels changes, and nearly periodic, since annealing hardly remembers its first
+levels. So it is tabulated at Chebyshev nodes of its first periods, and later periods are read from
+the last one in the table: right to a few 1e-6 of its value.
 
-Shapes are those of `entropic`. Costs are half squared distances and what is added to them, and
-squared diameters come in their units; where a cloud meets itself, its cost is a function of some
-rows that returns these, [r, points].
+Shapes are those of `entropic`. Costs are half squared distances, with or without W / 2, and squared
+diameters are in units of costs. Where a cloud meets itself, its cost is a function from a slice of
+rows to their costs [r, points].
 """
 
 import math
@@ -55,15 +55,15 @@ from orca_cli.metrics.transport.clouds import (
 )
 from orca_cli.metrics.transport.entropic import log_sum_exp
 
-# Far below rounding, and high enough that no product becomes denormal, with which a CPU is many
-# times slower.
+# Far below rounding, and high enough that no product becomes a denormal number, which would make a
+# CPU many times slower.
 _MIN_EXPONENT = -50.0
 _SCALING = 0.5  # root of the ratio r between two levels
-_PERIODS = 4  # of a table
+_PERIODS = 4  # periods in a table
+# Chebyshev nodes of a period.
 _NODES = [(1 + math.cos(math.pi * (2 * i + 1) / 14)) / 2 for i in range(7)]  # in 0..1
-_TABLE = 1 + _PERIODS * len(_NODES)  # length of a table
-# Levels after which a cloud has forgotten the level that it started at: later periods equal this
-# one.
+_TABLE_LENGTH = 1 + _PERIODS * len(_NODES)
+# Levels after which annealing has forgotten the level that it started at: later periods are equal.
 _REMEMBERED = 7
 _CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
 # Entries of a cloud's cost that are stored while it is tabulated, 256 MB in float32.
@@ -73,14 +73,14 @@ _Rows = Callable[[slice], Tensor]
 
 
 class _Levels(NamedTuple):
-    """The levels of B problems, front-padded to the same number S."""
+    """The levels of B problems, padded at the front to the same number S."""
 
     regs: Tensor  # [S, B]
-    steps: Tensor  # [S, B], how far a potential goes towards its update: 1/2, and 0 at padding
+    steps: Tensor  # [S, B], the weight of the update in the new potential: 1/2, and 0 at padding
 
 
 class _Ranges(NamedTuple):
-    """The smallest and the largest features of every class; infinite for a class without points."""
+    """The smallest and largest features of every class; infinite for a class without points."""
 
     low: Tensor  # [k, d]
     high: Tensor  # [k, d]
@@ -95,12 +95,12 @@ class _Classes(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDReference(Metric):
-    """The released code's value and gradient: squared, halved costs, debiased, stopped as there.
+    """The released code's value and gradient: squared, halved costs, debiased, stopped early.
 
-    Value to 1e-4 and gradient to a cosine of 0.9999 of what geomloss's `SamplesLoss` gives for the
-    whole problem. Classes of one point are kept; the released code leaves them out. Where float32
-    cannot resolve reg at the scale of the features, float64 is used; the released code stays in
-    float32.
+    They agree with those of geomloss's `SamplesLoss` on the whole problem: the value to 1e-4, the
+    gradient to a cosine of 0.9999. Classes of one point count here; the released code leaves them
+    out. Where float32 cannot resolve reg at the scale of the features, float64 is used; the
+    released code stays in float32.
     """
 
     reg: Annotated[
@@ -111,20 +111,22 @@ class OTDDReference(Metric):
 
     @torch.no_grad()
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return the source's constants.
-
-        Memory grows with n and with the square of the largest class.
+        """Return the source's constants, float64.
 
         They are low and high [k, d], the ranges of the classes' features, infinite for a class
         without points; class_self [k, 29] and source_self [1, 29], the transport of each class and
-        of the whole source to itself, as tables over diameters (`_tabulate`); all float64.
+        of the whole source to itself, as tables over diameters (`_tabulate`).
+
+        Memory grows with n and with the square of the largest class.
         """
         clouds.check_finite("source features", source.x)
         (x,) = resolved(self.reg / 2, source.x)
         ranges = _ranges(source)
         classes = index_classes(source.labels, source.num_classes, x.dtype)
         squares = _square_diameters(ranges, ranges)
-        tables = torch.zeros(len(classes.counts), _TABLE, dtype=torch.float64, device=x.device)
+        tables = torch.zeros(
+            len(classes.counts), _TABLE_LENGTH, dtype=torch.float64, device=x.device
+        )
         for label in classes.present:
             points = x[classes.points(label)]
             tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
@@ -171,7 +173,6 @@ class OTDDReference(Metric):
         )
         cost.add_((distances / 2)[source.labels][:, target.labels])
         own_cost.add_((own_distances / 2)[target.labels][:, target.labels])
-        # The outer problem.
         n, m = cost.shape
         square = _joint_square(sources, targets)
         levels = _levels_from([square], self.reg, cost)
@@ -192,7 +193,7 @@ class OTDDReference(Metric):
         a = cost.new_full((1, n), 1 / n)
         b = cost.new_full((1, m), 1 / m)
         value, f, g = _cross(cost[None], a, b, levels)
-        # The plan's columns are right: g is the extrapolation of f.
+        # The plan's column sums are right, as g is extrapolated from this f.
         potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
         exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
         return value[0], exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
@@ -213,7 +214,7 @@ class OTDDReference(Metric):
         squares = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
         selves = self._target_selves(targets.points, own_cost, [*squares, *own_squares])
-        # At the diameters with the source's classes, and at those with the target's own.
+        # At the diameters with the source's classes [l, k], and with the target's own [l, l].
         cross_selves, own_selves = selves.split((len(squares), len(own_squares)), 1)
         source_selves = _read(class_self, squares, self.reg / 2)  # [k, l]
         distances = self._label_distances(
@@ -235,9 +236,9 @@ class OTDDReference(Metric):
     def _target_selves(
         self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
     ) -> Tensor:
-        """Return half the cost of every class's transport to itself, at squared diameters [Q, l].
+        """Return half the cost of every class's transport to itself, [l, Q] float64.
 
-        It is [l, Q] float64.
+        `squares` has the squared diameters [Q, l] of each class with Q others.
         """
         selves = own_cost.new_zeros(len(targets.counts), len(squares), dtype=torch.float64)
         for label in targets.present:
@@ -258,8 +259,11 @@ class OTDDReference(Metric):
     ) -> Tensor:
         """Return W [k, l] of all `pairs` of classes, 0 for others.
 
-        `squares` has the squared diameters of two classes together, `selves` half of what both
-        their transports to themselves cost, both [k, l].
+        Args:
+            left, right: the classes of row points and column points.
+            cost: costs of row points and column points.
+            squares: [k, l], the squared diameter of two classes together.
+            selves: [k, l], half the cost of the transports of both classes to themselves.
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
@@ -282,9 +286,9 @@ def _ranges(features: Features) -> _Ranges:
 
 
 def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
-    """Return half the squared diagonals [k, l] of the boxes around two classes.
+    """Return half the squared diagonal [k, l] of the box around two classes.
 
-    0 where neither has points.
+    It is 0 where neither has points.
     """
     rows = []
     for low, high in zip(left.low, left.high, strict=True):
@@ -295,7 +299,7 @@ def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
 
 
 def _outer_square(ranges: _Ranges, classes: int) -> float:
-    """Return the squared diagonal of the box around all classes, their numbers a coordinate too."""
+    """Return the squared diagonal of the box around all classes, with their number a coordinate."""
     sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
     return float(sides.square().sum(-1)) + (classes - 1) ** 2
 
@@ -310,7 +314,7 @@ def _joint_square(sources: _Classes, targets: _Classes) -> float:
 
 
 def _rows(points: Tensor) -> _Rows:
-    """Return the half squared distances of points [p, d] to all of them, by rows."""
+    """Return the cost, half squared distances, of points [p, d] with themselves."""
     return lambda rows: half_squared_distances(points[rows], points)
 
 
@@ -321,7 +325,7 @@ def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
     regs = []
     steps = []
     for square, count in zip(squares, counts, strict=True):
-        # Of points this close any level makes one; 0 cannot be divided by.
+        # Points this close are one at any level, and a level of 0 would be divided by.
         start = max(square, reg * 1e-6)
         padding = length - count - 2
         falling = [start * _SCALING ** (2 * i) for i in range(count)]
@@ -336,11 +340,12 @@ def _by_level(rows: list[list[float]], like: Tensor) -> Tensor:
 
 
 def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor, Tensor, Tensor]:
-    """Anneal B problems.
+    """Anneal B problems between two clouds.
 
     Return the values [B] at the extrapolated potentials, f before the extrapolation and g after it.
     """
-    log_a, log_b = a.log(), b.log()
+    log_a = a.log()
+    log_b = b.log()
     memory = torch.empty_like(cost)
 
     def updates(f: Tensor, g: Tensor, reg: Tensor) -> tuple[Tensor, Tensor]:
@@ -360,8 +365,8 @@ def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor,
 def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
     """Anneal one cloud with uniform weights against itself, at the Q diameters of `levels` at once.
 
-    Return the mean [Q] of the extrapolated potential, half the value of the transport, and the
-    potential before, [Q, points].
+    Return half the values [Q] of the transport, which are the means of the extrapolated potential,
+    and the potential before the extrapolation, [Q, points].
     """
     diameters = levels.regs.shape[1]
     height = min(points, max(1, _CHUNK_ELEMENTS // points))
@@ -393,15 +398,16 @@ def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
 
 
 def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
-    """Return the transport of points x to themselves at squared diameters from `square` on.
+    """Tabulate the transport of points x to themselves at squared diameters from `square` on.
 
-    The table, [_TABLE] float64, which `_read` reads, has the first period, and the means of the
-    potential at the nodes of four periods.
+    The table, [_TABLE_LENGTH] float64, starts with the number of its first period. The means of the
+    extrapolated potential at the nodes of _PERIODS periods follow. `_read` reads it.
     """
     start = _period(_position(square, reg))
     periods = min(max(_REMEMBERED + 1 - start, 1), _PERIODS)
     squares = []
     for period in range(periods):
+        # A period ends at its own number.
         positions = [start - 1 + period + node for node in _NODES]
         squares += [reg * _SCALING ** (-2 * position) for position in positions]
     levels = _levels_from(squares, reg, x)
@@ -413,7 +419,7 @@ def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
 
 
 def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
-    """Return the means of the extrapolated potentials of k clouds at l squared diameters [k, l]."""
+    """Return the mean extrapolated potentials [k, l] of k clouds, at squared diameters [k, l]."""
     means = []
     for table, row in zip(tables.tolist(), squares, strict=True):
         means.append([_mean_potential(table, _position(square, reg)) for square in row])
@@ -421,7 +427,7 @@ def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
 
 
 def _mean_potential(table: list[float], position: float) -> float:
-    """Return the mean of a cloud's extrapolated potential: Lagrange's polynomial of its period."""
+    """Return the mean of a cloud's extrapolated potential, by Lagrange's polynomial of a period."""
     period = _period(position)
     node = position - (period - 1)
     row = min(max(period - int(table[0]), 0), _PERIODS - 1)
@@ -434,7 +440,7 @@ def _mean_potential(table: list[float], position: float) -> float:
 
 
 def _position(square: float, reg: float) -> float:
-    """Return u, the number of levels from the squared diameter down to reg; 0 where it is below."""
+    """Return u, the number of levels from a squared diameter down to reg; 0 if it is below reg."""
     if square > reg:
         return math.log(square / reg) / (-2 * math.log(_SCALING))
     return 0.0

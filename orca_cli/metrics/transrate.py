@@ -4,12 +4,11 @@
     TransRate = R(Z) - 1/k sum_c R(Z_c)
     value = -TransRate
 
-R is the coding rate of n centred features at distortion eps; the mean is over the k classes with a
-point, each with its own n.
+R is the coding rate of n centred features at distortion eps; the mean is over the k classes that
+have points, each with its own n.
 
 TransRate is a score of transferability: higher is better. Stage 2 minimises, so the value is its
-negative: at most 0 for classes that lie apart. It uses the target's features and labels and nothing
-of the source.
+negative: at most 0 for classes that lie apart. Only the target's features and labels are used.
 """
 
 from dataclasses import dataclass
@@ -27,13 +26,13 @@ from orca_cli.metrics.transport.clouds import check_finite, prepare_nothing
 class TransRate(Metric):
     """Negative TransRate of the target in nats, differentiated by autograd in float64.
 
-    With one class R(Z) = R(Z_1), and value and gradient are 0: several target classes have to be
-    put into one problem (align.classes_per_problem). The centred features are divided by their
-    Frobenius norm, as the authors do.
+    With one class R(Z) = R(Z_1), and value and gradient are 0: a problem has to have several target
+    classes (align.classes_per_problem). The centred features are divided by their Frobenius norm,
+    as the authors do.
     """
 
     all_classes = True
-    least_classes = 2  # with one, the value says nothing
+    least_classes = 2  # with one class the value is always 0
 
     eps: Annotated[
         Positive, "Distortion of the coding rate, in squared units of the normalised features."

@@ -1,6 +1,6 @@
 """Which folder belongs to a run, which process works on it, and its removal.
 
-One process works on a run at a time, on whatever machine. Nothing is removed through a link,
+One process at a time works on a run, on whatever machine. Nothing is removed through a link,
 outside the folder of all runs, or while a process works on it.
 """
 
@@ -22,34 +22,37 @@ from orca_cli.runs.directory import LOCK, RESULT, STATUS, RunDirectory, RunName,
 from orca_cli.runs.records import SCHEMA, newer_schema
 
 LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
-DEAD_AFTER_S = 3 * storage.HEARTBEAT_S  # without a heartbeat from another machine
+# After this time without a heartbeat a process on another machine counts as dead.
+DEAD_AFTER_S = 3 * storage.HEARTBEAT_S
 _UNSAFE = re.compile(r"\W")
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 
 
 def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = False) -> bool:
-    """Decide whether a living process works on a run: the one place where that is decided.
+    """Decide whether a living process works on a run: no other place decides that.
 
-    On this machine the lock tells. A lock that is held on another machine may not be seen from
-    here; there the heartbeat tells, whose age is taken by the file system's own clock. Where that
-    clock cannot be read, as in a folder that is read-only here, the process counts as alive.
+    A process on this machine holds the run's lock. A lock that a process holds on another machine
+    may be invisible on this one: the process is alive if its last heartbeat is recent by the file
+    system's own clock. Where that clock cannot be read, as in a folder that is read-only on this
+    machine, the process counts as alive.
 
     Args:
-        run: its folder.
-        status: its status record; empty if missing or unreadable.
-        recent_counts: a run that ended on another machine within DEAD_AFTER_S counts too: its
-            baselines may still be computed.
+        run: the run's folder.
+        status: the run's status record; empty if missing or unreadable.
+        recent_counts: whether a run counts that ended on another machine within DEAD_AFTER_S, as
+            its baselines may still be computed.
     """
     if storage.is_locked(run / LOCK):
         return True
-    return _beats_elsewhere(run, status, recent_counts=recent_counts)
+    return _is_alive_elsewhere(run, status, recent_counts=recent_counts)
 
 
-def _beats_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
+def _is_alive_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
     """Decide whether a process on another machine has worked on a run within DEAD_AFTER_S."""
     if status.get("state") not in LIVING and not recent_counts:
         return False
     identity = run.name.rpartition("_")[2]
+    # The holder's record is written when the lock is taken, earlier than the status.
     holder = read_or_empty(_holder(run.parent, identity)) or status
     if holder.get("host") in (None, socket.gethostname()):
         return False
@@ -64,10 +67,11 @@ def claim(
     """Claim the folder of this experiment for this process: completed, unfinished or new.
 
     Args:
-        root, name: folder of all runs, and the experiment.
+        root: the folder of all runs.
+        name: the experiment.
         force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
-        allow_inexact: resume although the bits will differ from an uninterrupted run's; the result
-            says so.
+        allow_inexact: resume although the bits will differ from those of an uninterrupted run; the
+            result records that.
 
     Raises:
         LockedError: another process works on the same experiment.
@@ -76,6 +80,7 @@ def claim(
     """
     task_folder = name.task_folder(root)
     storage.check_writable(task_folder)
+    # Besides the lock of the folder: two processes must not make a folder each.
     with alone(task_folder, name.identity[:SHORT]):
         path = find(task_folder, name.identity, repeat=force)
         if path is None:
@@ -88,12 +93,13 @@ def claim(
         ):
             newer = newer_schema(path / STATUS, path / RESULT)
             if newer:
-                # This program would damage the run.
+                # This older program would damage the run.
                 raise CheckpointError(
                     str(newer),
                     where=str(path),
                     hint="use the newer program, or start again with --force",
                 ) from newer
+            # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
             if run.result():
                 run.finish()
@@ -104,18 +110,20 @@ def claim(
 
 @contextmanager
 def alone(task_folder: Path, identity: str) -> Iterator[None]:
-    """Hold the lock of an experiment or of a search, and record its holder.
+    """Hold the lock of an experiment or of a search, and record this process as its holder.
 
-    An experiment is given by the first digits of its hash.
+    Args:
+        task_folder: the folder of all runs of the task.
+        identity: the name of the lock; for an experiment the first digits of its hash.
 
     Raises:
-        LockedError: another process holds it, or on another machine has done so within
+        LockedError: another process holds the lock, or held it on another machine within
             DEAD_AFTER_S.
     """
     holder = _holder(task_folder, identity)
     for run in task_folder.glob(f"*_{identity}"):
         status = read_or_empty(run / STATUS)
-        if _beats_elsewhere(run, status, recent_counts=False):
+        if _is_alive_elsewhere(run, status, recent_counts=False):
             record = read_or_empty(holder) or status
             raise LockedError(
                 f"process {record.get('pid')} on {record.get('host')} works on this run, or was"
@@ -138,21 +146,22 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
 def _holder(task_folder: Path, identity: str) -> Path:
     """Return the path of the record that names the holder of an experiment's lock.
 
-    The lock file lies beside it.
+    The lock file is in the same folder.
     """
     return task_folder / ".locks" / f"{identity}.json"
 
 
 def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
-    """Return the newest folder of an experiment, completed before unfinished; None without one.
+    """Return the newest completed folder of an experiment, else its newest one; None without any.
 
-    With `repeat` (--force), return the newest folder alone, and only if it is a repeat that was
-    interrupted or killed. One that failed may have nothing that can be resumed: --force is also the
-    way out of that.
+    With `repeat` (--force), return the newest folder if it is a repeat that was interrupted or
+    killed, and None otherwise: a repeat that failed may have nothing to resume from, and --force is
+    then the way to start anew.
     """
     with storage.guarded(task_folder):
         paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
-    # Newest first. The name of a folder has the first digits of the identity only.
+    # Folders of the experiment, newest first. Their names have only the first digits of the
+    # identity, which another experiment may share.
     records = {}
     for path in paths:
         status = read_or_empty(path / STATUS)
@@ -172,13 +181,13 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
-    """Return the run that `find` finds, for reading only."""
+    """Return the run that `find` finds, to be read only."""
     path = find(name.task_folder(root), name.identity)
     return None if path is None else RunDirectory(path, name)
 
 
 def peek(root: Path, name: RunName, *, force: bool = False) -> str:
-    """Return what the command would find: "new", "resume", "completed" or "running".
+    """Return the state in which `claim` would find a run: "new", "resume", "completed", "running".
 
     `force` is that of `claim`.
     """
@@ -194,27 +203,28 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     return "running" if is_worked_on(path, read_or_empty(path / STATUS)) else "resume"
 
 
-def named(word: str) -> Path:
-    """Return the folder that a word means, a run or (by its path alone) an export.
+def named(reference: str) -> Path:
+    """Return the folder of a run or of an export that a user refers to.
 
-    If several runs have the identity, it is the newest.
+    A run is given by its path, its name or the first digits of its identity, of which the newest
+    run counts; an export by its path.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such folder.
     """
-    path = Path(word).expanduser()
+    path = Path(reference).expanduser()
     if path.is_dir():
         return path
     root = configuration.default_folders()["runs"]
-    is_identity = _SHORT.fullmatch(word) is not None
+    is_identity = _SHORT.fullmatch(reference) is not None
     folders = []
     for folder in root.glob("*/*"):
-        if folder.name == word or (is_identity and folder.name.endswith(f"_{word}")):
+        if folder.name == reference or (is_identity and folder.name.endswith(f"_{reference}")):
             folders.append(folder)
     if not folders:
         raise DataError(
             "no such run",
-            where=word,
+            where=reference,
             hint="give the folder of a run or of an export, or the name of a run in"
             f" {root} (ORCA_RUNS)",
         )
@@ -222,7 +232,7 @@ def named(word: str) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run: it has a record, or a name as the program gives to runs."""
+    """Return whether a folder is a run: it has a record, or a name that begins like a run's."""
     if begun(path) is not None:
         return True
     return any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
@@ -233,12 +243,12 @@ def check_removable(path: Path, root: Path) -> Path:
 
     Args:
         path: the run's folder.
-        root: folder of all runs, which may be a link itself.
+        root: the folder of all runs, which may itself be a link.
 
     Raises:
-        UnsafeError: the path is a link or leads through one, or out of the folder of runs.
-        DataError: it is not a run.
-        LockedError: a process works on it.
+        UnsafeError: the path is a link, or leads out of the folder of runs, as through a link.
+        DataError: the folder is not a run.
+        LockedError: a process works on the run.
     """
     home = Path(os.path.realpath(root))
     real = Path(os.path.realpath(path))
@@ -252,6 +262,7 @@ def check_removable(path: Path, root: Path) -> Path:
             where=str(path),
             hint="set ORCA_RUNS to its folder of runs to remove it",
         )
+    # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
     relative = real.relative_to(home)
     is_hidden = any(name.startswith(".") for name in relative.parts)
     is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])
@@ -277,7 +288,7 @@ def remove(path: Path, root: Path) -> None:
     """
     real = check_removable(path, root)
     identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
-    # Other processes are kept off it.
+    # Both locks keep other processes off the run while it is removed.
     with (
         alone(real.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
         storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
@@ -286,7 +297,7 @@ def remove(path: Path, root: Path) -> None:
 
 
 def begun(path: Path) -> datetime | None:
-    """Return the local time in a run folder's name; None where there is none."""
+    """Return the local time in the name of a run's folder; None where the name has none."""
     try:
         return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()
     except ValueError:

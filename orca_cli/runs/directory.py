@@ -1,8 +1,7 @@
 """One run's folder, laid out as docs/ARCHITECTURE.md shows, and its records.
 
-The artifacts are the truth and status.json a cache of it: `orca doctor RUN` rebuilds it.
-MANIFEST.json, the last file of a completed run, has the checksums of all others that do not change
-any more.
+status.json only repeats what the other files say: `orca doctor RUN` rebuilds it. MANIFEST.json, the
+last file of a completed run, has the checksums of all files that do not change any more.
 """
 
 from __future__ import annotations
@@ -43,9 +42,10 @@ SUMMARY = "summary.json"
 PREDICTIONS = "predictions.npz"
 # Folder of a tracker's files: copies of the curves, written by other programs, and in no manifest.
 TRACKER = "tracker"
+# Files that change after a run is completed, and so are not in its manifest.
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
-_CURVE_POINTS = 100  # of a curve in short
-_ABSENT = "nothing"
+_CURVE_POINTS = 100  # lines of a short curve
+_ABSENT = "nothing"  # in messages, for a value that a fingerprint does not have
 _RESUME_HINT = "start again with --force, or resume with --allow-inexact-resume"
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
@@ -57,8 +57,9 @@ class RunName:
 
     Args:
         identity: hash of all that can change a result.
-        settings: the same without the seed.
-        variant: settings given besides the groups and the seed, such as {"train.epochs": "3"}.
+        settings: hash of the same without the seed.
+        variant: settings that were typed besides the groups and the seed, such as
+            {"train.epochs": "3"}.
     """
 
     task: str
@@ -73,7 +74,7 @@ class RunName:
     variant: dict[str, str]
 
     def task_folder(self, root: Path) -> Path:
-        """Return the folder of all runs of the task, in the folder of all runs."""
+        """Return the folder of the task's runs, in the folder of all runs."""
         return root / _UNSAFE.sub("-", self.task)
 
     def folder(self) -> str:
@@ -90,15 +91,15 @@ class RunDirectory:
         self.path = path
         self.name = name
         self._allow_inexact = allow_inexact
-        self.trackers: list[Recorder] = []  # take the lines of this run's curves too
-        self._shown: Counter[str] = Counter()  # stage -> lines that they have been given
+        self.trackers: list[Recorder] = []  # they get the lines of the run's curves
+        self._shown: Counter[str] = Counter()  # stage -> number of lines that trackers have got
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
         return self.path / STAGE_FOLDERS[stage]
 
     def part(self, path: Path) -> RunDirectory:
-        """Return a folder in which a part of the run's work resumes by itself, without trackers."""
+        """Return a folder in which a part of the work is resumed on its own, without trackers."""
         return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
 
     def status(self) -> dict[str, Any]:
@@ -106,31 +107,19 @@ class RunDirectory:
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
-        """Write what determines the bits of a stage; compare it first with the earlier attempt's.
+        """Write a stage's fingerprint, after comparing it with that of an earlier attempt.
 
         Args:
             stage: build, for all that the stages share, or align.
             now: name -> plain value of all that can change a bit.
 
         Raises:
-            FingerprintError: something differs, or the record is lost, and the user did not allow
-                it.
+            FingerprintError: a value differs, or the earlier record is lost, and the user did not
+                allow it.
         """
-        path = self.stage(stage) / FINGERPRINT
         values = now | {"settings": self.name.identity}
         record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
-        earlier = record
-        if self._has_resumable_work(stage):
-            try:
-                earlier = storage.read_checked_json(path)
-            except ChecksumError as error:
-                if not self._allow_inexact:
-                    raise FingerprintError(
-                        f"cannot check what this run started with: its record {error.what}",
-                        where=str(path),
-                        hint=_RESUME_HINT,
-                    ) from error
-                earlier = record | {"inexact": [FINGERPRINT]}
+        earlier = self._earlier_fingerprint(stage, record)
         changed = _changed_values(earlier["values"], values)
         if changed and not self._allow_inexact:
             changes = []
@@ -145,24 +134,41 @@ class RunDirectory:
                 hint=hint,
             )
         record["inexact"] = sorted({*earlier["inexact"], *changed})
-        storage.write_checked_json(path, record)
+        storage.write_checked_json(self.stage(stage) / FINGERPRINT, record)
 
-    def _has_resumable_work(self, stage: str) -> bool:
-        """Return whether an earlier attempt at a stage left work; for build, at any stage."""
+    def _earlier_fingerprint(self, stage: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the fingerprint that an earlier attempt at a stage wrote.
+
+        It is `record`, the present one, where the attempt left no work to resume; for build, no
+        work of any stage.
+        """
         folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
         patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
-        return any(any(self.path.glob(pattern)) for pattern in patterns)
+        if not any(any(self.path.glob(pattern)) for pattern in patterns):
+            return record
+        path = self.stage(stage) / FINGERPRINT
+        try:
+            return storage.read_checked_json(path)
+        except ChecksumError as error:
+            if self._allow_inexact:
+                return record | {"inexact": [FINGERPRINT]}
+            raise FingerprintError(
+                f"cannot check what this run started with: its record {error.what}",
+                where=str(path),
+                hint=_RESUME_HINT,
+            ) from error
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Append the next line of a stage's curve to metrics.jsonl; give it to every tracker."""
+        """Append the next line of a stage's curve to metrics.jsonl; pass it to every tracker."""
         storage.append_json_line(self.stage(stage) / CURVE, dict(line))
         self.show(stage, [line])
 
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Make these lines the curve of a stage, when the stage starts or resumes.
 
-        Trackers get those that they lack.
+        Trackers get the lines that they have not had.
         """
+        # Written as a whole: a killed process may have left more lines than its checkpoint.
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -175,7 +181,7 @@ class RunDirectory:
                 tracker.record(stage, line)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Tell every tracker how the run ended; `result` is empty unless it is completed."""
+        """Tell every tracker how the run ended; `result` is empty unless the run is completed."""
         for tracker in self.trackers:
             tracker.ended(state, result)
 
@@ -186,7 +192,7 @@ class RunDirectory:
     def write_arrays(self, stage: str, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file into a stage's folder.
 
-        `name` ends with .npz, as its temporary name does then.
+        `name` ends with .npz, so that its temporary name does too: NumPy appends it otherwise.
         """
 
         def save(path: Path) -> None:
@@ -195,7 +201,7 @@ class RunDirectory:
         storage.write_with(self.stage(stage) / name, save)
 
     def seal(self, stage: str) -> None:
-        """Write the manifest of a finished stage's files, and drop what it was resumed from."""
+        """Write the manifest of a finished stage's files, and remove the stage's checkpoints."""
         folder = self.stage(stage)
         files = (file for file in folder.iterdir() if file.is_file())
         storage.seal(folder, files, owner=self.name.identity)
@@ -214,6 +220,7 @@ class RunDirectory:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
+            # The manifest goes first: without it the stage counts as unfinished.
             files = [folder / storage.MANIFEST, folder / SUMMARY, *folder.glob("*.safetensors")]
             for file in files:
                 if file.exists():
@@ -222,19 +229,19 @@ class RunDirectory:
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
     def count_test_read(self) -> int:
-        """Record, before it happens, that the test split is opened; returns how often it has been.
+        """Record that the test split is about to be opened; return how often it has been recorded.
 
         A run that was killed while testing opens it twice; baselines of a completed run may open it
         again.
         """
-        # A completed run is sealed again with its result.
+        # `finish` seals a completed run again.
         storage.remove(self.path / storage.MANIFEST)
         path = self.stage("finetune") / "test_reads.jsonl"
         storage.append_json_line(path, {"time": storage.now().isoformat()})
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
-        """Return what changed between the attempts with the user's permission; empty if exact."""
+        """Return the names of values that changed between attempts, as the user allowed."""
         names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
             names.update(storage.read_checked_json(path)["inexact"])
@@ -260,9 +267,10 @@ class RunDirectory:
             step: progress inside a stage.
             code: exit code of a run that has ended.
             error: {"kind", "message", "hint"} of one that failed.
-            is_repeat: the run repeats one that was completed (--force); remembered.
+            is_repeat: the run repeats a completed one (--force); later records keep that.
         """
         before = self.status()
+        # A state that is not a stage, such as failed, keeps the stage and the step before it.
         stage = state if state in STAGE_FOLDERS else before.get("stage")
         if step is None and stage == before.get("stage"):
             step = before.get("step")
@@ -285,34 +293,36 @@ class RunDirectory:
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
-        """Write the run's name and environment; status.json can be rebuilt from it."""
+        """Write the run's name and environment, from which status.json can be rebuilt."""
         storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Write the result record; from then on the run is completed, and needs no checkpoints."""
+        """Write the result record, which makes the run completed, and finish it."""
         record = {
             "schema": SCHEMA,
             "run_id": self.path.name,
             "state": "completed",
             **vars(self.name),
         }
-        storage.remove(self.path / storage.MANIFEST)  # of a lost result
+        # A manifest can only be that of an earlier result, which was lost.
+        storage.remove(self.path / storage.MANIFEST)
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
 
     def finish(self) -> None:
-        """Finish a run that has a result: drop its checkpoints, and seal it.
+        """Finish a run that has a result: remove its checkpoints, and seal it.
 
-        With keep_weights=false, drop all weights that it trained as well.
+        With keep_weights=false, remove all weights that it trained as well.
         """
+        # The manifest is written last: where it exists, nothing is left to remove.
         if not (self.path / storage.MANIFEST).exists():
             folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
-                folders += _trained(self.path)
+                folders += _weight_folders(self.path)
             for folder in folders:
                 storage.remove(folder)
             with storage.guarded(self.path):
-                files = _lasting(self.path)
+                files = _lasting_files(self.path)
             storage.seal(self.path, files, owner=self.name.identity)
         if self.status().get("state") != "completed":
             self.set_state("completed", code=0)
@@ -334,24 +344,25 @@ def keeps_weights(path: Path) -> bool:
 
     Trials and runs with keep_weights=false do not.
     """
-    return bool(_trained(path))
+    return bool(_weight_folders(path))
 
 
-def _trained(path: Path) -> list[Path]:
-    """Return the folders of a run that hold what stage 3 trained."""
+def _weight_folders(path: Path) -> list[Path]:
+    """Return the folders of a run that have the weights that stage 3 trained."""
     entries = (path / STAGE_FOLDERS["finetune"]).glob("*")
     return sorted(entry for entry in entries if entry.is_dir())
 
 
-def _lasting(path: Path) -> list[Path]:
+def _lasting_files(path: Path) -> list[Path]:
     """Return the files of a run that do not change once it is completed.
 
-    A folder's manifest stands for its files.
+    Of a folder that is sealed itself, only the manifest is among them.
     """
     files = []
     for file in path.rglob("*"):
         if not file.is_file() or is_passing(file, path):
             continue
+        # The folders between the run and the file.
         folders = [folder for folder in file.parents if path in folder.parents]
         if str(file.relative_to(path)) in _CHANGING or path / TRACKER in folders:
             continue
@@ -374,11 +385,12 @@ def checkpoints(folder: Path) -> dict[int, Path]:
         match = _STEP.fullmatch(path.name)
         if match:
             by_step[int(match[1])] = path
+    # By number: names of different lengths do not sort by step.
     return dict(sorted(by_step.items()))
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:
-    """Return a record; empty where it is missing or unreadable."""
+    """Return a record; an empty one where the file is missing or unreadable."""
     try:
         return read_record(path) or {}
     except (UnreadableError, OSError):
@@ -386,7 +398,7 @@ def read_or_empty(path: Path) -> dict[str, Any]:
 
 
 def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return columns of a curve, at most 100 lines, evenly spread, with the first and the last."""
+    """Return some columns of a curve: at most 100 lines, evenly spread, from first to last."""
     count = min(_CURVE_POINTS, len(lines))
     rows = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
     points = []

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, command; read without importing the packages."""
+"""The environment of a run: versions, machine, command; read without importing the packages."""
 
 import functools
 import os
@@ -54,7 +54,7 @@ def requirements() -> list[Requirement]:
 def unmet_requirements() -> list[str]:
     """Return the program's requirements that this machine does not meet.
 
-    Such as "numpy 1.26.4 (needed: <3,>=2.0)".
+    One reads "numpy 1.26.4 (needed: <3,>=2.0)".
     """
     required = requirements()
     if not required:
@@ -71,9 +71,9 @@ def unmet_requirements() -> list[str]:
 
 
 def check_requirements() -> None:
-    """Raise UnavailableError for packages, or Python itself, that are missing, too old or too new.
+    """Raise UnavailableError if a package, or Python itself, is missing, too old or too new.
 
-    Nothing is imported.
+    No package is imported.
     """
     unmet = unmet_requirements()
     if unmet:

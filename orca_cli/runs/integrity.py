@@ -1,6 +1,6 @@
 """Whether a run's files are as they were written; a lost status is rebuilt.
 
-Records are read, never tensors.
+Of the files' contents only records are read, never tensors.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,9 @@ class Checked:
         path: the folder.
         files: number of files whose checksum was compared.
         state: state of the run; dead if its process ended without recording why.
-        damaged: what has changed since it was written, one line each.
-        notes: what else is worth knowing, one line each.
-        stale: data files that have changed since the run began; those that are not on this machine
+        damaged: files that have changed since they were written, one line each.
+        notes: further facts about the run, one line each.
+        stale: data files that have changed since the run began; files that are not on this machine
             cannot be compared.
         rebuilt: why status.json was rebuilt; empty if it was not.
         code: exit code: 0, 13 for damage, 21 for a newer program's run.
@@ -58,7 +58,7 @@ def check(path: Path) -> Checked:
     Raises:
         DataError: the folder is not a run.
         LockedError: a process works on the run.
-        StorageError: a file cannot be read, or the status not written.
+        StorageError: a file cannot be read, or the status cannot be written.
     """
     records = (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)
     if not any((path / name).exists() for name in records):
@@ -68,6 +68,7 @@ def check(path: Path) -> Checked:
     if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
+    # This program cannot judge the files of a newer one.
     newer = newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS))
     if newer:
         return _of_newer_program(report, str(newer))
@@ -80,6 +81,7 @@ def check(path: Path) -> Checked:
     inexact = read_or_empty(path / directory.RESULT).get("inexact")
     if inexact:
         report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+    # No process works on the run, as was checked first.
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -97,10 +99,11 @@ def _of_newer_program(report: Checked, message: str) -> Checked:
 
 
 def _compare_data(report: Checked) -> None:
-    """Compare the data files that the run has read with those of today."""
+    """Compare the data files that the run has read with their present state."""
     files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
     if isinstance(files, dict):
         for name, digest in sorted(files.items()):
+            # None: the file is not on this machine.
             if digest_of(Path(str(name))) not in (None, digest):
                 report.stale.append(str(name))
     if report.stale:
@@ -112,7 +115,7 @@ def _compare_data(report: Checked) -> None:
 
 
 def _verify(report: Checked) -> None:
-    """Compare all files with the manifests, and records with the checksums that they carry.
+    """Compare all files with the manifests, and records with their own checksums.
 
     Raises:
         CheckpointError: a newer program wrote a manifest.
@@ -122,15 +125,16 @@ def _verify(report: Checked) -> None:
     folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
-        is_sealed = folder == path or (folder / directory.CURVE).exists()
-        files, problems = storage.folder_problems(folder, extra_allowed=is_sealed)
+        # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
+        extra_allowed = folder == path or (folder / directory.CURVE).exists()
+        files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     for name in _RECORDS:
         _try_to_read(report, path / name, read_record)
     if path in folders:
         return
-    # Without a manifest of the run its fingerprints and its settings are on their own.
+    # No manifest of the run covers its fingerprints and settings: they are checked by themselves.
     for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
         report.files += 1
         _try_to_read(report, file, storage.read_checked_json)
@@ -139,7 +143,7 @@ def _verify(report: Checked) -> None:
 
 
 def _try_to_read(report: Checked, file: Path, read: Callable[[Path], Any]) -> None:
-    """Read a file; report it as damaged where that fails."""
+    """Read a file, and report it as damaged if that fails."""
     try:
         read(file)
     except (OrcaError, UnreadableError, OSError) as error:
@@ -148,12 +152,13 @@ def _try_to_read(report: Checked, file: Path, read: Callable[[Path], Any]) -> No
 
 
 def _restore_status(report: Checked) -> None:
-    """Rebuild status.json from the artifacts where it contradicts them."""
+    """Rebuild status.json from the run's other files if it contradicts them."""
     path = report.path
     status_path = path / directory.STATUS
     completed = read_or_empty(path / directory.RESULT)
     status = read_or_empty(status_path)
     report.state = str(status.get("state") or "")
+    # A result that cannot be read does not contradict any status.
     is_result_lost = (path / directory.RESULT).exists() and not completed
     is_consistent = is_result_lost or (report.state == "completed") == bool(completed)
     if is_consistent and report.state in directory.STATES and _run_name(status) is not None:
@@ -174,6 +179,7 @@ def _restore_status(report: Checked) -> None:
         code = 0
     else:
         report.state, step = _progress(path)
+    # A process may have started to work on the run in the meantime.
     with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
         if status_path.is_dir():
             storage.quarantine(status_path)
@@ -194,7 +200,7 @@ def _progress(path: Path) -> tuple[str, int | None]:
 
 
 def _run_name(record: object) -> RunName | None:
-    """Return the run's name from a record, None if incomplete."""
+    """Return the run's name from a record; None where the record has no complete name."""
     if not isinstance(record, dict):
         return None
     types = {"seed": int, "variant": dict}

@@ -1,4 +1,4 @@
-"""How one run ended, as a call returns it."""
+"""How one run ended, as a call of the program from Python returns it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ class Failure:
     """Why a run is not completed."""
 
     error: OrcaError  # printed, in one line
-    # The exception that it came from, for a traceback; the error itself without another one.
+    # The exception that led to the error, for a traceback; the error itself where there is none.
     cause: BaseException
 
     def record(self) -> dict[str, str]:
-        """Return the failure as recorded in status.json."""
+        """Return the failure as status.json records it."""
         return {
             "kind": type(self.error).__name__,
             "message": str(self.error),
@@ -46,7 +46,7 @@ def ended_by(
 
     Args:
         error: the error.
-        cause: the exception that it came from; None without one.
+        cause: the exception that led to it; None for the error itself.
         path: the run's folder; None where none was made.
     """
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"

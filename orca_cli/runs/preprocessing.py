@@ -1,6 +1,6 @@
-"""Fitted preprocessing beside the weights, without pickle.
+"""Fitted preprocessing, stored with the weights and without pickle.
 
-Plain values are checked JSON, arrays are safetensors by dotted names.
+Plain values are in JSON with a checksum, arrays in safetensors under dotted names.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
 FILE = "preprocessing.json"
 ARRAYS_FILE = "preprocessing.safetensors"
-# Of the body's checkpoint, so that whole weights need no checkpoint.
+# A copy of that of the body's checkpoint: a run with all weights then needs no checkpoint.
 BODY_CONFIG = Path("body", "config.json")
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
@@ -35,7 +35,8 @@ def can_predict(run: Path) -> bool:
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
 
-    StorageError where the disk fails.
+    Raises:
+        StorageError: the disk fails.
     """
     from safetensors.numpy import save
 
@@ -49,6 +50,7 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
         "values": values,
         "arrays_sha256": hashlib.sha256(content).hexdigest(),
     }
+    # The record comes last, so that its existence means that both files do.
     storage.write_bytes(folder / ARRAYS_FILE, content)
     storage.write_checked_json(folder / FILE, record)
 
@@ -58,8 +60,10 @@ def load_preprocessing(folder: Path) -> Preprocessing:
 
     Raises:
         ChecksumError: a file is missing, or has changed since it was written.
-        ConfigError, UnsafeError: it names what is no class of preprocessing (`parts.admitted`).
-        DataError: a later version of the program wrote it, or the class does not accept the values.
+        ConfigError, UnsafeError: the record does not name a class of preprocessing
+            (`parts.admitted`).
+        DataError: a later version of the program wrote the record, or the class does not accept its
+            values.
         StorageError: a file cannot be read.
     """
     path = folder / FILE
@@ -88,9 +92,9 @@ def load_preprocessing(folder: Path) -> Preprocessing:
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
-    """Return a value as JSON takes it.
+    """Return a value in a form that JSON can write.
 
-    Arrays are put into `arrays` by name, and None takes their place.
+    Arrays are put into `arrays` under their dotted names, and None takes their place.
     """
     import torch
 
@@ -109,7 +113,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
 
 
 def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    """Return a plain value as what a field's annotation says."""
+    """Return a plain value, as `_plain` made it, in the type of a field's annotation."""
     import torch
 
     origin = typing.get_origin(hint)
@@ -119,7 +123,7 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
             return None
         return _typed(_alternative(members, value), value, arrays, name)
     if isinstance(hint, type) and is_dataclass(hint):
-        # `interfaces` imports torch for type checkers only.
+        # `interfaces` imports Tensor for type checkers only.
         hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
         settings = {}
         for key, entry in value.items():
@@ -134,9 +138,9 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
 
 
 def _alternative(members: tuple[Any, ...], value: Any) -> Any:
-    """Return the member of a union that a plain value is of.
+    """Return the member of a union that a plain value belongs to.
 
-    Dataclasses are distinguished by the names of their fields.
+    Dataclasses are told apart by the names of their fields.
     """
     for member in members:
         if is_dataclass(member) and {field.name for field in fields(member)} == set(value):

@@ -19,8 +19,8 @@ def digest(sources: Path = SOURCES) -> str:
     """Return the SHA-256 over the syntax trees of all Python sources below a folder.
 
     Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose
-    values a run's settings hold, nor packages, nor modules of --allow-module. It takes most of a
-    second, so that only what trains asks for it.
+    values are in a run's settings, nor packages, nor modules of --allow-module. It takes most of a
+    second, so that only commands that train ask for it.
     """
     total = hashlib.sha256()
     for path in sorted(sources.rglob("*.py")):
@@ -32,9 +32,9 @@ def digest(sources: Path = SOURCES) -> str:
 
 @functools.cache
 def record() -> dict[str, Any]:
-    """Return what a run records of the program, JSON-able.
+    """Return the record that a run keeps of the program, JSON-able.
 
-    It is read once in a process: a checkout that moves on while a run lasts is not its program.
+    It is made once in a process: what is checked out while a run lasts is not the run's program.
     """
     return {"version": __version__, "commit": commit(SOURCES.parent), "sha256": digest()}
 
@@ -42,11 +42,12 @@ def record() -> dict[str, Any]:
 def commit(checkout: Path) -> str | None:
     """Return the commit that is checked out in a folder.
 
-    None where the folder is no checkout, or git cannot tell.
+    None where the folder is not a checkout, or git fails.
     """
     repository = checkout / ".git"
     if not repository.exists():
         return None
+    # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
     command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
@@ -56,7 +57,7 @@ def commit(checkout: Path) -> str | None:
 
 
 def _content(source: bytes) -> bytes:
-    """Return a source's syntax tree as bytes; where nothing can import it, the source itself."""
+    """Return a source's syntax tree as bytes, or the source itself where it cannot be parsed."""
     try:
         return _text(ast.parse(source)).encode()
     except (SyntaxError, ValueError):
@@ -64,7 +65,7 @@ def _content(source: bytes) -> bytes:
 
 
 def _text(node: Any) -> str:
-    """Return a part of a syntax tree as a text, which every Python that parses it writes alike."""
+    """Return a part of a syntax tree as a text that does not depend on the version of Python."""
     if isinstance(node, list):
         return f"[{' '.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):

@@ -1,4 +1,4 @@
-"""Reading a run's JSON records: no content, however hostile, crashes the reader or fills memory."""
+"""Reading of a run's JSON records: no content, however hostile, crashes it or fills memory."""
 
 import json
 import stat
@@ -20,9 +20,13 @@ class NewerSchemaError(UnreadableError):
 def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
     """Return a record of a schema that this program knows; None where the file does not exist.
 
+    Args:
+        path: the record's file.
+        most_bytes: the largest size of a file that is read.
+
     Raises:
-        UnreadableError: it is not a record, or has an unknown schema.
-        OSError: it may not be read.
+        UnreadableError: the file is not a record, or has an unknown schema.
+        OSError: the file cannot be read.
     """
     try:
         facts = path.stat()
@@ -47,7 +51,8 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         raise NewerSchemaError(
             f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
         )
-    if schema < SCHEMA and "metric" in record:  # whose names of metrics have other meanings now
+    if schema < SCHEMA and "metric" in record:
+        # Its names of metrics have other meanings now.
         raise UnreadableError(f"{path.name}: schema {schema} is of an older program")
     return record
 

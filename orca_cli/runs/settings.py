@@ -1,4 +1,4 @@
-"""A run's settings, read from its folder: those composed, and those decided by the run."""
+"""A run's settings, read from its folder: those that were composed, and those that it decided."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ def settings(path: Path) -> dict[str, Any]:
     Lists are values.
 
     Raises:
-        ConfigError, UnsafeError: the file is missing, damaged, or not one of settings.
+        ConfigError, UnsafeError: the file is missing, damaged, or not a file of settings.
     """
     return dict(flat(configuration.content(path / SETTINGS)))
 
@@ -29,9 +29,9 @@ def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def decided(path: Path) -> dict[str, dict[str, Any]]:
-    """Return key -> {value, why} of what a run decided.
+    """Return key -> {value, why} of the settings that a run decided.
 
-    Empty where it decided nothing, or has not got that far.
+    Empty where it decided none, or has not got that far.
     """
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
@@ -54,6 +54,7 @@ def canonical(text: str) -> str:
         number = float(text)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
+    # Beyond 1e15 a float may not be the whole number that was typed.
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))
     return as_typed(number)

@@ -1,4 +1,4 @@
-"""Which runs belong to a study, and as what: RUNS/.studies/NAME.json.
+"""Which runs belong to a study, and for which choices of its axes: RUNS/.studies/NAME.json.
 
 A run that two studies share is run once.
 """
@@ -18,7 +18,7 @@ _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 class Member:
     """One run of a study."""
 
-    identity: str  # of the run; see `identity.Identity`
+    identity: str  # the run's; see `identity.Identity`
     labels: dict[str, str]  # axis -> name of the choice
 
 
@@ -33,7 +33,7 @@ def names(root: Path) -> list[str]:
 
 
 def add(root: Path, study: str, members: Sequence[Member]) -> None:
-    """Record runs as a study's; each replaces an earlier run with the same labels.
+    """Add runs to the record of a study; each replaces an earlier run with the same labels.
 
     Raises:
         DataError: the record of the study is damaged.
@@ -41,6 +41,7 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
+    # Two sweeps may add runs at once, and each reads the record before it writes it.
     lock_path = path.with_suffix(".lock")
     with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
@@ -55,7 +56,7 @@ def read(root: Path, study: str) -> list[Member]:
     """Return the runs of a study.
 
     Raises:
-        DataError: there is no such record, or it is not one.
+        DataError: the record is missing or damaged.
     """
     path = path_of(root, study)
     try:

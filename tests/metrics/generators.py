@@ -20,12 +20,13 @@ def labelled(n, d, k, *names, scale=1.0, spread=1.0):
     """Features in k classes around centres of their own; every class has a point."""
     centres = cloud(k, d, *names, "centres", scale=spread)
     labels = torch.arange(n) % k
-    return Features(cloud(n, d, *names, scale=scale) + centres[labels], labels, k)
+    x = cloud(n, d, *names, scale=scale) + centres[labels]
+    return Features(x=x, labels=labels, num_classes=k)
 
 
 def unlabelled(x):
     """Features of one class."""
-    return Features(x, torch.zeros(len(x), dtype=torch.long), 1)
+    return Features(x=x, labels=torch.zeros(len(x), dtype=torch.long), num_classes=1)
 
 
 def changed(features, function):
@@ -39,17 +40,15 @@ def as_features(cloud):
 
 def consecutive(features, samples, size):
     """The first points as samples: x is [samples, size, d], labels [samples, size]."""
-    x, labels = (
-        part[: samples * size].unflatten(0, (samples, size))
-        for part in (features.x, features.labels)
-    )
-    return Features(x, labels, features.num_classes)
+    x = features.x[: samples * size].unflatten(0, (samples, size))
+    labels = features.labels[: samples * size].unflatten(0, (samples, size))
+    return replace(features, x=x, labels=labels)
 
 
 def as_compared(metric, source, target):
-    """Both sides as the metric takes them.
+    """Both sides as the metric takes them: clouds, or samples of consecutive points.
 
-    Where it takes samples, consecutive ones, two or more if there are two points.
+    A side of two points or more makes at least two samples.
     """
     if not metric.sample_size:
         return source, target
@@ -61,9 +60,10 @@ def as_compared(metric, source, target):
 def distance(metric, source, target):
     """The distance of features or bare points.
 
-    What is prepared of the source is read back from a file, as from the cache.
+    The prepared tensors of the source are read back from a file, as from the cache.
     """
-    source, target = as_features(source), as_features(target)
+    source = as_features(source)
+    target = as_features(target)
     prepared = load(save(metric.prepare(source)))
     source, target = as_compared(metric, source, target)
     return metric.distance(source, prepared, target)
@@ -83,7 +83,9 @@ def gradient(metric, source, target):
 
 def converged(kind, reg=0.1, newton_points=512):
     """A metric whose transport is solved to 1e-10."""
-    transport = Transport(1e-10, max_iterations=3000, newton_points=newton_points, newton_steps=300)
+    transport = Transport(
+        tolerance=1e-10, max_iterations=3000, newton_points=newton_points, newton_steps=300
+    )
     return type(kind.__name__, (kind,), {"transport": transport})(reg)
 
 
@@ -108,7 +110,8 @@ def geomloss_otdd(source, target, reg, **annealing):
         table[a, b] = table[b, a] = label_distance(clouds[a], clouds[b]).item()
 
     def cost(x, y):
-        rows, columns = x[..., -1].long(), y[..., -1].long()
+        rows = x[..., -1].long()
+        columns = y[..., -1].long()
         return squares(x[..., :-1], y[..., :-1]) / 2 + table[rows[:, :, None], columns[:, None]] / 2
 
     joined = []

@@ -1,6 +1,6 @@
-"""Mean Euclidean distance, moments, TransRate, MMD: against SciPy, NumPy and the formulas.
+"""Mean Euclidean distance, moments, TransRate and MMD against SciPy, NumPy and the formulas.
 
-Coinciding points; float32.
+Also points that coincide, and float32.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def moments_distance(x, z):
 
 
 def mmd_definition(x, z, bandwidth=None):
-    """Value and bandwidth, as the formula reads."""
+    """The value and the bandwidth, straight from the formula."""
     joined = np.concatenate([x, z])
     squares = ((joined[:, None] - joined[None]) ** 2).sum(-1)
     n, count = len(x), len(joined)
@@ -38,12 +38,12 @@ def mmd_definition(x, z, bandwidth=None):
 def test_values_agree_with_scipy_and_numpy(seed, n, m, d):
     x, z = cloud(n, d, seed, "x"), cloud(m, d, seed, "z", scale=2) + 1
     assert value(Euclidean(), x, z) == pytest.approx(cdist(x, z).mean(), rel=1e-10)
-    # The root of eps stands in for the deviation of a single point.
+    # A single point has the root of eps for its deviation, hence the tolerance.
     assert value(Moments(), x, z) == pytest.approx(moments_distance(x, z), rel=1e-5)
     assert value(MMD(), x, z) == pytest.approx(mmd_definition(x, z)[0], abs=1e-12)
 
 
-# In pieces beyond 1,024 points; the bandwidth of the far cloud lies outside what is tabulated.
+# Beyond 1,024 points MMD works in pieces. The far cloud's bandwidth is outside the table.
 @pytest.mark.parametrize(
     ("n", "m", "scale", "shift"), [(1030, 11, 1, 0.5), (11, 1030, 1, 0.5), (23, 11, 1, 40)]
 )
@@ -86,7 +86,8 @@ def test_float32_neither_overflows_nor_vanishes(scale):
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-20, 100.0), (1.0, 100.0), (1e15, 0.0)])
 def test_mmd_in_float32_is_near_float64_at_any_scale_and_place(scale, shift):
-    x, z = (cloud(60, 5, "x") + shift).float(), (cloud(20, 5, "z") + shift + 1).float()
+    x = (cloud(60, 5, "x") + shift).float()
+    z = (cloud(20, 5, "z") + shift + 1).float()
     exact = value(MMD(), x.double(), z.double())
     assert value(MMD(), x * scale, z * scale) == pytest.approx(exact, abs=3e-5)
     slope = gradient(MMD(), x * scale, z * scale) * scale
@@ -96,7 +97,7 @@ def test_mmd_in_float32_is_near_float64_at_any_scale_and_place(scale, shift):
 
 
 def transrate_definition(target, eps):
-    """By eigenvalues, as the formula reads."""
+    """The formula, by singular values."""
     z = target.x.numpy() - target.x.numpy().mean(0)
     z = z / np.sqrt(np.trace(z.T @ z))
 

@@ -127,11 +127,15 @@ def sides(n, k, m, classes, d):
 
 
 def renamed(source, target):
-    """Both sides in another order and place; some of the new names of classes have no point."""
+    """Both sides in another order and place, with other class names; some classes have no point."""
     labels = 2 * (source.num_classes - 1 - source.labels).flip(0)
     return (
-        Features(source.x.flip(0) + 5, labels, 2 * source.num_classes),
-        Features(target.x.flip(0) + 5, target.labels.flip(0) + 1, target.num_classes + 2),
+        Features(x=source.x.flip(0) + 5, labels=labels, num_classes=2 * source.num_classes),
+        Features(
+            x=target.x.flip(0) + 5,
+            labels=target.labels.flip(0) + 1,
+            num_classes=target.num_classes + 2,
+        ),
     )
 
 
@@ -152,8 +156,9 @@ def test_the_sides_may_be_exchanged(name, n, k, m, classes, d):
     source, target = sides(n, k, m, classes, d)
     expected = value(metric, source, target)
     assert expected > 0
-    other_source, other_target = renamed(source, target)
-    assert value(metric, other_target, other_source) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    renamed_source, renamed_target = renamed(source, target)
+    exchanged = value(metric, renamed_target, renamed_source)
+    assert exchanged == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ def built(name):
 @pytest.mark.parametrize("name", FILES)
 def test_every_metric_has_the_traits(name):
     metric = built(name)
-    # That of the class is read before a metric is made.
+    # This trait is read off the class, before a metric is made.
     assert type(metric).least_classes >= 1
     assert isinstance(metric.all_classes, bool)
     assert metric.sample_size >= 0
@@ -199,13 +204,26 @@ def test_equal_points_give_zero_and_no_gradient(name, constant, dtype):
     assert gradient(built(name), x, z).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("number", [float("nan"), -float("inf")])
-def test_features_that_are_not_finite_are_refused(name, number):
-    finite = labelled(10, 3, 2, "good")
-    x = finite.x.clone()
+def with_entry(features, number):
+    x = features.x.clone()
     x[3, 1] = number
+    return replace(features, x=x)
+
+
+NON_FINITE = pytest.mark.parametrize("number", [float("nan"), -float("inf")])
+
+
+@pytest.mark.parametrize("name", FILES)
+@NON_FINITE
+def test_a_source_that_is_not_finite_is_refused(name, number):
+    source = with_entry(labelled(10, 3, 2, "good"), number)
     with pytest.raises(NonFiniteError, match="source"):
-        built(name).prepare(replace(finite, x=x))
+        built(name).prepare(source)
+
+
+@pytest.mark.parametrize("name", FILES)
+@NON_FINITE
+def test_a_target_that_is_not_finite_is_refused(name, number):
+    finite = labelled(10, 3, 2, "good")
     with pytest.raises(NonFiniteError, match="target"):
-        value(built(name), finite, replace(finite, x=x))
+        value(built(name), finite, with_entry(finite, number))

@@ -1,5 +1,7 @@
 """Dataset distances between samples, of Gaussian classes, exact: against POT, NumPy and SciPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import ot
 import pytest
@@ -36,7 +38,8 @@ def sample_distance(a, b, labels):
         between = np.zeros_like(cost)
         for k in a.labels.unique():
             for m in b.labels.unique():
-                rows, columns = np.flatnonzero(a.labels == k), np.flatnonzero(b.labels == m)
+                rows = np.flatnonzero(a.labels == k)
+                columns = np.flatnonzero(b.labels == m)
                 fewest = min(len(rows), len(columns))
                 block = cost[np.ix_(rows[:fewest], columns[:fewest])]
                 between[np.ix_(rows, columns)] = ot.emd2([], [], np.ascontiguousarray(block))
@@ -44,17 +47,19 @@ def sample_distance(a, b, labels):
     return ot.emd2([], [], cost)
 
 
+def single_samples(side):
+    """The samples of a side, each as a cloud."""
+    pairs = zip(side.x, side.labels, strict=True)
+    return [replace(side, x=x, labels=labels) for x, labels in pairs]
+
+
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize(("count", "size"), [(4, 6), (3, 5), (2, 4), (1, 7)])
 def test_value_is_that_of_exact_transport_between_samples(count, size, labels):
-    source, target = (
-        consecutive(points, count, size)
-        for points in (labelled(24, 3, 3, "x"), labelled(24, 3, 2, "z", scale=2))
-    )
-    xs, zs = (
-        [Features(x, of_points, 3) for x, of_points in zip(side.x, side.labels, strict=True)]
-        for side in (source, target)
-    )
+    source = consecutive(labelled(24, 3, 3, "x"), count, size)
+    target = consecutive(labelled(24, 3, 2, "z", scale=2), count, size)
+    xs = single_samples(source)
+    zs = single_samples(target)
     expected = np.mean([sample_distance(x, z, labels) for x, z in zip(xs, zs, strict=True)])
     if count > 1:
         pairs = [side[i : i + 2] for side in (xs, zs) for i in range(0, count - 1, 2)]
@@ -64,9 +69,10 @@ def test_value_is_that_of_exact_transport_between_samples(count, size, labels):
 
 
 def test_the_labels_of_the_source_reach_the_gradient():
-    source, target = labelled(128, 6, 4, "x", spread=3), labelled(128, 6, 4, "z")
+    source = labelled(128, 6, 4, "x", spread=3)
+    target = labelled(128, 6, 4, "z")
     order = torch.from_numpy(numpy_generator(0, "order").permutation(128))
-    shuffled = Features(source.x, source.labels[order], 4)
+    shuffled = replace(source, labels=source.labels[order])
     assert cosine(gradient(OTDD(), source, target), gradient(OTDD(), shuffled, target)) < 0.95
     without = OTDD(labels=False)
     assert torch.equal(gradient(without, source, target), gradient(without, shuffled, target))
@@ -119,14 +125,13 @@ def assigned(cost):
 
 
 def assigned_otdd(source, target):
-    x, z, rows, columns = (
-        part.numpy() for part in (source.x, target.x, source.labels, target.labels)
-    )
-    squares = cdist(x, z, "sqeuclidean")
+    squares = cdist(source.x.numpy(), target.x.numpy(), "sqeuclidean")
+    row_labels = source.labels.numpy()
+    column_labels = target.labels.numpy()
     total = squares / 2
-    for a in np.unique(rows):
-        for b in np.unique(columns):
-            block = np.ix_(rows == a, columns == b)
+    for a in np.unique(row_labels):
+        for b in np.unique(column_labels):
+            block = np.ix_(row_labels == a, column_labels == b)
             total[block] += assigned(squares[block]) / 2
     return assigned(total)
 
@@ -151,9 +156,12 @@ def test_the_exact_distance_is_that_of_assignment(seed, n, m, k, classes):
 
 def test_exact_in_float32_far_from_the_origin():
     """Some classes have no points."""
-    source, target = labelled(20, 3, 2, "source"), labelled(9, 3, 3, "target")
-    shift = torch.full((3,), 100.0)
-    moved = [Features((part.x + shift).float(), part.labels + 1, 5) for part in (source, target)]
+    source = labelled(20, 3, 2, "source")
+    target = labelled(9, 3, 3, "target")
+    moved = []
+    for side in (source, target):
+        x = (side.x + 100.0).float()
+        moved.append(Features(x=x, labels=side.labels + 1, num_classes=5))
     distant = distance(OTDDExact(), *moved).value
     assert distant.dtype == torch.float32
     assert distant.item() == pytest.approx(value(OTDDExact(), source, target), rel=1e-4)

@@ -12,7 +12,7 @@ from orca_cli.metrics.transport.entropic import Transport, exp_
 from tests.metrics.generators import cloud
 from tests.properties import examples
 
-EXACT = Transport(1e-11, max_iterations=20000, newton_steps=20000)
+EXACT = Transport(tolerance=1e-11, max_iterations=20000, newton_steps=20000)
 SOLVERS = {"newton": Transport.by_newton, "sinkhorn": Transport.by_sinkhorn}
 
 
@@ -36,7 +36,8 @@ def random_weights(n, *names):
 def test_agrees_with_pot(name, n, m):
     x, z = cloud(n, 4, "x"), cloud(m, 4, "z") + 1
     a, b = random_weights(n, "a"), random_weights(m, "b")
-    cost, reg = half_squared_distances(x, z), 0.2
+    cost = half_squared_distances(x, z)
+    reg = 0.2
     solution = SOLVERS[name](EXACT, cost[None], a, b, reg)
     settings = {"method": "sinkhorn_log", "stopThr": 1e-13, "numItermax": 50000}
     plan = ot.sinkhorn(a[0].numpy(), b[0].numpy(), cost.numpy(), reg, **settings)
@@ -56,8 +57,10 @@ def test_padding_gets_no_mass(name):
     alone = SOLVERS[name](EXACT, cost, uniform(1, 14), uniform(1, 10), 0.1)
     padded = torch.zeros(2, 16, 13, dtype=torch.float64)
     padded[:, :14, :10] = cost
-    a, b = torch.zeros(2, 16, dtype=torch.float64), torch.zeros(2, 13, dtype=torch.float64)
-    a[:, :14], b[:, :10] = 1 / 14, 1 / 10
+    a = torch.zeros(2, 16, dtype=torch.float64)
+    b = torch.zeros(2, 13, dtype=torch.float64)
+    a[:, :14] = 1 / 14
+    b[:, :10] = 1 / 10
     # The second problem is easy, so that problems leave the batch at different times.
     padded[1] = padded[1] / 100
     solution = SOLVERS[name](EXACT, padded, a, b, 0.1)
@@ -71,8 +74,9 @@ def test_padding_gets_no_mass(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_an_unsolved_problem_says_so(name):
     x, z = cloud(30, 3, "x", scale=10), cloud(20, 3, "z", scale=10)
-    cost, weights = half_squared_distances(x, z)[None], (uniform(1, 30), uniform(1, 20))
-    hasty = Transport(1e-9, max_iterations=1, newton_steps=1)
+    cost = half_squared_distances(x, z)[None]
+    weights = (uniform(1, 30), uniform(1, 20))
+    hasty = Transport(tolerance=1e-9, max_iterations=1, newton_steps=1)
     solution = SOLVERS[name](hasty, cost, *weights, 0.01)
     plan = plans(cost, solution, *weights, 0.01)
     assert solution.error.item() == pytest.approx(
@@ -84,7 +88,8 @@ def test_an_unsolved_problem_says_so(name):
 
 def test_a_bad_start_is_left_and_a_good_one_is_used():
     x, z = cloud(200, 4, "x", scale=5), cloud(20, 4, "z", scale=5)
-    cost, weights = half_squared_distances(x, z)[None], (uniform(1, 200), uniform(1, 20))
+    cost = half_squared_distances(x, z)[None]
+    weights = (uniform(1, 200), uniform(1, 20))
     transport = Transport(tolerance=1e-3, newton_steps=40)
     bad = transport.solve(cost, *weights, 0.05, 1e4 * cloud(1, 20, "start"))
     assert bad.error.item() <= 1e-3
@@ -102,7 +107,6 @@ def test_a_bad_start_is_left_and_a_good_one_is_used():
 def test_newton_converges_where_sinkhorn_is_slow(seed, reg, scale):
     x, z = cloud(40, 6, seed, "x", scale=scale), cloud(11, 6, seed, "z", scale=scale)
     cost = half_squared_distances(x, z)[None]
-    solution = Transport(1e-8, newton_steps=200).by_newton(
-        cost, uniform(1, 40), uniform(1, 11), reg
-    )
+    transport = Transport(tolerance=1e-8, newton_steps=200)
+    solution = transport.by_newton(cost, uniform(1, 40), uniform(1, 11), reg)
     assert solution.error.item() < 1e-8

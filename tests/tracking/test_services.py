@@ -1,6 +1,6 @@
-"""What trackers are given.
+"""The lines, settings and errors that trackers get.
 
-Event files, W&B without a connection and MLflow in a local database, where they are installed.
+W&B without a connection, and MLflow in a local database, where they are installed.
 """
 
 import importlib.util
@@ -16,7 +16,8 @@ SECRET = "k" * 40
 LINES = [
     {"epoch": epoch, "train_loss": 1 / epoch, "validation_error": None} for epoch in range(1, 5)
 ]
-POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]  # a resumed run gives all again
+# A resumed run passes all lines again.
+POINTS = [(epoch, 1 / epoch) for epoch in (1, 2, 3, 1, 2, 3, 3, 4)]
 SETTINGS = {
     "train.lr": 0.5,
     "train.clip": None,
@@ -45,7 +46,7 @@ def folder(tmp_path):
 
 
 def killed_and_resumed(make, path):
-    """Give four lines in two attempts, of which the first had three and its checkpoint two."""
+    """Pass four lines in two attempts: the first got to three, and its checkpoint had two."""
     align = [{"epoch": 0, "loss": 2.0}]
     run = RunDirectory(path, None)
     run.trackers.append(make())
@@ -67,7 +68,7 @@ def killed_and_resumed(make, path):
 
 
 def test_lines_and_the_result_become_numbers():
-    """All services take their names."""
+    """The names have only characters that all services accept."""
     calls = []
     ends = []
     # In place of one of accelerate's trackers.

@@ -38,7 +38,7 @@ CHANGES = {
 
 @pytest.fixture
 def sources(tmp_path):
-    """Return a function that writes a package with one module of some text, and returns its folder."""
+    """Return a function that writes a package with one module, and returns its folder."""
 
     def write(name, text, module="part.py"):
         folder = tmp_path / name / "inner"
@@ -53,23 +53,26 @@ def sources(tmp_path):
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_computes_counts_and_what_explains_does_not(sources, name):
     change, is_same = CHANGES[name]
-    first, second = sources("first", SOURCE), sources("second", change(SOURCE))
-    assert (program.digest(first) == program.digest(second)) is is_same
+    original = sources("original", SOURCE)
+    changed = sources("changed", change(SOURCE))
+    assert (program.digest(original) == program.digest(changed)) is is_same
 
 
 def test_the_name_of_a_module_counts(sources):
-    first, second = sources("first", SOURCE), sources("second", SOURCE, module="other.py")
-    assert program.digest(first) != program.digest(second)
+    original = sources("original", SOURCE)
+    renamed = sources("renamed", SOURCE, module="other.py")
+    assert program.digest(original) != program.digest(renamed)
 
 
 def test_a_link_that_leads_nowhere_is_no_source(sources):
-    folder = sources("first", SOURCE)
-    (folder / "gone.py").symlink_to(folder / "nowhere.py")
-    assert program.digest(folder) == program.digest(sources("second", SOURCE))
+    linked = sources("linked", SOURCE)
+    (linked / "gone.py").symlink_to(linked / "nowhere.py")
+    assert program.digest(linked) == program.digest(sources("original", SOURCE))
 
 
 def test_the_commit_of_a_checkout_and_of_a_worktree(tmp_path, monkeypatch):
-    checkout, worktree = tmp_path / "checkout", tmp_path / "worktree"
+    checkout = tmp_path / "checkout"
+    worktree = tmp_path / "worktree"
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))  # as inside a hook of git's
 
     def git(*words):

@@ -1,17 +1,17 @@
 """Clouds of points [n, d] and [m, d]: ground costs, gradients, and what every metric checks.
 
-Gradients are by the envelope theorem: plans are held, costs are differentiated. Where a value is a
-sum of half squared distances with weights that the solver found,
+Gradients follow the envelope theorem: plans are held, costs are differentiated. Where a value is a
+sum of half squared distances, with weights that the solver found,
 
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
-its gradient in z is that of the distances alone. So metrics solve without autograd, and the
-gradient is attached afterwards.
+its gradient in z is that of the distances alone. So metrics solve without autograd, and
+`closed_form` attaches the gradient afterwards.
 
-Where classes are clouds, pairs of them are worked on many at once, padded to the largest class in
+Where classes are clouds, many pairs of them are solved at once, padded to the largest class in
 their group: B pairs of p and q points, whose weights are 0 at padding. `left` has the k classes of
-the row points, `right` the l of the column points; a pair is (class of `left`, class of `right`); a
-cost function takes rows [B, p] and columns [B, q] and gives costs [B, p, q].
+the row points, `right` the l classes of the column points; a pair is (class of `left`, class of
+`right`). A cost function takes rows [B, p] and columns [B, q] and returns costs [B, p, q].
 """
 
 import functools
@@ -35,7 +35,7 @@ _GROUP_PADDING = 1.6  # a group's padded entries against its true ones
 
 def check_finite(name: str, *tensors: Tensor) -> None:
     """Raise NonFiniteError if an entry of the tensors, called `name`, is NaN or infinite."""
-    # The extremes are NaN or infinite if any entry is, and cost a fifth of looking at every one.
+    # The extremes are NaN or infinite if any entry is, and take a fifth of a full check's time.
     extremes: list[Tensor] = []
     for tensor in tensors:
         extremes.extend(torch.aminmax(tensor.detach()))
@@ -48,13 +48,13 @@ def check_finite(name: str, *tensors: Tensor) -> None:
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
     """Return the number of points of every class, [k] int64.
 
-    Unlike `bincount` the host does not wait for a GPU.
+    Unlike with `bincount`, the host does not wait for a GPU.
     """
     return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source: the `prepare` of metrics no part of which depends on the source alone."""
+    """Check the source: the `prepare` of metrics that compute nothing from the source alone."""
     check_finite("source features", source.x)
     return {}
 
@@ -62,43 +62,42 @@ def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
 def half_squared_distances(x: Tensor, z: Tensor) -> Tensor:
     """Return 1/2 |x_i - z_j|^2 of clouds, or batches of them, [..., n, m], clamped at 0.
 
-    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: use `centred`
-    first.
+    The expanded form |x|^2 / 2 + |z|^2 / 2 - x.z loses digits far from the origin: apply `centred`
+    before.
     """
     cost = x @ z.mT
     torch.sub(_half_squares(x)[..., :, None], cost, out=cost)
     return cost.add_(_half_squares(z)[..., None, :]).clamp_(min=0)
 
 
-def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Return all clouds [n, d] minus the mean of the first.
-
-    Distances between them stay as they are.
-    """
-    centre = x.mean(0)
-    return tuple(cloud - centre for cloud in (x, *others))
+def centred(*clouds: Tensor) -> tuple[Tensor, ...]:
+    """Return all clouds [n, d] minus the mean of the first; distances between them stay."""
+    centre = clouds[0].mean(0)
+    return tuple(cloud - centre for cloud in clouds)
 
 
-def resolved(reg: float, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+def resolved(reg: float, *clouds: Tensor) -> tuple[Tensor, ...]:
     """Return clouds as `centred` does, in float64 where float32 is too coarse.
 
-    That is where it would round costs by more than a hundredth of `reg`.
+    That is where float32 would round costs by more than a hundredth of `reg`.
     """
-    clouds = centred(x, *others)
+    clouds = centred(*clouds)
     # An upper bound on half squared distances. The plan is exp((f + g - c) / reg).
     largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())
-    if x.dtype == torch.float64 or not bool(largest * torch.finfo(torch.float32).eps > reg / 100):
+    if clouds[0].dtype == torch.float64 or not bool(
+        largest * torch.finfo(torch.float32).eps > reg / 100
+    ):
         return clouds
     return tuple(cloud.double() for cloud in clouds)
 
 
 def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Return d value / dz, [m, d], for weights of pairs [n, m], source [n, d] and target [m, d]."""
+    """Return d value / dz [m, d] for weights `cross` [n, m] of source x [n, d], target z [m, d]."""
     return cross.sum(0)[:, None] * z - cross.T @ x
 
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return what a plan [n, m] carries between classes, [k, l].
+    """Return the mass that a plan [n, m] carries between classes, [k, l].
 
     Rows [n] and columns [m] are the points' classes.
     """
@@ -109,11 +108,10 @@ def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]
 def closed_form(
     solve: Callable[[Any, Features, dict[str, Tensor], Features], Solved],
 ) -> Callable[..., Distance]:
-    """Make the `distance` of a metric from a method that returns the gradient as well.
+    """Make the `distance` of a metric from a method that computes the gradient without autograd.
 
-    The method needs no autograd.
-    NonFiniteError where target or results are not finite; results are cast to the dtype and device
-    of the target's features.
+    Value and gradient are cast to the dtype and device of the target's features. `distance` raises
+    NonFiniteError where the target's features, the value or the gradient are not finite.
     """
 
     @functools.wraps(solve)
@@ -126,7 +124,8 @@ def closed_form(
         value = value.to(target.x)
         slope = slope.to(target.x)
         check_finite("distance or gradient", value, slope)
-        carrier = (target.x * slope).sum()  # carries the gradient, and adds exactly 0 to the value
+        # Its gradient in the target is the slope; minus itself, it adds exactly 0 to the value.
+        carrier = (target.x * slope).sum()
         return Distance(value + (carrier - carrier.detach()), diagnostics)
 
     return distance
@@ -146,7 +145,7 @@ class ClassIndex(NamedTuple):
 
     @property
     def present(self) -> list[int]:
-        """Classes with a point."""
+        """Return the classes that have points."""
         return [label for label, count in enumerate(self.counts) if count]
 
     def points(self, label: int) -> Tensor:
@@ -178,7 +177,7 @@ class PairGroup(NamedTuple):
 def padded(
     pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex
 ) -> Iterator[PairGroup]:
-    """Yield the pairs, sorted by size, in groups that padding does not blow up."""
+    """Yield the pairs, sorted by size, in groups that padding enlarges by little."""
     by_size = sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair))
     groups: list[list[tuple[int, int]]] = []
     # Of the last group: p and q, and the entries of its costs without padding.
@@ -190,10 +189,14 @@ def padded(
         limit = min(_GROUP_PADDING * (entries + own_entries), _GROUP_ELEMENTS)
         if groups and (len(groups[-1]) + 1) * height * width <= limit:
             groups[-1].append((i, j))
-            p, q, entries = height, width, entries + own_entries
+            p = height
+            q = width
+            entries += own_entries
         else:
             groups.append([(i, j)])
-            p, q, entries = left.counts[i], right.counts[j], own_entries
+            p = left.counts[i]
+            q = right.counts[j]
+            entries = own_entries
     for group in groups:
         left_classes, right_classes = torch.tensor(group).to(left.rows.device, non_blocking=True).T
         p = max(left.counts[i] for i, _ in group)
@@ -214,13 +217,13 @@ def from_points(x: Tensor) -> Cost:
 
 
 def from_matrix(cost: Tensor) -> Cost:
-    """Return the cost function for costs [n, m] that are already there."""
+    """Return the cost function for costs [n, m] that are already computed."""
     return lambda rows, columns: cost[rows[:, :, None], columns[:, None, :]]
 
 
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
     """Return the pairs of classes that have points.
 
-    Within one index those of two different classes, once each.
+    If both indices are the same, each pair of different classes comes once.
     """
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]

@@ -1,6 +1,6 @@
 """Entropic optimal transport: Sinkhorn's algorithm in the log domain, and Newton's method.
 
-The latter is for transport onto few points.
+Newton's method is for transport onto few points.
 
 Problems are written with potentials f, g and the plan P_ij = a_i b_j exp((f_i + g_j - c_ij) / reg),
 so that
@@ -13,9 +13,9 @@ Between two clouds reg is lowered from the largest cost by a constant factor (an
 level is solved before the next: at the final reg a bad start costs hundreds of iterations, since
 Sinkhorn's rate tends to 1 there. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al.
 2021) while the error falls. One pass over the cost gives both updates: with the row potentials
-eliminated the column sums of the plan are a product with the same exponentials. A cloud against
-itself needs neither: with one potential for both sides the averaged update is a contraction by 1/2
-or better.
+eliminated, the column sums of the plan are a product with the same exponentials. A cloud against
+itself needs neither annealing nor over-relaxation: with one potential for both sides, the averaged
+update is a contraction by 1/2 or better.
 
 With f eliminated, the dual is a smooth concave function of the q potentials g alone:
 
@@ -40,27 +40,26 @@ import torch
 from torch import Tensor
 
 _SCALING = 0.25  # factor between two levels of reg
-# At every level but the last: the L1 marginal error beyond which solving it does not help the next
-# one, and the most iterations or steps.
+# At every level but the last: the L1 marginal error below which solving on does not help the next
+# level, and the bound on iterations or steps.
 _SINKHORN_LEVEL_ERROR = 1e-3
 _SINKHORN_LEVEL_ITERATIONS = 200
 _NEWTON_LEVEL_ERROR = 0.05
 _NEWTON_LEVEL_STEPS = 3
 _RELAXATION = 1.8
-# In units of the eigenvalues of the scaled Laplacian, which are in 0..1.
+# Damping, in units of the eigenvalues of the scaled Laplacian, which are in 0..1.
 _DAMPING_START = 0.1
 _DAMPING_MIN = 1e-4
 _DAMPING_MAX = 10.0
 _DAMPING_DOWN = 0.2
 _DAMPING_UP = 10.0
-# Newton's coarse problem takes every fourth row, where there are more rows per column than eight.
+# Newton's coarse problem takes every fourth row, where there are more than eight rows a column.
 _STRIDE = 4
 _MANY_ROWS = 8
 _MAX_EXPONENT = 30.0
-# Far below rounding, and above the denormal numbers, with which arithmetic on a CPU is many times
-# slower.
+# Far below rounding, and above the denormal numbers, which make a CPU many times slower.
 _MIN_EXPONENT = -80.0
-# Exponents that are computed at once: what a cache holds, and as many as keep a GPU busy.
+# Exponents that are computed at once: as many as a cache holds, or as keep a GPU busy.
 _CPU_ELEMENTS = 2**18
 _GPU_ELEMENTS = 2**26
 
@@ -70,10 +69,10 @@ class Solution(NamedTuple):
 
     f: Tensor
     g: Tensor
-    # [B], a dual value: never above the true one, and off it by the square of the error only.
+    # [B], a dual value: never above the true one, and below it by the square of the error only.
     value: Tensor
-    # [B], L1 distance of the plan's column sums (of symmetric problems: of both sums) from their
-    # weights.
+    # [B], L1 distance of the plan's column sums from their weights; of symmetric problems, that of
+    # the row sums, which are the same.
     error: Tensor
     iterations: int  # annealing included
 
@@ -84,7 +83,7 @@ class Transport:
 
     tolerance: float = 1e-2  # L1 error of a plan's column sums at which a problem counts as solved
     max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
-    # Onto more points than these transport is solved by Sinkhorn's algorithm.
+    # Transport onto more points than this is solved by Sinkhorn's algorithm.
     newton_points: int = 512
     newton_steps: int = 15  # at the final reg
 
@@ -103,8 +102,8 @@ class Transport:
         unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
         if not len(unsolved):
             return solution
-        # Far from the solution Newton's steps are small. Annealing comes near it, and Newton's
-        # steps from there are large.
+        # Far from the solution Newton's steps are small. Sinkhorn's annealing comes near it, from
+        # where Newton's steps are large.
         problem = _Problem(cost=cost, a=a, b=b).at(unsolved)
         again = self.by_sinkhorn(*problem, reg)
         if bool((again.error > self.tolerance).any()):
@@ -137,7 +136,7 @@ class Transport:
             unsolved = [True] * len(b)
             for step in range(limit + 1):
                 h = torch.where(b > 0, log_b + g / level, -torch.inf)
-                _sweep(cost, h, a, level, unsolved=unsolved, results=(log_sums, columns))
+                _sweep(cost, h, a, level, unsolved=unsolved, log_sums=log_sums, columns=columns)
                 error = (columns - b).abs().sum(1)
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
@@ -159,19 +158,17 @@ class Transport:
     ) -> Solution:
         """Solve B problems.
 
-        Where there are many rows, every fourth one gives the potentials from which the whole one
-        starts.
-
         With `start`, the potentials g of a similar problem, annealing starts at the level before
-        reg.
+        reg. Without it, where there are many rows, a coarse problem of every fourth row gives such
+        potentials.
         """
         top = float(cost.max())
-        before = reg / _SCALING
+        level_before = reg / _SCALING
         if start is not None:
-            top = min(top, before)
+            top = min(top, level_before)
         else:
             start = torch.zeros_like(b)
-            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and top > before / _SCALING:
+            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and top > level_before / _SCALING:
                 weights = a[:, ::_STRIDE]
                 coarse = _Problem(
                     cost=cost[:, ::_STRIDE].contiguous(),
@@ -181,11 +178,11 @@ class Transport:
                 start = _descend(
                     coarse,
                     start,
-                    _annealing(top, before / _SCALING),
+                    _annealing(top, level_before / _SCALING),
                     tolerance=_NEWTON_LEVEL_ERROR,
                     max_steps=_NEWTON_LEVEL_STEPS,
                 ).g
-                top = before
+                top = level_before
         return _descend(
             _Problem(cost=cost, a=a, b=b),
             start,
@@ -197,7 +194,8 @@ class Transport:
     def symmetric(self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float) -> Solution:
         """Solve B problems of clouds against themselves, with one potential f = g for both sides.
 
-        It has f = softmin(f) (see the function), and is found by going half the way at a time.
+        The potential is the fixed point f = softmin(f), with `softmin` below, and is found by going
+        half the way at a time.
         """
         f = torch.zeros_like(a)
         update = softmin(f)
@@ -214,8 +212,8 @@ class Transport:
     def diagnostics(self, solutions: list[Solution]) -> dict[str, float]:
         """Return the diagnostics of a metric, from all problems that it solved.
 
-        They are iterations and marginal_error, the largest, and converged: 1 where every problem
-        reached the tolerance, else 0.
+        They are iterations and marginal_error, the largest of all problems, and converged, which is
+        1 where every problem reached the tolerance, and 0 otherwise.
         """
         error = float(torch.stack([solution.error.max() for solution in solutions]).max())
         iterations = float(max(solution.iterations for solution in solutions))
@@ -243,14 +241,14 @@ def log_sum_exp(exponent: Tensor) -> Tensor:
 
 
 def exp_(exponent: Tensor) -> Tensor:
-    """Return the exponential, in place, without denormal numbers: tiny entries are 1e-35 or so."""
+    """Return the exponential, in place, without denormal numbers: no entry is below 1e-35 or so."""
     return exponent.clamp_(min=_MIN_EXPONENT).exp_()
 
 
 def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, slice]]:
-    """Cut costs into (problems, rows) of at most `elements` entries, but one row or more.
+    """Cut costs into pieces (problems, rows) of at most `elements` entries, but one row or more.
 
-    As suits the device by default.
+    By default pieces have the size that suits the device.
     """
     problems, rows, columns = cost.shape
     if elements is None:
@@ -274,11 +272,11 @@ def _annealing(largest: float, reg: float) -> list[float]:
 def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return exponentials with largest entry 1 in every row, in place.
 
-    Return their sums [B, p] and the largest exponents [B, p] as well.
+    Their sums [B, p] and the largest exponents [B, p] come with them.
     """
     top = exponent.amax(2)
-    # The floor is below rounding. Without it products of tiny entries become denormal, which costs
-    # a factor of 20.
+    # The floor is below rounding. Without it products of tiny entries become denormal numbers,
+    # which make a CPU 20 times slower.
     floor = -32.0 if exponent.dtype == torch.float32 else -72.0
     e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
     return e, e.sum(2), top
@@ -291,14 +289,15 @@ def _sweep(
     reg: float,
     *,
     unsolved: list[bool],
-    results: tuple[Tensor, Tensor],
+    log_sums: Tensor,
+    columns: Tensor,
 ) -> None:
     """Sweep over the cost once.
 
-    Write log sum_j exp(h_j - c_ij / reg) [B, p], and the column sums [B, q] of the plan with exact
-    row sums, to `results`. Solved problems may keep their old entries.
+    Write log sum_j exp(h_j - c_ij / reg) to `log_sums` [B, p], and the column sums of the plan with
+    exact row sums to `columns` [B, q]. Pieces whose problems are all solved are left out: their
+    entries stay.
     """
-    log_sums, columns = results
     memory = cost.new_empty(0)
     for problems, rows in pieces(cost):
         if not any(unsolved[problems]):
@@ -315,7 +314,7 @@ def _sweep(
 
 
 class _Problem(NamedTuple):
-    """B problems without a reg."""
+    """B problems, to be solved at any reg."""
 
     cost: Tensor
     a: Tensor
@@ -383,9 +382,10 @@ def _climb(
     tolerance: float,
     limit: int,
 ) -> tuple[_State, int]:
-    """Take damped Newton steps at one reg.
+    """Take damped Newton steps at one reg; return the state and the number of steps.
 
-    A step that neither raises the dual nor lowers the error is not taken.
+    A step that neither raises the dual nor lowers the error is not taken. `memory` has three
+    tensors of the cost's shape to write to; at the end the first has the state's exponentials.
     """
     current, spare, scratch = memory
     state = _evaluate(problem, reg, h, current)
@@ -395,7 +395,7 @@ def _climb(
     step = 0
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
-            # The solved problems need no more arithmetic.
+            # The rest goes on alone: solved problems need no more arithmetic.
             indices = _indices(unsolved, h.device)
             smaller = problem.at(indices)
             fresh = [torch.empty_like(smaller.cost) for _ in range(3)]
@@ -411,11 +411,12 @@ def _climb(
         is_better = is_higher | (candidate.error < state.error)
         damping = torch.where(is_better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
-        # One transfer per step tells the host what to do next: on a GPU that costs little compared
+        # One transfer per step tells the host how to go on; on a GPU it takes little time compared
         # with the step.
         error = torch.where(is_better, candidate.error, state.error)
         unsolved, worse = torch.stack([error > tolerance, ~is_better]).tolist()
         if any(worse):
+            # These problems stay where they were.
             indices = _indices(worse, h.device)
             candidate.put(indices, (field[indices] for field in state))
         # The memory of the former state is free for the next candidate.
@@ -427,9 +428,9 @@ def _climb(
 
 
 def _indices(flags: list[bool], device: torch.device) -> Tensor:
-    """Return where the flags are True, [p] int64.
+    """Return the indices of the flags that are True, [p] int64.
 
-    The host knows them and does not wait for a GPU.
+    The flags are on the host, so that it does not wait for a GPU.
     """
     raised = [i for i, flag in enumerate(flags) if flag]
     return torch.tensor(raised).to(device, non_blocking=True)
@@ -437,7 +438,8 @@ def _indices(flags: list[bool], device: torch.device) -> Tensor:
 
 def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _State:
     """Return the plan at h; its exponentials are put into `memory`."""
-    a, b = problem.a, problem.b
+    a = problem.a
+    b = problem.b
     exponent = torch.sub(h[:, None, :], problem.cost, alpha=1 / reg, out=memory)
     e, row, top = _row_exp(exponent)
     col = torch.bmm((a / row)[:, None, :], e)[:, 0]
@@ -449,15 +451,16 @@ def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _Stat
 
 def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor) -> Tensor:
     """Return the damped Newton step [B, q] in h, from the Laplacian scaled to b^-1/2 H b^-1/2."""
-    a, b = problem.a, problem.b
+    a = problem.a
+    b = problem.b
     root = b.sqrt()
     inverse = torch.where(b > 0, b.rsqrt(), 0.0)
     # H = diag(col) - P^T diag(1/a) P
     scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)  # [B, p, q]
     matrix = torch.bmm(scaled.mT, scaled)  # [B, q, q]
     matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_()
-    # The Laplacian's null vector, root b, is filled: potentials may be shifted by a constant, and
-    # no step changes.
+    # The null vector of the scaled Laplacian, root b, shifts all potentials by a constant. Filling
+    # it makes the matrix regular and changes no step.
     matrix.add_(root[:, :, None] * root[:, None, :])
     matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
     # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.

@@ -1,8 +1,8 @@
 """The outer problem of the entropic dataset distances: labels in the cost, plans, the gradient.
 
 Shapes: n and m points of k and l classes; labels are int64, and costs are [n, m]. A plan is a
-function of some of its rows, which gives them, [r, m]: of plans no memory of the size of the cost
-is needed.
+function from a slice of rows to the plan's entries in them, [r, m]: no plan needs as much memory as
+the cost.
 """
 
 import math
@@ -21,7 +21,7 @@ from orca_cli.metrics.transport.entropic import Solution, Transport, pieces
 
 # Entries of the source's own cost that are stored between iterations, 256 MB in float32.
 _STORED_ELEMENTS = 2**26
-# Entries of plans that are computed at once, 4 MB in float32: large enough for matrix products.
+# Entries of plans that are computed at once, 4 MB in float32: enough for fast matrix products.
 _PIECE_ELEMENTS = 2**20
 _CHUNK = 1024  # rows of the source's own cost that are computed at once
 
@@ -34,7 +34,7 @@ class Outer(NamedTuple):
 
     solution: Solution
     plan: Plan
-    mass: Tensor  # [k, l], what the plan carries between classes
+    mass: Tensor  # [k, l], the mass that the plan carries between classes
 
 
 def add_label_distances(
@@ -47,7 +47,7 @@ def add_label_distances(
 def solve_across(
     transport: Transport, cost: Tensor, reg: float, *, source: Features, target: Features
 ) -> Outer:
-    """Solve the problem with uniform weights between two clouds."""
+    """Solve the problem between two clouds, with uniform weights."""
     n, m = cost.shape
     a = cost.new_full((1, n), 1 / n)
     b = cost.new_full((1, m), 1 / m)
@@ -56,7 +56,7 @@ def solve_across(
 
 
 def solve_within(transport: Transport, cost: Tensor, reg: float, *, cloud: Features) -> Outer:
-    """Solve the problem with uniform weights of a cloud with itself."""
+    """Solve the problem of a cloud with itself, with uniform weights."""
     n = len(cost)
     a = cost.new_full((1, n), 1 / n)
     softmin = partial(entropic.softmin, cost[None], b=a, reg=reg)
@@ -84,11 +84,12 @@ def _with_plan(
 def source_term(
     transport: Transport, source: Features, label_distances: Tensor, reg: float
 ) -> Tensor:
-    """Return OT_reg(source, source), with W [k, k] between its classes.
+    """Return OT_reg(source, source), with W [k, k] between the source's classes.
 
-    Costs are made in chunks.
+    Costs are computed in chunks; those of a small source once, of a large one in every iteration.
     """
-    x, labels = source.x, source.labels
+    x = source.x
+    labels = source.labels
     n = len(x)
     a = x.new_full((1, n), 1 / n)
     chunks = torch.arange(n, device=x.device).split(_CHUNK)
@@ -122,12 +123,16 @@ def class_plans(
 
     Points of a class have equal weights.
 
-    Potentials of points against every class are left [n, l] and right [k, m]; mass is [k, l] and
-    non-negative; row_labels [n] and column_labels [m] are the points' classes.
+    Args:
+        cost: [n, m].
+        reg: that of the pairs' problems.
+        left, right: [n, l] and [k, m], the potentials of points against every class.
+        row_labels, column_labels: [n] and [m], the points' classes.
+        mass: [k, l], non-negative.
     """
     row_counts = class_sizes(row_labels, mass.shape[0])[:, None]
     column_counts = class_sizes(column_labels, mass.shape[1])
-    # A class without points has no row or column to which this is added.
+    # Where a class has no points, the scale is -inf or arbitrary, but no row or column uses it.
     scale = (mass / (row_counts * column_counts).clamp(min=1)).log()  # [k, l]
     left = left / reg
     right = right / reg + scale[:, column_labels]
@@ -140,7 +145,7 @@ def class_plans(
 
 
 def slope(plans: Sequence[Plan], cost: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2, P the sum of the plans."""
+    """Return the gradient [m, d] in z of sum_ij P_ij |x_i - z_j|^2 / 2; P is the plans' sum."""
     gradient = torch.zeros_like(z)
     for _, rows in pieces(cost[None], _PIECE_ELEMENTS):
         weights = plans[0](rows)  # [r, m]

@@ -1,6 +1,6 @@
 """Curves, settings and final errors for TensorBoard, W&B and MLflow, by accelerate's trackers.
 
-None of them can end a run, or hold it up, or change it: each works in a thread, and a failure is
+No tracker can end a run, delay it for long or change it: each works in a thread, and its failure is
 logged once.
 """
 
@@ -25,25 +25,27 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
 _LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
-_NOT_SHOWN = ("tracker", "paths")  # where a run is written to, and what shows it
+_NOT_SHOWN = ("tracker", "paths")  # groups of settings that do not say what a run computes
 _UNSAFE = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_PATIENCE_S = 120.0  # imports on a cold disk, a database that is made, what is left to upload
-_LAST_PATIENCE_S = 5.0  # at the end of a run that is not completed
+# How long a run waits for a tracker: for imports from a cold disk, a new database, an upload.
+_PATIENCE_S = 120.0
+_LAST_PATIENCE_S = 5.0  # the same at the end of a run that is not completed
 
 
 class Guarded:
-    """A recorder that hands everything to another one in a thread of its own.
+    """A recorder that passes all calls to another recorder, in a thread of its own.
 
-    Lines wait in a queue, so that no step of a run waits for a disk or a network; only its start
-    and end wait, for at most `patience_s`. After a failure the recorder is given nothing more, and
-    the run goes on.
+    Lines wait in a queue, so that no step of a run waits for a disk or a network. Only the start
+    and the end of the run wait, for at most `patience_s`. After a failure the recorder gets no more
+    calls, and the run goes on.
 
     Args:
         make: makes the recorder; called in the thread.
-        name: how warnings call it.
+        name: the recorder's name in warnings.
+        patience_s: the longest wait, in seconds.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Guarded:
         self._lost = threading.Event()
 
     def start(self) -> None:
-        """Make the recorder, so that what it imports does not meet imports of the run."""
+        """Make the recorder, and wait for it: its imports must not meet those of the run."""
+        # A daemon thread does not keep the process alive when a tracker hangs.
         try:
             threading.Thread(target=self._work, name="orca-tracker", daemon=True).start()
         except RuntimeError as error:
@@ -68,11 +71,11 @@ class Guarded:
             self._lose(f"has not started within {self._patience_s:g} s")
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Pass a copy of a line on."""
+        """Pass on a copy of a line."""
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Pass the end on and wait until the recorder has taken everything.
+        """Pass on the end, and wait until the recorder has taken all calls.
 
         A second call does nothing.
         """
@@ -86,7 +89,7 @@ class Guarded:
             self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
 
     def _work(self) -> None:
-        """Pass calls on until the last one, in the thread; a failure closes the recorder."""
+        """Pass on calls until the last one, in the thread; a failure closes the recorder."""
         recorder: Recorder | None = None
         name = "start"
         try:
@@ -104,11 +107,12 @@ class Guarded:
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
         finally:
+            # Nothing waits for a recorder that has failed.
             self._started.set()
             self._done.set()
 
     def _lose(self, reason: str) -> None:
-        """Give the recorder nothing more, and warn once."""
+        """Pass no more calls to the recorder, and warn once."""
         if self._lost.is_set():
             return
         self._lost.set()
@@ -122,9 +126,9 @@ class Curves:
     """Gives every line to one of accelerate's trackers, at its epoch.
 
     Args:
-        tracker: started, with the settings of the run.
-        end: ends its run, given how ours ended.
-        has_steps: whether epochs are steps; otherwise they are numbers STAGE/epoch.
+        tracker: a tracker that has started and has the run's settings.
+        end: ends the tracker's own run; called with the state in which ours ended.
+        has_steps: whether the tracker gets epochs as steps, or else as numbers STAGE/epoch.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class Curves:
         self._has_steps = has_steps
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Give the numbers of a line as STAGE/NAME; a member of several has names of its own."""
+        """Log a line's numbers as STAGE/NAME, those of a member as STAGE/member_NUMBER/NAME."""
         columns = dict(line)
         epoch = int(columns.pop("epoch"))
         prefix = stage
@@ -148,7 +152,7 @@ class Curves:
             self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Give the errors and the distance of a result.json as final/NAME, and end its run."""
+        """Log the errors and distances of a result.json as final/NAME, and end the run."""
         if result:
             error = result.get("error") or {}
             distance = result.get("metric_value") or {}
@@ -169,19 +173,19 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
     A resumed run begins another file there.
 
     Args:
-        folder: of the files.
-        settings: of the run, by dotted names; they are shown as hyper-parameters.
+        folder: the folder of the files.
+        settings: the run's settings by dotted names; TensorBoard shows them as hyper-parameters.
 
     Raises:
-        UnavailableError: the package is not installed; so do `wandb` and `mlflow`.
+        UnavailableError: the package is not installed. `wandb` and `mlflow` raise it too.
     """
     need("tensorboard", "tracker")
     from accelerate.tracking import TensorBoardTracker
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
     tracker.start()
-    # Not `store_init_configuration`: it makes one more run of them, in a folder named after the
-    # time.
+    # Not `store_init_configuration`: it makes one more run of the settings, in a folder that is
+    # named after the time.
     tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
     return Curves(tracker, lambda state: tracker.finish())
 
@@ -198,8 +202,8 @@ def wandb(
 ) -> Curves:
     """Return a recorder that writes a W&B run.
 
-    Its id follows from the run's name, so that a resumed run goes on in it.
-    W&B keeps its files in `folder`, also those that it has not sent yet. Online needs the key in
+    The id of the W&B run follows from our run's name, so that a resumed run continues it. W&B
+    stores its files in `folder`, also those that it has not sent yet. mode=online needs the key in
     WANDB_API_KEY.
     """
     if mode == "online" and not os.environ.get(_KEY):
@@ -209,6 +213,7 @@ def wandb(
             where="tracker.mode",
             hint="or use tracker.mode=offline",
         )
+    # Otherwise W&B sends its own errors to its maker.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
@@ -235,7 +240,7 @@ def wandb(
     def end(state: str) -> None:
         tracker.tracker.finish(exit_code=int(state != "completed"))
 
-    # W&B's own steps cannot begin again.
+    # W&B's own steps cannot begin again for the next stage, nor for lines that come twice.
     return Curves(tracker, end, has_steps=False)
 
 
@@ -250,8 +255,8 @@ def mlflow(
 ) -> Curves:
     """Return a recorder that writes an MLflow run.
 
-    It is found again by the run's name, so that a resumed run goes on in it.
-    Without `uri` and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
+    The MLflow run has our run's name, by which a resumed run finds and continues it. Without `uri`
+    and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = need("mlflow", "tracker")
@@ -273,7 +278,8 @@ def mlflow(
     tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
     tracker.start()
     if earlier is None:
-        tracker.store_init_configuration(_shown(settings))  # parameters cannot be changed
+        # MLflow refuses to change the parameters of a run.
+        tracker.store_init_configuration(_shown(settings))
     # Not the tracker's own `finish`, which always says FINISHED.
     return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
 
@@ -288,7 +294,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Return the settings that say what a run is, as plain values; long ones are cut."""
+    """Return the settings that say what a run computes, as plain values; long texts are cut."""
     shown = {}
     for key, value in settings.items():
         if key.partition(".")[0] not in _NOT_SHOWN:

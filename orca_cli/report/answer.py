@@ -19,6 +19,7 @@ from orca_cli import terminal
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.report.collect import Record
 from orca_cli.report.layout import clean
 from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.terminal import counted, visible
@@ -59,7 +60,7 @@ class Confusion:
         """
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able numbers: recall and precision by class, the matrix up to 60 classes.
 
         None where a share is undefined.
@@ -106,7 +107,7 @@ class Labels:
         """Return the positions of the labels, in 0..K-1, by rising F1; those without come last."""
         return np.argsort(self.shares["f1"], kind="stable").tolist()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able numbers of each label: name, counts, precision, recall and F1.
 
         None where a share is undefined.
@@ -153,7 +154,7 @@ class Values:
 
     numbers: Sequence[Number]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able measures of each number, with its name and n; None where undefined."""
         values = []
         for number in self.numbers:

@@ -270,20 +270,19 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
     curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
     for kind in _KINDS:
         scale = table.columns[i].scale if kind.name == "validation" else 1.0
-        metrics = [""]
-        if kind.name == "distance":
-            # Distances of metrics have nothing in common: each has a figure.
-            metrics = sorted({row.method.metric for row in rows})
-        for n, metric in enumerate(metrics, start=1):
-            lines = []
-            for look, row in enumerate(rows):
-                points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
-                if points and metric in ("", row.method.metric):
-                    label = f"{_name(names[look])} ({len(curves[look])})"
-                    lines.append(_Line(look=look, label=label, points=points))
+        unit = ", %" if scale != 1.0 else ""
+        lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
+        for look, row in enumerate(rows):
+            # Distances of different metrics have nothing in common: each metric has a figure.
+            metric = row.method.metric if kind.name == "distance" else ""
+            lines = lines_by_metric[metric]
+            points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
+            if points:
+                label = f"{_name(names[look])} ({len(curves[look])})"
+                lines.append(_Line(look=look, label=label, points=points))
+        for n, (metric, lines) in enumerate(sorted(lines_by_metric.items()), start=1):
             if lines:
                 heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
-                unit = ", %" if scale != 1.0 else ""
                 yield Chart(
                     name=f"{kind.name}-{i + 1}-{n}",
                     title=_name(heading),

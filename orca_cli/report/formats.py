@@ -6,11 +6,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import zip_longest
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from orca_cli import __version__, terminal
 from orca_cli.report import gains, ranks
+from orca_cli.report.collect import Record
 from orca_cli.report.credits import CITATION
 from orca_cli.report.layout import (
     ALARM,
@@ -116,7 +116,7 @@ class Page:
             return framed(self.table, [ranks.layout_of(self.ranking)])
         return framed(self.table, [layout_of(self.table)])
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the report as a JSON-able record, errors as stored.
 
         `schema` counts up when its form changes.
@@ -128,7 +128,7 @@ class Page:
             return {"schema": 5, **asdict(self.ranking)} | rates
         return _record(self.table) | rates
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[Record]:
         """Yield the lines of a csv file.
 
         They are cells, without the values of single seeds, and references; or arms by set and over
@@ -138,6 +138,7 @@ class Page:
         if self.comparison is not None:
             yield from record["sets"]
             for arm in record["arms"]:
+                # In the column of the sets' names.
                 yield {"task": "all sets"} | arm
             yield from record["left_out"]
         elif self.ranking is not None:
@@ -154,7 +155,7 @@ class Page:
                         yield {"row": name} | column | reference
 
 
-def _record(table: Table) -> dict[str, Any]:
+def _record(table: Table) -> Record:
     rows = []
     for row in table.rows:
         names = vars(row.method) | {"settings": dict(row.method.settings)}
@@ -184,7 +185,7 @@ def _record(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell(column: Column, cell: Cell) -> dict[str, Any]:
+def _cell(column: Column, cell: Cell) -> Record:
     seeds = [
         {
             "seed": run.seed,
@@ -202,8 +203,8 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
         "data": column.data,
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
-        "n": len(cell.values),
-        "seeds": seeds_text(cell.by_seed),
+        "n": len(cell.error_by_seed),
+        "seeds": seeds_text(cell.error_by_seed),
         "best": cell.best,
         "earned": cell.earned,
         "chosen": cell.choice,
@@ -212,12 +213,12 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
+def _csv(lines: Iterable[Record]) -> str:
     """Return CSV with every field of any line; fields of nested records have dotted names."""
     rows = []
     names: dict[str, None] = {}  # in the order of their first line
     for line in lines:
-        row = {_field(name): _field(field) for name, field in flat(dict(line)) if field != {}}
+        row = {_field(name): _field(field) for name, field in flat(line) if field != {}}
         rows.append(row)
         names |= dict.fromkeys(row)
     file = io.StringIO()

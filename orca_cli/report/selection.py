@@ -78,7 +78,7 @@ class Values:
         return self._composed[entry]
 
 
-def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+def where(collection: Collection, text: str, values: Values) -> Collection:
     """Return the runs whose key has a value, or one of several; see `Values.lookup`.
 
     Broken folders stay.
@@ -86,17 +86,16 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     Args:
         text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds
             0.0001.
-        values: of runs, so that the settings of several calls are read once.
+        values: of runs; several calls share them, so that settings are read once.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
         DataError: no run has such a value, and it is no state that a run may have.
     """
     key, value = pair(text, "--where")
-    lookup = (values or Values()).lookup
     spellings = {}  # canonical form -> as a run has it
     for run in (*collection.runs, *collection.superseded):
-        recorded = lookup(run, key)
+        recorded = values.lookup(run, key)
         if recorded is not None:
             spellings[canonical(recorded)] = recorded
     if key == "state":
@@ -110,7 +109,7 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     chosen = set(map(canonical, names))
 
     def matching(run: Run) -> Iterator[Run]:
-        recorded = lookup(run, key)
+        recorded = values.lookup(run, key)
         if recorded is not None and canonical(recorded) in chosen:
             yield run
 

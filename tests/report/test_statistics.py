@@ -22,7 +22,7 @@ from orca_cli.report.differences import (
 )
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank, ranked
-from orca_cli.report.selection import where
+from orca_cli.report.selection import Values, where
 from orca_cli.report.table import build_table
 from tests.commands.called import read_json, read_text
 from tests.properties import examples
@@ -192,7 +192,7 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
         rank(table_of(tmp_path))
     with pytest.raises(DataError, match=f"--against: {ways}"):
         compared(tmp_path)
-    table = build_table(where(collect([tmp_path]), "protocol=clean"))
+    table = build_table(where(collect([tmp_path]), "protocol=clean", Values()))
     (otdd,) = compare(table, "metric", "none").overall
     assert otdd.sets == 2
 

@@ -230,10 +230,12 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     names = list(map(_text, confusion.names))
     if len(names) <= _MOST_IN_MATRIX:
         matrix = _matrix(confusion, names)
+        # Measured on a console that is wide enough for any matrix.
         if Console(width=10_000).measure(matrix).maximum <= width:
             right = (confusion.right, "bold")
             return [Text.assemble(right, "; rows: true class, columns: predicted"), matrix]
     shown: list[RenderableType] = [Text(confusion.right, "bold")]
+    # [K, K]; the diagonal has the samples that are right.
     is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     pairs = np.argwhere(is_confused).tolist()
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
@@ -303,7 +305,7 @@ def _are_predictions(outputs: StoredArray, targets: StoredArray, kind: str) -> b
 
 def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
     k = len(names)
-    is_labelled = targets != IGNORED_CLASS
+    is_labelled = targets != IGNORED_CLASS  # [n]
     true = targets[is_labelled].astype(np.int64)
     predicted = outputs[is_labelled].argmax(axis=1)
     if ((true < 0) | (true >= k)).any():
@@ -314,6 +316,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    # [n, K]: a missing target, NaN, is neither present nor a chance to predict the label.
     is_present = targets == 1
     is_predicted = (outputs >= 0) & ~np.isnan(targets)
     return Labels(

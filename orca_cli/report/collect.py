@@ -111,8 +111,11 @@ class Run:
     choice: str = ""
 
     @property
-    def chooses_by(self) -> Score | None:
-        """Return its score if its validation error may choose; one on the test split never may."""
+    def choosing_score(self) -> Score | None:
+        """Return its score if it has a validation error that may choose a setting.
+
+        An error on the test split never may.
+        """
         score = self.score
         if score is None or score.validation is None or score.validated_on == "test":
             return None
@@ -219,6 +222,7 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
         broken.append(Broken(path=folder, reason=str(error)))
         return
     if STATUS in names or RESULT in names or begun(folder):
+        # A run has no other run within, so its folder is not searched.
         yield folder
     elif depth:
         for name in names:
@@ -228,6 +232,7 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
 
 def _read_run(path: Path) -> Run:
     """Return a run by its records, which are read again if it moves on in the meantime."""
+    # A run without a result has not ended well, and its status says where it is.
     result = read_record(path / RESULT)
     if result is not None:
         if result.get("state") != "completed":

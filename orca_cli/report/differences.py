@@ -122,8 +122,10 @@ def sign_flip(values: Sequence[float]) -> float:
         for value in nonzero[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= bound))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
-    return (int(np.sum(np.abs(signs @ nonzero) >= bound)) + 1) / (_FLIPS + 1)
+    patterns = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
+    n_far = int(np.sum(np.abs(patterns @ nonzero) >= bound))
+    # The observed pattern is one of those that are counted, so that p is never 0.
+    return (n_far + 1) / (_FLIPS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:

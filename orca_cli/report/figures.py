@@ -125,10 +125,11 @@ def inline(chart: Chart) -> str:
     these become attributes.
     """
     text = _svg(chart, "")
+    # The XML header, and matplotlib's style sheet.
     text = re.sub(
         r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL
     )
-    # Ids are the same in all figures of a page.
+    # Ids would be the same in all figures of a page; rotations by 0 and blanks say nothing.
     text = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text)
     return re.sub(r'(<[^<>]* )style="([^"]*)"', _with_attributes, text)
 
@@ -181,6 +182,7 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels)
+    # From high to low, so that the first arm is on top.
     axes.set(xlabel=comparison.unit, ylim=(len(labels) - 0.5, -0.5))
 
 

@@ -216,7 +216,7 @@ def _cell(column: Column, cell: Cell) -> Record:
 def _csv(lines: Iterable[Record]) -> str:
     """Return CSV with every field of any line; fields of nested records have dotted names."""
     rows = []
-    names: dict[str, None] = {}  # in the order of their first line
+    names: dict[str, None] = {}  # of fields, in the order in which lines first have them
     for line in lines:
         row = {_field(name): _field(field) for name, field in flat(line) if field != {}}
         rows.append(row)
@@ -263,7 +263,7 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _width(texts: Iterable[str]) -> int:
-    """Return the characters that a column of a terminal needs, with the gap after it."""
+    """Return how many characters a column needs on a terminal, with the gap after it."""
     return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
 
 
@@ -340,6 +340,7 @@ def _latex(layout: Layout) -> str:
         n_names = len(layout.names)
         alignment = "l" * n_names + "r" * len(layout.columns)
         levels = zip_longest(*layout.columns, fillvalue="")
+        # A line of the header for each line above a column; the names are on the last.
         header = [[""] * n_names + list(level) for level in levels]
         header[-1][:n_names] = layout.names
         lines += [

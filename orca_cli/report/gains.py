@@ -43,7 +43,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     facts += f", p = {p_text(arm.holm_p)}"
     if n_arms > 1:
         facts += f" corrected for {n_arms} arms"
-    low, high = gain.interval or (0.0, 0.0)
+    low, high = gain.interval or (0.0, 0.0)  # a single difference is never sure
     p_within = no_effect(gain, MARGIN)
     if is_sure(arm) and low > 0:
         verdict = "helps"
@@ -123,7 +123,7 @@ def _by_set(comparison: Comparison) -> Layout:
     columns = sorted({block.column for block in blocks})
     # What all blocks share is in a note, so that rows name only what tells them apart.
     shared = set.intersection(*(set(block.others) for block in blocks))
-    rows: dict[tuple[str, str], list[Entry]] = {}
+    rows: dict[tuple[str, str], list[Entry]] = {}  # arm and settings -> its gains by column
     for block in blocks:
         settings = settings_text(setting for setting in block.others if setting not in shared)
         key = (clean(block.arm), clean(settings))
@@ -140,7 +140,7 @@ def _by_set(comparison: Comparison) -> Layout:
     return Layout(
         names=names,
         columns=headers(columns),
-        rows=[Line(names=[*key][: len(names)], entries=rows[key]) for key in rows],
+        rows=[Line(names=list(key[: len(names)]), entries=rows[key]) for key in rows],
         caption=caption,
         notes=_notes_by_set(comparison, shared),
     )

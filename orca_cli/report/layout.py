@@ -148,6 +148,7 @@ def layout_of(table: Table) -> Layout:
     if any(method.settings for method in methods):
         names.append("settings")
     rows = []
+    # First the methods, then the references: errors of simple models and of others.
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
         entries = list(map(_entry, row.cells, error_texts))
@@ -187,6 +188,7 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
 
     The first gets the heading, remarks and alarms, the last the runs that no mean includes.
     """
+    # Such errors are too low in every view, so that none goes without the alarm.
     chosen = {
         f"{clean(column.task)} ({clean(column.protocol)})"
         for column in table.columns
@@ -305,17 +307,18 @@ def notes_of(table: Table) -> list[str]:
 def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     """Yield what limits a column: settings that no row names, unlike runs, unscored items."""
     variants = []
-    shown: set[tuple[str, str]] = set()
+    named_settings: set[tuple[str, str]] = set()
     skipped: set[int] = set()
     for row, cell in cells:
         variants += [set(run.variant.items()) for run in cell.runs]
         skipped.update(score.skipped for _, score in cell.scored)
         if cell.runs:
-            shown.update(row.method.settings)
-    # What a reader cannot see: settings that all runs share and no row names.
-    hidden = set.intersection(*variants) - shown if variants else None
-    if hidden:
-        yield f"all runs with {settings_text(sorted(hidden))}"
+            named_settings.update(row.method.settings)
+    if variants:
+        # A reader cannot see settings that all runs share, since no row names them.
+        unnamed_settings = set.intersection(*variants) - named_settings
+        if unnamed_settings:
+            yield f"all runs with {settings_text(sorted(unnamed_settings))}"
     seeds = []
     for row, cell in cells:
         if cell.error_by_seed:

@@ -149,6 +149,7 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     standings = []
     for name in names:
+        # Against itself the first has gains of 0, and no p.
         pair = (names[0], name)
         gains = _gains(errors, pair)
         standing = Standing(
@@ -161,6 +162,7 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
         )
         standings.append(standing)
     friedman = None
+    # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
     is_tied = all(len(set(task)) == 1 for task in zip(*rounded, strict=True))
     if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)

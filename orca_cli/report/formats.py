@@ -41,7 +41,7 @@ _PADDING = 2  # right of a column
 _GAP = _PADDING + 1  # between two columns: room for a line, which this box leaves blank
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
-_LONGEST = 2000  # characters of a text of the page, such as a note
+_LONGEST = 2000  # characters of a text on the page, such as a note
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
@@ -403,7 +403,8 @@ def page_of(view: Page, command: str, study: str) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.finalize = lambda content: (  # markup is of another class
+    # Only texts: style sheet, script and figures are Markup, a subclass of str.
+    environment.finalize = lambda content: (
         clean(content, longest=_LONGEST) if type(content) is str else content
     )
     return environment.from_string(_packaged("page.html")).render(

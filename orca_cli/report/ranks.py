@@ -73,7 +73,7 @@ class Ranking:
 
 
 def rank(table: Table) -> Ranking:
-    """Return how the methods of a table do over its tasks.
+    """Return how the methods of a table do over the tasks on which all of them have errors.
 
     Raises:
         DataError: a task that counts was measured in several ways.
@@ -81,7 +81,7 @@ def rank(table: Table) -> Ranking:
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
     errors_by_task = []
-    counted = []
+    columns = []
     holes = {}
     for i, column in enumerate(table.columns):
         errors = []
@@ -98,14 +98,14 @@ def rank(table: Table) -> Ranking:
         if reasons:
             holes[column.name] = reasons
             continue
-        counted.append(column)
+        columns.append(column)
         errors_by_task.append(errors)
-    check_sets(counted, "--compare")
+    check_sets(columns, "--compare")
     errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
     standings, friedman = ranked(dict(zip(names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
-        tasks=[column.name for column in counted],
+        tasks=[column.name for column in columns],
         holes=holes,
         friedman=friedman,
     )
@@ -199,7 +199,7 @@ def layout_of(ranking: Ranking) -> Layout:
             p_text(standing.p),
             p_text(standing.holm_p),
         ]
-        if i == 0:  # not against itself
+        if i == 0:  # the first is not compared with itself
             texts = ["-"] * len(texts)
         gain, *counts = texts
         entries = [

@@ -53,6 +53,18 @@ def test_names_with_markup_stay_names_and_break_no_figure(tmp_path, drawn):
         assert "[/red]x" in "".join(root.itertext()) + root.attrib["aria-label"]
 
 
+def test_distances_of_each_metric_have_a_figure_of_their_own(tmp_path):
+    for metric in ("otdd", "mmd", "none"):
+        add_run(tmp_path, metric=metric, **details(0, metric=metric))
+    titles = {chart.name: chart.title for chart in all_charts(table_of(tmp_path), None)}
+    assert titles == {
+        "distance-1-1": "digits: mmd distance to the source",
+        "distance-1-3": "digits: otdd distance to the source",
+        "loss-1-1": "digits: training loss",
+        "validation-1-1": "digits: validation error",
+    }
+
+
 def test_a_line_goes_through_its_values():
     def draw(axes):
         axes.plot([0, 1, 3], [2.0, 5.0, 3.0])

@@ -18,6 +18,7 @@ from orca_cli import terminal
 from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS
+from orca_cli.report.collect import Record
 from orca_cli.report.layout import clean
 from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.terminal import counted, visible
@@ -58,7 +59,7 @@ class Confusion:
         """
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able numbers: recall and precision by class, the matrix up to 60 classes.
 
         None where a share is undefined.
@@ -105,7 +106,7 @@ class Labels:
         """Return the positions of the labels, in 0..K-1, by rising F1; those without come last."""
         return np.argsort(self.shares["f1"], kind="stable").tolist()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able numbers of each label: name, counts, precision, recall and F1.
 
         None where a share is undefined.
@@ -152,7 +153,7 @@ class Values:
 
     numbers: Sequence[Number]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return JSON-able measures of each number, with its name and n; None where undefined."""
         values = []
         for number in self.numbers:
@@ -228,10 +229,12 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     names = list(map(_text, confusion.names))
     if len(names) <= _MOST_IN_MATRIX:
         matrix = _matrix(confusion, names)
+        # Measured on a console that is wide enough for any matrix.
         if Console(width=10_000).measure(matrix).maximum <= width:
             right = (confusion.right, "bold")
             return [Text.assemble(right, "; rows: true class, columns: predicted"), matrix]
     shown: list[RenderableType] = [Text(confusion.right, "bold")]
+    # [K, K]; the diagonal has the samples that are right.
     is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     pairs = np.argwhere(is_confused).tolist()
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
@@ -301,7 +304,7 @@ def _are_predictions(outputs: StoredArray, targets: StoredArray, kind: str) -> b
 
 def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
     k = len(names)
-    is_labelled = targets != IGNORED_CLASS
+    is_labelled = targets != IGNORED_CLASS  # [n]
     true = targets[is_labelled].astype(np.int64)
     predicted = outputs[is_labelled].argmax(axis=1)
     if ((true < 0) | (true >= k)).any():
@@ -312,6 +315,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    # [n, K]: a missing target, NaN, is neither present nor a chance to predict the label.
     is_present = targets == 1
     is_predicted = (outputs >= 0) & ~np.isnan(targets)
     return Labels(

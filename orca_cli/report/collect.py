@@ -22,6 +22,7 @@ from orca_cli.terminal import percent_or_number
 _ENDED = ("failed", "interrupted")
 STATES = ("completed", *_ENDED, "running", "dead")  # dead: its process ended unexpectedly
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
+Record = dict[str, Any]  # a JSON object
 # A pseudo-setting: test data differ though no setting does, since a file was changed.
 TEST_SET = "test_set"
 
@@ -47,8 +48,8 @@ class Score:
         steps: alignment steps of the embedder that was chosen; None if not recorded.
         baselines: simple models on the same test set, best first, without the constant.
         validation: validation error; None if nothing validates, or it is undefined.
-        validated_on: validation, folds, test or nothing; if test, that chose the weights, and the
-            test error is too low.
+        validated_on: validation, folds, test or nothing; if test, the test split chose the
+            weights, and the test error is too low.
         validated_by: number of validation samples; 0 if not recorded.
         weights: SHA-256 of the final weights: equal for runs that computed the same; empty if not
             recorded.
@@ -110,8 +111,11 @@ class Run:
     choice: str = ""
 
     @property
-    def chooses_by(self) -> Score | None:
-        """Return its score if its validation error may choose; one on the test split never may."""
+    def choosing_score(self) -> Score | None:
+        """Return its score if it has a validation error that may choose a setting.
+
+        An error on the test split never may.
+        """
         score = self.score
         if score is None or score.validation is None or score.validated_on == "test":
             return None
@@ -183,8 +187,8 @@ def collect(folders: Sequence[Path]) -> Collection:
         for run_folder in _run_folders(folder, broken):
             try:
                 # A folder may be reached by several names, such as links.
-                facts = run_folder.stat()
-                inode = (facts.st_dev, facts.st_ino)
+                status = run_folder.stat()
+                inode = (status.st_dev, status.st_ino)
                 if inode not in visited:
                     visited.add(inode)
                     runs.append(_read_run(run_folder))
@@ -197,7 +201,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             hint="type: orca run, or: orca report FOLDER",
         )
     runs.sort(key=Run.order)
-    # Later runs replace earlier ones.
+    # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
     counting = {*newest.values(), *completed.values()}
@@ -218,6 +222,7 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
         broken.append(Broken(path=folder, reason=str(error)))
         return
     if STATUS in names or RESULT in names or begun(folder):
+        # A run has no other run within, so its folder is not searched.
         yield folder
     elif depth:
         for name in names:
@@ -227,6 +232,7 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
 
 def _read_run(path: Path) -> Run:
     """Return a run by its records, which are read again if it moves on in the meantime."""
+    # A run without a result has not ended well, and its status says where it is.
     result = read_record(path / RESULT)
     if result is not None:
         if result.get("state") != "completed":
@@ -248,7 +254,7 @@ def _read_run(path: Path) -> Run:
 
 
 def _run(
-    path: Path, record: dict[str, Any], name: str, decisions: Mapping[str, Any], **progress: Any
+    path: Path, record: Record, name: str, decisions: Mapping[str, Any], **progress: Any
 ) -> Run:
     """Return a run by a record of it and what it decided.
 
@@ -272,7 +278,7 @@ def _run(
     )
 
 
-def _progress(path: Path, status: dict[str, Any]) -> tuple[str, str]:
+def _progress(path: Path, status: Record) -> tuple[str, str]:
     """Return the state of a run that has no result, and why it has none."""
     state = _required(status, "state", STATUS, str)
     if state not in (*LIVING, *_ENDED):
@@ -287,7 +293,7 @@ def _progress(path: Path, status: dict[str, Any]) -> tuple[str, str]:
     return state, f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
 
 
-def _score(result: dict[str, Any]) -> Score:
+def _score(result: Record) -> Score:
     error = result.get("error")
     if not isinstance(error, dict):
         raise UnreadableError(f"{RESULT}: error is missing")
@@ -327,7 +333,7 @@ def baselines(result: Mapping[str, Any]) -> list[Baseline]:
     return sorted(models, key=lambda model: model.error)
 
 
-def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
+def _required(record: Record, key: str, name: str, kind: type) -> Any:
     """Return a text or a whole number of a record; UnreadableError if it has none.
 
     `name` is the record's file, `kind` str or int.
@@ -341,7 +347,7 @@ def _required(record: dict[str, Any], key: str, name: str, kind: type) -> Any:
     return content
 
 
-def _number(record: dict[str, Any], key: str) -> float | None:
+def _number(record: Record, key: str) -> float | None:
     """Return a number of result.json, None if undefined; UnreadableError for anything else."""
     if key not in record:
         raise UnreadableError(f"{RESULT}: {key} is missing")
@@ -357,7 +363,7 @@ def _whole(value: Any) -> int | None:
 
 
 def interval_text(error: Mapping[str, Any]) -> str:
-    """Return the 95 % interval of an error, as result.json has it, such as "3.91 % to 8.77 %".
+    """Return the 95 % interval of an error of result.json, such as "3.91 % to 8.77 %".
 
     Empty where it has none.
     """
@@ -372,11 +378,11 @@ def number(value: Any) -> float | None:
     """Return a number of at most 1e300 in size as a float; None for anything else: a bool, NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not abs(value) <= 1e300:  # nor is NaN
+    if not abs(value) <= 1e300:  # so is NaN
         return None
     return float(value)
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> Record:
     """Return a record, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}

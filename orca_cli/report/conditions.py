@@ -111,5 +111,5 @@ def shown(fact: str) -> str:
 
 
 def program_name(run: Run) -> str:
-    """Return the program that made a run, for readers."""
-    return shown(run.facts.get(PROGRAM, ""))
+    """Return the program that made a completed run, for readers."""
+    return shown(run.facts[PROGRAM])

@@ -13,6 +13,7 @@ LARGEST_P = 0.05
 LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
 _MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
 _FLIPS = 100_000  # drawn sign patterns of more differences
+ROUNDING = 1e-12  # gains that are smaller are 0 but for rounding
 _SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
 
 
@@ -40,17 +41,29 @@ def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     deviation = stdev(differences) if len(differences) > 1 else 0.0
     smallest = min(1.0, 2.0 ** (1 - sum(difference != 0 for difference in differences)))
-    within, p = interval(differences), sign_flip(differences)
-    return Effect(len(differences), fmean(differences), deviation, within, p, smallest)
+    return Effect(
+        n=len(differences),
+        mean=fmean(differences),
+        deviation=deviation,
+        interval=interval(differences),
+        p=sign_flip(differences),
+        smallest=smallest,
+    )
+
+
+def signs(gains: Sequence[float]) -> dict[str, int]:
+    """Return how many gains are wins, ties (0 but for rounding) and losses."""
+    wins = sum(gain > ROUNDING for gain in gains)
+    losses = sum(gain < -ROUNDING for gain in gains)
+    return {"wins": wins, "ties": len(gains) - wins - losses, "losses": losses}
 
 
 def no_effect(observed: Effect, margin: float) -> float:
-    """Return the p of two one-sided t tests (Schuirmann 1987).
+    """Return the p of two one-sided t tests that the true mean is within the margin.
 
-    It says how surely the true mean is between -margin and margin.
-    At most 0.05 means that it is; if the true mean is at the margin, normal differences give that
-    in 5 % of all cases. A single difference has p = 1; differences that are all equal have 0 if
-    they are within the margin, else 1.
+    A p of at most 0.05 says that it is between -margin and margin (Schuirmann 1987); if it is at
+    the margin, normal differences give such a p in 5 % of all cases. A single difference has p = 1;
+    differences that are all equal have 0 if they are within the margin, else 1.
     """
     distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
     if observed.n < 2:
@@ -65,16 +78,13 @@ def no_effect(observed: Effect, margin: float) -> float:
 def relative(base: float, error: float) -> float:
     """Return base - error over the mean of both sizes, in [-2, 2].
 
-    Above 0 where `error` is lower, 0 if only rounding differs.
-
-    It orders pairs of positive errors as log(base / error) does, and is about as large where they
-    are close; unlike that, it is defined for an error of 0.
+    It is above 0 where `error` is lower, and 0 where the two differ by rounding only. It orders
+    pairs of positive errors as log(base / error) does, and is about as large where they are close;
+    unlike the logarithm, it is defined for an error of 0.
     """
-    return (
-        0.0
-        if math.isclose(base, error, rel_tol=_SAME)
-        else 2 * (base - error) / (abs(base) + abs(error))
-    )
+    if math.isclose(base, error, rel_tol=_SAME):
+        return 0.0
+    return 2 * (base - error) / (abs(base) + abs(error))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -87,8 +97,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     from scipy.special import stdtrit
 
-    mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
-    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    mean = fmean(values)
+    standard_error = stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * standard_error
     return mean - half, mean + half
 
 
@@ -105,21 +116,25 @@ def sign_flip(values: Sequence[float]) -> float:
     if not len(nonzero):
         return 1.0
     # Sums of the same numbers in another order may differ in the last bits.
-    bound = abs(math.fsum(nonzero)) - 1e-12 * float(np.abs(nonzero).sum())
+    bound = abs(math.fsum(nonzero)) - _SAME * float(np.abs(nonzero).sum())
     if len(nonzero) <= _MOST_EXACT:
         sums = nonzero[:1]  # every pattern has its mirror image, so the first sign is fixed
         for value in nonzero[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= bound))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
-    return (int(np.sum(np.abs(signs @ nonzero) >= bound)) + 1) / (_FLIPS + 1)
+    patterns = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
+    n_far = int(np.sum(np.abs(patterns @ nonzero) >= bound))
+    # The observed pattern is one of those that are counted, so that p is never 0.
+    return (n_far + 1) / (_FLIPS + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for testing all of them (Holm 1979), in the given order."""
-    corrected = [0.0] * len(p)
+    corrected = list(p)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        corrected[place] = largest
+    rising = sorted(range(len(p)), key=p.__getitem__)
+    for rank, i in enumerate(rising):
+        # A corrected p is never below that of a smaller p.
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
     return corrected

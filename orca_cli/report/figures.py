@@ -125,10 +125,11 @@ def inline(chart: Chart) -> str:
     these become attributes.
     """
     text = _svg(chart, "")
+    # The XML header, and matplotlib's style sheet.
     text = re.sub(
         r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL
     )
-    # Ids are the same in all figures of a page.
+    # Ids would be the same in all figures of a page; rotations by 0 and blanks say nothing.
     text = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text)
     return re.sub(r'(<[^<>]* )style="([^"]*)"', _with_attributes, text)
 
@@ -181,6 +182,7 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels)
+    # From high to low, so that the first arm is on top.
     axes.set(xlabel=comparison.unit, ylim=(len(labels) - 0.5, -0.5))
 
 
@@ -270,20 +272,19 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
     curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
     for kind in _KINDS:
         scale = table.columns[i].scale if kind.name == "validation" else 1.0
-        metrics = [""]
-        if kind.name == "distance":
-            # Distances of metrics have nothing in common: each has a figure.
-            metrics = sorted({row.method.metric for row in rows})
-        for n, metric in enumerate(metrics, start=1):
-            lines = []
-            for look, row in enumerate(rows):
-                points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
-                if points and metric in ("", row.method.metric):
-                    label = f"{_name(names[look])} ({len(curves[look])})"
-                    lines.append(_Line(look=look, label=label, points=points))
+        unit = ", %" if scale != 1.0 else ""
+        lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
+        for look, row in enumerate(rows):
+            # Distances of different metrics have nothing in common: each metric has a figure.
+            metric = row.method.metric if kind.name == "distance" else ""
+            lines = lines_by_metric[metric]
+            points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
+            if points:
+                label = f"{_name(names[look])} ({len(curves[look])})"
+                lines.append(_Line(look=look, label=label, points=points))
+        for n, (metric, lines) in enumerate(sorted(lines_by_metric.items()), start=1):
             if lines:
                 heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
-                unit = ", %" if scale != 1.0 else ""
                 yield Chart(
                     name=f"{kind.name}-{i + 1}-{n}",
                     title=_name(heading),

@@ -6,11 +6,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import zip_longest
-from typing import Any
 
 from rich import box
 from rich.cells import cell_len
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from orca_cli import __version__, terminal
 from orca_cli.report import gains, ranks
+from orca_cli.report.collect import Record
 from orca_cli.report.credits import CITATION
 from orca_cli.report.layout import (
     ALARM,
@@ -41,7 +41,7 @@ _PADDING = 2  # right of a column
 _GAP = _PADDING + 1  # between two columns: room for a line, which this box leaves blank
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
-_LONGEST = 2000  # characters of a text of the page, such as a note
+_LONGEST = 2000  # characters of a text on the page, such as a note
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
@@ -116,7 +116,7 @@ class Page:
             return framed(self.table, [ranks.layout_of(self.ranking)])
         return framed(self.table, [layout_of(self.table)])
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Return the report as a JSON-able record, errors as stored.
 
         `schema` counts up when its form changes.
@@ -128,7 +128,7 @@ class Page:
             return {"schema": 5, **asdict(self.ranking)} | rates
         return _record(self.table) | rates
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[Record]:
         """Yield the lines of a csv file.
 
         They are cells, without the values of single seeds, and references; or arms by set and over
@@ -138,6 +138,7 @@ class Page:
         if self.comparison is not None:
             yield from record["sets"]
             for arm in record["arms"]:
+                # In the column of the sets' names.
                 yield {"task": "all sets"} | arm
             yield from record["left_out"]
         elif self.ranking is not None:
@@ -154,7 +155,7 @@ class Page:
                         yield {"row": name} | column | reference
 
 
-def _record(table: Table) -> dict[str, Any]:
+def _record(table: Table) -> Record:
     rows = []
     for row in table.rows:
         names = vars(row.method) | {"settings": dict(row.method.settings)}
@@ -184,7 +185,7 @@ def _record(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell(column: Column, cell: Cell) -> dict[str, Any]:
+def _cell(column: Column, cell: Cell) -> Record:
     seeds = [
         {
             "seed": run.seed,
@@ -202,8 +203,8 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
         "data": column.data,
         "mean": cell.mean,
         "standard_deviation": cell.deviation,
-        "n": len(cell.values),
-        "seeds": seeds_text(cell.by_seed),
+        "n": len(cell.error_by_seed),
+        "seeds": seeds_text(cell.error_by_seed),
         "best": cell.best,
         "earned": cell.earned,
         "chosen": cell.choice,
@@ -212,12 +213,12 @@ def _cell(column: Column, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _csv(lines: Iterable[Mapping[str, Any]]) -> str:
+def _csv(lines: Iterable[Record]) -> str:
     """Return CSV with every field of any line; fields of nested records have dotted names."""
     rows = []
-    names: dict[str, None] = {}  # in the order of their first line
+    names: dict[str, None] = {}  # of fields, in the order in which lines first have them
     for line in lines:
-        row = {_field(name): _field(field) for name, field in flat(dict(line)) if field != {}}
+        row = {_field(name): _field(field) for name, field in flat(line) if field != {}}
         rows.append(row)
         names |= dict.fromkeys(row)
     file = io.StringIO()
@@ -262,7 +263,7 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
 
 
 def _width(texts: Iterable[str]) -> int:
-    """Return the characters that a column of a terminal needs, with the gap after it."""
+    """Return how many characters a column needs on a terminal, with the gap after it."""
     return min(max(map(cell_len, texts)), _LONGEST_NAME) + _GAP
 
 
@@ -339,6 +340,7 @@ def _latex(layout: Layout) -> str:
         n_names = len(layout.names)
         alignment = "l" * n_names + "r" * len(layout.columns)
         levels = zip_longest(*layout.columns, fillvalue="")
+        # A line of the header for each line above a column; the names are on the last.
         header = [[""] * n_names + list(level) for level in levels]
         header[-1][:n_names] = layout.names
         lines += [
@@ -401,7 +403,8 @@ def page_of(view: Page, command: str, study: str) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.finalize = lambda content: (  # markup is of another class
+    # Only texts: style sheet, script and figures are Markup, a subclass of str.
+    environment.finalize = lambda content: (
         clean(content, longest=_LONGEST) if type(content) is str else content
     )
     return environment.from_string(_packaged("page.html")).render(

@@ -3,12 +3,21 @@
 import math
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
 
-from orca_cli.report import layout
-from orca_cli.report.differences import LARGEST_P, LEAST, Effect, no_effect
-from orca_cli.report.layout import Entry, Layout, Line, clean, number, p_text, settings_text
-from orca_cli.report.paired import ROUNDING, Block, Comparison, Overall, left_out_text
+from orca_cli.report.collect import Record
+from orca_cli.report.differences import LARGEST_P, LEAST, ROUNDING, Effect, no_effect
+from orca_cli.report.layout import (
+    Entry,
+    Layout,
+    Line,
+    clean,
+    decimals_of,
+    headers,
+    number_text,
+    p_text,
+    settings_text,
+)
+from orca_cli.report.paired import Block, Comparison, Overall, left_out_text
 from orca_cli.terminal import counted
 
 MARGIN = 0.5  # points, or per cent of the error: a mean gain within it counts as none
@@ -34,7 +43,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     facts += f", p = {p_text(arm.holm_p)}"
     if n_arms > 1:
         facts += f" corrected for {n_arms} arms"
-    low, high = gain.interval or (0.0, 0.0)
+    low, high = gain.interval or (0.0, 0.0)  # a single difference is never sure
     p_within = no_effect(gain, MARGIN)
     if is_sure(arm) and low > 0:
         verdict = "helps"
@@ -67,11 +76,11 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     # A size of 0 but for rounding is shown as 0.
     if decimals is not None and ROUNDING < size < math.inf:
         decimals = min(9, max(decimals, -math.floor(math.log10(size))))
-    mean = number(effect.mean, decimals, "+")
+    mean = number_text(effect.mean, decimals, "+")
     if effect.interval is None:
         return mean
     low, high = effect.interval
-    return f"{mean} [{number(low, decimals)}, {number(high, decimals)}]"
+    return f"{mean} [{number_text(low, decimals)}, {number_text(high, decimals)}]"
 
 
 def layouts_of(comparison: Comparison) -> list[Layout]:
@@ -114,7 +123,7 @@ def _by_set(comparison: Comparison) -> Layout:
     columns = sorted({block.column for block in blocks})
     # What all blocks share is in a note, so that rows name only what tells them apart.
     shared = set.intersection(*(set(block.others) for block in blocks))
-    rows: dict[tuple[str, str], list[Entry]] = {}
+    rows: dict[tuple[str, str], list[Entry]] = {}  # arm and settings -> its gains by column
     for block in blocks:
         settings = settings_text(setting for setting in block.others if setting not in shared)
         key = (clean(block.arm), clean(settings))
@@ -130,8 +139,8 @@ def _by_set(comparison: Comparison) -> Layout:
     )
     return Layout(
         names=names,
-        columns=layout.headers(columns)[0],
-        rows=[Line(names=[*key][: len(names)], entries=rows[key]) for key in rows],
+        columns=headers(columns),
+        rows=[Line(names=list(key[: len(names)]), entries=rows[key]) for key in rows],
         caption=caption,
         notes=_notes_by_set(comparison, shared),
     )
@@ -141,8 +150,8 @@ def _gain_entry(block: Block) -> Entry:
     """Return a block's gain; below it the mean errors, and what was chosen for the two methods."""
     base = block.column.scale * fmean(block.baseline)
     error = block.column.scale * fmean(block.errors)
-    decimals = 1 if block.column.percent else layout.decimals_of([base, error])
-    errors = f"{number(base, decimals)} > {number(error, decimals)}"
+    decimals = 1 if block.column.percent else decimals_of([base, error])
+    errors = f"{number_text(base, decimals)} > {number_text(error, decimals)}"
     if block.chosen:
         errors += f", at {clean(' > '.join(block.chosen))}"
     text = f"{gain_text(block.gain, decimals)} ({block.gain.n})"
@@ -171,7 +180,7 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     return notes
 
 
-def record_of(comparison: Comparison) -> dict[str, Any]:
+def record_of(comparison: Comparison) -> Record:
     """Return the comparison as a JSON-able record.
 
     Errors of all pairs are as stored, gains in points where errors are per cent.

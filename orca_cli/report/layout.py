@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from orca_cli.report import conditions
-from orca_cli.report.collect import Broken, Run
+from orca_cli.report.collect import GROUPS, Broken, Run
 from orca_cli.report.differences import LARGEST_P, LEAST
 from orca_cli.report.table import (
     MISSING,
@@ -37,7 +37,7 @@ class Entry:
     Args:
         text: such as "12.6 ± 0.8 (3)".
         rest: what the text leaves out, such as "+1 failed".
-        best: whether it is in bold with *.
+        best: whether it is shown in bold, with a star.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def main(self) -> str:
-        """Return the text with its mark."""
+        """Return the text, with a star if it is the best."""
         return f"* {self.text}" if self.best else self.text
 
 
@@ -99,12 +99,12 @@ def clean(text: str, *, longest: int = 300) -> str:
     return visible(text if len(text) <= longest else f"{text[:longest]}...")
 
 
-def number(value: float, decimals: int | None, sign: str = "") -> str:
-    """Return a number with `decimals` decimals, or three significant digits if it is None.
+def number_text(number: float, decimals: int | None, sign: str = "") -> str:
+    """Return a number with `decimals` decimals, or three significant digits for None.
 
     `sign="+"` marks gains.
     """
-    return f"{value:{sign}z.3g}" if decimals is None else f"{value:{sign}z.{decimals}f}"
+    return f"{number:{sign}z.3g}" if decimals is None else f"{number:{sign}z.{decimals}f}"
 
 
 def p_text(p: float | None) -> str:
@@ -117,7 +117,7 @@ def p_text(p: float | None) -> str:
 def decimals_of(means: list[float]) -> int | None:
     """Return how many decimals give the smallest mean three significant digits.
 
-    None below 0.0001 or from 1,000,000 on.
+    None if a mean is below 0.0001 or at least 1,000,000 in size.
     """
     sizes = [abs(mean) for mean in means if mean] or [1.0]
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
@@ -131,7 +131,7 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
-    """Return settings as they are typed."""
+    """Return settings as they are typed, such as "train.lr=0.001, train.epochs=3"."""
     return separator.join(f"{key}={text}" for key, text in settings)
 
 
@@ -142,12 +142,13 @@ def layout_of(table: Table) -> Layout:
         error_texts.append(_error_text(column, [row.cells[i] for row in table.rows]))
     methods = [row.method for row in table.rows]
     # A source that follows from the body, or settings that no method has, need no column.
-    names = ["body", "metric", "finetune"]
-    if not is_source_implied(methods):
-        names.insert(1, "source")
+    names = list(GROUPS)
+    if is_source_implied(methods):
+        names.remove("source")
     if any(method.settings for method in methods):
         names.append("settings")
     rows = []
+    # First the methods, then the references: errors of simple models and of others.
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
         entries = list(map(_entry, row.cells, error_texts))
@@ -156,12 +157,11 @@ def layout_of(table: Table) -> Layout:
         entries = list(map(_reference_entry, references, error_texts))
         blanks = [""] * (len(names) - 1)
         rows.append(Line(names=[clean(label), *blanks], entries=entries))
-    columns, protocol = headers(table.columns)
     return Layout(
         names=names,
-        columns=columns,
+        columns=headers(table.columns),
         rows=rows,
-        caption=_caption(table) + protocol if rows else "",
+        caption=_caption(table) if rows else "",
         notes=notes_of(table),
     )
 
@@ -177,14 +177,18 @@ def _caption(table: Table) -> str:
         caption += " best baseline: of simple models on the same split."
     if "trivial" in table.references:
         caption += " trivial: the best constant predictor."
+    protocols = {clean(column.protocol) for column in table.columns}
+    if len(protocols) == 1:
+        caption += f" Protocol: {protocols.pop()}."
     return caption
 
 
 def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     """Return views of a table with what every view shows.
 
-    Heading, remarks and alarms are with the first, runs that means exclude with the last.
+    The first gets the heading, remarks and alarms, the last the runs that no mean includes.
     """
+    # Such errors are too low in every view, so that none goes without the alarm.
     chosen = {
         f"{clean(column.task)} ({clean(column.protocol)})"
         for column in table.columns
@@ -210,24 +214,25 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
 
 
 def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:
-    """Return what writes errors of a column, all with equal decimals; "-" for None."""
+    """Return a function that writes errors of a column with equal decimals; "-" for None."""
     means = [cell.mean * column.scale for cell in cells if cell.mean is not None]
     decimals = decimals_of(means)
 
     def text(error: float | None) -> str:
-        return "-" if error is None else number(error * column.scale, decimals)
+        return "-" if error is None else number_text(error * column.scale, decimals)
 
     return text
 
 
 def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
-    """Return "12.6 ± 0.8 (3)", and below it what the mean leaves out.
+    """Return such as "12.6 ± 0.8 (3)", and below it what the mean leaves out.
 
-    "-" stands for no mean, or the deviation of one seed.
+    "-" in place of the mean where no seed has an error, of the deviation where only one has.
     """
     text = "-"
-    if cell.values:
-        text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({len(cell.values)})"
+    n = len(cell.error_by_seed)
+    if n:
+        text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({n})"
     remarks = []
     if cell.choice:
         remarks.append(f"at {clean(cell.choice)}")
@@ -248,11 +253,10 @@ def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Ent
     return Entry(text=text, rest=clean(reference.words))
 
 
-def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
-    """Return the lines above each column, and a sentence on the protocol.
+def headers(columns: Sequence[Column]) -> list[list[str]]:
+    """Return the lines above each column: task, error, marks.
 
-    The lines are task, error, marks. A protocol that is the same for all is in the sentence, which
-    is empty otherwise.
+    A protocol is a mark where there are several; the caption names the only one.
     """
     protocols = {clean(column.protocol) for column in columns}
     lines = []
@@ -268,16 +272,14 @@ def headers(columns: Sequence[Column]) -> tuple[list[list[str]], str]:
         if column.chosen_on_test:
             marks.append(ALARM)
         lines.append([clean(column.name), error, *filter(None, marks)])
-    if len(protocols) == 1:
-        return lines, f" Protocol: {protocols.pop()}."
-    return lines, ""
+    return lines
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with its other lines if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
     names = []
-    for name, *marks in headers(columns)[0]:
+    for name, *marks in headers(columns):
         if counts[name] > 1:
             name = f"{name} ({', '.join(marks)})"
         names.append(name)
@@ -285,9 +287,9 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return what limits the comparisons of a table, a sentence each.
+    """Return what limits the comparisons of a table, in a sentence each.
 
-    Its remarks are left out, and names are not cleaned yet.
+    The table's remarks are left out. Names from the disk are not cleaned yet.
     """
     names_by_note = defaultdict(list)
     for i, name in enumerate(column_names(table.columns)):
@@ -303,27 +305,31 @@ def notes_of(table: Table) -> list[str]:
 
 
 def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield how a column's runs differ, what they share unsaid, and what their errors are worth."""
+    """Yield what limits a column: settings that no row names, unlike runs, unscored items."""
     variants = []
-    shown: set[tuple[str, str]] = set()
+    named_settings: set[tuple[str, str]] = set()
     skipped: set[int] = set()
     for row, cell in cells:
         variants += [set(run.variant.items()) for run in cell.runs]
         skipped.update(score.skipped for _, score in cell.scored)
         if cell.runs:
-            shown.update(row.method.settings)
-    # What a reader cannot see: settings that all runs share and no row names.
-    hidden = set.intersection(*variants) - shown if variants else None
-    if hidden:
-        yield f"all runs with {settings_text(sorted(hidden))}"
-    seeds = [(str(row.method), seeds_text(cell.by_seed)) for row, cell in cells if cell.values]
+            named_settings.update(row.method.settings)
+    if variants:
+        # A reader cannot see settings that all runs share, since no row names them.
+        unnamed_settings = set.intersection(*variants) - named_settings
+        if unnamed_settings:
+            yield f"all runs with {settings_text(sorted(unnamed_settings))}"
+    seeds = []
+    for row, cell in cells:
+        if cell.error_by_seed:
+            seeds.append((str(row.method), seeds_text(cell.error_by_seed)))
     counts = Counter(text for _, text in seeds)
     if len(counts) > 1:
         # Only methods that differ from most others are named.
         usual = counts.most_common(1)[0][0]
         unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
         yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
-    yield from _unlike([(str(row.method), cell.tested) for row, cell in cells])
+    yield from _unlike(cells)
     if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, cell in cells:
@@ -334,19 +340,19 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
             )
 
 
-def _unlike(methods: Sequence[tuple[str, Sequence[Run]]]) -> Iterator[str]:
-    """Yield which methods are means over runs that are not alike, and what else differs."""
+def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield which methods are means over runs that are not alike, and in what methods differ."""
     noted = set()
     runs_of_all: list[Run] = []
-    for method, runs in methods:
-        runs_of_all += runs
-        for name, seeds_by_fact in conditions.mixed(runs).items():
+    for row, cell in cells:
+        runs_of_all += cell.tested
+        for name, seeds_by_fact in conditions.mixed(cell.tested).items():
             noted.add(name)
             facts = [
                 f"{conditions.shown(fact)} (seed {seeds_text(seeds)})"
                 for fact, seeds in seeds_by_fact.items()
             ]
-            yield f"{method} is a mean over runs that differ in {name}: {', '.join(facts)}"
+            yield f"{row.method} is a mean over runs that differ in {name}: {', '.join(facts)}"
     # A fact in which runs of one method differ was noted above, and differs between methods too.
     differing = conditions.mixed(runs_of_all).keys() - noted
     if differing:

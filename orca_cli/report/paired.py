@@ -14,24 +14,22 @@ from typing import NamedTuple
 from orca_cli.exceptions import DataError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, TEST_SET, Run
 from orca_cli.report.conditions import PROGRAM, mixed, program_name
-from orca_cli.report.differences import Effect, effect, holm, relative
+from orca_cli.report.differences import Effect, effect, holm, relative, signs
 from orca_cli.report.layout import clean, seeds_text
-from orca_cli.report.selection import FIELDS, KEY_HINT, SET, Values
-from orca_cli.report.table import Cell, Column, Table, is_source_implied
+from orca_cli.report.selection import KEY_HINT, SET, Values
+from orca_cli.report.table import Cell, Column, Settings, Table, is_source_implied
 from orca_cli.runs.settings import canonical
 from orca_cli.terminal import counted
 
 _ARM = "arm"  # an axis of studies
 _ARM_GROUPS = ("source", "metric", "finetune")  # that its choices set, among others
 # What both runs of a pair have in common.
-_COMMON = (*(name for name in FIELDS if name not in GROUPS), SET, TEST_SET, PROGRAM)
+_COMMON = ("task", "seed", "protocol", "state", SET, TEST_SET, PROGRAM)
 _DECIDED = "decided"  # value of settings that were left open
-ROUNDING = 1e-12  # gains below are 0 but for rounding
 _REPEAT = (
     "run both arms on the same data, as long (train.epochs, train.members) and by one program; "
     "--any-program pairs runs of several"
 )
-Others = tuple[tuple[str, str], ...]
 
 
 @dataclass
@@ -50,7 +48,7 @@ class Block:
 
     column: Column
     arm: str
-    others: Others
+    others: Settings
     seeds: tuple[int, ...]
     baseline: tuple[float, ...]
     errors: tuple[float, ...]
@@ -139,21 +137,21 @@ class _ArmCell(NamedTuple):
 
     arm: str
     column: Column
-    others: Others
+    others: Settings
     cell: Cell
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
-    """Return the comparison of all methods that differ from others in an axis only.
+    """Return the comparison of methods that differ in an axis only.
 
     Args:
-        axis: body, source, metric, finetune, arm (of a study), or the key of a setting, typed,
-            decided or left as it is.
+        axis: body, source, metric, finetune, arm (of a study), or the key of a setting, whether
+            typed, decided by the run or left at its default.
         baseline: a value of the axis; numbers are compared as numbers.
 
     Raises:
-        UsageError: the axis is what pairs have in common, such as the seed.
-        DataError: no row has that value, there is no pair, a run has several partners, or a set was
+        UsageError: pairs have the axis in common, such as the seed.
+        DataError: no row has that value, no pair is left, a run has several partners, or a set was
             measured in several ways.
     """
     if axis in _COMMON:
@@ -166,18 +164,16 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     for arm_cell, base in _partners(list(_arm_cells(table, axis)), axis, baseline):
         pairs_of_cell = _pairs(arm_cell, base)
         pairs += pairs_of_cell
-        n_runs += len(arm_cell.cell.by_seed)
+        n_runs += len(arm_cell.cell.error_by_seed)
         seeds = tuple(pair.seed for pair in pairs_of_cell if pair.counts)
         if seeds:
             blocks.append(_block(arm_cell, base, seeds))
-    same = [pair for pair in pairs if pair.is_same]
+    n_same = sum(pair.is_same for pair in pairs)
     left_out = [pair for pair in pairs if pair.differs]
     if not blocks:
-        raise _without_pairs(axis, baseline, same, left_out)
-    programs: set[str] = set()
-    for pair in pairs:
-        if pair.counts:
-            programs.update(map(program_name, pair.runs))
+        raise _without_pairs(axis, baseline, n_same, left_out)
+    # Both runs of a pair that counts were made by one program.
+    programs = {program_name(pair.runs[0]) for pair in pairs if pair.counts}
     check_sets(dict.fromkeys(block.column for block in blocks), "--against")
     is_relative = not all(block.column.percent for block in blocks)
     blocks_by_arm = defaultdict(list)
@@ -194,7 +190,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         overall=overall,
         unit="% of the error" if is_relative else "points",
         unpaired=n_runs - len(pairs),
-        same=len(same),
+        same=n_same,
         left_out=left_out,
         programs=sorted(programs),
     )
@@ -203,8 +199,8 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
 def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
     """Yield the cells with errors whose runs record a value on an axis.
 
-    Defaults differ between sets. What runs decide themselves does too, so all methods that leave
-    the setting open are one arm.
+    A setting that was not typed has its default, which may differ between sets. What runs decide
+    themselves may differ too, so all methods that leave the setting to the run are one arm.
     """
     # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body
     # implies.
@@ -218,7 +214,7 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
         facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
         others = tuple(sorted((key, text) for key, text in facts.items() if key not in free))
         for column, cell in zip(table.columns, row.cells, strict=True):
-            if not cell.by_seed:
+            if not cell.error_by_seed:
                 continue
             run = cell.runs[0]
             arm = facts.get(axis)
@@ -268,13 +264,13 @@ def _pairs(arm_cell: _ArmCell, base: Cell) -> list[Pair]:
     """Return the pairs of runs of equal seeds that both have an error, by rising seed."""
     cell = arm_cell.cell
     pairs = []
-    for seed in sorted(base.by_seed.keys() & cell.by_seed.keys()):
+    for seed in sorted(base.error_by_seed.keys() & cell.error_by_seed.keys()):
         runs = (base.run_by_seed[seed], cell.run_by_seed[seed])
         differs = list(mixed(runs))
         # Weights that are not recorded are no evidence of the same computation.
         weights = {run.score.weights for run in runs if run.score}
         has_equal_weights = len(weights) == 1 and "" not in weights
-        has_equal_errors = base.by_seed[seed] == cell.by_seed[seed]
+        has_equal_errors = base.error_by_seed[seed] == cell.error_by_seed[seed]
         pair = Pair(
             column=arm_cell.column,
             arm=arm_cell.arm,
@@ -291,31 +287,29 @@ def _block(arm_cell: _ArmCell, base: Cell, seeds: tuple[int, ...]) -> Block:
     """Return the gains of the pairs of some seeds, and their statistics."""
     cell = arm_cell.cell
     scale = arm_cell.column.scale
-    gains = [scale * (base.by_seed[seed] - cell.by_seed[seed]) for seed in seeds]
+    gains = [scale * (base.error_by_seed[seed] - cell.error_by_seed[seed]) for seed in seeds]
     choices = (base.runs[0].choice, cell.runs[0].choice)
     return Block(
         column=arm_cell.column,
         arm=arm_cell.arm,
         others=arm_cell.others,
         seeds=seeds,
-        baseline=tuple(base.by_seed[seed] for seed in seeds),
-        errors=tuple(cell.by_seed[seed] for seed in seeds),
+        baseline=tuple(base.error_by_seed[seed] for seed in seeds),
+        errors=tuple(cell.error_by_seed[seed] for seed in seeds),
         chosen=tuple(filter(None, choices)),
         gains=gains,
         gain=effect(gains),
     )
 
 
-def _without_pairs(
-    axis: str, baseline: str, same: Sequence[Pair], left_out: Sequence[Pair]
-) -> DataError:
+def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pair]) -> DataError:
     """Return the error that says why no pair is left."""
     if left_out:
         message = f"no pair is left: {left_out_text(axis, left_out)}"
         hint = _REPEAT
-    elif same:
+    elif n_same:
         message = (
-            f"no pair is left: {counted(len(same), 'pair')} of the same computation "
+            f"no pair is left: {counted(n_same, 'pair')} of the same computation "
             "(equal final weights and errors)"
         )
         hint = f"{axis} changed nothing in these runs"
@@ -365,7 +359,7 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
         # One mean has no spread, so the seeds are the observations.
         differences = _by_seed(blocks, is_relative)
     elif is_relative:
-        # That of a set is between its two mean errors, as the table shows them.
+        # A set's difference is between its two mean errors, as the table shows them.
         differences = []
         for group in sets.values():
             base = fmean(fmean(block.baseline) for block in group)
@@ -373,8 +367,6 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
             differences.append(100 * relative(base, error))
     else:
         differences = means
-    wins = sum(mean > ROUNDING for mean in means)
-    losses = sum(mean < -ROUNDING for mean in means)
     n_seeds = []  # of each set
     for group in sets.values():
         seeds = set().union(*(block.seeds for block in group))
@@ -384,9 +376,7 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
         sets=len(sets),
         pairs=sum(len(block.seeds) for block in blocks),
         seeds=(min(n_seeds), max(n_seeds)),
-        wins=wins,
-        ties=len(means) - wins - losses,
-        losses=losses,
+        **signs(means),
         gain=effect(differences),
     )
 

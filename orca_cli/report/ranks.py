@@ -9,13 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from orca_cli.report.collect import GROUPS
 from orca_cli.report.conditions import mixed
-from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip
-from orca_cli.report.layout import Entry, Layout, Line, clean, number, p_text
+from orca_cli.report.differences import LARGEST_P, LEAST, holm, relative, sign_flip, signs
+from orca_cli.report.layout import (
+    Entry,
+    Layout,
+    Line,
+    clean,
+    number_text,
+    p_text,
+    settings_text,
+)
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Method, Table, is_source_implied
 
 MOST = 20  # methods that are tested; their pairs grow with the square
+# Method -> its errors by task, in one order of tasks; lower is better.
+Errors = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class Standing:
         rank: mean over tasks; 1 is best, ties share the mean of their ranks.
         gain: of the method that ranks first over this one: mean over tasks of the difference of
             their errors, in per cent of the mean of both.
-        wins, ties, losses: of the method that ranks first, by task.
+        wins, ties, losses: of the method that ranks first against this one, by task.
         p: of the exact sign-flip test of that gain; None for the first itself, and for more than
             `MOST` methods.
         holm_p: corrected for all pairs of methods, since the errors themselves chose the first.
@@ -44,7 +55,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All methods, the first first.
+    """All methods, the best first.
 
     Args:
         standings: empty where there are fewer than two methods, or no task with errors of all.
@@ -62,7 +73,7 @@ class Ranking:
 
 
 def rank(table: Table) -> Ranking:
-    """Return how the methods of a table do over its tasks.
+    """Return how the methods of a table do over the tasks on which all of them have errors.
 
     Raises:
         DataError: a task that counts was measured in several ways.
@@ -70,27 +81,31 @@ def rank(table: Table) -> Ranking:
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
     errors_by_task = []
-    counted = []
+    columns = []
     holes = {}
     for i, column in enumerate(table.columns):
-        means = [row.cells[i].mean for row in rows]
-        lacking = [name for name, mean in zip(names, means, strict=True) if mean is None]
+        errors = []
         runs = []
-        for row in rows:
-            runs += row.cells[i].tested
-        reasons = [f"no error of {name}" for name in lacking]
+        reasons = []
+        for row, name in zip(rows, names, strict=True):
+            cell = row.cells[i]
+            runs += cell.tested
+            if cell.mean is None:
+                reasons.append(f"no error of {name}")
+            else:
+                errors.append(cell.mean)
         reasons += [f"methods differ in {fact}" for fact in mixed(runs)]
         if reasons:
             holes[column.name] = reasons
             continue
-        counted.append(column)
-        errors_by_task.append([mean for mean in means if mean is not None])
-    check_sets(counted, "--compare")
-    errors_by_method = zip(*errors_by_task, strict=True)  # nothing without a task
+        columns.append(column)
+        errors_by_task.append(errors)
+    check_sets(columns, "--compare")
+    errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
     standings, friedman = ranked(dict(zip(names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
-        tasks=[column.name for column in counted],
+        tasks=[column.name for column in columns],
         holes=holes,
         friedman=friedman,
     )
@@ -101,7 +116,7 @@ def names_of(methods: Sequence[Method]) -> list[str]:
 
     The source is left out where bodies imply it. A method that is alone has its full name.
     """
-    groups = ["body", "source", "metric", "finetune"]
+    groups = list(GROUPS)
     if is_source_implied(methods):
         groups.remove("source")
     telling = [name for name in groups if len({getattr(method, name) for method in methods}) > 1]
@@ -110,16 +125,16 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     names = []
     for method in methods:
         texts = [getattr(method, name) for name in telling]
-        texts += [f"{key}={text}" for key, text in method.settings if (key, text) not in shared]
+        unshared = (setting for setting in method.settings if setting not in shared)
+        texts.append(settings_text(unshared, " "))
         names.append(" ".join(filter(None, texts)) or str(method))
     return names
 
 
-def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float | None]:
+def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     """Return the standings by rank, and the p of Friedman's test, see `Ranking`.
 
-    Methods of equal rank are sorted by name. `errors` has each method's errors on all tasks, in one
-    order, lower is better; fewer than two methods give ([], None).
+    Methods of equal rank are sorted by name. Fewer than two methods give ([], None).
     """
     if len(errors) < 2:
         return [], None
@@ -134,39 +149,35 @@ def ranked(errors: Mapping[str, Sequence[float]]) -> tuple[list[Standing], float
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     standings = []
     for name in names:
+        # Against itself the first has gains of 0, and no p.
         pair = (names[0], name)
         gains = _gains(errors, pair)
-        wins = sum(gain > 0 for gain in gains)
-        losses = sum(gain < 0 for gain in gains)
         standing = Standing(
             method=name,
             rank=rank_of[name],
             gain=fmean(gains),
-            wins=wins,
-            ties=len(gains) - wins - losses,
-            losses=losses,
+            **signs(gains),
             p=p_values.get(pair),
             holm_p=corrected.get(pair),
         )
         standings.append(standing)
     friedman = None
+    # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
     is_tied = all(len(set(task)) == 1 for task in zip(*rounded, strict=True))
     if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
 
 
-def _p_values(
-    errors: Mapping[str, Sequence[float]], names: Sequence[str]
-) -> dict[tuple[str, str], float]:
-    """Return the p of each pair of methods, the better one first; empty for too many of them."""
+def _p_values(errors: Errors, names: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the p of each pair of methods, the better one first; empty for too many methods."""
     if len(names) > MOST:
         return {}
     pairs = itertools.combinations(names, 2)
     return {pair: sign_flip(_gains(errors, pair)) for pair in pairs}
 
 
-def _gains(errors: Mapping[str, Sequence[float]], pair: tuple[str, str]) -> list[float]:
+def _gains(errors: Errors, pair: tuple[str, str]) -> list[float]:
     """Return by task how much lower the better method's errors are, in per cent of both's mean."""
     better, worse = pair
     by_task = zip(errors[worse], errors[better], strict=True)
@@ -183,12 +194,12 @@ def layout_of(ranking: Ranking) -> Layout:
             and standing.holm_p <= LARGEST_P
         )
         texts = [
-            number(standing.gain, 1, "+"),
+            number_text(standing.gain, 1, "+"),
             f"{standing.wins}/{standing.ties}/{standing.losses}",
             p_text(standing.p),
             p_text(standing.holm_p),
         ]
-        if i == 0:  # not against itself
+        if i == 0:  # the first is not compared with itself
             texts = ["-"] * len(texts)
         gain, *counts = texts
         entries = [

@@ -78,7 +78,7 @@ class Values:
         return self._composed[entry]
 
 
-def where(collection: Collection, text: str, values: Values | None = None) -> Collection:
+def where(collection: Collection, text: str, values: Values) -> Collection:
     """Return the runs whose key has a value, or one of several; see `Values.lookup`.
 
     Broken folders stay.
@@ -86,17 +86,16 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     Args:
         text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds
             0.0001.
-        values: of runs, so that the settings of several calls are read once.
+        values: of runs; several calls share them, so that settings are read once.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
         DataError: no run has such a value, and it is no state that a run may have.
     """
     key, value = pair(text, "--where")
-    lookup = (values or Values()).lookup
     spellings = {}  # canonical form -> as a run has it
     for run in (*collection.runs, *collection.superseded):
-        recorded = lookup(run, key)
+        recorded = values.lookup(run, key)
         if recorded is not None:
             spellings[canonical(recorded)] = recorded
     if key == "state":
@@ -110,7 +109,7 @@ def where(collection: Collection, text: str, values: Values | None = None) -> Co
     chosen = set(map(canonical, names))
 
     def matching(run: Run) -> Iterator[Run]:
-        recorded = lookup(run, key)
+        recorded = values.lookup(run, key)
         if recorded is not None and canonical(recorded) in chosen:
             yield run
 
@@ -204,16 +203,16 @@ class _Choice(NamedTuple):
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
     """Choose each arm's value of a setting by validation error on one seed.
 
-    An arm is all settings but the seed and the one that is chosen. Its seed is the one that most
-    values were run with, the lowest of several. Only errors on equal samples, of runs that are
-    alike (`conditions.VALIDATED`), are compared: those of the most values, of equally many the
-    newest. Of equal errors the middle value is chosen, the lower of two. Errors of the test split
-    never choose, not even where a protocol validates on it. An arm without a validation error is
-    left out.
+    An arm is all settings but the seed and the setting that is chosen. Its seed is the one that
+    most values were run with, the lowest of several. Only errors on equal samples, of runs that are
+    alike (`conditions.VALIDATED`), are compared: the largest group of values, and of equally large
+    groups the newest. Of equal errors the middle value is chosen, the lower of two. Errors of the
+    test split never choose, not even where a protocol validates on it. An arm without a validation
+    error is left out.
 
     Returns:
-        the runs of other seeds at the chosen values, which judge; the first line of their table;
-        notes on what limits the choice.
+        the runs of other seeds at the chosen values, which judge the arms; the first line of their
+        table; notes on what limits the choice.
 
     Raises:
         UsageError: the key is not a setting of an arm.
@@ -257,16 +256,18 @@ def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, l
 
 
 def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
-    """Return what the runs of an arm choose."""
+    """Return what an arm's runs of one seed choose, and its runs of other seeds, which judge."""
     seed = _choosing_seed(candidates)
     validated = {
-        value: run for value, run in candidates if run.seed == seed and run.chooses_by is not None
+        value: run
+        for value, run in candidates
+        if run.seed == seed and run.choosing_score is not None
     }
     compared, unlike = _alike(validated)
     errors = {}
     sizes = []
     for value in compared:
-        score = validated[value].chooses_by
+        score = validated[value].choosing_score
         if score is not None and score.validation is not None:
             errors[value] = score.validation
             sizes.append(score.validated_by)
@@ -297,10 +298,10 @@ def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
 
 
 def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
-    """Return the values whose runs can be compared, and the others, with reasons.
+    """Return the values whose runs can be compared, and the other values, with reasons.
 
-    Of several groups of values that can be compared it is the largest, of equally large ones the
-    newest. `runs`: value -> run.
+    Where several groups of runs are alike, the largest counts, and the newest of equally large
+    ones. `runs`: value -> run.
     """
     compared: list[str] = []
     unlike: list[str] = []
@@ -331,14 +332,15 @@ def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
 
 
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
-    """Return the value with the lowest error, empty for none.
+    """Return the value with the lowest error, and whether it is the lowest or highest number.
 
-    And whether it is the lowest or the highest of several numbers.
+    Without an error the value is empty. A single number has no edge. `errors`: value -> error.
     """
     if not errors:
         return "", False
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
+    # Of equal errors the middle value is chosen, which is the farthest from an edge.
     best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
     chosen = best[(len(best) - 1) // 2]
     size_of_last, _ = _order(values[-1])

@@ -20,6 +20,7 @@ from orca_cli.report.conditions import TEST_DATA, mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import canonical
 
+Settings = tuple[tuple[str, str], ...]  # keys and values
 # Settings that name a user's own data.
 _NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 UNFINISHED = ("failed", "dead", "interrupted", "running")
@@ -67,7 +68,7 @@ class Method:
     source: str
     metric: str
     finetune: str
-    settings: tuple[tuple[str, str], ...] = ()
+    settings: Settings = ()
 
     def __str__(self) -> str:
         settings = [f"{key}={text}" for key, text in self.settings]
@@ -83,9 +84,11 @@ class Cell:
         runs: the newest completed one of each seed, by rising seed; `scored` has them with their
             scores.
         hidden: completed ones that do not count, since a newer one has the same seed.
-        tested, values: runs with a test error, and these errors; undefined ones are left out.
-        mean, deviation: of `values`, the sample standard deviation (n - 1); None where there is no
-            value, or for the deviation only one.
+        run_by_seed, error_by_seed: those runs, and their test errors; undefined errors are left
+            out.
+        tested: the runs with a test error.
+        mean, deviation: of the errors, the sample standard deviation (n - 1); None where there is
+            no error, or for the deviation only one.
         missing: one of MISSING -> number of runs.
         best: whether its mean is the lowest of the column.
         earned: whether that mean is shown to be lower than all others, see `_mark`.
@@ -103,19 +106,19 @@ class Cell:
         self.hidden = [run for run in completed if run is not newest[run.seed]]
         self.scored = [(run, run.score) for run in self.runs if run.score is not None]
         self.missing = Counter(run.state for run in self.attempts if run.score is None)
-        self.by_seed: dict[int, float] = {}
+        self.error_by_seed: dict[int, float] = {}
         for run, score in self.scored:
             if score.value is not None:
-                self.by_seed[run.seed] = score.value
+                self.error_by_seed[run.seed] = score.value
             elif score.n + score.skipped:
                 # It was measured on samples, but is not defined on them.
                 self.missing["undefined"] += 1
             else:
                 self.missing["not tested"] += 1
-        self.tested = [self.run_by_seed[seed] for seed in self.by_seed]
-        self.values = list(self.by_seed.values())
-        self.mean = fmean(self.values) if self.values else None
-        self.deviation = stdev(self.values) if len(self.values) > 1 else None
+        self.tested = [self.run_by_seed[seed] for seed in self.error_by_seed]
+        errors = self.error_by_seed.values()
+        self.mean = fmean(errors) if errors else None
+        self.deviation = stdev(errors) if len(errors) > 1 else None
 
     @property
     def unaligned(self) -> int:
@@ -146,8 +149,8 @@ class Row:
 class Reference:
     """An error to set ours against on one task, as stored.
 
-    It is a simple model's, lowest and highest over runs, or one that others report. `words` say
-    which model it is of, or why the two are hard to compare; empty for nothing.
+    It is a simple model's, lowest and highest over runs, or one that others report. `words` name
+    the model, or say why the two errors are hard to compare; they may be empty.
     """
 
     low: float
@@ -189,8 +192,8 @@ class Placement(NamedTuple):
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
     runs = defaultdict(list)
-    for placement in placed(collection.runs):
-        runs[placement.method, placement.column].append(placement.run)
+    for run, column, method in placed(collection.runs):
+        runs[method, column].append(run)
     columns = sorted({column for _, column in runs})
     rows = []
     for method in sorted({method for method, _ in runs}):
@@ -212,9 +215,9 @@ def build_table(collection: Collection) -> Table:
 def _mark(cells: Sequence[Cell]) -> None:
     """Mark the lowest mean of a column as best, and as earned where it is shown to be the lowest.
 
-    That takes six seeds or more in common with each other method, on the same test data and
-    otherwise alike (see `conditions`), a lower mean over them, and p <= 0.05 by the exact sign-flip
-    test, corrected for the number of other methods (Holm).
+    To earn it, a method needs six seeds or more in common with each other method, on the same test
+    data and otherwise alike (see `conditions`), a lower mean over them, and p <= 0.05 by the exact
+    sign-flip test, corrected for the number of other methods (Holm).
     """
     means = [cell.mean for cell in cells if cell.mean is not None]
     for cell in cells:
@@ -227,24 +230,26 @@ def _mark(cells: Sequence[Cell]) -> None:
 
 
 def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
-    if not rivals or len(cell.values) < LEAST:
-        return False
-    gains_by_rival = [_gains(rival, cell) for rival in rivals]
-    for gains in gains_by_rival:
+    gains_by_rival = []
+    for rival in rivals:
+        gains = _gains(rival, cell)
         if len(gains) < LEAST or math.fsum(gains) <= 0:
             return False
+        gains_by_rival.append(gains)
+    if not gains_by_rival:
+        return False
     return max(holm([sign_flip(gains) for gains in gains_by_rival])) <= LARGEST_P
 
 
 def _gains(rival: Cell, cell: Cell) -> list[float]:
     """Return how much lower a cell's errors are than a rival's, by seed, of comparable runs."""
     gains = []
-    for seed in sorted(rival.by_seed.keys() & cell.by_seed.keys()):
+    for seed in sorted(rival.error_by_seed.keys() & cell.error_by_seed.keys()):
         run = cell.run_by_seed[seed]
         partner = rival.run_by_seed[seed]
         # A setting may explain other test data, but their errors are still of other samples.
         if run.test_set == partner.test_set and not mixed((run, partner)):
-            gains.append(rival.by_seed[seed] - cell.by_seed[seed])
+            gains.append(rival.error_by_seed[seed] - cell.error_by_seed[seed])
     return gains
 
 
@@ -255,17 +260,21 @@ def _references(
     baselines = []
     constants = []
     for cells in cells_by_column:
-        scores = []
+        best_models: list[Baseline] = []
+        constant_models = []
         for cell in cells:
-            scores += [score for _, score in cell.scored]
-        baselines.append(_range([score.baselines[0] for score in scores if score.baselines]))
-        errors = [score.trivial for score in scores if score.trivial is not None]
-        constants.append(_range([Baseline(name="", error=error) for error in errors]))
-    references = {"best baseline": baselines, "trivial": constants}
-    return {name: ranges for name, ranges in references.items() if any(ranges)}
+            for _, score in cell.scored:
+                best_models += score.baselines[:1]
+                if score.trivial is not None:
+                    constant_models.append(Baseline(name="", error=score.trivial))
+        baselines.append(_reference(best_models))
+        constants.append(_reference(constant_models))
+    rows = {"best baseline": baselines, "trivial": constants}
+    return {name: references for name, references in rows.items() if any(references)}
 
 
-def _range(models: Sequence[Baseline]) -> Reference | None:
+def _reference(models: Sequence[Baseline]) -> Reference | None:
+    """Return the lowest and highest error of some models; None for no model."""
     if not models:
         return None
     errors = [model.error for model in models]
@@ -286,7 +295,7 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
     variants = _variants(runs, columns)
     keys = _telling_keys(columns, variants)
     methods = []
-    # Hashes of all settings, of the runs of a column and a method.
+    # Column and method -> hashes of all settings, one for each run.
     hashes = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
         method = Method(
@@ -300,10 +309,10 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
         hashes[column, method].append(run.settings)
     placements = []
     for run, column, method in zip(runs, columns, methods, strict=True):
-        n_runs = len(hashes[column, method])
-        n_settings = len(set(hashes[column, method]))
+        hashes_of_cell = hashes[column, method]
+        n_settings = len(set(hashes_of_cell))
         # In a study whose seeds draw the samples every run has settings of its own.
-        is_drawn_by_seed = run.arm != "" and n_settings == n_runs
+        is_drawn_by_seed = run.arm != "" and n_settings == len(hashes_of_cell)
         if n_settings > 1 and not is_drawn_by_seed:
             # Nothing that was typed tells these runs apart.
             settings = (*method.settings, ("settings", run.settings[:8]))
@@ -328,12 +337,12 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         if path:
             data = first_path.setdefault((run.task, run.test_set or path), path)
         columns.append(_column(run, data))
-    named = {(column.task, column.data) for column in columns if column.data}
-    counts = Counter(task for task, _ in named)
+    data_sets = {(column.task, column.data) for column in columns if column.data}
+    counts = Counter(task for task, _ in data_sets)
     columns = [
         column if counts[column.task] > 1 else replace(column, data="") for column in columns
     ]
-    # As it would be without a score -> column with scores, of several the lowest by name.
+    # Column as it would be without a score -> the one with scores, of several the first by name.
     with_scores = {}
     for column in sorted(set(columns), reverse=True):
         if column.error_name:
@@ -345,10 +354,10 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
 def _own_path(run: Run) -> str:
     """Return the path of a user's own data as typed, with its configuration; empty for none."""
     # Runs of a study have the names of its sets instead.
-    paths = [run.variant[key] for key in _NAMES_OF_DATA if key in run.variant]
-    if not paths:
-        return ""
-    return f"{paths[0]} {run.variant.get('task.config', '')}".strip()
+    for key in _NAMES_OF_DATA:
+        if key in run.variant:
+            return f"{run.variant[key]} {run.variant.get('task.config', '')}".strip()
+    return ""
 
 
 def _column(run: Run, data: str) -> Column:
@@ -472,7 +481,7 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
 def _published_result(
     fields: Mapping[str, str | None], in_percent: Mapping[str, bool]
 ) -> _PublishedResult:
-    """Return one line; ValueError for an empty field, or an error that is not finite or above 1."""
+    """Return a line; ValueError for an empty field, or an error that is not finite or above 1."""
     task, method, text, source = ((fields.get(name) or "").strip() for name in _PUBLISHED)
     is_complete = task and method and source
     if not is_complete or not math.isfinite(float(text)):

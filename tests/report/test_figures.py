@@ -40,16 +40,29 @@ def test_every_figure_of_a_report_is_wellformed_and_has_a_label(tmp_path):
     assert figures.inline(charts[-1]) == figures.inline(charts[-1])
 
 
-def test_names_with_markup_stay_names_and_break_no_figure(tmp_path):
+@pytest.mark.parametrize("drawn", [figures.svg, figures.inline])
+def test_names_with_markup_stay_names_and_break_no_figure(tmp_path, drawn):
     charts = list(all_charts(hostile(tmp_path), compared(tmp_path)))
     draw = next(chart.draw for chart in charts)
     title = f"<script>$\\frac$ \ufffe {HOSTILE}"
     charts.append(figures.Chart(name="x", title=title, note="", draw=draw))
-    for text in [*map(figures.svg, charts), *map(figures.inline, charts)]:
-        root = ET.fromstring(text.encode())
+    for chart in charts:
+        root = ET.fromstring(drawn(chart).encode())
         tags = {element.tag.removeprefix(SPACE) for element in root.iter()}
         assert not tags & {"script", "a", "image", "foreignObject"}
         assert "[/red]x" in "".join(root.itertext()) + root.attrib["aria-label"]
+
+
+def test_distances_of_each_metric_have_a_figure_of_their_own(tmp_path):
+    for metric in ("otdd", "mmd", "none"):
+        add_run(tmp_path, metric=metric, **details(0, metric=metric))
+    titles = {chart.name: chart.title for chart in all_charts(table_of(tmp_path), None)}
+    assert titles == {
+        "distance-1-1": "digits: mmd distance to the source",
+        "distance-1-3": "digits: otdd distance to the source",
+        "loss-1-1": "digits: training loss",
+        "validation-1-1": "digits: validation error",
+    }
 
 
 def test_a_line_goes_through_its_values():

@@ -45,12 +45,12 @@ def written(root):
 def root(tmp_path_factory):
     """Return a hundred completed runs, and a failed one: five tasks, four methods, five seeds."""
     root = tmp_path_factory.mktemp("page")
-    for place in range(5):
+    for i in range(5):
         for metric, gain in (("otdd", 0.05), ("mmd", 0.02), ("moments", 0.01), ("none", 0.0)):
             for seed in range(5):
-                value = 0.3 + 0.02 * place - gain + 0.003 * seed
+                value = 0.3 + 0.02 * i - gain + 0.003 * seed
                 fields = details(seed, metric=metric)
-                add_run(root, task=f"task{place}", metric=metric, seed=seed, value=value, **fields)
+                add_run(root, task=f"task{i}", metric=metric, seed=seed, value=value, **fields)
     add_run(root, task="task0", metric="mmd", seed=7, state="failed")
     return root
 
@@ -100,7 +100,6 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch):
 
 PROGRAM = browser.path()
 FIGURES = """(() => {
-    document.querySelectorAll('details').forEach(one => one.open = true);
     return Array.from(document.querySelectorAll('figure svg'), svg => {
         const box = svg.getBoundingClientRect(), inner = svg.getBBox(), view = svg.viewBox.baseVal;
         return box.width > 250 && box.height > 60

@@ -19,18 +19,17 @@ from orca_cli.report.differences import (
     interval,
     no_effect,
     sign_flip,
+    signs,
 )
 from orca_cli.report.paired import compare
 from orca_cli.report.ranks import rank, ranked
-from orca_cli.report.selection import where
+from orca_cli.report.selection import Values, where
 from orca_cli.report.table import build_table
 from tests.commands.called import read_json, read_text
 from tests.properties import examples
 from tests.report.trees import add_arms, add_run, compared, csv_lines, report, table_of
 
 SKEWED = [1, 2, 3, 4, 9, 30]
-
-
 NORMAL = list(np.random.default_rng(3).normal(size=40))
 
 
@@ -85,6 +84,11 @@ def test_exact_tests_count_every_pattern_of_signs(sizes, random):
     )
 
 
+def test_gains_that_are_0_but_for_rounding_are_ties():
+    gains = [0.3, 1e-9, 0.1 + 0.2 - 0.3, 0.0, 0.3 - 0.1 - 0.2, -1e-9]
+    assert signs(gains) == {"wins": 2, "ties": 3, "losses": 1}
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.02, 0.02, 0.6]) == pytest.approx([1.0, 0.08, 0.08, 1.0])  # with ties
@@ -94,13 +98,13 @@ def test_holm_by_hand():
 @examples(15)
 def test_mean_ranks_and_friedman_are_scipys(rows):
     standings, friedman = ranked(
-        {str(place): [float(value) for value in row] for place, row in enumerate(rows)}
+        {str(i): [float(error) for error in row] for i, row in enumerate(rows)}
     )
     expected = stats.rankdata(np.array(rows), axis=0).mean(axis=1)
-    assert {one.method: one.rank for one in standings} == pytest.approx(
-        {str(i): one for i, one in enumerate(expected)}
-    )
-    assert [one.rank for one in standings] == sorted(one.rank for one in standings)
+    rank_by_method = {standing.method: standing.rank for standing in standings}
+    assert rank_by_method == pytest.approx({str(i): mean for i, mean in enumerate(expected)})
+    ranks = [standing.rank for standing in standings]
+    assert ranks == sorted(ranks)
     if any(len(set(task)) > 1 for task in zip(*rows, strict=True)):
         assert friedman == pytest.approx(stats.friedmanchisquare(*rows).pvalue)
     else:
@@ -143,10 +147,10 @@ def test_a_method_alone_has_no_rank():
 def with_hole(tmp_path_factory):
     """Return runs of three methods on eight tasks; mmd has no run of the last."""
     root = tmp_path_factory.mktemp("hole")
-    for place, task in enumerate("stuvwxyz"):
+    for i, task in enumerate("stuvwxyz"):
         for metric, gain in (("otdd", 0.1), ("none", 0.0), ("mmd", 0.05)):
             if (task, metric) != ("z", "mmd"):
-                errors = [0.5 + place / 100 - gain - seed / 1000 * place for seed in range(3)]
+                errors = [0.5 + i / 100 - gain - seed / 1000 * i for seed in range(3)]
                 add_arms(root, task=task, arms={metric: errors})
     return root
 
@@ -192,7 +196,7 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
         rank(table_of(tmp_path))
     with pytest.raises(DataError, match=f"--against: {ways}"):
         compared(tmp_path)
-    table = build_table(where(collect([tmp_path]), "protocol=clean"))
+    table = build_table(where(collect([tmp_path]), "protocol=clean", Values()))
     (otdd,) = compare(table, "metric", "none").overall
     assert otdd.sets == 2
 

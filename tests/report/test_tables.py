@@ -44,7 +44,7 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     (row,) = table.rows
     digits, ecg = row.cells
     # One whose test split stayed closed is not called undefined.
-    assert (digits.by_seed, digits.best, table.references) == ({0: 0.3}, True, {})
+    assert (digits.error_by_seed, digits.best, table.references) == ({0: 0.3}, True, {})
     missing = {"undefined": 1, "not tested": 1, "failed": 1, "dead": 1, "interrupted": 1}
     assert digits.missing == missing
     assert (ecg.mean, ecg.best, ecg.missing) == (None, False, {"failed": 1})
@@ -129,7 +129,11 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     add_run(tmp_path, seed=1, value=0.4, identity="2" * 64)
     table = table_of(tmp_path)
     (cell,) = table.rows[0].cells
-    assert (cell.values, cell.missing, len(table.superseded)) == ([0.3, 0.4], {"failed": 1}, 1)
+    assert (cell.error_by_seed, cell.missing, len(table.superseded)) == (
+        {0: 0.3, 1: 0.4},
+        {"failed": 1},
+        1,
+    )
     notes = " ".join(notes_of(table))
     assert "older attempts that do not count" in notes
     assert "seed 1: runs differ in something that no setting shows" in notes
@@ -168,7 +172,9 @@ def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
                 tmp_path, metric=metric, seed=seed, value=value, settings=settings, variant=variant
             )
     add_run(tmp_path, metric="none", value=0.5, variant={"train.lr": "1e-4", "train.clip": "1.0"})
-    assert [(str(row.method), len(row.cells[0].values)) for row in table_of(tmp_path).rows] == [
+    assert [
+        (str(row.method), len(row.cells[0].error_by_seed)) for row in table_of(tmp_path).rows
+    ] == [
         ("minilm none full train.lr=0.0001", 1),
         ("minilm none full train.lr=0.001", 6),
         ("minilm otdd full train.lr=0.001", 6),

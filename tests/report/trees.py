@@ -98,12 +98,12 @@ def add_run(
 def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[str, Any]:
     """Return fields of a result record as a real run has: curves, times, choices, baselines."""
     is_aligned = metric != "none"
-    wave = [1 + 0.05 * math.sin(place + seed) for place in range(epochs)]
-    align = [{"epoch": place, "loss": 40 * 0.94**place * wave[place]} for place in range(epochs)]
+    wave = [1 + 0.05 * math.sin(epoch + seed) for epoch in range(epochs)]
+    align = [{"epoch": epoch, "loss": 40 * 0.94**epoch * wave[epoch]} for epoch in range(epochs)]
     learning = [
-        {"epoch": place, "step": 7 * place, "train_loss": 3.9 * 0.9**place * wave[place - 1]}
-        | {"validation_error": 0.1 + 0.6 * 0.9**place * wave[place - 1], "validation_loss": None}
-        for place in range(1, epochs + 1)
+        {"epoch": epoch, "step": 7 * epoch, "train_loss": 3.9 * 0.9**epoch * wave[epoch - 1]}
+        | {"validation_error": 0.1 + 0.6 * 0.9**epoch * wave[epoch - 1], "validation_loss": None}
+        for epoch in range(1, epochs + 1)
     ]
     distances = {"before": 43.0 + seed, "after": 9.0}
     models = {"constant": 0.9, "linear": 0.3, "forest": 0.2, "minirocket": 0.05}

@@ -214,6 +214,20 @@ def _is_raw(name: str, subject: Subject) -> bool:
     return name == MINIROCKET or subject.task.kind == "dense"
 
 
+def _inputs(
+    name: str, subject: Subject, start: TransferModel | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a model takes, of the training samples in use and of the others.
+
+    See `Subject`.
+    """
+    if start is not None:
+        return subject.probed(start)
+    if name in _EMBEDDED:
+        return subject.embedded()
+    return subject.raw if _is_raw(name, subject) else subject.table
+
+
 def _fit(
     name: str, subject: Subject, settings: dict[str, Any], start: TransferModel | None
 ) -> Entry:
@@ -226,19 +240,13 @@ def _fit(
     """
     is_raw = _is_raw(name, subject)
     reading_s = 0.0
+    began = time.monotonic()
+    x, new = _inputs(name, subject, start)
     if name in _EMBEDDED:
-        began = time.monotonic()
-        x, new = subject.embedded() if start is None else subject.probed(start)
         reading_s = time.monotonic() - began
-    else:
-        x, new = subject.raw if is_raw else subject.table
     rows = subject.rows(subject.learned, is_raw)
     y = subject.learned.targets()[rows]
-    if y.dtype.kind == "f":
-        is_known = ~np.isnan(y)
-    else:
-        # Classes are numbered from 0; -100 stands for an unknown one.
-        is_known = y >= 0
+    is_known = _is_known(y)
     if not is_known.any():
         raise DataError("no training sample has a target")
     if settings["form"] == "classes":
@@ -281,6 +289,11 @@ def _fit(
         tensors["rows"] = torch.from_numpy(judged)
     seconds = round(reading_s + fitted["seconds"], 2)
     return Entry(tensors=tensors, record={"seconds": seconds, "about": fitted["about"]})
+
+
+def _is_known(targets: np.ndarray) -> np.ndarray:
+    """Return which targets are known: numbers are NaN where they are not, classes negative."""
+    return ~np.isnan(targets) if targets.dtype.kind == "f" else targets >= 0
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:

@@ -1,4 +1,7 @@
-"""The baselines of a run: fitted or taken from the cache, measured by the task's own error on validation and test samples."""
+"""The baselines of a run, fitted or taken from the cache.
+
+They are measured by the task's own error on validation and test samples.
+"""
 
 import hashlib
 import json
@@ -45,13 +48,13 @@ from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
 FOLDS = 5
-_REVISION = 4  # of this package's computations; a change makes every cached entry a miss
+# Of this package's computations; a change makes every cached entry a miss.
+_REVISION = 4
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
-_EMBEDDED = (
-    FEATURES,
-    PROBE,
-)  # which learn from what parts of the run make of its data
-_WAIT = 5  # times the computing time: for slow disks and busy machines
+# Models that learn from what the run's embedder or body makes of its data.
+_EMBEDDED = (FEATURES, PROBE)
+# Times the computing time: for slow disks and busy machines.
+_WAIT = 5
 
 
 @dataclass(frozen=True)
@@ -61,26 +64,33 @@ class Baseline:
     Errors are as stored, fractions where a per cent.
     """
 
-    error: (
-        float | None
-    )  # on the test split, by the task's own error; None where it is undefined or the model failed
-    validation_error: float | None = (
-        None  # on samples that it was not fitted to and that are not test ones
-    )
-    seconds: float | None = None  # of computing for fitting and predicting, when that was done
-    trained_on: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # splits, n samples that it was fitted to, of how many
-    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version
-    about: str = ""  # what was chosen in fitting, in words
-    reason: str = ""  # why there is no error
-    outputs: Tensor | None = None  # for the test split; None where it failed. Not recorded
+    # On the test split, by the task's own error; None where it is undefined or the model failed.
+    error: float | None
+    # On samples that it was not fitted to and that are not test ones.
+    validation_error: float | None = None
+    # Of computing for fitting and predicting, when that was done.
+    seconds: float | None = None
+    # Names of the splits; n: samples that it was fitted to; of: samples that they hold.
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    # Package -> version.
+    versions: Mapping[str, str] = field(default_factory=dict)
+    # What was chosen in fitting, in words.
+    about: str = ""
+    # Why there is no error.
+    reason: str = ""
+    # For the test split; None where it failed. Not recorded.
+    outputs: Tensor | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return it as result.json holds it: of one without outputs only the reason."""
+        """Return it as result.json holds it: only the reason where it has no outputs."""
         if self.outputs is None:
             return {"error": None, "reason": self.reason}
-        return {key: value for key, value in vars(self).items() if key != "outputs" and value != ""}
+        record = dict(vars(self))
+        del record["outputs"]
+        for key in ("about", "reason"):
+            if not record[key]:
+                del record[key]
+        return record
 
 
 def compute(
@@ -101,63 +111,82 @@ def compute(
             except InterruptionError:
                 raise
             except (OrcaError, OSError, MemoryError, ValueError) as failure:
-                baseline = Baseline(
-                    None, reason=" ".join(str(failure).split()) or type(failure).__name__
-                )
+                line = " ".join(str(failure).split())
+                baseline = Baseline(error=None, reason=line or type(failure).__name__)
             if baseline.reason:
                 reporter.say(f"baselines: {name} was not computed: {baseline.reason}")
             yield name, baseline
     finally:
-        isolation.close()  # a model fitted there may hold gigabytes
+        # A model fitted in the isolated process may hold gigabytes.
+        isolation.close()
 
 
 def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
-    learned, judge, error = subject.learned, subject.judge, subject.error
-    splits = ["train", "val"] if len(learned) > len(subject.task.train) else ["train"]
     if name == MINIROCKET and not has_aeon():
         raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
+    learned = subject.learned
+    splits = ["train"]
+    if len(learned) > len(subject.task.train):
+        splits.append("val")
     versions = {package: version(package) for package in PACKAGES[name]}
-    is_constant = name == CONSTANT
-    entry, count = (
-        _constant(subject) if is_constant else _fitted(name, subject, cache, [splits, versions])
-    )
-    outputs, validation_error = entry.tensors["outputs"], None
-    measured = error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
+    if name == CONSTANT:
+        entry = _constant(subject)
+        count = len(learned)
+    else:
+        entry = _fitted(name, subject, cache, [splits, versions])
+        count = len(subject.rows(learned, _is_raw(name, subject)))
+    outputs = entry.tensors["outputs"]
+    test_error = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
+    validation_error = None
     if "held_out" in entry.tensors:
-        held_out, rows = (entry.tensors[key].numpy() for key in ("held_out", "rows"))
-        samples = judge or learned
-        validation_error = error(held_out, samples.targets()[rows], _groups(samples, rows)).value
-    seconds, about = entry.record["seconds"], str(entry.record["about"])
-    trained_on = {"splits": splits, "n": count, "of": len(learned)}
-    reason = "" if measured is not None else "undefined on this test split"
+        held_out = entry.tensors["held_out"].numpy()
+        rows = entry.tensors["rows"].numpy()
+        samples = subject.judge or learned
+        groups = _groups(samples, rows)
+        validation_error = subject.error(held_out, samples.targets()[rows], groups).value
     return Baseline(
-        measured, validation_error, seconds, trained_on, versions, about, reason, outputs
+        error=test_error,
+        validation_error=validation_error,
+        seconds=entry.record["seconds"],
+        trained_on={"splits": splits, "n": count, "of": len(learned)},
+        versions=versions,
+        about=str(entry.record["about"]),
+        reason="undefined on this test split" if test_error is None else "",
+        outputs=outputs,
     )
 
 
-def _constant(subject: Subject) -> tuple[Entry, int]:
-    """As `_fitted`."""
-    constant, samples = subject.constant, subject.judge or subject.learned
+def _constant(subject: Subject) -> Entry:
+    """Return the outputs of the best constant, as `_fitted` does those of a model."""
+    constant = subject.constant
+    samples = subject.judge or subject.learned
     rows = subject.rows(samples, raw=False)
-    tensors = {"outputs": constant.expand(len(subject.targets), *constant.shape)}
+    tensors = {
+        "outputs": constant.expand(len(subject.targets), *constant.shape),
+        "rows": torch.from_numpy(rows),
+    }
     if subject.judge is not None:
         tensors["held_out"] = constant.expand(len(rows), *constant.shape)
-    elif (fold := _folds(subject, rows)) is not None:
-        y = samples.targets()[rows]
-        apart = [
-            subject.error.constant(y[fold != i], subject.task.num_outputs) for i in range(FOLDS)
-        ]
-        tensors["held_out"] = torch.from_numpy(np.stack(apart)[fold])
-    return Entry(tensors | {"rows": torch.from_numpy(rows)}, {"seconds": 0.0, "about": ""}), len(
-        subject.learned
-    )
+    else:
+        fold = _folds(subject, rows)
+        if fold is not None:
+            tensors["held_out"] = _constants_of_folds(subject, rows, fold)
+    return Entry(tensors=tensors, record={"seconds": 0.0, "about": ""})
 
 
-def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple[Entry, int]:
-    """Return a model's outputs for the test split, and `held_out` for other `rows` new to it.
+def _constants_of_folds(subject: Subject, rows: np.ndarray, fold: np.ndarray) -> Tensor:
+    """Return for each of these training samples the best constant of the other folds, [n, ...]."""
+    y = subject.learned.targets()[rows]
+    constants = []
+    for number in range(FOLDS):
+        constants.append(subject.error.constant(y[fold != number], subject.task.num_outputs))
+    return torch.from_numpy(np.stack(constants)[fold])
 
-    With them comes the number of samples that it learned from. `facts`: splits of these, and
-    versions that it depends on.
+
+def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> Entry:
+    """Return a model's outputs for the test split, and `held_out` for `rows` new to it.
+
+    `facts`: names of the splits that it learns from, and the versions that it depends on.
     """
     task = subject.task
     settings: dict[str, Any] = {
@@ -169,20 +198,34 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> tuple
     }
     start = subject.start() if name == PROBE else None
     judged_on = "folds" if subject.judge is None else subject.digests["val"]
-    data = [subject.digests[split] for split in (*facts[0], "test")]
+    splits, _ = facts
+    data = [subject.digests[split] for split in (*splits, "test")]
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
     if name in _EMBEDDED:
         embedding = start or subject.embedder
         layout = str(getattr(subject.embedder, "layout", None))
         key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    entry = cached(cache / "baselines" / digest, lambda: _fit(name, subject, settings, start))
-    return entry, len(subject.rows(subject.learned, _is_raw(name, subject)))
+    return cached(cache / "baselines" / digest, lambda: _fit(name, subject, settings, start))
 
 
 def _is_raw(name: str, subject: Subject) -> bool:
     """Return whether a model takes the inputs as they are."""
     return name == MINIROCKET or subject.task.kind == "dense"
+
+
+def _inputs(
+    name: str, subject: Subject, start: TransferModel | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a model takes, of the training samples in use and of the others.
+
+    See `Subject`.
+    """
+    if start is not None:
+        return subject.probed(start)
+    if name in _EMBEDDED:
+        return subject.embedded()
+    return subject.raw if _is_raw(name, subject) else subject.table
 
 
 def _fit(
@@ -195,26 +238,28 @@ def _fit(
         settings: those of `models.fitted`.
         start: the whole model as it was before training, where its features are the inputs.
     """
-    began = time.monotonic()
     is_raw = _is_raw(name, subject)
     reading_s = 0.0
-    if start is not None:
-        x, new = subject.probed(start)
-    elif name in _EMBEDDED:
-        x, new = subject.embedded()
-    else:
-        x, new = subject.raw if is_raw else subject.table
+    began = time.monotonic()
+    x, new = _inputs(name, subject, start)
     if name in _EMBEDDED:
         reading_s = time.monotonic() - began
     rows = subject.rows(subject.learned, is_raw)
     y = subject.learned.targets()[rows]
-    is_known = ~np.isnan(y) if y.dtype.kind == "f" else y >= 0  # -100 stands for no class
+    is_known = _is_known(y)
     if not is_known.any():
         raise DataError("no training sample has a target")
     if settings["form"] == "classes":
-        x, y, rows = x[is_known], y[is_known], rows[is_known]
-    fold = _folds(subject, rows) if subject.judge is None else None
-    limit_s = LIMITS_S[name] * (1 if fold is None else 3)
+        x = x[is_known]
+        y = y[is_known]
+        rows = rows[is_known]
+    fold = None
+    limit_s = LIMITS_S[name]
+    if subject.judge is None:
+        fold = _folds(subject, rows)
+    if fold is not None:
+        # The models of the folds take time as well.
+        limit_s *= 3
     request = settings | {
         "x": x,
         "y": y,
@@ -222,10 +267,14 @@ def _fit(
         "fold": fold,
         "new": new,
     }
-    limits = math.ceil(limit_s), _WAIT * limit_s
     try:
         fitted = isolation.isolated(
-            models.fitted, "baselines", *limits, parent=os.getpid(), **request
+            models.fitted,
+            "baselines",
+            math.ceil(limit_s),
+            _WAIT * limit_s,
+            parent=os.getpid(),
+            **request,
         )
     except isolation.StoppedError as error:
         raise DataError(f"it {error}") from error
@@ -239,23 +288,31 @@ def _fit(
         tensors["held_out"] = outputs[: len(judged)]
         tensors["rows"] = torch.from_numpy(judged)
     seconds = round(reading_s + fitted["seconds"], 2)
-    return Entry(tensors, {"seconds": seconds, "about": fitted["about"]})
+    return Entry(tensors=tensors, record={"seconds": seconds, "about": fitted["about"]})
+
+
+def _is_known(targets: np.ndarray) -> np.ndarray:
+    """Return which targets are known: numbers are NaN where they are not, classes negative."""
+    return ~np.isnan(targets) if targets.dtype.kind == "f" else targets >= 0
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
-    """Return the records that some samples are cut from; None where they stand alone."""
+    """Return the records that these samples are cut from; None where they stand alone."""
     groups = samples.groups()
-    return None if groups is None else np.asarray(groups, np.int64)[rows]
+    if groups is None:
+        return None
+    return np.asarray(groups, np.int64)[rows]
 
 
 def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
     """Return the fold of each of these training samples; None where there are too few."""
     learned = subject.learned
-    classes = learned.targets()[rows] if subject.task.kind == "classes" else None
+    classes = None
+    if subject.task.kind == "classes":
+        classes = learned.targets()[rows]
     try:
-        return folds(
-            len(rows), FOLDS, seed=models.SEED, classes=classes, groups=_groups(learned, rows)
-        )
+        groups = _groups(learned, rows)
+        return folds(len(rows), FOLDS, seed=models.SEED, classes=classes, groups=groups)
     except DataError:
         return None
 
@@ -269,16 +326,19 @@ def _form(subject: Subject) -> str:
     task = subject.task
     if task.kind != "dense":
         return task.kind
-    some = task.train.targets()[:64]
-    form, shape = "class_maps", some.shape[1:]
-    if np.issubdtype(some.dtype, np.floating):
-        form, shape = "maps", some.shape[2:]
-        if (
-            not isinstance(subject.error, _MEASURES_OF_NUMBERS)
-            and np.isin(some[~np.isnan(some)], (0, 1)).all()
-        ):
-            form = "masks"
-    if shape != task.input_shape[1:] or (form == "masks" and task.num_outputs > 1):
-        what = "several labels at each position, or outputs and inputs that differ in extent"
-        raise DataError(f"{what}; the best constant is the only baseline")
+    targets = task.train.targets()[:64]
+    form = "class_maps"
+    extent = targets.shape[1:]
+    if np.issubdtype(targets.dtype, np.floating):
+        form = "maps"
+        extent = targets.shape[2:]
+        if not isinstance(subject.error, _MEASURES_OF_NUMBERS):
+            is_zero_or_one = np.isin(targets[~np.isnan(targets)], (0, 1))
+            form = "masks" if is_zero_or_one.all() else "maps"
+    has_several_labels = form == "masks" and task.num_outputs > 1
+    if has_several_labels or extent != task.input_shape[1:]:
+        raise DataError(
+            "several labels at each position, or outputs and inputs that differ in extent; "
+            "the best constant is the only baseline"
+        )
     return form

@@ -1,4 +1,7 @@
-"""What a run's error is worth beside simple models: better, worse, equal, or unknown, each word by a test of its own."""
+"""How a run's error compares with those of simple models: better, worse, equal, or unknown.
+
+Each word has a statistical test of its own.
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +20,10 @@ from orca_cli.terminal import counted
 # Standard errors that a difference has to exceed; with 2, six in a hundred equal pairs of some 50
 # numbers would differ.
 BEYOND = 2.1
-POINT, SHARE = 0.01, 0.05  # within which errors are equal: of a per cent; of the constant's error
+# The difference within which errors are equal: of errors in per cent, and of others as a share of
+# the best constant's error.
+POINT = 0.01
+SHARE = 0.05
 
 Word = Literal["better", "worse", "equal", "unknown"]
 
@@ -49,34 +55,42 @@ def verdict(
             the ridge on the embedder's features, None without it; n: test samples or records;
             margin: within which errors are equal, or None; text: one sentence.
     """
-    candidates = {
-        name: baseline
-        for name, baseline in baselines.items()
-        if baseline.error is not None and baseline.validation_error is not None
-    }
+    candidates = {}
+    for name, baseline in baselines.items():
+        if baseline.error is not None and baseline.validation_error is not None:
+            candidates[name] = baseline
     score = error(outputs.numpy(), targets.numpy(), groups)
     if score.value is None or not candidates:
         return None
     count = count_units(targets.numpy(), groups)
-    constant = None if CONSTANT not in baselines else baselines[CONSTANT].error
+    size: float = count
+    scale: float | None = None
+    if error.percent:
+        size = effective_size(score, targets.numpy(), groups)
+        scale = 1.0
+    elif CONSTANT in baselines:
+        scale = baselines[CONSTANT].error
     tested = _Tested(
         error=error,
         value=score.value,
         outputs=outputs.numpy(),
         targets=targets.numpy(),
         groups=groups,
-        size=effective_size(score, targets.numpy(), groups) if error.percent else count,
-        scale=1.0 if error.percent else constant,
+        size=size,
+        scale=scale,
     )
-    name = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
-    compared = {key: tested.beside(candidates[key]) for key in candidates.keys() & {name, FEATURES}}
-    comparison, features = {"baseline": name, **compared[name]}, compared.get(FEATURES)
-    words = _Words(
-        error.percent, counted(count, "test sample" if groups is None else "test record")
-    )
-    text = words.rival(name, candidates[name], comparison)
+    rival = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
+    compared = {
+        name: tested.compared_with(candidates[name])
+        for name in candidates.keys() & {rival, FEATURES}
+    }
+    comparison = {"baseline": rival, **compared[rival]}
+    features = compared.get(FEATURES)
+    unit = "test sample" if groups is None else "test record"
+    sentences = _Sentences(percent=error.percent, split=counted(count, unit))
+    text = sentences.rival(rival, candidates[rival], comparison)
     if features is not None:
-        text += f"; {words.body(name, candidates[FEATURES], features)}"
+        text += f"; {sentences.body(rival, candidates[FEATURES], features)}"
     return comparison | {"features": features, "n": count, "margin": tested.margin, "text": text}
 
 
@@ -109,8 +123,9 @@ def word_for(
 class _Tested:
     """A run on its test split.
 
-    `size`: as how many samples of equal weight the split counts; `scale`: the size of a large
-    error, or None.
+    Args:
+        size: the number of samples of equal weight that the split counts as.
+        scale: the size of a large error, or None.
     """
 
     error: Error
@@ -124,29 +139,36 @@ class _Tested:
     @property
     def margin(self) -> float | None:
         """Return the difference up to which errors are equal."""
-        return (POINT if self.error.percent else SHARE) * self.scale if self.scale else None
+        if not self.scale:
+            return None
+        share = POINT if self.error.percent else SHARE
+        return share * self.scale
 
-    def beside(self, other: Baseline) -> dict[str, Any]:
-        """Return the difference of another model's error, its standard error, and the word for it."""
-        assert other.error is not None
-        assert other.outputs is not None
-        models = [self.outputs, other.outputs.numpy()]
-        difference = other.error - self.value
+    def compared_with(self, rival: Baseline) -> dict[str, Any]:
+        """Return the difference of a rival's error, its standard error, and the word for it."""
+        assert rival.error is not None
+        assert rival.outputs is not None
+        models = [self.outputs, rival.outputs.numpy()]
+        difference = rival.error - self.value
         deviation = standard_error(self.error, models, self.targets, self.groups)
         if deviation is not None:
-            # About no difference instead of about the one that was seen, as in a score test: few
-            # samples show less.
+            # As in a score test, the deviation about no difference instead of about the measured
+            # one: a few samples that all agree have no deviation about their own difference.
             deviation = math.hypot(deviation, difference / math.sqrt(self.size))
-        one_sample = self.scale / self.size if self.scale else None
+        one_sample = None
+        if self.scale:
+            one_sample = self.scale / self.size
         word = word_for(difference, deviation, one_sample, self.margin)
         return {"difference": difference, "standard_error": deviation, "is": word}
 
 
 @dataclass(frozen=True)
-class _Words:
-    """The sentence.
+class _Sentences:
+    """The clauses of the sentence about a comparison.
 
-    `percent`: of the error, `split`: the test split in words, such as "200 test samples".
+    Args:
+        percent: whether errors are shown in per cent.
+        split: the test split in words, such as "200 test samples".
     """
 
     percent: bool
@@ -154,51 +176,62 @@ class _Words:
 
     def rival(self, name: str, rival: Baseline, comparison: Mapping[str, Any]) -> str:
         """Return what the comparison with the rival shows."""
-        difference, deviation = comparison["difference"], comparison["standard_error"]
-        apart = self._shown(abs(difference), " points")
+        difference = comparison["difference"]
+        deviation = comparison["standard_error"]
+        distance = self._shown(abs(difference), " points")
         if deviation is not None:
-            apart += f" ± {self._shown(BEYOND * deviation, '')}"
-        took = ""
+            distance += f" ± {self._shown(BEYOND * deviation, '')}"
+        duration = ""
         if rival.seconds:
-            took = f" in {rival.seconds:{'.0f' if rival.seconds >= 10 else '.2g'}} s"
-        named = f"{NAMES[name]} ({self._shown(rival.error)}{took})"
-        chosen = f"{named}, the simple model that validates best"
+            number_format = ".0f" if rival.seconds >= 10 else ".2g"
+            duration = f" in {rival.seconds:{number_format}} s"
+        model = f"{NAMES[name]} ({self._shown(rival.error)}{duration})"
+        chosen = f"{model}, the simple model that validates best"
         side = "below" if difference > 0 else "above"
         match comparison["is"]:
             case "better":
-                return f"{apart} better than {chosen}"
+                return f"{distance} better than {chosen}"
             case "worse":
-                use = "" if name == CONSTANT else "use it, or "
-                return f"{named} does better here by {apart}: {use}try more training data or another body"
+                advice = "try more training data or another body"
+                if name != CONSTANT:
+                    advice = f"use it, or {advice}"
+                return f"{model} does better here by {distance}: {advice}"
             case "equal":
-                return f"as good as {chosen}, within {self._margin}: they are {apart} apart"
+                return f"as good as {chosen}, within {self._margin}: they are {distance} apart"
             case _ if deviation is None:
-                return f"{apart} {side} {chosen}; how sure that is cannot be computed"
+                return f"{distance} {side} {chosen}; how sure that is cannot be computed"
             case _ if deviation == 0:
                 return (
                     f"no different from {chosen}, on {self.split}: too few to tell which is better"
                 )
             case _:
-                return f"{apart} {side} {chosen}: which is better cannot be told with {self.split}"
+                return (
+                    f"{distance} {side} {chosen}: which is better cannot be told with {self.split}"
+                )
 
     def body(self, rival: str, ridge: Baseline, comparison: Mapping[str, Any]) -> str:
-        """Return what the body is worth, by the comparison with the ridge on the embedder's features, which has no body."""
-        named = "that ridge"
+        """Return what the body is worth.
+
+        The ridge on the embedder's features has no body; `comparison` is with it.
+        """
+        model = "that ridge"
         if rival != FEATURES:
-            named = f"{NAMES[FEATURES]} ({self._shown(ridge.error)})"
+            model = f"{NAMES[FEATURES]} ({self._shown(ridge.error)})"
         match comparison["is"]:
             case "better":
-                return f"the body helps: {named} does worse without it"
+                return f"the body helps: {model} does worse without it"
             case "worse":
-                return f"the body is no help: {named} does better without it"
+                return f"the body is no help: {model} does better without it"
             case "equal":
-                return f"the body adds nothing to {named}, within {self._margin}"
+                return f"the body adds nothing to {model}, within {self._margin}"
             case _:
-                return f"whether the body adds anything to {named} cannot be told"
+                return f"whether the body adds anything to {model} cannot be told"
 
     @property
     def _margin(self) -> str:
-        return "1 point" if self.percent else f"{100 * SHARE:.0f} % of the best constant's error"
+        if self.percent:
+            return "1 point"
+        return f"{100 * SHARE:.0f} % of the best constant's error"
 
     def _shown(self, value: float | None, unit: str = " %") -> str:
         if self.percent:

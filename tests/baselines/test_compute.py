@@ -1,4 +1,4 @@
-"""Baselines of a task's data: what they learn from, the cache, and whatever goes wrong, which never ends a run."""
+"""Baselines of a task's data: what they learn from, the cache, and failures, which end no run."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,10 +23,10 @@ from orca_cli.scoring.regression import RelativeL2
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
-X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * np.array([1, -1])[:, None]).astype(
-    np.float32
-)
-FLAT, POOLED = X.reshape(60, -1), np.c_[X.mean(2), X.max(2)]
+SIGNS = np.array([1, -1])[:, None]
+X = (RNG.normal(size=(60, 2, 12)) + 0.4 * Y[:, None, None] * SIGNS).astype(np.float32)
+FLAT = X.reshape(60, -1)
+POOLED = np.c_[X.mean(2), X.max(2)]
 TABLE = {"_target_": "orca_cli.data.table.load", "id": None}
 
 
@@ -68,19 +68,29 @@ class Start(nn.Module):
 
 def subject(task, learned):
     return Subject(
-        task, ZeroOne(), learned, False, Tokens(), None, task.open_test, None, None, {}, None
+        task=task,
+        error=ZeroOne(),
+        learned=learned,
+        may_judge=False,
+        embedder=Tokens(),
+        start=None,
+        open_test=task.open_test,
+        targets=None,
+        groups=None,
+        digests={},
+        constant=None,
     )
 
 
 @pytest.fixture
 def task():
     return TaskData(
-        "classes",
-        (2, 12),
-        3,
-        samples(slice(30)),
-        samples(slice(30, 45)),
-        lambda: samples(slice(45, 60)),
+        kind="classes",
+        input_shape=(2, 12),
+        num_outputs=3,
+        train=samples(slice(30)),
+        validation=samples(slice(30, 45)),
+        open_test=lambda: samples(slice(45, 60)),
     )
 
 
@@ -99,7 +109,8 @@ def run(tmp_path, messages, monkeypatch):
     def call(
         task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None
     ):
-        error, test = error or ZeroOne(), test or task.open_test()
+        error = error or ZeroOne()
+        test = test or task.open_test()
         digests = {
             "train": task.train.digest(),
             "val": task.validation.digest(),
@@ -107,19 +118,30 @@ def run(tmp_path, messages, monkeypatch):
         }
         learned = Joined([task.train, task.validation]) if with_validation else task.train
         constant = torch.from_numpy(error.constant(task.train.targets(), task.num_outputs))
-        of_test = (lambda: test, torch.from_numpy(test.targets()), test.groups(), digests, constant)
-        embedder = embedder or Tokens()
-        one = Subject(task, error, learned, not with_validation, embedder, lambda: start, *of_test)
-        return dict(compute.compute(names, one, tmp_path, SimpleNamespace(say=messages.append)))
+        run_subject = Subject(
+            task=task,
+            error=error,
+            learned=learned,
+            may_judge=not with_validation,
+            embedder=embedder or Tokens(),
+            start=lambda: start,
+            open_test=lambda: test,
+            targets=torch.from_numpy(test.targets()),
+            groups=test.groups(),
+            digests=digests,
+            constant=constant,
+        )
+        reporter = SimpleNamespace(say=messages.append)
+        return dict(compute.compute(names, run_subject, tmp_path, reporter))
 
     return call
 
 
 @pytest.mark.parametrize("with_validation", [False, True])
-def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(
+def test_they_learn_from_some_splits_and_are_judged_on_others(
     task, run, monkeypatch, messages, with_validation
 ):
-    """Chosen on the validation split, or by cross-validation where that split was trained on or is small."""
+    """That is the validation split, or folds where it was trained on or is small."""
     monkeypatch.setattr(inputs, "LEAST_JUDGES", 15)
     baselines = run(task, ("constant", "linear", "features"), with_validation=with_validation)
     names, n = (["train", "val"], 45) if with_validation else (["train"], 30)
@@ -134,31 +156,37 @@ def test_they_learn_from_the_asked_splits_and_are_chosen_on_others(
     if not with_validation:
         wrong = ridge(POOLED[:30], Y[:30], POOLED[30:45]).argmax(1) != Y[30:45]
     else:
-        fold, wrong = folds(45, 5, seed=0, classes=Y[:45]), []
+        fold = folds(45, 5, seed=0, classes=Y[:45])
+        wrong = []
         for number in range(5):
-            rows, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-            wrong += list(ridge(POOLED[rows], Y[rows], POOLED[held]).argmax(1) != Y[held])
+            train = np.flatnonzero(fold != number)
+            held_out = np.flatnonzero(fold == number)
+            decisions = ridge(POOLED[train], Y[train], POOLED[held_out])
+            wrong += list(decisions.argmax(1) != Y[held_out])
     features = baselines["features"]
-    assert (
-        features.record()["validation_error"]
-        == features.validation_error
-        == pytest.approx(np.mean(wrong))
-    )
+    assert features.validation_error == pytest.approx(np.mean(wrong))
+    assert features.record()["validation_error"] == features.validation_error
     # The test error does not depend on how the best model is chosen.
     monkeypatch.setattr(inputs, "LEAST_JUDGES", 16)
-    assert (
-        run(task, ["features"], with_validation=with_validation)["features"].error == features.error
-    )
+    again = run(task, ["features"], with_validation=with_validation)
+    assert again["features"].error == features.error
 
 
-def test_what_was_computed_once_is_taken_from_the_cache(task, run, monkeypatch):
-    first = run(task, ["linear"])["linear"]
+@pytest.fixture
+def computed(task, run, monkeypatch):
+    """Compute a linear model and a probe; nothing can be fitted after that."""
+    linear = run(task, ["linear"])["linear"]
     probe = run(task, ["probe"], start=Start(1.0))["probe"]
 
     def refuse(*_, **settings):
         raise AssertionError("fitted again")
 
     monkeypatch.setattr(isolation, "isolated", refuse)
+    return linear, probe
+
+
+def test_what_was_computed_once_is_taken_from_the_cache(task, run, computed):
+    first, probe = computed
     again = run(task, ["linear"])["linear"]
     assert again.record() == first.record()
     assert torch.equal(again.outputs, first.outputs)
@@ -167,85 +195,110 @@ def test_what_was_computed_once_is_taken_from_the_cache(task, run, monkeypatch):
     error = ZeroOne()
     error.name = "another"
     assert run(task, ["linear"], error)["linear"].error == first.error
-    for other in (
-        lambda: run(replace(task, train=samples(slice(1, 30))), ["linear"]),
-        lambda: run(task, ["linear"], test=samples(slice(44, 60))),
-        lambda: run(task, ["linear"], with_validation=True),
-        lambda: run(task, ["linear"], Balanced()),
-        lambda: run(task, ["probe"], start=Start(0.5)),  # another body
-    ):
-        with pytest.raises(AssertionError, match="fitted again"):
-            other()
 
 
-CRASH = isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV"
-OVER_TIME = isolation.StoppedError("needs more than its limit"), "it needs more than its limit"
+@pytest.mark.usefixtures("computed")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("linear", {"test": samples(slice(44, 60))}),
+        ("linear", {"with_validation": True}),
+        ("linear", {"error": Balanced()}),
+        # Another body.
+        ("probe", {"start": Start(0.5)}),
+    ],
+)
+def test_a_model_of_other_settings_is_fitted_again(task, run, name, settings):
+    with pytest.raises(AssertionError, match="fitted again"):
+        run(task, [name], **settings)
+
+
+@pytest.mark.usefixtures("computed")
+def test_a_model_of_other_training_samples_is_fitted_again(task, run):
+    with pytest.raises(AssertionError, match="fitted again"):
+        run(replace(task, train=samples(slice(1, 30))), ["linear"])
+
+
+CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV")
+OVER_TIME = (isolation.StoppedError("needs more than its limit"), "it needs more than its limit")
 
 
 @pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])
 def test_a_failure_is_reported_and_the_others_go_on(
     task, run, messages, monkeypatch, failure, reason
 ):
-    computed = isolation.isolated
+    isolated = isolation.isolated
 
     def failing(*places, **request):
         if request["model"] == "linear":
             raise failure
-        return computed(*places, **request)
+        return isolated(*places, **request)
 
     monkeypatch.setattr(isolation, "isolated", failing)
     baselines = run(task, ("constant", "linear", "features"))
     assert (baselines["linear"].error, baselines["linear"].reason) == (None, reason)
     assert messages == [f"baselines: linear was not computed: {reason}"]
     assert baselines["features"].error is not None
-    monkeypatch.setattr(isolation, "isolated", computed)
-    assert run(task, ("linear",))["linear"].error is not None  # failures are not cached
+    monkeypatch.setattr(isolation, "isolated", isolated)
+    # Failures are not cached.
+    assert run(task, ("linear",))["linear"].error is not None
 
 
 def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     monkeypatch.setattr(inputs, "MOST_ROWS", 20)
     baseline = run(task, ["linear"], with_validation=True)["linear"]
     assert baseline.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
-    one = subject(task, Joined([task.train, task.validation]))
-    assert np.array_equal(one.table[0], FLAT[one.rows(one.learned, raw=False)])
+    whole = subject(task, Joined([task.train, task.validation]))
+    assert np.array_equal(whole.table[0], FLAT[whole.rows(whole.learned, raw=False)])
 
 
-def test_dense_outputs_have_a_linear_model_where_that_makes_sense(run, messages):
-    def dense(y):
-        x = ArraySamples(X[:30], y[:30])
-        return TaskData("dense", (2, 12), y.shape[1], x, x, lambda: ArraySamples(X[30:], y[30:]))
+def dense(y):
+    train = ArraySamples(X[:30], y[:30])
+    return TaskData(
+        kind="dense",
+        input_shape=(2, 12),
+        num_outputs=y.shape[1],
+        train=train,
+        validation=train,
+        open_test=lambda: ArraySamples(X[30:], y[30:]),
+    )
 
+
+def test_maps_have_a_linear_model(run, messages):
     maps = X[:, :1] - X[:, 1:] + 3
     baselines = run(dense(maps), ("constant", "linear"), RelativeL2())
     assert baselines["linear"].error < 0.1 * baselines["constant"].error
-    assert (
-        run(dense((X[:, :1] > 0).astype(np.float32)), ["linear"], MaskError())["linear"].error
-        < 0.05
-    )
     assert messages == []
-    unknown = dense(
-        np.where(np.arange(60)[:, None, None] < 30, np.nan, X[:, :1] > 0).astype(np.float32)
-    )
-    assert (
-        run(unknown, ["linear"], MaskError())["linear"].reason == "no training sample has a target"
-    )
 
 
-def test_features_are_the_embedders_own_or_its_pooled_tokens_and_the_probe_is_of_what_the_predictor_sees(
-    task, run
-):
-    for embedder, features in ((Tokens(), POOLED), (Knowing(), X[:, :1, 0])):
-        baseline = run(task, ["features"], embedder=embedder)["features"]
-        assert baseline.outputs.numpy() == pytest.approx(
-            ridge(features[:30], Y[:30], features[45:]), abs=1e-4
-        )
+def test_masks_have_a_linear_model_where_a_target_is_known(run, messages):
+    masks = (X[:, :1] > 0).astype(np.float32)
+    assert run(dense(masks), ["linear"], MaskError())["linear"].error < 0.05
+    assert messages == []
+    masks[:30] = np.nan
+    linear = run(dense(masks), ["linear"], MaskError())["linear"]
+    assert linear.reason == "no training sample has a target"
+
+
+@pytest.mark.parametrize(
+    ("embedder", "features"), [(Tokens(), POOLED), (Knowing(), X[:, :1, 0])], ids=["pooled", "own"]
+)
+def test_features_are_the_embedders_own_or_its_pooled_tokens(task, run, embedder, features):
+    baseline = run(task, ["features"], embedder=embedder)["features"]
+    expected = ridge(features[:30], Y[:30], features[45:])
+    assert baseline.outputs.numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_probe_is_of_what_the_predictor_sees(task, run):
     probe = run(task, ["probe"], start=Start(1.0))["probe"]
-    assert probe.outputs.numpy() == pytest.approx(
-        ridge(X[:30].mean(2), Y[:30], X[45:].mean(2)), abs=1e-4
-    )
-    # Padding is left out, and a sample of padding alone has features too.
+    expected = ridge(X[:30].mean(2), Y[:30], X[45:].mean(2))
+    assert probe.outputs.numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_padding_is_left_out_of_pooled_tokens(task):
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
+    # A sample of padding alone has features too.
     learned, new = subject(replace(task, open_test=lambda: padded), padded).embedded()
     assert learned[1] == pytest.approx([*X[1, :, :2].mean(1), *X[1, :, :2].max(1)])
     assert np.isfinite(learned).all()

@@ -36,8 +36,9 @@ def outputs(model, form, x, y, new, k, **settings):
 
 
 @pytest.mark.parametrize("features", [8, 300])
-def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(features):
-    rng, y = np.random.default_rng(1), np.arange(120) % 3
+def test_linear_models_are_scikit_learns(features):
+    rng = np.random.default_rng(1)
+    y = np.arange(120) % 3
     x = (rng.normal(size=(120, features)) + 1.5 * np.eye(3, features)[y]).astype(np.float32)
     new = rng.normal(size=(30, features)).astype(np.float32)
     predicted, about = outputs("linear", "classes", x, y, new, 3)
@@ -52,7 +53,7 @@ def test_linear_models_are_scikit_learns_also_with_more_features_than_samples(fe
     assert predicted == pytest.approx(direct.fit(x.astype(np.float64), y).predict(new), abs=1e-4)
 
 
-BOOSTING = HistGradientBoostingClassifier, HistGradientBoostingRegressor
+BOOSTING = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 FOREST = (
     partial(RandomForestClassifier, 300),
     partial(RandomForestRegressor, 300, max_features=1 / 3),
@@ -61,7 +62,7 @@ FOREST = (
 
 @pytest.mark.parametrize(("model", "pair"), [("boosting", BOOSTING), ("forest", FOREST)])
 def test_trees_are_scikit_learns(model, pair):
-    classifier, regressor = (one(random_state=0) for one in pair)
+    classifier, regressor = (model_class(random_state=0) for model_class in pair)
     x, y = classification(n=60)
     new = RNG.normal(size=(30, 8)).astype(np.float32)
     predicted, _ = outputs(model, "classes", x, y, new, 3)
@@ -77,20 +78,22 @@ def test_unknown_targets_are_left_out_output_by_output(model):
     y[:20, 0] = np.nan
     y[70:, 1] = np.nan
     predicted, _ = outputs(model, "values", x, y, x, 2)
-    rows = {0: slice(20, None), 1: slice(70)}
-    apart = [outputs(model, "values", x[rows[k]], y[rows[k], k : k + 1], x, 1)[0] for k in rows]
-    assert predicted == pytest.approx(np.concatenate(apart, axis=1), abs=1e-6)
+    for k, rows in enumerate((slice(20, None), slice(70))):
+        column, _ = outputs(model, "values", x[rows], y[rows, k : k + 1], x, 1)
+        assert predicted[:, k : k + 1] == pytest.approx(column, abs=1e-6)
 
 
 @pytest.mark.parametrize("model", ["linear", "forest", "boosting", "features"])
-def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_the_least_score(
-    model,
-):
+def test_likely_labels_are_above_zero(model):
     x = RNG.normal(size=(200, 3))
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
     scores, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)
     assert ((scores > 0) == (y[150:] > 0)).mean() > 0.9
+
+
+@pytest.mark.parametrize("model", ["linear", "forest", "boosting", "features"])
+def test_classes_without_a_sample_get_the_least_score(model):
     x, y = classification(k=3)
     y[y == 1] = 3
     scores, _ = outputs(model, "classes", x, y, x, 5)
@@ -99,22 +102,21 @@ def test_likely_labels_are_above_zero_and_classes_without_a_training_sample_get_
 
 
 CONSTANT = (np.full((12, 3), 1e30), np.arange(12) % 2)
-ONE_CLASS, A_CLASS_A_SAMPLE = (
-    (RNG.normal(size=(12, 4)), np.zeros(12, int)),
-    (RNG.normal(size=(6, 40)), np.arange(6)),
-)
+ONE_CLASS = (RNG.normal(size=(12, 4)), np.zeros(12, int))
+A_CLASS_A_SAMPLE = (RNG.normal(size=(6, 40)), np.arange(6))
 
 
+@pytest.mark.parametrize("model", ["linear", "boosting", "features"])
 @pytest.mark.parametrize(("x", "y"), [CONSTANT, ONE_CLASS, A_CLASS_A_SAMPLE])
-def test_degenerate_data_give_outputs_all_the_same(x, y):
-    for model in ("linear", "boosting", "features"):
-        assert outputs(model, "classes", x.astype(np.float32), y, x[:2].astype(np.float32), 6)[
-            0
-        ].shape == (2, 6)
-        assert outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)[0].shape == (2, 1)
+def test_degenerate_data_give_outputs_all_the_same(x, y, model):
+    inputs = x.astype(np.float32)
+    scores, _ = outputs(model, "classes", inputs, y, inputs[:2], 6)
+    assert scores.shape == (2, 6)
+    numbers, _ = outputs(model, "values", x, y[:, None].astype(float), x[:2], 1)
+    assert numbers.shape == (2, 1)
 
 
-def test_balanced_classes_weigh_alike_and_samples_of_one_group_stay_in_one_fold():
+def test_balanced_classes_weigh_alike():
     x = RNG.normal(size=(300, 1))
     y = (np.arange(300) < 30).astype(int)
     x[:, 0] += 1.5 * y
@@ -123,18 +125,23 @@ def test_balanced_classes_weigh_alike_and_samples_of_one_group_stay_in_one_fold(
         for balanced in (False, True)
     ]
     assert (scores[0].argmax(1) == 1).mean() < 0.5 < (scores[1].argmax(1) == 1).mean()
-    # Features identify the group, which says nothing about other groups: the strongest penalty is chosen.
-    groups = np.repeat(np.arange(24), 5)
+
+
+GROUPS = np.repeat(np.arange(24), 5)
+
+
+# Features identify the group, which says nothing about other groups: where whole groups are left
+# out, the strongest penalty is chosen.
+@pytest.mark.parametrize(("groups", "choice"), [(None, "C=0.1"), (GROUPS, "C=0.0001")])
+def test_samples_of_one_group_stay_in_one_fold(groups, choice):
     rng = np.random.default_rng(0)
-    x, y = np.eye(24)[groups] + 0.1 * rng.normal(size=(120, 24)), rng.integers(0, 2, 24)[groups]
-    chosen = [
-        outputs("linear", "classes", x, y, x[:2], 2, groups=grouping)[1]
-        for grouping in (None, groups)
-    ]
-    assert chosen == ["C=0.1", "C=0.0001"]
+    x = np.eye(24)[GROUPS] + 0.1 * rng.normal(size=(120, 24))
+    y = rng.integers(0, 2, 24)[GROUPS]
+    _, about = outputs("linear", "classes", x, y, x[:2], 2, groups=groups)
+    assert about == choice
 
 
-def test_windows_find_a_convolution_and_shrink_with_the_number_of_channels():
+def test_windows_find_a_convolution():
     x = RNG.normal(size=(20, 2, 30))
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     y = (padded[:, 0, :-2] - 2 * padded[:, 1, 2:] + np.linspace(0, 5, 30))[:, None]
@@ -143,9 +150,13 @@ def test_windows_find_a_convolution_and_shrink_with_the_number_of_channels():
     # A causal model does not see the next position, which the second term comes from.
     blind, _ = outputs("linear", "maps", x[:15], y[:15], x[15:], 1, causal=True)
     assert np.square(blind - y[15:]).mean() == pytest.approx(4, rel=0.4)
-    for channels, size in ((2, "5 x 5"), (600, "1 x 1")):
-        x = RNG.normal(size=(3, channels, 8, 8))
-        assert size in outputs("linear", "maps", x, x[:, :1], x[:1], 1)[1]
+
+
+@pytest.mark.parametrize(("channels", "size"), [(2, "5 x 5"), (600, "1 x 1")])
+def test_windows_shrink_with_the_number_of_channels(channels, size):
+    x = RNG.normal(size=(3, channels, 8, 8))
+    _, about = outputs("linear", "maps", x, x[:, :1], x[:1], 1)
+    assert size in about
 
 
 def test_a_class_at_every_position():
@@ -172,18 +183,22 @@ def test_minirocket_tells_waves_apart(length):
 
 
 @pytest.mark.parametrize("shape", [(1, 9000), (3, 64, 64), (2, 20, 20, 20), (2000, 3)])
-def test_large_inputs_become_summaries_within_bounds_whatever_else_is_in_the_batch(shape):
+def test_large_inputs_become_summaries_within_bounds(shape):
     x = RNG.normal(size=(4, *shape)).astype(np.float32)
     features = table(x, None, 1024)
     assert 300 < features.shape[1] <= 1024
+    # Whatever else is in the batch.
     assert np.array_equal(features[1:2], table(x[1:2], None, 1024))
 
 
-def test_summaries_hold_what_is_known_and_padding_counts_for_nothing_but_its_share():
+def test_summaries_of_known_inputs():
     x = np.repeat([1.0, 3.0], 3000)[None, None].astype(np.float32)
     assert table(x, None, 500)[0][:5] == pytest.approx([2, 1, 1, 3, 2 / 5999])
     image = np.arange(16.0).reshape(1, 1, 4, 4)
     assert pooled(image, np.ones((1, 1, 4, 4), bool), 4).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+
+
+def test_padding_counts_for_nothing_but_its_share():
     x = RNG.normal(size=(2, 2, 6000)).astype(np.float32) + np.float32([[-9], [9]])  # padding is 0
     valid = np.zeros((2, 6000), dtype=bool)
     valid[0, :2000] = True

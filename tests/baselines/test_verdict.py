@@ -1,4 +1,7 @@
-"""What a run's error is worth beside its baselines: four words, each wrong in at most one of twenty test splits."""
+"""How a run's error compares with its baselines: four words.
+
+Each is wrong in at most one of twenty test splits.
+"""
 
 import re
 from collections import Counter
@@ -31,11 +34,19 @@ def answers(wrong, first=0):
     return outputs_of((place >= first) & (place < first + wrong))
 
 
+def judged(wrong, validation_error):
+    """Return a baseline of which the first `wrong` test samples are wrong."""
+    return Baseline(
+        error=wrong / N, validation_error=validation_error, seconds=1.0, outputs=answers(wrong)
+    )
+
+
 def against(baselines, ours, groups=None):
     return verdict(ZeroOne(), answers(ours), TARGETS, groups, baselines)
 
 
-# (errors of the transfer, of the baseline, its first wrong sample, which one is named, what it is, what the text has)
+# Samples on which the run is wrong, and the baseline, the first of these, the name of the baseline,
+# the word, and a pattern of the text.
 VERDICTS = [
     (
         20,
@@ -82,9 +93,11 @@ VERDICTS = [
 @pytest.mark.parametrize(("ours", "theirs", "first", "name", "word", "text"), VERDICTS)
 def test_each_word_has_a_sentence(ours, theirs, first, name, word, text):
     baselines = {
-        "constant": Baseline(0.5, 0.5, outputs=answers(200)),
-        name: Baseline(theirs / N, 0.1, 2.0, outputs=answers(theirs, first)),
-        "minirocket": Baseline(None, reason="not installed"),
+        "constant": judged(200, validation_error=0.5),
+        name: Baseline(
+            error=theirs / N, validation_error=0.1, seconds=2.0, outputs=answers(theirs, first)
+        ),
+        "minirocket": Baseline(error=None, reason="not installed"),
     }
     comparison = against(baselines, ours)
     assert (comparison["baseline"], comparison["is"]) == (name, word)
@@ -96,10 +109,10 @@ def test_each_word_has_a_sentence(ours, theirs, first, name, word, text):
 
 def test_the_rival_validates_best_and_need_not_test_best():
     baselines = {
-        "constant": Baseline(0.5, 0.5, outputs=answers(200)),
-        "linear": Baseline(50 / N, 0.10, 1.0, outputs=answers(50)),
-        "forest": Baseline(20 / N, 0.11, 1.0, outputs=answers(20)),
-        "features": Baseline(100 / N, 0.3, 1.0, outputs=answers(100)),
+        "constant": judged(200, validation_error=0.5),
+        "linear": judged(50, validation_error=0.10),
+        "forest": judged(20, validation_error=0.11),
+        "features": judged(100, validation_error=0.3),
     }
     comparison = against(baselines, 52)
     shown = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
@@ -107,51 +120,65 @@ def test_the_rival_validates_best_and_need_not_test_best():
     assert comparison["text"].endswith(
         "the body helps: a ridge on the embedder's features (25.0 %) does worse without it"
     )
-    unjudged = {name: replace(one, validation_error=None) for name, one in baselines.items()}
-    assert against(unjudged, 52) is None
-    assert against({"forest": Baseline(None)}, 52) is None
+
+
+@pytest.mark.parametrize(
+    "baseline", [replace(judged(50, 0.1), validation_error=None), Baseline(error=None)]
+)
+def test_models_without_both_errors_are_no_rivals(baseline):
+    assert against({"linear": baseline}, 52) is None
 
 
 def test_agreeing_on_a_few_samples_is_not_equality():
-    outputs, targets = outputs_of(np.zeros(18, bool)), torch.zeros(18, dtype=torch.int64)
-    comparison = verdict(
-        ZeroOne(), outputs, targets, None, {"linear": Baseline(0.0, 0.0, outputs=outputs)}
-    )
-    assert (comparison["is"], comparison["difference"], comparison["standard_error"]) == (
-        "unknown",
-        0,
-        0,
-    )
+    outputs = outputs_of(np.zeros(18, bool))
+    targets = torch.zeros(18, dtype=torch.int64)
+    baselines = {"linear": Baseline(error=0.0, validation_error=0.0, outputs=outputs)}
+    comparison = verdict(ZeroOne(), outputs, targets, None, baselines)
+    assert comparison["is"] == "unknown"
+    assert comparison["difference"] == 0
+    assert comparison["standard_error"] == 0
     assert "no different from a linear model (0.0 %)" in comparison["text"]
     assert comparison["text"].endswith("on 18 test samples: too few to tell which is better")
 
 
 @pytest.mark.parametrize(("n", "word"), [(4, "unknown"), (12, "better")])
 def test_being_right_on_four_samples_shows_nothing(n, word):
-    """Each resample of a few samples on which models differ in the same way has the same difference, whose deviation is 0."""
-    right, targets = outputs_of(np.zeros(n, bool)), torch.zeros(n, dtype=torch.int64)
-    baselines = {"linear": Baseline(1.0, 0.0, outputs=outputs_of(np.ones(n, bool)))}
+    """Where models differ in the same way on all samples, all resamples have the same difference.
+
+    Its deviation is 0.
+    """
+    right = outputs_of(np.zeros(n, bool))
+    targets = torch.zeros(n, dtype=torch.int64)
+    wrong = outputs_of(np.ones(n, bool))
+    baselines = {"linear": Baseline(error=1.0, validation_error=0.0, outputs=wrong)}
     assert verdict(ZeroOne(), right, targets, None, baselines)["is"] == word
 
 
-def test_records_count_and_not_their_samples():
-    baselines = {"linear": Baseline(90 / N, 0.1, outputs=answers(90))}
-    words = {}
-    for samples in (1, 20, N):
-        groups = np.arange(N) // samples
-        comparison = against(baselines, 50, groups)
-        words[samples] = (comparison["is"], comparison["n"])
-    assert words == {1: ("better", N), 20: ("unknown", 20), N: ("unknown", 1)}
+@pytest.mark.parametrize(
+    ("samples", "word", "records"), [(1, "better", N), (20, "unknown", 20), (N, "unknown", 1)]
+)
+def test_records_count_and_not_their_samples(samples, word, records):
+    comparison = against({"linear": judged(90, 0.1)}, 50, np.arange(N) // samples)
+    assert (comparison["is"], comparison["n"]) == (word, records)
+
+
+def test_a_difference_within_one_record_has_no_deviation():
+    baselines = {"linear": Baseline(error=90 / N, validation_error=0.1, outputs=answers(90))}
+    comparison = against(baselines, 50, np.zeros(N, int))
     assert "10.0 points below a linear model (22.5 %)" in comparison["text"]
     assert "how sure that is cannot be computed" in comparison["text"]
 
 
 def rates(n, only_ours, only_theirs):
-    """Return how often each word is said of two models, with the probabilities that one alone is wrong on a sample.
+    """Return how often each word is said of two models.
 
-    Every number of samples on which the models differ is gone through, with the standard error that an endless bootstrap has.
+    The probabilities are those that one model alone is wrong on a sample.
+
+    Every number of samples on which the models differ is gone through, with the standard error that
+    an endless bootstrap has.
     """
-    share, total = Counter(), only_ours + only_theirs
+    share = Counter()
+    total = only_ours + only_theirs
     for differing in range(int(n * total + 10 * np.sqrt(n * total) + 20)):
         weight = binom.pmf(differing, n, total)
         theirs = np.arange(differing + 1)
@@ -174,9 +201,8 @@ def test_equally_good_models_are_rarely_better_or_worse(n, differ):
 def test_models_a_point_apart_are_rarely_called_equal(n, both):
     share = rates(n, both, 0.01 + both)
     assert share["equal"] <= 0.05
-    assert (
-        share["equal"] == 0
-    ) or n >= 310  # so many samples without a difference leave a point open
+    # Fewer samples than 310 without a difference leave a point open.
+    assert share["equal"] == 0 or n >= 310
 
 
 def test_equal_models_are_equal_once_there_are_enough_samples():
@@ -185,13 +211,18 @@ def test_equal_models_are_equal_once_there_are_enough_samples():
 
 
 def said(pairs, error):
-    """Return how often each word is said of (outputs of the run, of the other, of the constant, targets)."""
+    """Return how often each word is said of test splits.
+
+    Each is (outputs of the run, of the other model, of the constant, targets).
+    """
     words = Counter()
     for ours, theirs, constant, targets in pairs:
         baselines = {}
         for name, outputs in (("features", theirs), ("constant", constant)):
             value = error(outputs.numpy(), targets.numpy()).value
-            baselines[name] = Baseline(value, 0.1 * len(name), outputs=outputs)
+            baselines[name] = Baseline(
+                error=value, validation_error=0.1 * len(name), outputs=outputs
+            )
         comparison = verdict(
             error, ours, targets, None, {"features": baselines["features"]} | baselines
         )
@@ -200,7 +231,10 @@ def said(pairs, error):
 
 
 def classes(n, run, other, both, splits):
-    """Yield test splits on which two models are wrong with these probabilities, and together with the third."""
+    """Yield test splits on which two models are wrong with these probabilities.
+
+    With the probability `both` they are wrong together.
+    """
     generator = seeding.numpy_generator(0, "tests", "verdict", n, str((run, other)))
     for _ in range(splits):
         u = generator.random(n)
@@ -210,7 +244,10 @@ def classes(n, run, other, both, splits):
 
 
 def numbers(n, run, other, correlation, splits):
-    """Yield test splits of numbers of deviation 1, which two models miss by normal differences of these deviations."""
+    """Yield test splits of numbers of deviation 1.
+
+    Two models miss them by normal differences of these deviations.
+    """
     generator = seeding.numpy_generator(0, "tests", "verdict", n, str((run, other)))
     for _ in range(splits):
         target, common, own = torch.from_numpy(generator.normal(size=(3, n, 1)))
@@ -252,8 +289,8 @@ def test_the_margin_of_numbers_is_a_share_of_the_constants_error():
     ((ours, theirs, constant, targets),) = numbers(50, 0.3, 0.3, 0.9, 1)
     error = RMSE()(constant.numpy(), targets.numpy()).value
     baselines = {
-        "constant": Baseline(error, 1.0, outputs=constant),
-        "linear": Baseline(0.3, 0.1, outputs=theirs),
+        "constant": Baseline(error=error, validation_error=1.0, outputs=constant),
+        "linear": Baseline(error=0.3, validation_error=0.1, outputs=theirs),
     }
     assert verdict(RMSE(), ours, targets, None, baselines)["margin"] == pytest.approx(0.05 * error)
     del baselines["constant"]

@@ -1,0 +1,64 @@
+"""Features of every position of a map: the inputs around it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+# Features of a position.
+_MOST_FEATURES = 512
+# Positions to each side, by the number of axes.
+_RADIUS = {1: 3, 2: 2, 3: 1}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The inputs around every position of a map as its features."""
+
+    # *E
+    extent: tuple[int, ...]
+    # Positions along each axis.
+    window: tuple[int, ...]
+    # Positions of a window before and after its own.
+    sides: tuple[int, int]
+    # [C, *E], taken away from inputs.
+    centre: np.ndarray
+    # [positions, 2 * axes], further features.
+    coordinates: np.ndarray
+
+    @classmethod
+    def of_inputs(cls, x: np.ndarray, causal: bool) -> "Windows":
+        """Return the widest windows whose features are few enough for inputs [n, C, *E]."""
+        extent = x.shape[2:]
+        radius = _RADIUS.get(len(extent), 0)
+        while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
+            radius -= 1
+        return cls(
+            extent=extent,
+            window=(2 * radius + 1,) * len(extent),
+            sides=(2 * radius, 0) if causal else (radius, radius),
+            centre=np.zeros(()),
+            coordinates=np.zeros((int(np.prod(extent)), 0)),
+        )
+
+    def features(self, sample: np.ndarray) -> np.ndarray:
+        """Return the features [positions, F] of all positions of an input [C, *E]."""
+        axes = len(self.extent)
+        # Channels are not padded, all other axes alike.
+        padding = [(0, 0)] + [self.sides for _ in self.extent]
+        padded = np.pad(sample - self.centre, padding)
+        windows: Any = sliding_window_view(padded, self.window, axis=tuple(range(1, axes + 1)))
+        # [C, *E, *window] -> [positions, C * window]
+        values = np.moveaxis(windows, 0, axes).reshape(len(self.coordinates), -1)
+        return np.concatenate([values, self.coordinates], axis=1)
+
+
+def coordinates(extent: tuple[int, ...]) -> np.ndarray:
+    """Return the coordinates of all positions, in -1..1, and their squares.
+
+    The array is [positions, 2 * axes].
+    """
+    grid = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+    columns = [*grid, *(axis**2 for axis in grid)]
+    return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))

@@ -215,6 +215,7 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
 
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
+    # Sorted, so that the message does not change from run to run.
     words = sorted(allowed)
     if not words:
         return "nothing is allowed here"

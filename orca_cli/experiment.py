@@ -184,7 +184,8 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     storage.write_text(folder.path / "overrides.txt", overrides)
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.set_state("build")
-    # An earlier start may have decided what this one has to keep, such as the length of training.
+    # An earlier start may have made decisions that this start has to keep, such as the length of
+    # training.
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
     # It writes only whole files, so that a signal may end it anywhere.
     with signals.immediate():
@@ -205,6 +206,7 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     # Before the stages, which would otherwise continue with other bits.
     folder.check_fingerprint("build", facts)
     folder.write_summary("build", built.summary | {"precision": engine.precision})
+    # A run on own data can predict for new files, which need the same preprocessing.
     if built.task.preprocessing is not None:
         write_preprocessing(folder.stage("build"), built.task.preprocessing)
         checkpoint = getattr(built.model.body, "folder", None)
@@ -243,6 +245,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
         )
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
+    # Started before the stages: what it imports must not meet imports of the run.
     tracker.start()
     folder.trackers.append(tracker)
     for stage in ("align", "finetune"):
@@ -385,6 +388,7 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
     """
     from orca_cli.stages.finetune import result_of
 
+    # The test split is opened after all choices are made; test=false keeps it closed.
     validated = train(job, folder, on_build, team)
     tested = test(job, folder, validated) if job.config.test else None
     result = result_of(validated, tested)

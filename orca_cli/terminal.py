@@ -101,7 +101,7 @@ def for_spreadsheet(text: str) -> str:
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
-    # The arguments are put in first: they are what comes from files.
+    # The arguments are put in first: texts from files are among them.
     record.msg = visible(record.getMessage(), kept="\t")
     record.args = ()
     return True

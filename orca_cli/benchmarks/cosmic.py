@@ -93,7 +93,7 @@ class Stamps(MapSamples):
             count=len(paths),
             shape=(1, form.size, form.size),
             files=[*paths, *(sky for sky in skies if sky.is_file())],
-            # What decides the cached masks; sky and scale are applied when an image is read.
+            # The cached masks depend on these alone; sky and scale come when an image is read.
             settings={"start": form.start, "size": form.size, "ignored": form.ignored},
             facts={"stamps": [str(stamp) for stamp in stamps], "form": asdict(form)},
         )

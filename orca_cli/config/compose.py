@@ -288,7 +288,7 @@ class Session:
         name = ""
         preset = study.Study()  # a plain sweep is a study whose axes are all typed
         if chosen:
-            # The last one counts, as with any key that is typed twice.
+            # The last counts, as with any key that is typed twice.
             name = chosen[-1].partition("=")[2].strip("'\"")
             preset = study.Study.read(name, choices("study", self._extra)[name])
         arms = self._arms(preset, typed)

@@ -85,7 +85,7 @@ def declared(target: str) -> dict[str, Setting]:
         return {}
     # Only statements of the module's top level: the name is looked up there.
     for statement in tree.body:
-        # A part may be offered by another module than the one that defines it.
+        # A part may be offered by another module than its own.
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 if name == (alias.asname or alias.name):

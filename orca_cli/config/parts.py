@@ -211,7 +211,7 @@ def check(
         the object, if `node` names a class and nothing is reserved; else None.
     """
     target = resolve(node, key)
-    # What is reserved is known only in a run, so such a class cannot be built yet.
+    # Reserved arguments are known only in a run, so such a class cannot be built yet.
     if inspect.isclass(target) and not reserved:
         return build(node, key)
     arguments = _arguments(node)

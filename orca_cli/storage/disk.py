@@ -108,8 +108,8 @@ def unreadable(path: Path, error: Exception) -> StorageError:
 
 
 def fsync_folder(folder: Path) -> None:
-    # A rename is on the disk only once the folder that holds the name is.
     """Force the names in a folder to the disk, if the file system supports that."""
+    # A rename is on the disk only once the folder that holds the name is.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

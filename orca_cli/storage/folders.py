@@ -104,7 +104,7 @@ def verify_folder(
     checked = {name: entries[name] for name in names if name not in editable}
     for problem in _changes(path, checked, contents=contents):
         raise ChecksumError(problem, where=str(path))
-    # With `only`, the other files are none of the caller's business.
+    # With `only`, the caller does not rely on the other files.
     if not extra_allowed and only is None:
         for problem in _extra_files(path, {*entries, *editable}):
             raise ChecksumError(problem, where=str(path))
@@ -169,7 +169,7 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
-    # With the time, so that a second damaged one of the same name gets a name of its own.
+    # With the time, so that a second damaged copy of the same name gets a name of its own.
     aside = path.with_name(f"{path.name}{_ASIDE}{disk.timestamp()}")
     with disk.guarded(path):
         path.rename(aside)

@@ -125,8 +125,8 @@ def limit_threads(parameters: int, tokens: int) -> None:
 
 @contextmanager
 def same_threads_after() -> Iterator[None]:
-    # Runs of a sweep may share a process: a small model must not limit the threads of the next run.
     """Give the process at the end of a block the number of threads that it had before."""
+    # A process may do several runs: a small model must not limit the threads of the next.
     before = torch.get_num_threads()
     try:
         yield

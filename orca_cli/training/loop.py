@@ -52,7 +52,7 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         with _READING:
             return call()
 
-    # A single thread: a second one would only wait for the lock.
+    # A single thread: a second would only wait for the lock.
     thread = ThreadPoolExecutor(1, thread_name_prefix="orca-feed")
     waiting: deque[Future[T]] = deque()
     try:
@@ -112,8 +112,8 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
     pieces = []
     for number, size in enumerate(sizes):
         for process in range(processes):
-            # A short batch may leave the last processes without a sample.
             start = process * length
+            # A short batch may leave the last processes without a sample.
             if start >= size:
                 break
             piece = Piece(
@@ -488,7 +488,7 @@ def whole_loss(
     for rows, factor in zip(rows_of_batches, factors, strict=True):
         # A batch with a factor of 0 has no known targets.
         if factor:
-            # Outputs take the place of inputs here: the loss is computed on the device of the run.
+            # Outputs take the place of inputs: the loss is computed on the device of the run.
             moved = engine.move(Batch(outputs[rows], targets[rows]))
             _, reported = loss_values(loss, moved.x, moved.y, unit)
             total += float(reported) * factor

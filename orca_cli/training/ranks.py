@@ -76,7 +76,7 @@ def silence() -> None:
     # The descriptors, not sys.stdout: libraries write to them as well.
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        # Both descriptors now lead to the sink, so the first one is not needed any more.
+        # Both descriptors now lead to the sink, so the first descriptor is not needed any more.
         os.dup2(sink, stream.fileno())
     os.close(sink)
 

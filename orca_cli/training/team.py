@@ -67,7 +67,7 @@ class Team:
         _share_processors(rank)
         os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
-        # A tensor on the CPU goes by gloo, one on a GPU by nccl.
+        # Tensors on the CPU go by gloo, those on a GPU by nccl.
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
             # An exception of a signal would leave the others waiting.
@@ -232,7 +232,7 @@ class Team:
         """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
         numbers = [int(number) for number in received if number]
         if self.leads and numbers:
-            # If several came, the first one in the order of the processes counts.
+            # If several came, the first in the order of the processes counts.
             signals.note(numbers[0])
 
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:

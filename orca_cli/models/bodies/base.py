@@ -22,7 +22,7 @@ from orca_cli.models.geometry import input_grid, resize, resize_positions
 
 # Longer than any sequence; then the model's own configuration sets the limit.
 _UNBOUNDED = 2**31
-# Of the pixels of ImageNet in 0..1: red, green, blue.
+# Statistics of ImageNet's pixels in 0..1: red, green, blue.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 # The names that families of transformers give their linear layers; c_attn and Wqkv are query, key

@@ -123,7 +123,7 @@ class DebertaBody(EncoderBody):
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
-        # DeBERTa makes its own square mask from the one of tokens.
+        # DeBERTa makes its own square mask from the mask of tokens.
         outputs = self.encoder(x, mask.to(torch.int64), output_hidden_states=False)
         return outputs.last_hidden_state
 

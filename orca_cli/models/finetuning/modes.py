@@ -66,7 +66,7 @@ def _stored_names(model: nn.Module) -> list[str]:
     frozen = {
         name
         for name, parameter in model.named_parameters()
-        # Of the body alone: embedder and predictor have no files of their own.
+        # Only the body's: embedder and predictor have no files of their own.
         if name.startswith("body.") and not parameter.requires_grad
     }
     return [name for name in model.state_dict() if name not in frozen]

@@ -39,6 +39,7 @@ class OrcaError(Exception):
 
     def __init_subclass__(cls, code: int | None = None) -> None:
         super().__init_subclass__()
+        # A subclass without a code of its own keeps its parent's.
         cls.code = code or cls.code
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
@@ -50,9 +51,11 @@ class OrcaError(Exception):
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
+        # Messages of libraries may have line breaks, and an error is one line.
         return " ".join(f"{where}{self.what}{hint}".split())
 
 
+# The code of wrong usage in shells and argparse.
 class UsageError(OrcaError, code=2):
     """Unknown command or option."""
 
@@ -61,6 +64,7 @@ class SweepError(OrcaError, code=3):
     """A sweep ended, and some of its runs failed."""
 
 
+# From 10 on: a setting, a file or something that the command needs is wrong or missing.
 class ConfigError(OrcaError, code=10):
     """The configuration names something unknown, of a wrong type, or out of range."""
 
@@ -85,6 +89,7 @@ class NetworkError(OrcaError, code=15):
     """Something has to be fetched and the network or the host cannot be reached."""
 
 
+# From 20 on: an earlier or another process of the same run is in the way.
 class LockedError(OrcaError, code=20):
     """Another process works on the same run."""
 
@@ -97,6 +102,7 @@ class FingerprintError(OrcaError, code=22):
     """A run cannot resume exactly: code, data or machine have changed since it started."""
 
 
+# From 30 on: the machine fails, or the numbers of a training do.
 class StorageError(OrcaError, code=30):
     """Writing failed: disk full, read-only, or an input/output error."""
 
@@ -113,6 +119,7 @@ class WorkerError(OrcaError, code=33):
     """The process that reads other people's files crashed, or reached a limit of memory or time."""
 
 
+# 128 + signal, as shells report a process that a signal has ended.
 class InterruptionError(OrcaError, code=128 + signal.SIGINT):
     """A signal asked to stop; the state was saved where there was one. Exit code 128 + signal."""
 
@@ -125,9 +132,11 @@ class InterruptionError(OrcaError, code=128 + signal.SIGINT):
         """
         name = signal.Signals(signum).name
         hint = "rerun the same command to resume"
+        # A class of its own, since it has an exit code that schedulers know.
         if signum == signal.SIGUSR1:
             return PreemptionError(f"preempted by {name}", hint=hint)
         error = InterruptionError(f"stopped by {name}", hint=hint)
+        # The number of the signal is known here only, so the instance has its own code.
         error.code = 128 + signum
         return error
 
@@ -156,6 +165,8 @@ def process_error(error: BaseException) -> MemoryExhaustedError | None:
     """Return the MemoryExhaustedError for a lack of memory, threads or processes; else None."""
     if isinstance(error, MemoryError):
         return MemoryExhaustedError("not enough memory")
+    # Python has no exception of its own for a lack of threads; a failed fork raises
+    # BlockingIOError.
     if "can't start new thread" not in str(error) and not isinstance(error, BlockingIOError):
         return None
     return MemoryExhaustedError(
@@ -171,6 +182,7 @@ def is_exhausted(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
+    # Only these types: a text such as "out of memory" in an error about data means something else.
     return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
@@ -183,6 +195,7 @@ def governed_by(where: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
+        # An error that is not about memory passes unchanged, also one of a nested block.
         if not is_exhausted(error):
             raise
         raise MemoryExhaustedError("not enough memory", where=where, hint=hint) from error
@@ -195,15 +208,18 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
     """
     current: BaseException | None = error
     while current is not None and not isinstance(current, InterruptionError):
+        # Both links are followed: a library may raise its own error with or without `from`.
         current = current.__cause__ or current.__context__
     return current
 
 
 def suggest(word: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
+    # Sorted, so that the message does not change from run to run.
     words = sorted(allowed)
     if not words:
         return "nothing is allowed here"
+    # 0.6 is the default of difflib.
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:
         # In a short word, two swapped letters are too different for difflib.

@@ -72,15 +72,18 @@ def run(
         team: the processes that share the work, which this one leads; None for a single process.
     """
     name = run_name(job)
+    # `compose` has filled it in; only the schema allows None.
     root = Path(job.config.paths.runs or "")
     try:
         _check_device(job, root, force=force)
         with (
+            # Around the claim as well, so that a signal cannot leave it half done.
             signals.deferred(),
             signals.watched(),
             claim.claim(root, name, force=force, allow_inexact=allow_inexact) as folder,
             _logged(folder.path / "run.log"),
         ):
+            # Only now, with the lock: another process may have completed the run during the wait.
             if folder.result():
                 return _with_baselines(job, folder)
             terminal.log.info(f"{folder.path}")
@@ -97,6 +100,7 @@ def _check_device(job: Composed, root: Path, *, force: bool) -> None:
     device = job.config.device
     precision = job.config.precision
     is_on_every_machine = device in ("auto", "cpu") and precision != "fp16"
+    # The cheap question first; the second one reads folders.
     if is_on_every_machine or claim.peek(root, run_name(job), force=force) == "completed":
         return
     from orca_cli.training.engine import check_precision, choose_device
@@ -136,6 +140,7 @@ def train(
         OrcaError: an expected failure of a stage.
         InterruptionError: a signal asked to stop, and the state was saved.
     """
+    # Imported only now, since these modules import torch, which takes seconds.
     from orca_cli.stages.align import align
     from orca_cli.stages.finetune import Validated, finetune
 
@@ -170,29 +175,38 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     config = job.config
     reporter = terminal.LogReporter()
     device = choose_device(config.device)
+    # A process of a team computes on the GPU of its number.
     if team is not None:
         device = team.device(device)
+    # Settings come first, so that even a run that fails at once shows what it was.
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
     overrides = "".join(f"{override}\n" for override in job.overrides)
     storage.write_text(folder.path / "overrides.txt", overrides)
     folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
     folder.set_state("build")
+    # An earlier start may have made decisions that this start has to keep, such as the length of
+    # training.
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
     # It writes only whole files, so that a signal may end it anywhere.
     with signals.immediate():
         built = build(config, reporter, earlier)
+    # The width is known only once the body is loaded.
     precision = choose_precision(config.precision, device, built.model.body.width)
     engine = Engine(device, precision, team)
     if team is not None:
         lead(team, built, engine)
+    # A budget in minutes is turned into steps by measuring some, which needs engine and model.
     if is_minutes(config):
         spent_s = time.monotonic() - start
         built = planned(config, built, engine, earlier, spent_s, reporter)
     facts = {**numerics(device), **_facts(built), "precision": engine.precision}
+    # The number of processes decides how sums are split, and with it the last bits.
     if team is not None:
         facts["processes"] = team.rank.size
+    # Before the stages, which would otherwise continue with other bits.
     folder.check_fingerprint("build", facts)
     folder.write_summary("build", built.summary | {"precision": engine.precision})
+    # A run on own data can predict for new files, which need the same preprocessing.
     if built.task.preprocessing is not None:
         write_preprocessing(folder.stage("build"), built.task.preprocessing)
         checkpoint = getattr(built.model.body, "folder", None)
@@ -219,6 +233,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
     if node.get(parts.TARGET) is None:
         return
 
+    # A function: `Guarded` calls it in a thread, where a failure does not end the run.
     def make() -> Any:
         return parts.build(
             node,
@@ -230,6 +245,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
         )
 
     tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
+    # Started before the stages: what it imports must not meet imports of the run.
     tracker.start()
     folder.trackers.append(tracker)
     for stage in ("align", "finetune"):
@@ -288,6 +304,7 @@ def _with_baselines(
         if names:
             work = f"computing the baselines that it lacks, {', '.join(names)}"
         terminal.log.info(f"already completed, {work}: {folder.path}")
+    # "skipped" unless something is computed below.
     state: State = "skipped" if validated is None else "completed"
     if not names:
         return Outcome(state, path=folder.path, result=before)
@@ -299,10 +316,12 @@ def _with_baselines(
         test=None if tested is None else tested.samples,
     )
     result = folder.result()
+    # Baselines were added, so the run was not merely skipped.
     if result.get("baselines") != before.get("baselines"):
         state = "completed"
     if stop is None:
         return Outcome(state, path=folder.path, result=result)
+    # The run has its result, and yet the exit code says why its baselines are missing.
     return Outcome(
         state, code=stop.code, path=folder.path, result=result, failure=Failure(stop, stop)
     )
@@ -315,7 +334,9 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
     try:
         with same_threads_after():
             return _complete(job, folder, on_build, team)
+    # SystemExit too, which Rich raises for a closed pipe.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - every failure has to be recorded
+        # Looked for first: a signal inside a library appears as an error of that library.
         failure: OrcaError | None = interruption_in(error)
         if failure is None:
             try:
@@ -351,6 +372,7 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
         return expected
     path = folder.path / "error.log"
     hint = "--traceback shows where"
+    # A full disk must not hide the bug: then the hint says how to see the traceback.
     with suppress(OrcaError):
         storage.write_text(path, "".join(traceback.format_exception(error)))
         hint = f"the traceback is in {path}"
@@ -366,9 +388,11 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
     """
     from orca_cli.stages.finetune import result_of
 
+    # The test split is opened after all choices are made; test=false keeps it closed.
     validated = train(job, folder, on_build, team)
     tested = test(job, folder, validated) if job.config.test else None
     result = result_of(validated, tested)
+    # Both are filled in once the run is completed.
     result["baselines"] = {}
     result["comparison"] = None
     result["inexact"] = folder.inexact()
@@ -392,12 +416,14 @@ def _logged(path: Path) -> Iterator[None]:
     """Write the program's log into the run's own file as well."""
     with storage.guarded(path):
         handler = logging.FileHandler(path, encoding="utf-8")
+    # With times, unlike the lines on the terminal: run.log is read long after.
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal.warn_once(handler, f"the log {path}")
     terminal.log.addHandler(handler)
     try:
         yield
     finally:
+        # Removed before it is closed: a line that comes meanwhile would open the file again.
         terminal.log.removeHandler(handler)
         with suppress(OSError):  # lines that a full disk still has no room for
             handler.close()

@@ -36,27 +36,33 @@ def deferred(*, insistent: bool = True) -> Iterator[None]:
     second SIGINT ends the process at once; a job of a sweep leaves that to the sweep.
     """
     global _pending, _deferred, _insistent
+    # Python lets only the main thread set handlers.
     if _deferred or threading.current_thread() is not threading.main_thread():
         yield
         return
+    # A signal of an earlier run in this process does not concern this one.
     _pending = None
     _deferred = True
     _insistent = insistent
     numbers = list(_ALL)
+    # Under nohup a hangup has to stay ignored.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         numbers.remove(signal.SIGHUP)
     previous = {number: signal.signal(number, _set) for number in numbers}
+    # The process may have been started with signals held back by `block`; the handlers are set now.
     unblock()
     try:
         yield
     finally:
         _deferred = False
         for number, handler in previous.items():
+            # None is a handler that was not set from Python and cannot be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _set(signum: int, frame: FrameType | None) -> None:
     global _pending
+    # The first signal counts; only a second Ctrl-C of a person who does not want to wait is urgent.
     if _insistent and signum == signal.SIGINT and _pending is not None:
         _leave()
     if _pending is None:
@@ -112,6 +118,7 @@ def watched() -> Iterator[None]:
         yield
         return
     readable, writable = os.pipe()
+    # A full pipe must not block the signal.
     os.set_blocking(writable, False)
     watcher = threading.Thread(target=_watch, args=(readable, _pending is not None), daemon=True)
     previous = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
@@ -119,7 +126,10 @@ def watched() -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the pipe is closed: a signal must not write into a descriptor that is somebody
+        # else's by then.
         signal.set_wakeup_fd(previous)
+        # The end of the pipe ends the watcher's read.
         os.close(writable)
         watcher.join()
         os.close(readable)
@@ -139,14 +149,17 @@ def _watch(readable: int, is_stopping: bool) -> None:
 def _leave() -> None:
     """End the process at once; the system frees its locks, and temporary files remain."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    # A bar of progress has hidden the cursor.
     show_cursor = "\x1b[?25h\n" if is_terminal else ""
     text = (
         "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from "
         "the last checkpoint"
     )
     try:
+        # Written to the descriptor: a lock of Python's own stream may be held by the main thread.
         os.write(2, f"{show_cursor}{text}\n".encode())
     finally:
+        # Without cleaning up, which could wait for the operation that the main thread is in.
         os._exit(InterruptionError.code)
 
 
@@ -161,6 +174,7 @@ def raised() -> Iterator[None]:
         return
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
+            # A handler of the surrounding program, or a signal that it ignores, is left alone.
             if signal.getsignal(number) is signal.SIG_DFL:
                 previous = signal.signal(number, _raise)
                 stack.callback(signal.signal, number, previous)
@@ -187,6 +201,7 @@ def unblock() -> None:
 def reset_in_fork() -> None:
     """Forget, in a fork, the signals and handlers of its parent."""
     global _pending, _deferred, _immediate
+    # Otherwise signals of the fork would be written into the pipe of its parent.
     signal.set_wakeup_fd(-1)
     _pending = None
     _deferred = False
@@ -221,5 +236,6 @@ def end_with_parent(parent: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    # The parent may have ended before the request was made; then no signal comes.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

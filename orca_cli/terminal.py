@@ -23,6 +23,7 @@ from rich.text import Text
 from orca_cli.exceptions import OrcaError
 
 log = logging.getLogger("orca_cli")
+# Seconds between lines of progress in a file.
 _LINE_EVERY_S = 15.0
 # Characters a line, of results in a file or a pipe, and at least on a terminal.
 _WIDE = 200
@@ -66,6 +67,7 @@ def render(result: Result, *, as_json: bool = False) -> int:
 
 def to_json(record: Mapping[str, Any]) -> str:
     """Return a record as JSON, ASCII only."""
+    # ASCII reads the same in every encoding.
     return json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
 
 
@@ -77,6 +79,7 @@ def visible(text: str, kept: str = "") -> str:
     characters = []
     for character in text:
         if unicodedata.category(character) in _HIDDEN and character not in kept:
+            # Such as \x1b: the character stays readable and has no effect.
             character = character.encode("unicode_escape").decode("ascii")
         characters.append(character)
     return "".join(characters)
@@ -88,6 +91,7 @@ def for_spreadsheet(text: str) -> str:
     A text that a spreadsheet would evaluate gets an apostrophe in front.
     """
     text = visible(text)
+    # A number may begin with a sign and is no formula.
     try:
         float(text)
     except ValueError:
@@ -97,6 +101,7 @@ def for_spreadsheet(text: str) -> str:
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
+    # The arguments are put in first: texts from files are among them.
     record.msg = visible(record.getMessage(), kept="\t")
     record.args = ()
     return True
@@ -113,6 +118,7 @@ def stdout() -> Console:
     console = Console(file=sys.stdout, highlight=False)
     if console.is_terminal:
         return console
+    # Without a terminal Rich would assume 80 columns and fold the table.
     return Console(file=sys.stdout, highlight=False, width=_WIDE)
 
 
@@ -129,6 +135,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
         show_header=any(headers),
     )
     for i, header in enumerate(headers):
+        # Names in the first column are copied into commands, so they must not be broken.
         is_first = i == 0
         style = "cyan" if is_first else ""
         drawn.add_column(header, overflow="fold", no_wrap=is_first, style=style)
@@ -184,7 +191,9 @@ def size_text(size: int | None) -> str:
 def print_result(*renderables: RenderableType) -> None:
     """Print Rich renderables and unfolded texts on standard output, each with a line break."""
     console = stdout()
+    # The prefix is put before the lines later and takes space in each.
     console.width = max(_NARROW, console.width - len(_prefix))
+    # With a prefix every line has to be changed before it is printed, so the output is captured.
     is_drawn = console.is_terminal and not _prefix
     with nullcontext() if is_drawn else console.capture() as captured:
         for renderable in renderables:
@@ -205,6 +214,7 @@ def _harmless(renderable: RenderableType) -> RenderableType:
         plain = visible(renderable.plain, kept="\n\t")
         return renderable if plain == renderable.plain else Text(plain, style=renderable.style)
     if isinstance(renderable, Table):
+        # The cells of a table are reached only through this field of Rich.
         for column in renderable.columns:
             column._cells = [_harmless(cell) for cell in column._cells]
     return renderable
@@ -221,6 +231,8 @@ def lost_output_allowed() -> Iterator[None]:
         yield
     # Rich turns a closed pipe into SystemExit.
     except (OSError, SystemExit) as error:
+        # The descriptor itself is replaced, so that libraries and Python's flush at exit do not
+        # fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         is_closed = isinstance(error, (BrokenPipeError, SystemExit))
         reason = "nobody reads it" if is_closed else error
@@ -265,9 +277,11 @@ class LogReporter:
 @contextmanager
 def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     """Yield a function that moves a bar on the terminal."""
+    # On standard error, which leaves standard output to results.
     console = Console(file=sys.stderr, highlight=False)
     columns: list[str | ProgressColumn] = [*Progress.get_default_columns()]
     columns.append("{task.fields[note]}")
+    # The bar disappears at its end: the log has a line about what was done.
     progress = Progress(*columns, console=console, transient=True)
     progress.start()
     try:
@@ -294,6 +308,7 @@ def _line_logger(description: str, total: int) -> Callable[..., None]:
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal steps_done, last_line
         steps_done += steps
+        # The last step has no line: the result follows at once.
         if time.monotonic() - last_line >= _LINE_EVERY_S and steps_done < total:
             last_line = time.monotonic()
             text = f"{description}: {steps_done}/{total}"
@@ -333,7 +348,9 @@ def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = Tru
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     warn_once(handler, "standard error")
+    # A percent sign in the prefix would be read as a field of the format.
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     log.handlers = [handler]
+    # A handler of the root logger, such as a library's, would print every line again.
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)

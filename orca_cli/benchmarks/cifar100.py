@@ -83,6 +83,7 @@ def load(
             x, y, train_rows, mean=MEAN, std=STD, padding=_PADDING if augment else 0, flip=augment
         ),
         validation=PixelSamples(x, y, validation_rows, mean=MEAN, std=STD),
+        # A function: the test images are read when the test split is opened, not before.
         open_test=lambda: PixelSamples(*read(archive, "test"), mean=MEAN, std=STD),
         class_names=class_names(archive),
         validation_drawn=train_size is None and not train_on_validation,
@@ -142,6 +143,7 @@ def _content(archive: Path, name: str) -> bytes:
             file = tar.extractfile(member)
             if file is None:  # a folder or a link has no content
                 break
+            # Asked before the content is read.
             if member.size > _MAX_BYTES:
                 raise UnsafeError(f"'{name}' has more than {_MAX_BYTES} bytes", where=str(archive))
             return file.read()

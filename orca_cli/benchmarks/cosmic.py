@@ -93,6 +93,7 @@ class Stamps(MapSamples):
             count=len(paths),
             shape=(1, form.size, form.size),
             files=[*paths, *(sky for sky in skies if sky.is_file())],
+            # The cached masks depend on these alone; sky and scale come when an image is read.
             settings={"start": form.start, "size": form.size, "ignored": form.ignored},
             facts={"stamps": [str(stamp) for stamp in stamps], "form": asdict(form)},
         )
@@ -133,6 +134,7 @@ class Stamps(MapSamples):
         # In float64: sky and centre, which nearly cancel, are much larger than their difference.
         counts = image.astype(np.float64) + self.records[index]["sky"] * share
         scaled = (counts - form.centre) / form.spread
+        # [1, S, S]: one channel.
         return np.where(np.isfinite(image), scaled, 0.0)[None], True, None
 
     def groups(self) -> np.ndarray:
@@ -197,6 +199,7 @@ def load(
         input_shape=(1, crop_size, crop_size),
         num_outputs=1,
         train=samples("train", learned),
+        # Sorted, since a set has no order of its own.
         validation=samples("validation", sorted(held_out)),
         open_test=lambda: samples("test", test_stamps),
         class_names=("cosmic ray",),
@@ -219,6 +222,7 @@ def list_stamps(root: Path, split: str, band: str) -> list[PurePosixPath]:
         for path in (root / folder / band).glob("*/*/*.npy"):
             if path.name != _SKY:
                 stamps.append(PurePosixPath(path.relative_to(root).as_posix()))
+    # A set, since a list may name a stamp twice.
     chosen = {stamp for stamp in stamps if stamp.parts[1] == band}
     if not chosen:
         raise DataError(
@@ -239,6 +243,7 @@ def _listed_stamps(list_file: Path, folder: str) -> list[PurePosixPath]:
     stamps = []
     for name in names.reshape(-1):
         end = PurePosixPath(str(name)).parts[-_DEPTH:]
+        # Asked first: a path outside the folder must not even be looked up.
         if ".." in end:
             raise UnsafeError(
                 f"'{name}' leads out of the folder", where=str(list_file), hint="remove the list"
@@ -257,6 +262,7 @@ def _listed_stamps(list_file: Path, folder: str) -> list[PurePosixPath]:
 
 def _visit(stamp: PurePosixPath) -> str:
     """Return the name of a stamp's visit: proposal and visit, which is numbered within it."""
+    # parts: npy_train, filter, proposal, visit, file.
     return "_".join(stamp.parts[2:4])
 
 
@@ -330,8 +336,10 @@ def _held_out(
             where="task.validation_unit",
             hint="use exposure, or give more stamps",
         )
+    # Sorted, so that the draw does not depend on the order of the files.
     names = sorted(units)
     order = numpy_generator(seed, "cosmic", "validation").permutation(len(names))
+    # Stamps, not units: visits differ in size.
     target_count = fraction * len(stamps)
     chosen: set[PurePosixPath] = set()
     # The last unit always stays in training.

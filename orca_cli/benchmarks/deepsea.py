@@ -54,6 +54,7 @@ def load(
         num_outputs=_LABELS,
         train=train,
         validation=validation,
+        # A function: the test sequences are read when the test split is opened, not before.
         open_test=lambda: _read(file, "test", cache_folder, reporter),
     )
 

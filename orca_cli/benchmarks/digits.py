@@ -50,6 +50,7 @@ def load(
         num_outputs=10,
         train=samples(rows.train),
         validation=samples(rows.validation),
+        # A function: the test split stays closed until the end of a run.
         open_test=lambda: samples(rows.test),
         class_names=tuple("0123456789"),
         note=f"scikit-learn's digits as {layout}: "

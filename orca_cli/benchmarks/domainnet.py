@@ -75,6 +75,7 @@ def load(
     folder = train_list.parent
     names, classes, class_names = _read(train_list)
     test_names, test_classes, _ = _read(test_list)
+    # The lists of a stranger may overlap, which would put training images into the test.
     shared = set(names) & set(test_names)
     if shared:
         raise fault(f"'{min(shared)}' is in the training list too", test_list)
@@ -96,6 +97,7 @@ def load(
         return FileSamples(paths, chosen, classes[rows], [hashes[row] for row in rows], view=view)
 
     def open_test() -> FileSamples:
+        # Hashed only when the test split is opened: thousands of files have to be read.
         paths = [folder / name for name in test_names]
         test_hashes = content_hashes(paths, reporter)
         return FileSamples(paths, test_names, test_classes, test_hashes, view=_PLAIN)

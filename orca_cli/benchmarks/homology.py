@@ -100,6 +100,8 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
     longer = []
     for database in databases:
         for sequence, fold in tape.proteins(database):
+            # Cut here already, so that a long protein takes no more memory than the input has room
+            # for.
             text = encode(sequence, length)
             # With 29 symbols the last letter of the vocabulary, Z, has no channel.
             if max(text) >= symbols:

@@ -100,6 +100,7 @@ def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)
     for row, piece in enumerate(pieces):
+        # The last frame has no successor, and a longer piece is cut.
         steps = min(len(piece) - 1, extent)
         # [T, 88] in the file, [88, L] for the model; the target of a frame is the next one.
         x[row, :, :steps] = piece[:steps].T

@@ -163,6 +163,7 @@ def load(
             tokens, ends, values = load_arrays(folder, [f"{split}_{name}" for name in _ARRAYS])
         else:
             tokens, ends, values = _read_file(files[split], typed_counts[split])
+        # Tokens of each expression, from the ends of all of them.
         lengths = np.diff(ends, prepend=0)  # [n]
         return Sequences(tokens=tokens, ends=ends, classes=values, longer=lengths > length)
 
@@ -189,6 +190,7 @@ def _generated_folder(size: _Size, seed: int, cache_folder: Path, reporter: Repo
     return folder_of(
         cache_folder,
         "listops",
+        # All that decides the expressions: a change of any makes another folder.
         parameters={"version": _VERSION, "data_seed": seed, **size.grammar, **count_parameters},
         make=partial(_generate, size, seed, reporter),
         reporter=reporter,
@@ -197,6 +199,7 @@ def _generated_folder(size: _Size, seed: int, cache_folder: Path, reporter: Repo
 
 def _generate(size: _Size, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write SPLIT_tokens.npy, SPLIT_ends.npy and SPLIT_values.npy for each split."""
+    # One source for all splits: no expression is in two of them.
     source = expressions(seed, **size.grammar)
     with reporter.track("generating listops", sum(size.counts.values())) as advance:
         for split, count in size.counts.items():
@@ -288,6 +291,7 @@ def _read_file(file: Path, count: int | None) -> tuple[np.ndarray, np.ndarray, n
 
     DataError for fewer rows, and for rows of another form.
     """
+    # Only the rows asked for are read.
     rows = list(itertools.islice(_rows(file), count))
     requested = count or 1
     if len(rows) < requested:

@@ -15,15 +15,18 @@ from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
 
+# A name that ends in such a word; `tokens` and `author` are harmless.
 _SECRET_NAMES = re.compile(
     r"(?:^|[._-])"
     r"(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$",
     re.I,
 )
+# Beginnings of keys of Hugging Face, GitHub, OpenAI, AWS and Slack.
 _SECRET_KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}"
     r"|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
 )
+# A user name, perhaps with a password, in an address.
 _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = (
     "settings are written into the run's folder; give it as an environment variable, such as "
@@ -45,6 +48,7 @@ _CONTRADICTION_HINT = "give another value, or leave it out"
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError for the first setting that is not allowed, or contradicts another."""
+    # The prefix of a section's keys -> the section; the top level has none.
     sections: dict[str, Any] = {"": config}
     for key, section in vars(config).items():
         if is_dataclass(section):
@@ -53,8 +57,10 @@ def check_settings(config: Config) -> None:
         # The override `+KEY=VALUE` may have added a name.
         for name in vars(section).keys() - section.__dataclass_fields__.keys():
             raise unknown(name, section.__dataclass_fields__, prefix)
+    # In the order of the schema, so that the same mistake always gives the same message.
     for key, hint in declared().items():
         check_value(lookup(config, key), hint, key)
+    # Contradictions come last: each of them relies on values that are in range.
     for where, message in _contradictions(config):
         raise ConfigError(message, where=where, hint=_CONTRADICTION_HINT)
 
@@ -62,10 +68,12 @@ def check_settings(config: Config) -> None:
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """Yield setting and message of each contradiction between settings."""
     train = config.train
+    # null leaves the warm-up to the budget.
     warmup = train.warmup_epochs or 0
     chooses_on_test = train.validate_on == "test"
     if config.precision == "fp16" and config.device == "cpu":
         yield "precision", "fp16 needs a GPU, not device=cpu"
+    # Any budget but the default was typed by somebody who expects an effect.
     if config.budget != Config.budget and config.protocol != "clean":
         message = (
             f"has no effect on protocol={config.protocol}, which sets the length of training itself"
@@ -75,11 +83,13 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup:g}"
         yield "train.decay_epochs", message
     folds_setting = f"train.folds={train.folds}"
+    # With a single fold, a model would be trained on none of the samples.
     if train.folds == 1:
         yield folds_setting, "judges no sample; two folds are the least"
     if train.folds and (train.members or 1) > 1:
         message = f"contradicts {folds_setting}, which fine-tunes a model for each fold"
         yield f"train.members={train.members}", message
+    # Both train on all samples, so none is left to choose the weights by.
     if (train.folds or train.refit is True) and (chooses_on_test or train.select == "best"):
         setting = folds_setting if train.folds else "train.refit=true"
         message = (
@@ -87,6 +97,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         )
         yield setting, message
     yield from _weight_contradictions(config)
+    # test=false promises that the test split stays closed.
     if not config.test and chooses_on_test:
         message = "contradicts train.validate_on=test, which opens the test split every epoch"
         yield "test=false", message
@@ -97,12 +108,14 @@ def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
     kind = lookup(config, "task.kind")
     weighs_classes = config.train.class_weights is not None
     weighs_labels = config.train.positive_weight is not None
+    # null: the data decide the kind later, and the weights are checked then.
     if weighs_classes and kind not in (None, "classes", "dense"):
         message = f"does not apply to task.kind={kind}; train.positive_weight is for labels"
         yield "train.class_weights", message
     if weighs_labels and kind not in (None, "labels", "dense"):
         message = f"does not apply to task.kind={kind}; train.class_weights are for classes"
         yield "train.positive_weight", message
+    # On dense targets, which may be classes or numbers, both could have passed the tests above.
     if weighs_classes and weighs_labels:
         yield "train.class_weights", "given beside train.positive_weight"
 
@@ -125,6 +138,7 @@ def part_node(config: object, name: str) -> dict[str, Any]:
 
 def check_parts(config: Config) -> None:
     """Raise what `parts.build` would raise because of the settings of parts; nothing is read."""
+    # A group may be null, or a text, after an override such as task=null.
     for name in PARTS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError(
@@ -133,10 +147,12 @@ def check_parts(config: Config) -> None:
                 hint=f"orca list {name} shows the choices",
             )
     weights = config.body.get("weights", "pretrained")
+    # Checked by itself: `weights` is no argument of the part.
     check_value(weights, Literal["pretrained", "random"], "body.weights")
     check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
     for setting in ("loss", "error"):
+        # null: the kind's default loss or error.
         if config.task.get(setting) is not None:
             node = parts.named(setting, config.task[setting], kind)
             parts.check(node, f"task.{setting}")
@@ -149,6 +165,7 @@ def check_parts(config: Config) -> None:
         checked[name] = parts.check(node, name, RESERVED.get(name, ()), fixed)
     metric = checked.get("metric")
     fewest = 1 if metric is None else metric.least_classes
+    # 0 takes all classes, whose number only the data say.
     classes = config.align.classes_per_problem
     if classes is not None and 0 < classes < fewest:
         name = config.metric[parts.TARGET].rpartition(".")[2]
@@ -170,5 +187,6 @@ def check_secrets(node: Any, key: str) -> None:
     elif isinstance(node, list):
         for i, entry in enumerate(node):
             check_secrets(entry, f"{key}.{i}")
+    # A secret under another name is known by its form.
     elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
         raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)

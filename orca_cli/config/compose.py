@@ -44,6 +44,7 @@ from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
 from orca_cli.exceptions import ConfigError, UsageError, suggest
 
+# Groups whose choice may be typed.
 _ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
 _QUOTING = (
     "write key=value; a value with commas, brackets or letters beyond ASCII in quotes: "
@@ -74,9 +75,11 @@ def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
     """
     value = override.value()
     if isinstance(value, Glob):
+        # A glob may be meant for the choices of an axis, which are not files.
         matches = value.filter(list(names))
         if matches:
             return list(matches)
+    # The values of an axis stay text, since each of them becomes an override again.
     if override.is_sweep_override():
         return [str(text) for text in override.sweep_string_iterator()]
     return [override.get_value_element_as_str()]
@@ -90,19 +93,24 @@ def _check_typed(override: Override) -> None:
         raise ConfigError(
             "is file metadata, not a setting", where=key, hint="take it out of the command"
         )
+    # Hydra's own settings could name code to run.
     if key.startswith("hydra"):
         raise ConfigError(
             "is not for the command line",
             where=key,
             hint="runs go to paths.runs, -m sweeps, --on names a cluster",
         )
+    # The parsed value would no longer show the call.
     if calls_resolver(str(override.input_line)):
         hint = "give the value itself, or $NAME of the shell"
         raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
+    # A part may be left out, and a setting of the schema has to have a value.
     if override.is_delete() and key in declarations:
         raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
+    # The values of a sweep are checked when each of its jobs is composed.
     if override.is_delete() or override.is_sweep_override():
         return
+    # By its name alone; its value is looked at with the composed settings.
     if key.startswith("tracker."):
         checks.check_secrets(None, key)
     value = override.value()
@@ -121,7 +129,9 @@ def _refused(error: BaseException) -> ConfigError:
     section = getattr(cause, "parent_node", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(section, DictConfig):
         prefix, dot, name = key.rpartition(".")
+        # Blocks of a task's file are no settings that could be typed.
         allowed = [setting for setting in section if setting not in ("hydra", *BLOCKS)]
+        # Hydra names the file in its text only.
         match = re.search(r"In '([^']+)'", str(error))
         file = f" in {match[1]}.yaml" if match else ""
         return checks.unknown(name, allowed, prefix + dot, file)
@@ -132,6 +142,7 @@ def _refused(error: BaseException) -> ConfigError:
 
 def _cause_with_a_key(error: BaseException) -> BaseException:
     """Return the outermost error of a chain that names a key, or else the innermost."""
+    # Hydra wraps OmegaConf's error, whose key is needed for the message, in errors of its own.
     cause = error
     while not getattr(cause, "full_key", None):
         inner = cause.__cause__ or cause.__context__
@@ -166,6 +177,7 @@ class Composed:
         """
         settings: dict[str, str] = {}
         for override in self.overrides:
+            # A typed `+key` or `~key` is about the same key.
             key, _, value = override.lstrip("+~").partition("=")
             is_named_elsewhere = key in (*GROUPS, "seed", "protocol", "study")
             if not (is_named_elsewhere or key.startswith("hydra") or is_without_effect(key)):
@@ -189,6 +201,7 @@ class Sweep:
         Several jobs may be the same experiment, such as those of `device=auto,cpu`.
         """
         by_identity: dict[object, Composed] = {}
+        # Runs in two folders are two runs, though they have one identity.
         for job in self.jobs:
             by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
         return list(by_identity.values())
@@ -216,6 +229,7 @@ def session(extra: Path | None = None) -> Iterator[Session]:
         # With the setting hydra.searchpath instead, glob() would not look there.
         folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
     version.setbase("1.3")
+    # Hydra keeps its state in a global, which an earlier session may have left.
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2(task_name="orca", config_search_path=folders)
     try:
@@ -227,8 +241,10 @@ def session(extra: Path | None = None) -> Iterator[Session]:
 def _check_extra(extra: Path) -> None:
     """Raise ConfigError or UnsafeError for a folder that does more than add choices."""
     for group in _ALL_GROUPS:
+        # Called for its error: a file of this folder may have the name of one of the program's.
         choices(group, extra)
     configuration.check_untrusted(extra, (*_ALL_GROUPS, "space"))
+    # A file in a folder PROTOCOL/ may have the name of a variant in a task's file.
     for block in BLOCKS:
         if any("/" in name for name in choices(block, extra)):
             configuration.variants(block, extra)
@@ -266,11 +282,13 @@ class Session:
         """
         chosen = [text for text in overrides if key_of(text) == "study"]
         axes = [text for text in overrides if text not in chosen]
+        # The loader lets glob() match the files of a group.
         typed = _parse(axes, GlobalHydra.instance().config_loader())
         self._check_choices(_parse(chosen))
         name = ""
         preset = study.Study()  # a plain sweep is a study whose axes are all typed
         if chosen:
+            # The last counts, as with any key that is typed twice.
             name = chosen[-1].partition("=")[2].strip("'\"")
             preset = study.Study.read(name, choices("study", self._extra)[name])
         arms = self._arms(preset, typed)
@@ -278,6 +296,7 @@ class Session:
         for arm in arms:
             if arm.lacks:
                 continue
+            # Composing hundreds of arms takes a while, in which a signal has to be noticed.
             signals.check()
             labels = arm.labels if chosen else {}
             jobs.append(replace(self._compose(arm.overrides), labels=labels))
@@ -295,18 +314,21 @@ class Session:
             key = override.key_or_group
             # An axis may have choices that its group lacks, such as a metric with settings.
             choices_of_axis = preset.axes.get(key, {})
+            # Only names that the axis lacks have to be files of the group.
             if not set(_texts_of(override, choices_of_axis)) <= set(choices_of_axis):
                 self._check_choices([override])
             # A task that is typed takes the place of the study's data sets.
             axis = study.SET if key == "task" and key not in preset.axes else key
             if axis in preset.axes:
                 preset = self._narrowed(preset, axis, override)
+            # Leaving a group out is the choice null.
             elif override.is_delete():
                 typed_axes[key] = {"null": (str(override.input_line),)}
             else:
                 element = override.get_key_element()
                 texts = _texts_of(override, ())
                 typed_axes[key] = {text: (f"{element}={text}",) for text in texts}
+        # Files that a study's arms need are looked for in the folder that is typed.
         folder = next(iter(typed_axes.get("paths.data", {})), str(default_folders()["data"]))
         return preset.arms(typed_axes, Path(folder.strip("'\"")).expanduser())
 
@@ -324,9 +346,12 @@ class Session:
             _check_typed(override)
         try:
             cfg = self._load(overrides)
+            # Kept, since the choices of groups are recorded in it only.
             hydra = cfg.hydra
             with open_dict(cfg):
+                # A run's own settings do not include Hydra's.
                 del cfg["hydra"]
+            # Asked before interpolations are resolved, so that the message names the key.
             missing = sorted(OmegaConf.missing_keys(cfg))
             if missing:
                 hint = f"give {missing[0]}=..."
@@ -335,8 +360,11 @@ class Session:
             config: Any = OmegaConf.to_object(cfg)
         except _UNREADABLE as error:
             raise _refused(error) from error
+        # The schema first: the checks of parts compare with its settings.
         checks.check_settings(config)
         checks.check_parts(config)
+        # After `content` was made: a run's record names no folder of this machine that was not
+        # typed.
         for name, folder in default_folders().items():
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         # The overrides are recorded as they were typed, with their interpolations.
@@ -364,6 +392,7 @@ class Session:
         if not is_typed and not is_of_paper and substitute not in (None, task):
             cfg = self._load_files([*overrides, f"source={substitute}"])
         if OmegaConf.is_dict(cfg._get_node("task")):
+            # Variants have been merged by now, as choices of groups of their own.
             with open_dict(cfg.task):
                 for block in BLOCKS:
                     cfg.task.pop(block, None)
@@ -376,6 +405,7 @@ class Session:
         # The same typed choices pick the same parts, whose defaults are stored already.
         if typed_choices not in self._stored:
             self._stored.add(typed_choices)
+            # The defaults list says which part each group has, before any file is composed.
             listed = loader.compute_defaults_list("config", overrides, RunMode.RUN)
             self._store_declared(listed.overrides.known_choices)
         return loader.load_configuration("config", overrides, RunMode.RUN)
@@ -390,6 +420,7 @@ class Session:
             path = choices(group, self._extra).get(name)
             if path is not None:
                 content = configuration.content(path)
+                # A file with `@package _global_` holds its group as a key.
                 node = declared_node(group, content.get(group, content))
                 ConfigStore.instance().store(
                     name, {group: node}, group=f"declared/{group}", package="_global_"
@@ -400,6 +431,7 @@ class Session:
 
         The groups are `departures` and `hparams`.
         """
+        # Without an override for the task, the default task's variants count.
         names = [configuration.default_choices()["task"]]
         for text in overrides:
             if key_of(text) in ("task", *BLOCKS):
@@ -407,10 +439,12 @@ class Session:
         # A variant is named PROTOCOL/TASK or PROTOCOL/TASK-BODY.
         stems = [name.rpartition("/")[2] for name in names]
         for task, path in choices("task", self._extra).items():
+            # A name may hold a dash itself, so the text is not split at the first dash.
             is_named = any(stem == task or stem.startswith(f"{task}-") for stem in stems)
             if task in self._stored or not is_named:
                 continue
             self._stored.add(task)
+            # Loaded by OmegaConf, which keeps interpolations as text.
             content: Any = OmegaConf.to_container(OmegaConf.load(path))
             for block, variant, _, settings in in_task(task, content, str(path)):
                 folder, _, stem = variant.rpartition("/")
@@ -429,8 +463,10 @@ class Session:
                     hint = f"orca list {group} shows the choices"
                     raise ConfigError("one choice is needed", where=group, hint=hint)
                 continue
+            # Quotes are part of the text as it was typed.
             names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
             allowed: Collection[str] = files
+            # A variant may be in a task's file instead of a file of its own.
             if names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
             for name in sorted(names.difference(allowed)):

@@ -35,10 +35,12 @@ import yaml
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
+# Bytes; settings are a page of text.
 _MOST_BYTES = 1_000_000  # of one file
 _MOST_VALUES = 100_000  # in one file, aliases resolved
 _PLAIN = "settings are plain values"
 _ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
+# Blocks with variants in a task's file, and the groups whose files hold the same.
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set: not the data, and not where results go.
 _SECTIONS = ("align", "body", "embedder", "finetune", "metric", "predictor", "source", "train")
@@ -71,6 +73,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
         )
     builtin = _files(config_dir() / group)
     users = _files(extra / group) if extra is not None else {}
+    # The first in the order of the names, so that the message does not change from run to run.
     for name in sorted(builtin.keys() & users.keys()):
         where = str(users[name])
         raise ConfigError(f"the program has its own '{name}'", where=where, hint="rename it")
@@ -79,6 +82,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
+    # `+` and `~` add and remove a key; @ puts a group elsewhere.
     return text.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
@@ -92,6 +96,7 @@ def calls_resolver(text: str) -> bool:
 
 def quoted(path: Path) -> str:
     """Return a path as the value of an override."""
+    # Hydra reads a quoted value as it is, with these two characters escaped.
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -113,6 +118,7 @@ def default_choices() -> dict[str, str]:
             "has no list 'defaults'", where=str(path), hint="install the program again"
         )
     chosen: dict[str, str] = {}
+    # Other lines of the list are texts, such as _self_.
     for line in lines:
         if isinstance(line, dict):
             chosen |= line
@@ -152,6 +158,7 @@ def comments(path: Path) -> dict[str, str]:
     lines = itertools.dropwhile(lambda line: line.startswith("#"), _text(path).splitlines())
     for line in lines:
         text = line.strip()
+        # Variants come last in a file, and their keys are no settings of the task.
         if text in ("departures:", "hparams:"):
             break
         if text.startswith("#"):
@@ -161,7 +168,9 @@ def comments(path: Path) -> dict[str, str]:
         behind = re.search(r"\s#\s*(.+)", text)
         meaning = behind[1] if behind else " ".join(above)
         if key and meaning:
+            # The first comment on a key counts.
             meanings.setdefault(key[1], meaning)
+        # A comment belongs to the next line only.
         above = []
     return meanings
 
@@ -190,6 +199,7 @@ def content(path: Path) -> dict[str, Any]:
     """
     text = _text(path)
     try:
+        # In two steps, so that the nodes are checked before any object is made of them.
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is not None:
@@ -199,6 +209,7 @@ def content(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
         where = str(path) if mark is None else f"{path}:{mark.line + 1}"
+        # Only a tag such as !!python/object makes the safe loader raise it.
         if isinstance(error, yaml.constructor.ConstructorError):
             raise UnsafeError(f"asks for an object: {problem}", where=where, hint=_PLAIN) from error
         raise ConfigError(f"is not valid YAML: {problem}", where=where) from error
@@ -216,6 +227,7 @@ def mapping(node: Any, where: str, allowed: Collection[str] = ()) -> dict[str, A
     """
     if not isinstance(node, dict | None):
         raise ConfigError("is not a mapping", where=where, hint="write key: value")
+    # YAML reads keys such as 1 or no as numbers and bools.
     settings = {str(key): entry for key, entry in (node or {}).items()}
     for key in settings:
         if allowed and key not in allowed:
@@ -242,6 +254,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
     by_name: dict[str, Variant] = {}
     for name, path in choices(group, extra).items():
         by_name[name] = Variant(path, description(path), content(path))
+    # Only these two groups have choices inside other files.
     if group not in BLOCKS:
         return by_name
     for task, path in choices("task", extra).items():
@@ -262,13 +275,16 @@ def in_task(
     node = content.get("task")
     if not isinstance(node, dict):
         return
+    # Popped, so that the description is not taken for a setting.
     for protocol, entry in mapping(node.get("departures"), f"{where}: departures").items():
         settings = mapping(entry, f"{where}: departures.{protocol}")
         text = str(settings.pop("description", ""))
+        # The same form as a file of the group: with the section as a key.
         yield "departures", f"{protocol}/{task}", text, {"task": settings}
     for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
         for body, entry in mapping(bodies, f"{where}: hparams.{protocol}").items():
             block = f"{where}: hparams.{protocol}.{body}"
+            # A variant may not touch data and folders, so that a task's file cannot redirect a run.
             settings = mapping(entry, block, ("description", *_SECTIONS))
             text = str(settings.pop("description", ""))
             yield "hparams", f"{protocol}/{task}-{body}", text, settings
@@ -282,7 +298,9 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
     def size(node: yaml.Node) -> int:
         where = f"{path}:{node.start_mark.line + 1}"
         if id(node) not in sizes:
+            # 0 while its children are counted: whoever meets the 0 again is inside the node itself.
             sizes[id(node)] = 0
+            # Aliases share a node, which is counted once and added each time.
             sizes[id(node)] = 1 + sum(size(child) for child in _children(node, path))
         if sizes[id(node)] == 0:
             raise UnsafeError("contains itself", where=where, hint=_PLAIN)
@@ -307,6 +325,7 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
         if last is not key:
             where = f"{path}:{last.start_mark.line + 1}"
             raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+    # Keys as well as values: a key may be a collection too.
     return [child for pair in node.value for child in pair]
 
 
@@ -316,6 +335,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     Hydra composes its files together with the program's own. They could replace those, change how
     Hydra runs and logs (which can name any code), read the environment, or lead out of the folder.
     """
+    # Resolved, since the folder itself may be reached by a link.
     root = folder.resolve()
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         names = path.relative_to(folder).parts
@@ -324,6 +344,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
         if not path.resolve().is_relative_to(root):
             message = "is a link that leads out of the folder"
             raise UnsafeError(message, where=where, hint="put the file there")
+        # A file directly in the folder could replace config.yaml.
         if group == "hydra" or len(names) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
@@ -344,6 +365,7 @@ def _check_untrusted_text(key: str, text: str, where: str) -> None:
     """
     if calls_resolver(text):
         raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
+    # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra's.
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
     if changes_hydra or key.partition(".")[0] in ("hydra", "paths"):
         message = f"'{text}' at '{key}' would change how the program runs"
@@ -355,6 +377,7 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         for name, entry in node.items():
             inner = f"{key}.{name}" if key else str(name)
+            # Keys are interpolated as well.
             yield inner, str(name)
             yield from _texts(entry, inner)
     elif isinstance(node, list):
@@ -368,12 +391,14 @@ def _text(path: Path) -> str:
     """Return the text of a file; ConfigError if it is unreadable, too large or not UTF-8."""
     try:
         with open(path, "rb") as file:
+            # A byte more than allowed shows that the file is too large without reading all of it.
             raw = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     if len(raw) > _MOST_BYTES:
         message = f"is larger than {_MOST_BYTES} bytes"
         raise ConfigError(message, where=str(path), hint="settings are a page of text")
+    # Hydra's reader would take the mark for a part of the first key.
     if raw.startswith(codecs.BOM_UTF8):
         message = "begins with a byte order mark"
         raise ConfigError(message, where=f"{path}:1", hint="save it as UTF-8 without one")

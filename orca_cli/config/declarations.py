@@ -60,6 +60,7 @@ def settings_of(group: str, node: Any) -> dict[str, Setting]:
     target = node.get(parts.TARGET) if isinstance(node, dict) else None
     if not isinstance(target, str) or not parts.admits(group, target):
         return {}
+    # A copy, since `declared` caches its dictionaries.
     settings = dict(declared(target))
     for name in RESERVED.get(group, ()):
         settings.pop(name, None)
@@ -82,7 +83,9 @@ def declared(target: str) -> dict[str, Setting]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return {}
+    # Only statements of the module's top level: the name is looked up there.
     for statement in tree.body:
+        # A part may be offered by another module than its own.
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 if name == (alias.asname or alias.name):
@@ -115,6 +118,7 @@ class _Module:
         """Return the settings of a function or class of this module."""
         if isinstance(statement, ast.FunctionDef):
             return self._parameters(statement)
+        # A class declares its settings in __init__, or as fields if it is a dataclass.
         for member in statement.body:
             if isinstance(member, ast.FunctionDef) and member.name == "__init__":
                 return self._parameters(member)
@@ -122,17 +126,22 @@ class _Module:
         for member in statement.body:
             if not isinstance(member, ast.AnnAssign) or not isinstance(member.target, ast.Name):
                 continue
+            # A constant of the class is no setting.
             if "ClassVar" not in ast.unparse(member.annotation):
                 self._add(fields, member.target.id, member.annotation, member.value)
         return fields
 
     def _parameters(self, function: ast.FunctionDef) -> dict[str, Setting]:
         arguments = function.args
+        # As ast has them: defaults of the last positional parameters, and one entry, perhaps None,
+        # for each keyword-only parameter.
         positional = [*arguments.posonlyargs, *arguments.args]
         undeclared = len(positional) - len(arguments.defaults)
         defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
         settings: dict[str, Setting] = {}
         for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+            # The fields of the record take the place of the parameter; the function's own come on
+            # top.
             if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):
                 settings = declared(f"{self.name}.{argument.annotation.id}") | settings
             elif argument.arg != "self":
@@ -148,6 +157,7 @@ class _Module:
     ) -> None:
         """Add a parameter, unless its default is computed."""
         value: Any = MISSING
+        # A name such as Count is looked up in the module; its annotation may hold a meaning.
         if isinstance(annotation, ast.Name):
             annotation = self._constant(annotation.id)
         if isinstance(default, ast.Name):
@@ -155,6 +165,8 @@ class _Module:
         if default is not None:
             try:
                 value = ast.literal_eval(default)
+            # A call, for example; Hydra then composes without this default, and the part uses its
+            # own.
             except ValueError:
                 return
         if isinstance(value, tuple):
@@ -165,6 +177,7 @@ class _Module:
         for statement in self.tree.body:
             if isinstance(statement, ast.Assign) and _is_name(statement.targets[0], name):
                 return statement.value
+        # Not a constant of this module, such as a type that it imports.
         return ast.Name(name)
 
 

@@ -14,6 +14,7 @@ from orca_cli.storage import sha256_file
 
 # Bytes. A larger file, and every file of a larger folder, counts by size and modification time.
 _HASH_BELOW = 2**30
+# 32 bits: ten thousand experiments share them by chance with a probability of 1 per cent.
 SHORT = 8  # digits of an identity in names of folders and tables
 # Settings of tables that are not paths, although "." and "/" name folders.
 _SYMBOLS = ("decimal", "delimiter")
@@ -31,6 +32,7 @@ _PATHS = (
     "validation_labels",
     "test_labels",
 )
+# Longest path on Linux; a longer text would only raise an error when it is looked up.
 _LONGEST_PATH = 4096
 
 
@@ -51,12 +53,14 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
     content, not by their path: changing a data file makes another experiment, moving it does not.
     """
     settings = _effective_settings(content)
+    # Two choices may have equal settings and are still named apart in tables.
     settings["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for group in ("task", "body", "source"):
         settings[group], digests = _part_by_content(settings[group], choices[group], data_folder)
         if group != "body":
             files |= digests
+    # Runs that differ in the seed alone are averaged in a report.
     without_seed = {key: entry for key, entry in settings.items() if key != "seed"}
     return Identity(run=_sha256(settings), settings=_sha256(without_seed), files=files)
 
@@ -83,12 +87,14 @@ def _part_by_content(
     `name` is its choice, which is also the name of its folder unless it has a setting `path`.
     """
     digests_by_path: dict[str, str] = {}
+    # The block says where to get the data, not what they are.
     settings = {key: entry for key, entry in node.items() if key != "data"}
     path = Path(str(settings.get("path") or name)).expanduser()
     is_folder = bool(settings.get("path")) and path.is_dir()
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
     for file in _described_files(node.get("data")):
+        # A file that is absent does not count: the task will say that it is missing.
         digest = _noted_digest(folder / file, digests_by_path)
         if digest:
             digests[file] = digest
@@ -113,6 +119,7 @@ def _described_files(block: Any) -> list[str]:
 
 
 def _sha256(content: dict[str, Any]) -> str:
+    # Sorted and without spaces, so that equal settings give equal bytes.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -148,17 +155,20 @@ def _by_content(
     if not (bare or "/" in node or "." in node):
         return node
     path = Path(node).expanduser()
+    # Relative names are looked for here first, then in the data folder, as readers do.
     return _noted_digest(path, digests) or _noted_digest(data_folder / path, digests) or node
 
 
 def digest_of(path: Path) -> str | None:
     """Return a digest of a file, or of all files in and below a folder; None for neither."""
+    # A file that vanishes or cannot be read counts as absent, and the reader says why.
     with suppress(OSError):
         is_folder = path.is_dir()
         files = _files(path) if is_folder else [path]
         is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if is_folder:
             lines = [
+                # Relative names: moving a folder does not change it.
                 f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}"
                 for file in files
             ]
@@ -171,6 +181,7 @@ def digest_of(path: Path) -> str | None:
 def _files(path: Path) -> list[Path]:
     """Return all files in and below a folder, sorted; links to folders are followed."""
 
+    # By default os.walk leaves out what it cannot read, and the digest would be that of a part.
     def fail(error: OSError) -> None:
         raise error
 
@@ -186,6 +197,7 @@ def _files(path: Path) -> list[Path]:
         visited.add(identity)
         candidates = (Path(folder) / name for name in names)
         files.extend(file for file in candidates if file.is_file())
+    # The order in which a file system lists names does not matter.
     return sorted(files)
 
 
@@ -193,6 +205,7 @@ def _file_digest(path: Path, is_large: bool) -> str:
     facts = path.stat()
     if is_large:
         return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+    # With inode and time of change, since a copy may keep the time of modification.
     version = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     return "sha256:" + _sha256_of(path, version)
 

@@ -21,7 +21,9 @@ from orca_cli.config.ranges import check_value
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
+# Modules that the user trusts, from --allow-module.
 _extra_modules: set[str] = set()
+# A default that no caller can write into.
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 # Short names of errors and losses, by the kind of a task.
@@ -105,6 +107,7 @@ def admitted(place: str) -> frozenset[str]:
     if place == PREPROCESSING:
         return frozenset(_PREPROCESSING)
     group, _, setting = place.partition(".")
+    # A place below the group, such as an argument of its part, has a list of its own.
     names = set(_named_in_files(group).get(place, ()))
     if group == "task" and setting in _NAMES:
         for paths in _NAMES[setting].values():
@@ -137,6 +140,7 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
             if not _is_within(module, ("orca_cli",)):
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
+    # Arguments that are nodes have places of their own.
     for argument, value in node.items():
         check_admitted(value, f"{key}.{argument}", f"{place}.{argument}")
 
@@ -157,23 +161,29 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
         ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
         UnsafeError: the place does not admit the name.
     """
+    # Names are checked first, at every depth, before anything is called.
     target = resolve(node, key)
     parameters = parameters_of(target)
     arguments = _arguments(node)
+    # A part that does not ask for a folder or a reporter gets none.
     arguments |= {name: value for name, value in runtime.items() if name in parameters}
+    # Before nested nodes are built: an unknown argument must not cost the work.
     bind(target, arguments, key)
     for name, argument in arguments.items():
         if _is_node(argument):
             arguments[name] = build(argument, f"{key}.{name}")
     record = _settings_record(target)
     if record is not None:
+        # Such as folders, which are the function's own parameters and not fields of the record.
         own_names = inspect.signature(target).parameters.keys() & arguments.keys()
         own_arguments = {name: arguments.pop(name) for name in own_names}
         return target(settings=record(**arguments), **own_arguments)
+    # A function, or code of the program, raises errors of its own; any other error is a bug.
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
         return target(**arguments)
+    # Classes of torch raise these types for bad settings.
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"{target.__qualname__} refuses its settings: {error}", where=key
@@ -201,6 +211,7 @@ def check(
         the object, if `node` names a class and nothing is reserved; else None.
     """
     target = resolve(node, key)
+    # Reserved arguments are known only in a run, so such a class cannot be built yet.
     if inspect.isclass(target) and not reserved:
         return build(node, key)
     arguments = _arguments(node)
@@ -223,6 +234,7 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
         raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
+    # Before the import: importing a module runs its code.
     check_admitted(node, key, place)
     module_name, _, attribute = name.rpartition(".")
     try:
@@ -241,7 +253,9 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
             f"'{module_name}' has no '{attribute}'", where=where, hint=suggest(attribute, offered)
         )
     is_code = inspect.isclass(target) or inspect.isfunction(target)
+    # A listed name counts as it is: torch.nn, for example, takes its losses from other modules.
     is_listed = name in admitted(place or key)
+    # Otherwise a trusted module would offer everything that it imports, such as os.system.
     if not is_code or not (is_listed or _is_within(_module_of(target), _extra_modules)):
         raise UnsafeError(
             f"'{name}' is not defined there",
@@ -260,6 +274,7 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
     if not isinstance(value, str):
         return value
     names: dict[str, str] = {}
+    # Where the kind is not known yet, a name of any kind passes.
     for table in _tables(kind, integer_targets):
         names |= _NAMES[setting][table]
     if value not in names:
@@ -287,11 +302,13 @@ def bind(
     `reserved` and `fixed` are as in `check`.
     """
     parameters = parameters_of(target)
+    # The program passes these, so a file may not.
     passed = {*reserved, *fixed}
     kinds = {parameter.kind for parameter in parameters.values()}
     settable = [
         name
         for name, parameter in parameters.items()
+        # *args and **kwargs are no settings by themselves.
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and name not in passed
     ]
@@ -313,8 +330,10 @@ def bind(
     for name, argument in values.items():
         if name in hints and not _is_node(argument):
             check_value(argument, hints[name], f"{key}.{name}")
+    # In the module of the function, by this name; it compares arguments with one another.
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
+        # Arguments that are not given have their defaults.
         settings = {name: parameter.default for name, parameter in parameters.items()}
         settings |= values
         checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
@@ -331,6 +350,7 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     if record is None:
         return parameters
     del parameters["settings"]
+    # The record's fields come first, so that listings show them in its order.
     return dict(inspect.signature(record).parameters) | parameters
 
 
@@ -350,6 +370,7 @@ def _named_in_files(group: str) -> Mapping[str, set[str]]:
     for stem, path in configuration.choices(group).items():
         content = configuration.content(path)
         variants = [settings for *_, settings in configuration.in_task(stem, content, str(path))]
+        # A variant of a task may name another error or loss than the task.
         for settings in (content, *variants):
             for place, target in _nodes(settings.get(group, settings), group):
                 names.setdefault(place, set()).add(target)
@@ -390,6 +411,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a callable; none if they cannot be evaluated, such as torch's."""
+    # A class's parameters are those of its constructor.
     annotated = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(annotated, include_extras=True)
@@ -402,6 +424,7 @@ def _module_of(value: Any) -> str:
 
 
 def _is_within(module: str, roots: Iterable[str]) -> bool:
+    # With the dot, so that trusting `data` does not trust `database`.
     return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 

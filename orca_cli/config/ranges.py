@@ -28,12 +28,14 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
 _LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
+# Field of a limit in annotated_types -> its words in a message, and its test.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("above", operator.gt),
     "ge": ("at least", operator.ge),
     "lt": ("below", operator.lt),
     "le": ("at most", operator.le),
 }
+# `Optional[int]` and `int | None` have different types.
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -65,6 +67,7 @@ class Takes:
 
 
 # The name of a file or folder that cannot lead out of the folder where it is looked for.
+# "." and ".." are folders; a NUL ends a name for the system.
 PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,2}$)[^/\\\0]+")]
 
 
@@ -75,9 +78,11 @@ def check_value(value: Any, hint: Any, where: str) -> None:
     allowed = in_words(hint)
     advice = f"allowed: {allowed}"
     if isinstance(value, str):
+        # The words of the message are the choices; `suggest` finds the closest.
         closest = suggest(value, re.split(r", | or ", allowed))
         if closest.startswith("did you"):
             advice = f"{closest} {advice}"
+    # bool is a subclass of int in Python.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fault = "out of range" if is_number else "not allowed"
     raise ConfigError(f"{shown(value)} is {fault}", where=where, hint=advice)
@@ -91,6 +96,7 @@ def fits(value: Any, hint: Any) -> bool:
     """
     hint, choices, bounds = _read(hint)
     if choices or bounds:
+        # The type first, since a text cannot be compared with a number.
         is_within = fits(value, hint) and all(
             _BOUNDS[name][1](value, bound) for name, bound in bounds
         )
@@ -100,7 +106,9 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in _UNIONS:
         return any(fits(value, member) for member in members)
     if origin is typing.Literal:
+        # The types too, since True equals 1.
         return any(value == member and type(value) is type(member) for member in members)
+    # A tuple may come from a default in Python; YAML has lists only.
     if origin in (list, Sequence):
         return isinstance(value, (list, tuple)) and all(fits(entry, members[0]) for entry in value)
     if origin is tuple and members:
@@ -112,12 +120,14 @@ def fits(value: Any, hint: Any) -> bool:
         return not isinstance(value, bool) and (is_whole or is_fraction)
     if hint in (bool, str, type(None)):
         return isinstance(value, hint)
+    # A type that YAML does not have, such as a callable; the part checks it.
     return True
 
 
 def in_words(hint: Any) -> str:
     """Return what an annotation allows, such as "int at least 1 or null"."""
     hint, choices, bounds = _read(hint)
+    # Choices say more than the type, which is always text.
     if choices:
         return ", ".join(choices[0].texts)
     if bounds:
@@ -159,10 +169,12 @@ def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
     choices: list[OneOf] = []
     bounds: list[tuple[str, Any]] = []
     for limit in metadata:
+        # OmegaConf sees Any; the declared type is in the metadata.
         if isinstance(limit, Takes):
             kind = limit.hint
         if isinstance(limit, OneOf):
             choices.append(limit)
+        # An Interval has several of these fields, a Ge only its own.
         for name in _BOUNDS:
             bound = getattr(limit, name, None)
             if bound is not None:

@@ -359,6 +359,7 @@ def lookup(config: Any, key: str) -> Any:
     """
     node = config
     for name in key.split("."):
+        # Parts are dictionaries, sections are dataclasses.
         node = node.get(name) if isinstance(node, dict) else getattr(node, name, None)
     return node
 
@@ -368,10 +369,12 @@ def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
     hints: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+        # A task is a dictionary in a run, but some of its settings are declared here.
         section = Task if name == "task" else hint
         if is_dataclass(section):
             for key, inner in typing.get_type_hints(section, include_extras=True).items():
                 hints[f"{name}.{key}"] = inner
+        # Parts are Any; their settings are declared by their signatures.
         elif hint is not Any:
             hints[name] = hint
     return hints

@@ -36,6 +36,7 @@ from orca_cli.config.configuration import key_of, mapping
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
+# A value that is left to the command line.
 _BLANK = "=???"
 SET = "set"  # the axis of the data sets
 _KEYS = ("common", "axes", "except", "files")
@@ -93,6 +94,7 @@ class Study:
         choices = self.axes[axis]
         chosen: Choices = {}
         for name in names:
+            # A typed value that is no choice of the axis may still be a value of the setting.
             if name not in choices and not setting:
                 hint = suggest(name, choices)
                 raise ConfigError(
@@ -109,6 +111,7 @@ class Study:
             data_folder: where relative names of files are looked for, besides the working folder.
         """
         blanks = self._blanks()
+        # Typed axes come last, and so beat those of the file.
         axes = self.axes | dict(typed)
         pairs_of_axis = [[(axis, name) for name in choices] for axis, choices in axes.items()]
         arms = []
@@ -119,6 +122,7 @@ class Study:
             texts = list(self.common)
             for axis, name in chosen:
                 texts.extend(axes[axis][name])
+            # Placeholders are filled after all choices are known, since they may name a later axis.
             for axis in self.axes:
                 texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
             merged = _merged(texts, blanks)
@@ -144,6 +148,7 @@ class Study:
         return blanks
 
     def _is_left_out(self, labels: Mapping[str, str]) -> bool:
+        # A condition is met if all of its axes have one of the listed choices.
         return any(
             all(labels[axis] in names for axis, names in condition.items())
             for condition in self.left_out
@@ -156,6 +161,7 @@ class Study:
             name = text.partition("=")[2].strip("'\"")
             path = Path(name).expanduser()
             if text.endswith(_BLANK):
+                # The file says where to get what is missing.
                 source = self.files.get(key, "give it on the command line")
                 lacks.append(f"needs {key}=...: {source}")
             elif key in self.files and not (path.exists() or (data_folder / path).exists()):
@@ -192,6 +198,7 @@ def _axes(node: Any, where: str) -> dict[str, Choices]:
     axes: dict[str, Choices] = {}
     for axis, choices in mapping(node, f"{where}: axes").items():
         if isinstance(choices, list):
+            # A list is short for a mapping whose choices are named by their values.
             choices = {text: f"{axis}={text}" for text in _texts(choices)}
         axes[axis] = {}
         for name, entry in mapping(choices, f"{where}: {axis}").items():
@@ -209,6 +216,7 @@ def _left_out(
         condition = {axis: _texts(names) for axis, names in names_of_axis.items()}
         for axis, names in condition.items():
             for name in names:
+                # A mistyped choice would silently leave out nothing.
                 if name not in axes[axis]:
                     hint = suggest(name, axes[axis])
                     raise ConfigError(
@@ -221,6 +229,7 @@ def _left_out(
 def _texts(node: Any) -> tuple[str, ...]:
     """Return the entries of a list, or a single entry, as they would be typed."""
     entries = node if isinstance(node, list) else [node]
+    # YAML reads true as a bool, and Python would write it as True.
     return tuple(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in entries)
 
 
@@ -233,6 +242,7 @@ def _overrides(node: Any, where: str) -> tuple[str, ...]:
         hint = "such as [task=digits, train.epochs=5]"
         raise ConfigError("is not a list of overrides", where=where, hint=hint)
     for text in texts:
+        # A group with a package, or a key below a section, counts as the section.
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
             hint = "type it on the command line"

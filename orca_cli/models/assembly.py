@@ -23,6 +23,7 @@ def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) ->
     initialisation draws them by the seed; the embedding layer is the checkpoint's in any case.
     Raises as `checkpoints.load_model`.
     """
+    # `weights` chooses between two beginnings and is no argument of the part.
     settings = {key: setting for key, setting in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
     # Drawn after loading: digests and embedding layer are the checkpoint's in any case.
@@ -62,8 +63,10 @@ def build_model(
         ConfigError: the embedder's `max_tokens` is more than the body takes, the body has no prefix
             token to pool, or a part lets a causal task see the future.
     """
+    # The paper's embedder.
     embedder = embedder or Patch()
     prefix = _prefix(body, kind, pooling)
+    # The prefix takes places in the body's sequence, which the input then lacks.
     prefix_length = 0 if prefix is None else len(prefix)
     token_layout = _layout(
         input_shape,
@@ -72,6 +75,7 @@ def build_model(
         room=body.max_tokens - prefix_length,
         is_pooled=kind != "dense",
     )
+    # Checked before anything is drawn or built.
     if causal:
         _check_causal(kind, token_layout, embedder, body)
     # Each part has a draw of its own: another embedder leaves the predictor's first weights alone.
@@ -114,6 +118,7 @@ def _layout(
         room: tokens that the body takes besides those of the prefix.
         is_pooled: whether a sample has one answer.
     """
+    # A number that was set is never lowered silently.
     tokens = embedder.max_tokens
     if tokens is not None and tokens > room:
         raise ConfigError(

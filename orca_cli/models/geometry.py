@@ -53,6 +53,7 @@ def layout(
 
 def coarse(layout: TokenLayout) -> TokenLayout:
     """Return the layout of the same canvas with at most 64 tokens; `layout` itself if it has."""
+    # The kernel is never smaller than that of the tokens themselves.
     kernel = max(layout.kernel, smallest_kernel(layout.extent, _COARSE_TOKENS))
     return replace(layout, kernel=kernel, grid=token_grid(layout.extent, kernel))
 
@@ -82,6 +83,7 @@ def input_grid(
     # The extent of the map that `layout` will fold a sequence or volume into.
     if len(extent) != 2:
         rows, columns = fold_shape(extent[0])
+        # A step of a sequence counts as a slice of 1 x 1.
         height, width = extent[1:] or (1, 1)
         extent = (rows * height, columns * width)
     if max_tokens is not None:
@@ -90,6 +92,7 @@ def input_grid(
     kernel = min(patch, smallest_kernel(extent, _COARSE_TOKENS))
     rows, columns = token_grid(extent, kernel)
     largest_rows, largest_columns = largest_grid
+    # At least what the body takes, and at most what it was pretrained with.
     return (
         min(max(rows, smallest_side), largest_rows),
         min(max(columns, smallest_side), largest_columns),
@@ -101,6 +104,7 @@ def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
     # Without rounding up, this is the solution; the search starts from it, in either direction.
     root = (math.prod(extent) / max_tokens) ** (1 / len(extent))
     kernel = max(1, math.floor(root))
+    # Rounding up each axis, and floats, may put the start on either side of the solution.
     while kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens:
         kernel -= 1
     while math.prod(token_grid(extent, kernel)) > max_tokens:
@@ -115,6 +119,7 @@ def token_grid(extent: tuple[int, ...], kernel: int) -> tuple[int, ...]:
 
 def fold_shape(length: int) -> tuple[int, int]:
     """Return (rows, columns), nearly square; fewer than `rows` of their positions are left over."""
+    # ceil(sqrt(length)), exact in integers.
     rows = math.isqrt(length - 1) + 1 if length > 1 else 1
     return rows, -(-length // rows)
 
@@ -145,6 +150,7 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
         steps = resize(maps, layout.fold).flatten(-2)  # [B, K, rows * columns]
         return _resample(steps, length)
     height, width = slice_size
+    # The steps of `to_canvas` in reverse.
     maps = resize(maps, (rows * height, columns * width))
     maps = maps.unflatten(3, (columns, width))
     maps = maps.unflatten(2, (rows, height))  # [B, K, rows, H, columns, W]
@@ -154,6 +160,7 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return maps [B, C, *size] for [B, C, H, W]; bilinear, with antialiasing where it shrinks."""
+    # The same size needs no interpolation, which would change last bits.
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(

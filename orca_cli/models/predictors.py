@@ -44,6 +44,7 @@ class PooledPredictor(nn.Module):
     def pool(self, features: Tokens) -> Tensor:
         """Return the inputs of the first layer, [B, F]."""
         if self.pooling == "class_token":
+            # The classification token is the first of the prefix.
             return features.x[:, 0]
         return pooled(features)
 
@@ -54,6 +55,7 @@ def pooled(features: Tokens) -> Tensor:
     mask = features.mask[:, features.prefix :]  # [B, T]
     weight = mask.unsqueeze(-1).to(x.dtype)
     total = (x * weight).sum(1)
+    # A sample without valid tokens gets 0 instead of NaN.
     return total / weight.sum(1).clamp(min=1)
 
 

@@ -64,6 +64,7 @@ class TransferModel(nn.Module):
             return 1.0
         if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
             return self.scale_std.clone()
+        # In float64: squares of large units exceed float32.
         mean_square = self.scale_std.double().square().mean()
         return float(mean_square.sqrt())
 
@@ -82,6 +83,7 @@ class TransferModel(nn.Module):
         with _full_precision(x.device):
             outputs = self.predictor(features)
         if self.has_scale:
+            # Outside the block: the scale may be float64, which autocast does not concern.
             outputs = outputs * self.scale_std + self.scale_mean
         return outputs
 
@@ -91,6 +93,7 @@ class TransferModel(nn.Module):
         Those of the prefix come first.
         """
         with _full_precision(x.device):
+            # Inputs of a regression need more digits than bfloat16 has.
             tokens = self.embed(x, valid)
             sequences = self._with_class_token(tokens)
         features = self.body(sequences)
@@ -111,6 +114,7 @@ class TransferModel(nn.Module):
         prefix = class_token.view(-1, width)  # [P, D]
         length = len(prefix)
         repeated = prefix.expand(batch_size, -1, -1)  # [B, P, D]
+        # Class tokens are never padding.
         is_token = tokens.mask.new_ones(batch_size, length)
         return Tokens(
             x=torch.cat([repeated, tokens.x], dim=1),

@@ -35,6 +35,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes. If an error has no errno, a disk with less free space is called full.
 _LITTLE_SPACE = 2**20
 # Folder -> its device and inode, while it is pinned.
+# None records that the folder did not exist when it was pinned.
 _pinned: dict[Path, tuple[int, int] | None] = {}
 
 
@@ -43,6 +44,7 @@ def guarded(path: Path) -> Iterator[None]:
     """Turn any failure to write inside the block into one StorageError."""
     try:
         yield
+    # It explains itself already, as from an inner block.
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - serialisers wrap a full disk in types of their own
@@ -51,6 +53,8 @@ def guarded(path: Path) -> Iterator[None]:
 
 def disk_error(error: BaseException) -> StorageError | None:
     """Return the StorageError for an unexpected error that the disk caused; None for any other."""
+    # Also errors of the device itself, of a disk mounted read-only, and of a vanished network
+    # share.
     failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
         return _explain(Path(str(error.filename or ".")), error)
@@ -61,6 +65,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for an error that was raised while `path` was written."""
     number = _error_number(error)
     free = _free_bytes(path)
+    # Some libraries raise a full disk without its number, so the free space is looked at instead.
     is_small = number is None and free is not None and free < _LITTLE_SPACE
     if number in _NO_FOLDER:
         reason = "a file, or a link that leads to no folder, stands where a folder is needed"
@@ -72,6 +77,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
     else:
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         hint = "choose another folder"
+    # A path may be longer than a line; its beginning says enough.
     return StorageError(f"cannot be written: {reason}", where=f"{path!s:.200}", hint=hint)
 
 
@@ -87,6 +93,7 @@ def _error_number(error: Exception) -> int | None:
 def _free_bytes(path: Path) -> int | None:
     """Return the free bytes of the disk that a path is on; None if the system does not say."""
     # Not Path.exists, which raises for a path that is too long.
+    # The file itself may not exist yet, so its nearest folder is asked.
     folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
     with suppress(OSError):
         return shutil.disk_usage(folder).free
@@ -102,10 +109,12 @@ def unreadable(path: Path, error: Exception) -> StorageError:
 
 def fsync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk, if the file system supports that."""
+    # A rename is on the disk only once the folder that holds the name is.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
+        # Some network file systems cannot do this for folders; then nothing better is possible.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -131,6 +140,7 @@ def pinned(folder: Path) -> Iterator[None]:
 
 def check_pinned(path: Path) -> None:
     """Raise StorageError if a pinned folder at or above `path` was deleted, renamed or replaced."""
+    # A write deep inside a run's folder must notice that the run's folder itself is gone.
     for folder in (path, *path.parents):
         if folder in _pinned and _node(folder) != _pinned[folder]:
             message = "was deleted, renamed or replaced while in use"
@@ -156,7 +166,9 @@ def make_folder(path: Path) -> Path:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         # After `missing` is known: a pinned folder that is deleted later is not in it.
         check_pinned(path)
+        # From the top down, and each name forced to the disk before the next folder is put into it.
         for folder in reversed(missing):
+            # Another process may have made it meanwhile.
             folder.mkdir(exist_ok=True)
             fsync_folder(folder.parent)
     return path
@@ -165,6 +177,7 @@ def make_folder(path: Path) -> Path:
 def temporary_name(path: Path) -> Path:
     """Return an unpredictable name next to `path`, for content that is not complete yet."""
     # Not `with_name`, which refuses a path without a name, such as ".".
+    # In the same folder, since a rename is atomic only within one file system.
     return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
 
 
@@ -173,6 +186,7 @@ def new_file(path: Path) -> int:
 
     A name that is taken is an error, even by a planted link, which O_EXCL does not follow.
     """
+    # 0o666 is narrowed by the user's umask, as for any other file.
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
@@ -187,6 +201,7 @@ def check_temporary() -> None:
 
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
     """Raise StorageError, which names the purpose, if a folder has fewer than `size` bytes free."""
+    # Where the system does not say, the write itself has to find out.
     free = _free_bytes(folder)
     if free is None or free >= size:
         return
@@ -200,6 +215,7 @@ def check_writable(path: Path) -> None:
     """Create a folder and write a byte into it, so that a run fails before its work, not after."""
     make_folder(path)
     with guarded(path), tempfile.NamedTemporaryFile(dir=path, prefix=TEMPORARY) as probe:
+        # A full disk may still create an empty file, so a byte is written.
         probe.write(b"x")
         probe.flush()
 
@@ -224,13 +240,17 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
     make_folder(path.parent)
     temporary = temporary_name(path)
     with guarded(path):
+        # It claims the unpredictable name; the writer then opens a file that is certainly ours.
         os.close(new_file(temporary))
         try:
             writer(temporary)
             fsync_file(temporary)
+            # The content was forced to the disk before: otherwise a crash could leave the name with
+            # an empty file.
             os.replace(temporary, path)
             fsync_folder(path.parent)
         finally:
+            # Without effect after the rename.
             temporary.unlink(missing_ok=True)
 
 
@@ -260,8 +280,10 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with guarded(path):
+        # Asked before the file is opened, which creates it.
         is_new = not path.exists()
         with open(path, "a+b") as file:
+            # Everything after the last line break is the rest of a write that was cut off.
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
@@ -279,6 +301,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     if not path.exists():
         return records
+    # The empty text after the last line break ends the list as well: it is not JSON.
     with suppress(ValueError, RecursionError):
         for line in path.read_bytes().split(b"\n"):
             records.append(json.loads(line))
@@ -300,6 +323,7 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         record = json.loads(content)
+        # The checksum covers the record without the field that holds it.
         digest = record.pop(_DIGEST)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ChecksumError("is missing", where=str(path)) from error
@@ -307,6 +331,7 @@ def read_checked_json(path: Path) -> dict[str, Any]:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ChecksumError("is damaged: not a record of this program", where=str(path)) from error
+    # Compared as whole text, so that a change of spacing or of the order counts as damage as well.
     if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
         raise ChecksumError(f"is damaged: its checksum is not {str(digest)[:12]}", where=str(path))
     return record
@@ -334,4 +359,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:
+        # In blocks, so that a file of weights does not have to fit into memory.
         return hashlib.file_digest(file, "sha256").hexdigest()

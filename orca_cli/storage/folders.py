@@ -32,12 +32,16 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     """
     disk.make_folder(path.parent)
     with disk.guarded(path):
+        # Unpredictable and next to the final name: the rename at the end stays within one file
+        # system.
         temporary = Path(
             tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
         )
         try:
             yield temporary
             files = []
+            # Contents before the manifest, and the manifest before the name: whatever is
+            # interrupted, a folder with its name is whole.
             for entry in sorted(temporary.rglob("*")):
                 if entry.is_dir():
                     disk.fsync_folder(entry)
@@ -45,12 +49,15 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
                     disk.fsync_file(entry)
                     files.append(entry)
             seal(temporary, files, owner=owner)
+            # mkdtemp makes it private; others who share the runs may read them.
             temporary.chmod(0o755)
             if path.exists():
+                # Removed only now, when the new content is complete.
                 remove(path)
             temporary.rename(path)
             disk.fsync_folder(path.parent)
         finally:
+            # Without effect after the rename.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -58,6 +65,7 @@ def seal(folder: Path, files: Iterable[Path], *, owner: str = "") -> None:
     """Write a folder's manifest: size and SHA-256 of some files in it."""
     entries = {}
     with disk.guarded(folder):
+        # Sorted, so that equal folders have equal manifests.
         for file in sorted(files):
             name = str(file.relative_to(folder))
             entries[name] = {"size": file.stat().st_size, "sha256": disk.sha256_file(file)}
@@ -92,9 +100,11 @@ def verify_folder(
     for name in set(only or ()) - entries.keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
     names = entries if only is None else only
+    # An editable file, such as an export's model card, may differ from its digest.
     checked = {name: entries[name] for name in names if name not in editable}
     for problem in _changes(path, checked, contents=contents):
         raise ChecksumError(problem, where=str(path))
+    # With `only`, the caller does not rely on the other files.
     if not extra_allowed and only is None:
         for problem in _extra_files(path, {*entries, *editable}):
             raise ChecksumError(problem, where=str(path))
@@ -116,11 +126,13 @@ def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, li
 def _manifest(path: Path) -> dict[str, Any]:
     """Return a folder's manifest; ChecksumError if it is damaged or names files elsewhere."""
     manifest = disk.read_checked_json(path / MANIFEST)
+    # The schema is asked first, since the keys of a newer manifest may mean something else.
     if manifest.get("schema") != _SCHEMA:
         schema = manifest.get("schema")
         message = f"its manifest has schema {schema}; this program reads {_SCHEMA}"
         raise CheckpointError(message, where=str(path), hint="use a newer program")
     files = manifest.get("files")
+    # The manifest may be a stranger's, who must not make us read files elsewhere.
     is_inside = isinstance(files, dict) and not any(
         name.startswith("/") or ".." in PurePath(name).parts for name in files
     )
@@ -136,6 +148,7 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
+            # The size first: it costs no reading.
             elif file.stat().st_size != entry["size"] or (
                 contents and disk.sha256_file(file) != entry["sha256"]
             ):
@@ -148,6 +161,7 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
     """Yield a sentence on the first visible file that is not expected, if there is one."""
     names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
     extra = names - set(expected) - {MANIFEST}
+    # Hidden files come from file managers and network file systems.
     visible = sorted(name for name in extra if not name.startswith("."))
     if visible:
         yield f"'{visible[0]}' does not belong to it"
@@ -155,6 +169,7 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
+    # With the time, so that a second damaged copy of the same name gets a name of its own.
     aside = path.with_name(f"{path.name}{_ASIDE}{disk.timestamp()}")
     with disk.guarded(path):
         path.rename(aside)
@@ -175,6 +190,7 @@ def is_temporary(path: Path) -> bool:
 def remove(path: Path) -> None:
     """Delete one of our files or folders; a folder is renamed first: nobody sees half of it."""
     with disk.guarded(path):
+        # A link is deleted itself, not the folder that it leads to.
         if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)
             return
@@ -192,11 +208,13 @@ def size(path: Path) -> int:
     """
     files = [path]
     if os.path.isdir(path) and not os.path.islink(path):
+        # os.walk does not follow links to folders.
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     total = 0
     for file in files:
         # The file may have been deleted meanwhile.
         with suppress(OSError):
+            # lstat, which counts a link itself.
             total += file.lstat().st_size
     return total
 
@@ -206,7 +224,9 @@ def clean_temporary(folder: Path) -> None:
 
     Only the process that has the folder's lock may call this.
     """
+    # A list, since deleting changes what the search walks through.
     for leftover in list(folder.rglob(f"{disk.TEMPORARY}*")):
+        # A leftover that cannot be deleted takes space and harms nothing.
         with suppress(StorageError):
             remove(leftover)
 
@@ -233,9 +253,11 @@ def cached(
         announce()
         check()
 
+    # Beside the entry and not inside it: the entry's folder is replaced as a whole.
     lock_path = path.with_name(f"{path.name}.lock")
     with lock(lock_path, timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=wait):
         is_whole = path.exists()
+        # Asked with the lock held: another process may have made the entry during the wait.
         if is_whole:
             try:
                 verify_folder(path)

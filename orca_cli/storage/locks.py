@@ -17,6 +17,7 @@ import filelock
 from orca_cli.exceptions import LockedError
 from orca_cli.storage.disk import guarded, make_folder, new_file, temporary_name
 
+# Seconds. A run on another machine counts as dead after three missing beats (`runs.claim`).
 HEARTBEAT_S = 10.0
 
 
@@ -26,7 +27,9 @@ def heartbeat(path: Path) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
+        # The wait ends at once when the block does.
         while not stop.wait(HEARTBEAT_S):
+            # A missed beat is harmless: only after three of them a run counts as dead.
             with suppress(OSError):
                 os.utime(path)
 
@@ -93,14 +96,17 @@ def lock(
         while_waiting: called every second of the wait, which it ends by raising.
     """
     make_folder(path.parent)
+    # The lock is the operating system's, not the file: a file that is left over locks nothing.
     file_lock = filelock.FileLock(path)
     end = time.monotonic() + timeout_s
     while not file_lock.is_locked:
         with guarded(path):
             try:
+                # At most a second at a time, so that `while_waiting` can notice signals.
                 file_lock.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
             except filelock.Timeout as error:
                 if time.monotonic() >= end:
+                    # Asked only now: it may have to read who has the lock.
                     guarded_thing = what if isinstance(what, str) else what()
                     message = f"another process works on {guarded_thing}"
                     hint = "wait for it to end"
@@ -117,6 +123,8 @@ def is_locked(path: Path) -> bool:
     """Return whether a living process has the lock; nothing is written."""
     try:
         with open(path, "rb") as file:
+            # Shared, so that two processes that look at the same time do not see one another as the
+            # owner.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

@@ -60,7 +60,9 @@ def cached(
             record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
             return Entry(storage.read_tensors(path / _TENSORS), record)
         entry = compute()
+        # The content serves this run either way; `keep` only decides whether others may have it.
         if keep():
+            # The manifest of a committed folder lets `storage.cached` notice a damaged entry later.
             with storage.commit_folder(path) as temporary:
                 save_tensors(temporary / _TENSORS, entry.tensors)
                 storage.write_json(temporary / _RECORD, entry.record)
@@ -69,6 +71,7 @@ def cached(
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file; `storage.read_tensors` reads it."""
+    # safetensors refuses tensors that are not contiguous.
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(on_cpu, path)
 
@@ -87,6 +90,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
         # Its version decides bits, and also data: the source stdlib_docs is its documentation.
         "python": platform.python_version(),
         "torch": torch.__version__,
+        # Two builds of the same version may use different kernels.
         "torch_build": torch.version.git_version,
     }
     for package in _PACKAGES:
@@ -97,6 +101,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
     facts["instructions"] = torch.backends.cpu.get_cpu_capability()
     facts["machine"] = platform.machine()
     facts["device"] = device.type
+    # Two models of GPU run different kernels, so "cuda" alone would say too little.
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
     return facts
@@ -109,6 +114,7 @@ def _blas_threads() -> str:
         threads = os.environ.get(variable)
         if threads:
             return threads
+    # Without either variable, OpenBLAS starts as many threads as there are cores.
     return str(os.cpu_count())
 
 

@@ -65,6 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     path = folder / _name(checkpoint.step)
     # An earlier attempt of the run may have reached this step.
     if path.exists():
+        # If it is whole, it holds the same state: every draw is a function of the step.
         try:
             storage.verify_folder(path)
             return
@@ -75,6 +76,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         size += sum(tensor.nbytes for tensor in tensors.values())
     # Checked first, so that half a checkpoint does not take up the space that is left.
     storage.require_space(folder, size + _ROOM)
+    # The checkpoint gets its name last, so a crash inside the block leaves none that is half
+    # written.
     with storage.commit_folder(path, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
         save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
@@ -112,6 +115,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         except ChecksumError as error:
             log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(path)
+    # Folders that were moved aside match the pattern too. Where checkpoints existed, a silent start
+    # at step 0 would throw away the work that they hold.
     if any(folder.glob("step-*")):
         raise CheckpointError(
             "no valid checkpoint found",
@@ -123,6 +128,7 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
 
 def _load(path: Path, owner: str) -> Checkpoint:
     """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
+    # Nothing is parsed before its checksum has been compared.
     _check_owner(path, owner)
     # A manifest that is valid in itself may still lack one of these files.
     members = (_WEIGHTS, _OPTIMIZER, _TRAINER)
@@ -134,6 +140,7 @@ def _load(path: Path, owner: str) -> Checkpoint:
             where=str(path),
             hint="use a newer program",
         )
+    # A folder that was copied or renamed would resume at the wrong step.
     if path.name != _name(state["step"]):
         raise ChecksumError(f"actually contains step {state['step']}", where=str(path))
     best = {}
@@ -151,6 +158,7 @@ def _load(path: Path, owner: str) -> Checkpoint:
 
 def _check_owner(path: Path, owner: str) -> None:
     """Raise ChecksumError where a folder is damaged or of another run."""
+    # A manifest proves only that the content is whole; the owner ties it to this run's settings.
     if storage.verify_folder(path) != owner:
         raise ChecksumError("belongs to another run", where=str(path))
 
@@ -181,6 +189,7 @@ class Saver:
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
+        # The last step of a stage may have been saved just before, because it was due.
         if checkpoint.step == self._saved_step:
             return False
         save(self._folder, checkpoint, owner=self._owner)
@@ -197,6 +206,8 @@ def commit_weights(
     If several models are trained, `finished` has the outputs and the record of the one whose
     weights these are, for `read_finished`: outputs.safetensors and member.json.
     """
+    # Weights, outputs and record appear together, so that a member counts as finished or not at
+    # all.
     with storage.commit_folder(folder, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, weights)
         if finished is not None:
@@ -244,20 +255,24 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         states.setdefault(int(number), {})[name] = tensor
+    # The groups are the optimizer's own: its settings come from the configuration.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a module's state on the CPU."""
+    # Cloned, since on the CPU `cpu` returns the tensor itself, which training goes on changing.
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     """Return a SHA-256 over names, types, shapes and bytes of weights; equal for equal weights."""
     digest = hashlib.sha256()
+    # Sorted, so that the order in which a module registers its tensors does not matter.
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
+        # The header keeps equal bytes of another type or shape apart.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         # As bytes, since numpy has no bfloat16.
         content = tensor.reshape(-1).view(torch.uint8)

@@ -48,6 +48,8 @@ def choose_device(setting: str) -> torch.device:
             where="device",
             hint="allowed: auto, cpu, cuda, cuda:N, mps",
         )
+    # A number that is missing is noticed here: torch would fail only at the first use, after the
+    # model has been built.
     count = _device_count(kind)
     if int(index or 0) >= count:
         plural = "" if count == 1 else "s"
@@ -124,6 +126,7 @@ def limit_threads(parameters: int, tokens: int) -> None:
 @contextmanager
 def same_threads_after() -> Iterator[None]:
     """Give the process at the end of a block the number of threads that it had before."""
+    # A process may do several runs: a small model must not limit the threads of the next.
     before = torch.get_num_threads()
     try:
         yield
@@ -157,6 +160,7 @@ def checkpoint_layers(body: nn.Module) -> None:
         )
     for layer in innermost:
         layer.gradient_checkpointing = True
+        # The reentrant form gives no gradient unless an input of the layer requires one.
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
@@ -190,6 +194,7 @@ class Engine:
         self.team = team
         self.rank = 0 if team is None else team.rank.number
         self.processes = 1 if team is None else team.rank.size
+        # The state before any step: `prepare` starts every optimizer from it.
         self._first_scale = self.scaler_state()
         # A warning only: some operations of a GPU have no deterministic form.
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -232,6 +237,7 @@ class Engine:
         scaler = self._accelerator.scaler
         if scaler is None:
             return
+        # Such a checkpoint was written at another precision.
         if not state:
             raise CheckpointError(
                 "the checkpoint has no gradient scale",
@@ -265,6 +271,7 @@ class Engine:
         """Return `count` numbers, each computed by one of the processes; see `Team.gathered`."""
         if self.team is not None:
             return self.team.gathered(work, count)
+        # All numbers come from this process, so there is nothing to exchange.
         numbers = work()
         return [numbers[index] for index in range(count)]
 
@@ -286,5 +293,6 @@ class Engine:
         """Return a batch on the device; copying a pinned one does not block the CPU."""
         is_gpu = self.device.type == "cuda"
         return batch.mapped(
+            # A copy from memory that is not pinned blocks anyway.
             lambda tensor: tensor.to(self.device, non_blocking=is_gpu and tensor.is_pinned())
         )

@@ -35,7 +35,9 @@ def visible() -> list[str]:
     variable = os.environ.get(VISIBLE)
     if variable is not None:
         names = [name.strip() for name in variable.split(",")]
+        # "-1" and an empty variable hide all GPUs.
         return [name for name in names if name not in ("", "-1")]
+    # Imported only where the variable does not answer: torch takes seconds to load.
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
@@ -65,6 +67,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     is_computing = torch is not None and torch.cuda.is_initialized()
     if _taken is not None or not names or is_computing:
         return _taken
+    # The environment is read before the wait, so that a bad number fails at once.
     slots = _slots_per_gpu()
     locks = folder or _folder()
     is_waiting = False
@@ -73,16 +76,19 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         for slot, name in itertools.product(range(slots), names):
             if _lock_slot(locks, name, slot):
                 _taken = name
+                # Set before torch starts a driver, which reads the variable once.
                 os.environ[VISIBLE] = name
                 slot_text = f", place {slot + 1} of {slots}" if slots > 1 else ""
                 log.info(f"GPU {name}{slot_text}")
                 return name
+        # The message is said once, not at every look.
         if not is_waiting:
             count = len(names) * slots
             log.info(
                 f"all {count} places of the GPUs {', '.join(names)} are taken: waiting for one"
             )
             is_waiting = True
+        # A wait may last hours, so it has to notice signals.
         signals.check()
         time.sleep(_LOOK_EVERY_S)
 
@@ -99,6 +105,8 @@ def _slots_per_gpu() -> int:
 
 def _lock_slot(locks: Path, name: str, slot: int) -> bool:
     """Lock one slot of a GPU for the life of this process; False where another job has it."""
+    # A name may be a UUID or a MIG device with characters such as "/", which would lead to another
+    # folder.
     file_name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     try:
         _lock.enter_context(storage.lock(locks / f"{file_name}.{slot}.lock"))

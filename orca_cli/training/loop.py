@@ -52,11 +52,13 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         with _READING:
             return call()
 
+    # A single thread: a second would only wait for the lock.
     thread = ThreadPoolExecutor(1, thread_name_prefix="orca-feed")
     waiting: deque[Future[T]] = deque()
     try:
         for call in calls:
             waiting.append(thread.submit(read, call))
+            # Results that wait take memory, so no more than `_AHEAD` of them are kept.
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -105,15 +107,19 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
         rank: number of this process.
         processes: number of processes.
     """
+    # Every process gets a piece of the same length, but for the last samples of a short batch.
     length = math.ceil(batch_size / processes)
     pieces = []
     for number, size in enumerate(sizes):
         for process in range(processes):
             start = process * length
+            # A short batch may leave the last processes without a sample.
             if start >= size:
                 break
             piece = Piece(
                 batch=number,
+                # Unique within the step, and the number of the batch itself when there is a single
+                # process.
                 part=number * processes + process,
                 start=start,
                 stop=min(start + length, size),
@@ -137,6 +143,7 @@ def read_step(
     """
 
     def read(rows: np.ndarray, number: int) -> Batch:
+        # One generator per batch: batches may be read ahead of their step, in any order.
         draws = seeding.numpy_generator(seed, "finetune", "augment", step, number)
         return samples.batch(rows, draws)
 
@@ -181,6 +188,7 @@ def train_step(
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
     """
+    # `predict` leaves the model in evaluation mode.
     model.train()
     optimizer.zero_grad()
     if prepared is None:
@@ -198,12 +206,15 @@ def train_step(
             for index, piece in enumerate(pieces):
                 # A piece with a factor of 0 has no known targets.
                 if piece.batch == number and piece.is_own and factors[index]:
+                    # Seeded for each piece, so that dropout depends on neither earlier steps nor
+                    # other pieces.
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     losses[index] = _add_gradient(
                         engine, model, loss, piece.cut(batch), factor=factors[index], unit=unit
                     )
         return losses
 
+    # All groups count as one vector: clipping keeps the direction of the whole gradient.
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if engine.team is None:
         total, norm = _gradient_alone(engine, add_gradients, trained, clip)
@@ -211,8 +222,11 @@ def train_step(
         total, norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
+    # Nothing has been changed yet, so the weights that a caller may keep are those before this
+    # step.
     if not math.isfinite(total):
         raise _not_finite("loss", total, optimizer, step)
+    # At fp16 the scaler leaves out such a step by itself and lowers the scale.
     if not math.isfinite(norm) and not engine.skips_overflow:
         raise _not_finite("gradient", norm, optimizer, step)
     optimizer.step()
@@ -248,9 +262,12 @@ def _with_factors(
         adds_batches: whether the loss of the step is the sum of its batches' means; else it is the
             mean over all samples.
     """
+    # A loss that adds up its samples needs no weights: the sums of pieces add up to that of the
+    # step.
     if is_sum(loss):
         return prepared, [1.0] * len(pieces)
     # The factors of the pieces of one mean add up to 1.
+    # Number of the mean that each piece belongs to.
     means = [piece.batch if adds_batches else 0 for piece in pieces]
     sizes = [len(piece) for piece in pieces]
     weights = [float(size) for size in sizes]
@@ -269,8 +286,10 @@ def _with_factors(
             return own_weights
 
         weights = engine.gathered(weigh_own, len(pieces))
+        # They are read now; an iterator would be used up.
         prepared = read_batches
     factors: list[float] = []
+    # The pieces of one mean are neighbours, which groupby relies on.
     for _, group in itertools.groupby(range(len(pieces)), means.__getitem__):
         indices = list(group)
         group_weights = [weights[index] for index in indices]
@@ -313,6 +332,7 @@ def _gradient_alone(
     Returns:
         the loss, and the gradient's norm before clipping.
     """
+    # Gradients are complete before they are clipped.
     losses = add_gradients().values()
     numbers = [*losses, engine.clip(trained, clip)]
     # float64 unless all numbers are float32; MPS lacks it.
@@ -338,6 +358,7 @@ def _gradient_of_team(
         the loss of all pieces, and the gradient's norm before clipping.
     """
 
+    # As numbers, which the processes can exchange; a device waits here for each loss.
     def own_losses() -> dict[int, float]:
         return {index: float(loss) for index, loss in add_gradients().items()}
 
@@ -349,13 +370,17 @@ def _gradient_of_team(
     # All processes have to add up the same list of tensors, so a process without a gradient that
     # another one has contributes zeros.
     gradients = []
+    # A parameter without a gradient in every process, such as an unused layer, keeps None: an
+    # optimizer skips it, while zeros would still apply momentum and weight decay.
     for parameter, count in zip(trained, counts, strict=True):
         if not count:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
+    # Sums, not means: the factors of the pieces have weighted the losses already.
     engine.add_up(gradients)
+    # Every process clips the same sum, so that all take the same step without another exchange.
     return sum(losses), float(engine.clip(trained, clip))
 
 
@@ -376,6 +401,7 @@ def loss_values(
     if isinstance(unit, Tensor):
         differentiated = loss(outputs / unit, targets / unit)
         return differentiated, differentiated.detach()
+    # Dividing by 1 would cost a second evaluation of the loss.
     if unit == 1:
         differentiated = loss(outputs, targets)
         return differentiated, differentiated.detach()
@@ -404,6 +430,7 @@ def predict(
     outputs: list[Tensor] = []
     on_device: list[Tensor] = []
     targets: list[Tensor] = []
+    # On the CPU a transfer copies nothing, so outputs need not wait.
     most_waiting = 0 if engine.device.type == "cpu" else _WAITING_BYTES
 
     def read(rows: np.ndarray) -> tuple[Batch, Tensor]:
@@ -419,6 +446,7 @@ def predict(
     reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
         governed_by("train.eval_batch_size", hint),
+        # Closed even if a batch fails, since its thread would go on reading.
         closing(read_ahead(reads)) as read_batches,
     ):
         for batch, batch_targets in read_batches:
@@ -454,12 +482,15 @@ def whole_loss(
     It takes the outputs of `predict`, `batch_size` samples at a time, which bounds the memory.
     """
     rows_of_batches = batches(np.arange(len(outputs)), batch_size)
+    # The shares add up to 1, and a short last batch counts by its samples or known targets.
     factors = shares(loss, [targets[rows] for rows in rows_of_batches])
     total = 0.0
     for rows, factor in zip(rows_of_batches, factors, strict=True):
         # A batch with a factor of 0 has no known targets.
         if factor:
+            # Outputs take the place of inputs: the loss is computed on the device of the run.
             moved = engine.move(Batch(outputs[rows], targets[rows]))
             _, reported = loss_values(loss, moved.x, moved.y, unit)
             total += float(reported) * factor
+    # A loss is reported as None rather than NaN, which JSON lacks.
     return total if math.isfinite(total) else None

@@ -43,6 +43,7 @@ def from_environment() -> Rank | None:
     Raises:
         UsageError: the environment contradicts itself.
     """
+    # A variable that only some other tool has set, such as RANK alone, does not make a team.
     if any(name not in os.environ for name in _NAMES):
         return None
     # torchrun also gives the numbers within the machine; other launchers may not.
@@ -58,6 +59,7 @@ def from_environment() -> Rank | None:
         raise UsageError(
             f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
         ) from error
+    # torchrun with one process: the run is like any other.
     if rank.size <= 1:
         return None
     if not 0 <= rank.number < rank.size:
@@ -74,6 +76,7 @@ def silence() -> None:
     # The descriptors, not sys.stdout: libraries write to them as well.
     sink = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
+        # Both descriptors now lead to the sink, so the first descriptor is not needed any more.
         os.dup2(sink, stream.fileno())
     os.close(sink)
 

@@ -22,10 +22,13 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
         decay_steps: the step at which the rate reaches 0.
     """
     if step < warmup_steps:
+        # By 1 on both sides: the rate is above 0 at step 0 and below the peak until the warm-up
+        # ends.
         return peak * (step + 1) / (warmup_steps + 1)
     # If the warm-up ends where the decay does, the rate falls within one step.
     decay_length = max(decay_steps - warmup_steps, 1.0)
     share = (decay_steps - step) / decay_length
+    # Training may go on after the decay has ended, at a rate of 0.
     return peak * min(1.0, max(0.0, share))
 
 

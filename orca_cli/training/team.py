@@ -62,15 +62,19 @@ class Team:
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
         self.failure: Exception | None = None
+        # First, since a wrong configuration must fail before any process waits for the others.
         _check_engines()
         _share_processors(rank)
         os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
+        # Tensors on the CPU go by gloo, those on a GPU by nccl.
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
             # An exception of a signal would leave the others waiting.
             with signals.postponed():
                 distributed.init_process_group(backend, timeout=_MEETING)
+                # A group of its own, since its timeout has to outlast stage 2, during which no
+                # order comes.
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
             raise NetworkError(
@@ -78,6 +82,7 @@ class Team:
                 where=f"process {rank.number} of {rank.size}",
                 hint="see MASTER_ADDR",
             ) from error
+        # At the exit of a process that is still in its group, torch prints a warning.
         atexit.register(_leave)
 
     @property
@@ -107,6 +112,7 @@ class Team:
                 where="device",
                 hint="start as many processes as there are GPUs",
             )
+        # The default device of this process: nccl and libraries that say "cuda" use it.
         torch.cuda.set_device(self.rank.local_number)
         return torch.device("cuda", self.rank.local_number)
 
@@ -125,6 +131,7 @@ class Team:
 
         They exit after this process, see `wait_for_the_end`.
         """
+        # The run has ended already, so a process that cannot be reached changes nothing.
         with contextlib.suppress(OrcaError):
             self.order(END, code=code)
 
@@ -133,6 +140,8 @@ class Team:
 
         If another process exited earlier, the launcher would stop all.
         """
+        # The first process breaks the connection by exiting; the error that follows is expected
+        # here.
         with contextlib.suppress(OrcaError):
             while True:
                 self.listen()
@@ -146,6 +155,7 @@ class Team:
             dtype = str(tensor.dtype).removeprefix("torch.")
             own_header.append((name, dtype, list(tensor.shape)))
         shared = {}
+        # Types and shapes go first: other processes may hold no such tensors yet.
         for name, dtype, shape in self._broadcast({"header": own_header}, 0)["header"]:
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
             if self.leads:
@@ -205,25 +215,30 @@ class Team:
         with _reaching_the_others():
             distributed.all_gather(rows, row, group=self._all)
         table = torch.stack(rows)  # [processes, 2 + count]
+        # The first row is the first process's own, whose signals it knows already.
         self._note_signal(table[1:, 1])
         has_failed = table[:, 0]
         if has_failed.any():
+            # Only one record is shared: the failure of the process with the lowest number.
             first_failed = int(has_failed.nonzero()[0])
             record = self._broadcast(_record(error, self.rank), first_failed)
             # A caller tells by it whether all processes know of an error that it catches.
             self.failure = _rebuilt(record) if error is None else error
             raise self.failure
+        # A number of one process and zeros of the others: the sum is the number itself, to the bit.
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
         """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
         numbers = [int(number) for number in received if number]
         if self.leads and numbers:
+            # If several came, the first in the order of the processes counts.
             signals.note(numbers[0])
 
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
         # The length goes first, so that the receivers can make room.
+        # A bytearray, since torch warns of memory that it must not write, such as that of bytes.
         content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
         length = torch.tensor([len(content)])
         with _reaching_the_others():
@@ -253,12 +268,14 @@ def _share_processors(rank: Rank) -> None:
     count = 1
     if hasattr(os, "sched_getaffinity"):
         count = max(1, len(os.sched_getaffinity(0)) // rank.local_size)
+    # In the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
     os.environ["OMP_NUM_THREADS"] = str(count)
     torch.set_num_threads(count)
 
 
 def _add_up_bucket(tensors: list[Tensor]) -> None:
     """Replace tensors of one type by their sums over the processes, in one exchange."""
+    # One exchange for many small tensors: each exchange has a latency of its own.
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _reaching_the_others():
         distributed.all_reduce(flat)
@@ -273,6 +290,7 @@ def _reaching_the_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # A lack of memory is not a failure of the others; callers name the setting to lower.
         if is_exhausted(error):
             raise
         raise OrcaError(

@@ -112,6 +112,7 @@ def facts_digest(*facts: object) -> str:
     for fact in facts:
         content: bytes | memoryview
         if isinstance(fact, np.ndarray):
+            # Its bytes have to be in one piece to be hashed.
             array = np.ascontiguousarray(fact)
             header = f"{array.dtype} {array.shape}\n"
             content = array.data

@@ -49,6 +49,7 @@ def load(
     all_x, all_y = read(
         data_folder,
         path,
+        # The source is the training images alone.
         ["train"],
         key="source.path",
         hint="source=digits needs no files, nor does metric=none",
@@ -61,6 +62,7 @@ def load(
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 
+    # The digest covers the drawn images themselves, wherever they were read from.
     return SourceData("image", facts_digest("cifar10", x, y), examples)
 
 
@@ -85,6 +87,7 @@ def read(
         key=key,
         others=_OTHERS,
     )
+    # The first batch was found for all of its folder, which holds the others.
     if file.name == _FIRST_BATCH:
         return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.

@@ -143,6 +143,7 @@ def spans(tags: Sequence[str]) -> list[str]:
     BIOES agree.
     """
     types = []
+    # With O before the first tag, so that the first word may begin a span.
     for previous, tag in pairwise([OUTSIDE, *tags]):
         if tag == OUTSIDE:
             continue

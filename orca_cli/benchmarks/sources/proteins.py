@@ -52,6 +52,7 @@ def load_table(
         "or use source=proteins, or metric=none",
         key="source.path",
     )
+    # All that determines the examples; the file counts by its content.
     facts = (storage.sha256_file(file), size, seed, sequence, label)
 
     def read() -> Examples:
@@ -76,6 +77,7 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
     columns = list(table.columns)
     check_columns([sequence], columns, "source.sequence", file.name)
     check_columns([label], columns, "source.label", file.name)
+    # Small letters and capitals name the same residue.
     texts = table[sequence].str.strip().str.upper()
     classes = table[label].str.strip()
     is_wrong = ~texts.str.fullmatch("[A-Z]+") | (classes == "")
@@ -123,6 +125,7 @@ def load_homology(
     facts = (storage.sha256_file(file), size, seed, folds)
 
     def read() -> Examples:
+        # A list, since the proteins are gone through twice.
         proteins = list(tape.proteins(database))
         counts = Counter(fold for _, fold in proteins)
         # By the number of proteins, then by the number of the fold.

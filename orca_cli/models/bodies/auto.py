@@ -34,10 +34,12 @@ def load(
     modules = families()
     family = modules[checkpoints.family(checkpoint, tuple(modules))]
     settings: dict[str, Any] = {"checkpoint": checkpoint}
+    # Only what was set: a family keeps its own default for the rest.
     if max_source_tokens is not None:
         settings["max_source_tokens"] = max_source_tokens
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
+    # A family without max_tokens has no such parameter; the error names the setting.
     parts.bind(family.load, settings, "body")
     body: Body = family.load(**settings)
     return body
@@ -47,11 +49,13 @@ def load(
 def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
     modules = {}
+    # Sorted, so that the order of the families does not depend on the file system.
     for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
         # This module serves all families.
         if name == "auto":
             continue
         module = importlib.import_module(f"{bodies.__name__}.{name}")
+        # A module without CLASSES, such as `base`, is no family.
         for family in getattr(module, "CLASSES", ()):
             modules[family] = module
     return modules

@@ -20,7 +20,9 @@ from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
+# Longer than any sequence; then the model's own configuration sets the limit.
 _UNBOUNDED = 2**31
+# Statistics of ImageNet's pixels in 0..1: red, green, blue.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 # The names that families of transformers give their linear layers; c_attn and Wqkv are query, key
@@ -92,6 +94,7 @@ class Body(nn.Module, ABC):
         for name, module in self.submodules(model).items():
             self.add_module(name, module)
         # nn.Module's own setter would make the layer a submodule.
+        # Also in evaluation mode: the source's features must not depend on dropout.
         vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)
         self._model_type = type(model)
         self.config = model.config
@@ -142,12 +145,14 @@ class Body(nn.Module, ABC):
 
     def norms(self) -> list[nn.Module]:
         """Return all normalisation layers, of any kind."""
+        # By name, since families define norms of their own, such as RMSNorm.
         return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
 
     def linear_names(self, role: Role) -> list[str]:
         """Return the names of the linear layers with a role; empty where the family has none."""
         if role not in self.linears:
             return []
+        # The whole name has to end so: "query" must not match "query_proj".
         ending = re.compile(f"({self.linears[role]})$")
         linears = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
         return [name for name in linears if ending.search(name)]
@@ -159,8 +164,11 @@ class Body(nn.Module, ABC):
         """
         options = checkpoints.without_pooler(self._model_type)
         # A copy of the configuration, since models write into theirs.
+        # Without weights: the constructor draws them from torch's global generator, which the
+        # caller has seeded.
         fresh = self._model_type(copy.deepcopy(self.config), **options)
         for name, module in self.submodules(fresh).items():
+            # In place, so that the body's own modules and their hooks stay.
             self.get_submodule(name).load_state_dict(module.state_dict())
 
     def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
@@ -190,11 +198,13 @@ class TextBody(Body):
     def __init__(
         self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED
     ) -> None:
+        # BERT and its kin keep words, positions and norm in one layer; others have words alone.
         embeddings = getattr(model, "embeddings", None) or model.get_input_embeddings()
         super().__init__(
             model,
             folder,
             embeddings,
+            # A model has no positions beyond those of its pretraining.
             max_tokens=min(max_tokens, _pretrained_length(model.config)),
             width=model.config.hidden_size,
         )
@@ -214,10 +224,12 @@ class TextBody(Body):
         # Where all sequences end in padding, it is not computed. An exported graph cannot cut by
         # what is in the batch.
         if not torch.compiler.is_exporting():
+            # Over the batch: a token that is padding in every sample.
             real_positions = tokens.mask.any(0).nonzero()
             if len(real_positions):
                 length = int(real_positions.max()) + 1
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
+        # Zeros behind the last token keep the shape that the predictor expects.
         features = functional.pad(features, (0, 0, 0, whole_length - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 
@@ -237,6 +249,7 @@ class TextBody(Body):
             max_length=self.max_source_tokens,
             return_tensors="pt",
         ).to(self.device)
+        # The layer is no submodule, so `Body.to` does not move it.
         self.embeddings.to(self.device).eval()
         x = self.embeddings(encoded["input_ids"])
         return Tokens(x, encoded["attention_mask"].bool(), grid=(x.shape[1],))
@@ -263,8 +276,11 @@ class TextBody(Body):
         Models without a norm of their inputs need it: the scale in which they compute differs by
         orders of magnitude between families.
         """
+        # BERT's kin keep the words inside an embedding layer; a decoder's layer is the words
+        # themselves.
         vectors = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
         norm = nn.LayerNorm(self.width, device=vectors.device)
+        # Deviation and mean over the vocabulary, of each of the D numbers.
         norm.weight.copy_(vectors.std(0))
         norm.bias.copy_(vectors.mean(0))
         return EmbedderInit(norm=norm)
@@ -274,6 +290,7 @@ class TextBody(Body):
         from transformers import AutoTokenizer
 
         try:
+            # Local files only: a run has resolved the checkpoint and opens no connection here.
             tokenizer = AutoTokenizer.from_pretrained(
                 self.folder, trust_remote_code=False, local_files_only=True
             )
@@ -282,6 +299,7 @@ class TextBody(Body):
             files = [self.folder / name for name in names]
             if not any(file.is_file() for file in files):
                 raise FileNotFoundError("tokenizer.json")
+        # transformers raises many types for a tokenizer that it cannot read.
         except Exception as error:
             raise DataError(
                 "the checkpoint has no usable tokenizer",
@@ -295,6 +313,7 @@ class TextBody(Body):
 
 def _pretrained_length(config: Any) -> int:
     """Return the longest sequence that a model takes, by its transformers configuration."""
+    # The names under which families keep that number.
     for name in ("max_position_embeddings", "n_positions"):
         length = getattr(config, name, None)
         if length:
@@ -319,6 +338,7 @@ class ImageBody(Body):
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
         size = model.config.image_size
+        # A configuration may have one number for square images.
         self.canvas = (size, size) if isinstance(size, int) else tuple(size)
         # All families have square patches.
         self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
@@ -357,6 +377,7 @@ class ImageBody(Body):
         if self.source_resolution != "body":
             canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
+        # The same weights that an embedder starts from: source and target begin in one space.
         start = self.embedder_init()
         assert start.patch_weight is not None
         mean = torch.tensor(start.pixel_mean, device=self.device).view(3, 1, 1)
@@ -386,6 +407,7 @@ class ImageBody(Body):
         return EmbedderInit(
             norm=copy.deepcopy(norm),
             positions=positions,
+            # The grid of the stored positions, from which an embedder interpolates its own.
             position_grid=self.patch_grid,
             patch_weight=patch.weight.detach().clone(),
             patch_bias=patch.bias.detach().clone(),

@@ -52,14 +52,18 @@ class DecoderBody(EncoderBody):
 
         # The word embeddings embed the source; `Body` keeps them aside.
         model.set_input_embeddings(None)
+        # A list, since the tree of modules changes during the loop.
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
+                # Conv1D is no nn.Linear, which modes such as LoRA look for.
                 if isinstance(child, Conv1D):
                     setattr(parent, name, _as_linear(child))
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the last norm's outputs."""
+        # The model takes embedded inputs in the place of numbers of words; the cache serves
+        # generation only.
         outputs = self.model(inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False)
         return outputs.last_hidden_state
 
@@ -68,6 +72,7 @@ def _as_linear(layer: Any) -> nn.Linear:
     """Return transformers' Conv1D, a linear layer with its weight transposed, as nn.Linear."""
     # On "meta", so that no weights are drawn.
     with torch.device("meta"):
+        # Conv1D keeps its weight as [inputs, outputs], the order of nn.Linear's arguments.
         linear = nn.Linear(*layer.weight.shape)
     weights = {"weight": layer.weight.T.contiguous(), "bias": layer.bias}
     linear.load_state_dict(weights, assign=True)

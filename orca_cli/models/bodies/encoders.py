@@ -102,6 +102,7 @@ class ModernBertBody(EncoderBody):
         window = create_bidirectional_sliding_window_mask(
             self.config, x, numbers, and_mask_function=and_mask
         )
+        # Each layer takes the mask of its kind.
         masks = {
             "full_attention": self.attention_mask(x, mask, causal=causal),
             "sliding_attention": window,
@@ -122,6 +123,7 @@ class DebertaBody(EncoderBody):
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
         """Return the encoder's outputs."""
+        # DeBERTa makes its own square mask from the mask of tokens.
         outputs = self.encoder(x, mask.to(torch.int64), output_hidden_states=False)
         return outputs.last_hidden_state
 
@@ -143,6 +145,7 @@ class T5Body(EncoderBody):
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the stack without word embeddings."""
+        # The word embeddings embed the source; `Body` keeps them aside.
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
 
@@ -161,6 +164,7 @@ class EsmBody(EncoderBody):
 class _PassThrough(nn.Module):
     """An embedding layer whose outputs are its inputs."""
 
+    # transformers' signature, with which the model calls its embedding layer.
     def forward(self, input_ids: None = None, inputs_embeds: Tensor | None = None) -> Tensor | None:
         """Return the embedded inputs."""
         return inputs_embeds

@@ -39,6 +39,7 @@ class ProteinBody(BertBody):
         They are cut to `max_source_tokens`.
         """
         # The tokenizer separates words at spaces, and its words are letters.
+        # The letters of amino acids are upper case in the vocabulary.
         spaced = [" ".join(str(sequence).upper()) for sequence in inputs]
         return super().embed_source(spaced)
 
@@ -48,6 +49,7 @@ class ProteinBody(BertBody):
         # the weights.
         letters = self.folder.parent / "vocab.txt"
         own_files = [self.folder / name for name in ("vocab.txt", "tokenizer.json")]
+        # A checkpoint of the hub has its own tokenizer, which is preferred.
         if not letters.is_file() or any(file.is_file() for file in own_files):
             return super()._tokenizer
         from transformers import BertTokenizer

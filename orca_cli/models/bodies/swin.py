@@ -37,6 +37,7 @@ class SwinBody(ImageBody):
     def __init__(self, model: Any, folder: Path) -> None:
         config = model.config
         tokens = math.prod(model.embeddings.patch_grid)
+        # Width at the input; each merge doubles it.
         super().__init__(model, folder, max_tokens=tokens, width=config.embed_dim)
         self.feature_width = model.num_features
         # Between its stages, a Swin merges 2 x 2 tokens into one.
@@ -52,8 +53,10 @@ class SwinBody(ImageBody):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features [B, T', F] on a grid that is coarser by `downsampling`."""
+        # Padding enters as 0, as there is no mask for it.
         x = tokens.x * tokens.mask.unsqueeze(-1)
         rows, columns = tokens.grid
+        # Max pooling: a merged token is valid where any of its four is.
         mask = tokens.mask.reshape(-1, 1, rows, columns).to(x.dtype)
         # Each merge takes 2 x 2, padding odd sides at the end.
         for _ in range(self._merges):

@@ -38,6 +38,7 @@ class BertBody(TextBody):
         self._first_position = 0
         if config.model_type == "roberta":
             self._first_position = config.pad_token_id + 1
+        # The positions before the first one belong to padding.
         usable_positions = config.max_position_embeddings - self._first_position
         super().__init__(model, folder, max_source_tokens, usable_positions)
 

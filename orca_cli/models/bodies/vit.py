@@ -52,6 +52,7 @@ class ViTBody(ImageBody):
 
     def __init__(self, model: Any, folder: Path) -> None:
         prefix_length = len(_prefix(model.embeddings))
+        # The tokens of the prefix have positions too, so they count.
         max_tokens = prefix_length + model.embeddings.patch_embeddings.num_patches
         super().__init__(model, folder, max_tokens=max_tokens, width=model.config.hidden_size)
         self.needs_prefix = prefix_length > 0
@@ -92,6 +93,7 @@ class ViTBody(ImageBody):
             return None
         tokens = torch.cat(prefix, 1)[0]
         positions = self.embeddings.position_embeddings
+        # BEiT, for example, has relative positions only.
         if positions is None:
             return tokens.clone()
         return tokens + positions[0, : len(tokens)]
@@ -111,11 +113,14 @@ class BeitBody(ViTBody):
         x = tokens.x
         # The layers add the mask to their biases, so it has to hold numbers.
         if mask is not None and mask.dtype == torch.bool:
+            # As small as the type allows, so that softmax gives padding no weight; infinity would
+            # give NaN in a row without tokens.
             lowest = torch.finfo(x.dtype).min
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)
         rows, columns = tokens.grid
         patch = self.config.patch_size
         for layer in self.layers:
+            # Pixels, from which the layers compute the grid for their biases.
             x = layer(x, mask, resolution=(rows * patch, columns * patch))
         return x
 
@@ -126,6 +131,7 @@ class SiglipBody(ViTBody):
     def __init__(self, model: Any, folder: Path) -> None:
         # transformers gives this family's embedding layer names of its own.
         layer = model.embeddings
+        # The names under which `ImageBody` looks for filter and positions.
         layer.patch_embeddings = nn.Module()
         layer.patch_embeddings.projection = layer.patch_embedding
         layer.patch_embeddings.num_patches = layer.num_patches

@@ -16,13 +16,16 @@ from typing import Any
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, process_error
 from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged, resolve
 
+# Many times a real configuration; a larger file is an attack or a mistake.
 _LARGEST_FILE = 2**24  # bytes
+# A vocabulary, the largest number in a configuration, has a few hundred thousand words.
 _LARGEST_NUMBER = 2**20  # in a config.json that alone decides the size of a model
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
 # Settings of a config.json that make transformers run code of the repository, or of the hub where
 # they name a kernel as OWNER/NAME.
 _CODE = ("auto_map", "quantization_config")
 _KERNELS = ("attn_implementation", "_attn_implementation")
+# A ContextVar, so that other threads go on loading weights.
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
@@ -43,6 +46,7 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 def shareable_config(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's config.json without the folder that its maker loaded it from."""
     content = read_config(folder)
+    # It is a path on the maker's machine, and may name the person.
     content.pop("_name_or_path", None)
     return content
 
@@ -63,6 +67,7 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
             where=f"{KEY}={folder}",
             hint="choose one of transformers' own families",
         )
+    # Compared with a list of our own: transformers would import whatever module the type names.
     model_type = content.get("model_type")
     if model_type not in families:
         raise ConfigError(
@@ -164,7 +169,9 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     folder = _folder_of(checkpoint)
     packaged = PACKAGED.get(checkpoint)
     model_class = getattr(transformers, classes[check_family(folder, tuple(classes))])
+    # float32 whatever the checkpoint was saved in: precision is the engine's choice.
     settings |= {"dtype": torch.float32, **without_pooler(model_class)}
+    # Its bars and warnings would mix with the program's own lines.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if device is not None:
@@ -183,7 +190,9 @@ def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[
     # A stranger's config.json alone decides the size of this model.
     check_modest(folder)
     with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
+        # The class is known already: the configuration cannot choose another.
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        # In evaluation mode, as `from_pretrained` returns a model.
         return model_class._from_config(config, **settings).eval()
 
 
@@ -203,6 +212,7 @@ def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
             for name, tensor in stored.items()
             if not name.startswith(packaged.left_out)
         }
+        # Strict: a missing or a further tensor is an error.
         model.load_state_dict(weights)
 
 
@@ -212,6 +222,7 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
         model, report = model_class.from_pretrained(
             folder,
             output_loading_info=True,
+            # A pickle in the folder is not even looked at.
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -244,6 +255,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList)
     }
+    # Sorted, so that the message does not change from run to run.
     for key in sorted(unexpected):
         # Such as encoder.layer.12.output.dense.weight.
         match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
@@ -267,6 +279,7 @@ def _blamed_on(where: str, message: str) -> Iterator[None]:
         is_out_of_memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
         if is_out_of_memory or process_error(error):
             raise
+        # Messages of these libraries run over many lines.
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"{message}: {reason}", where=where) from error
 

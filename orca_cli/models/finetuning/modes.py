@@ -39,6 +39,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     These are embedder and predictor, all buffers, and the body's trained parameters.
     """
     state = model.state_dict()
+    # On the CPU, so that a GPU need not hold both; cloned, since training goes on.
     return {name: state[name].detach().cpu().clone() for name in _stored_names(model)}
 
 
@@ -48,6 +49,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: the state is that of another mode or model.
     """
+    # Asked before loading, which would silently leave out what is missing.
     different = sorted({*_stored_names(model)} ^ {*state})
     if different:
         raise CheckpointError(
@@ -64,6 +66,7 @@ def _stored_names(model: nn.Module) -> list[str]:
     frozen = {
         name
         for name, parameter in model.named_parameters()
+        # Only the body's: embedder and predictor have no files of their own.
         if name.startswith("body.") and not parameter.requires_grad
     }
     return [name for name in model.state_dict() if name not in frozen]
@@ -207,6 +210,7 @@ class LoRA(Finetune):
 
 def _updates(body: Any) -> list[nn.Module]:
     """Return the parts that peft has added to a body."""
+    # By peft's naming of its layers.
     return [module for name, module in body.named_modules() if _last_part(name).startswith("lora_")]
 
 
@@ -241,6 +245,7 @@ class Prompt(Finetune):
             ConfigError: the body takes no prompt, or none of this length, or the prompt is deep and
                 the body has no list of its layers.
         """
+        # A model that the mode was applied to before has its prompt.
         if not hasattr(model.body, "prompt"):
             prefix_length = _prefix_length(model)
             self._check(model.body, model.embedder, prefix_length)
@@ -276,6 +281,7 @@ class Prompt(Finetune):
     def _add(self, body: Any, prefix_length: int) -> None:
         """Give the body a prompt and, if it is deep, one to each of its layers but the first."""
         body.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
+        # A hook, so that no family needs code for prompts.
         body.register_forward_pre_hook(_insert_prompt)
         # The first layer sees the body's prompt; each further layer gets a prompt of its own.
         if self.depth == "deep":
@@ -288,6 +294,7 @@ class Prompt(Finetune):
 def _prefix_length(model: Any) -> int:
     """Return P, the number of the embedder's prefix tokens."""
     class_token = model.embedder.class_token
+    # A single token is kept as [D], several as [P, D].
     return 0 if class_token is None else class_token.numel() // model.body.width
 
 
@@ -312,6 +319,7 @@ class PromptTokens(nn.Module):
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
         # Not len(x), which would fix the batch's size in an exported graph.
+        # Under autocast the tokens may be in half precision.
         prompt = self.x.to(x.dtype)
         repeated = prompt.expand(x.shape[0], -1, -1)  # [B, p, D]
         return torch.cat([x[:, : self.start], repeated, x[:, stop:]], dim=1)
@@ -325,6 +333,7 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     start = prompt.start
     length = len(prompt.x)
     mask = tokens.mask
+    # A prompt is never padding.
     is_token = mask.new_ones(mask.shape[0], length)
     mask = torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1)
     x = prompt.joined(tokens.x, start)
@@ -333,6 +342,7 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Put the layer's prompt in the place of the last one, as the layer before has changed it."""
+    # A layer takes hidden states first, and then whatever its family passes.
     hidden, *more_arguments = arguments
     prompt = layer.prompt
     stop = prompt.start + len(prompt.x)

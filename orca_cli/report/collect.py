@@ -202,7 +202,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             where=", ".join(map(str, folders)),
             hint="type: orca run, or: orca report FOLDER",
         )
-    # Here and in cells of a table, the last of several runs is the newest.
+    # From the oldest to the newest: below, and in cells of a table, the last of several runs counts.
     runs.sort(key=Run.order)
     # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}

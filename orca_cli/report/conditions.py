@@ -19,7 +19,7 @@ PROGRAM = "program"
 TASK_PREFIX = "task."  # settings that say what the data are
 # These set how many steps stage 3 takes on the same data.
 _LENGTH = ("budget", "hparams", "train.epochs", "train.batch_size", "train.accumulation")
-# These decide how many samples are left to learn from, and whether those of the validation are
+# These decide how many samples are left to learn from, and whether the validation samples are
 # learned as well (docs/selection.md).
 _REFIT = ("train.select", "train.refit", "train.folds", "train.validate_on")
 # Each fold fine-tunes a model of its own, so folds change the number of models as well.
@@ -52,8 +52,8 @@ FACTS = {
     PROGRAM: Fact(("program", "sha256"), ()),
 }
 # What counts where test errors are compared, and where validation errors are.
-# A choice by validation errors depends on the samples that these were measured on, and the test
-# split plays no part in it.
+# Errors that choose were measured on the validation samples, which count in place of the split; the
+# test split plays no part in a choice.
 TESTED = [name for name in FACTS if name != "validation samples"]
 VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 LARGEST_P = 0.05
-# Even if all have one sign, 5 differences have p = 2/2^5 = 0.0625, and 6 have p = 2/2^6 = 0.031.
+# Of the same sign, 5 differences have p = 2/2^5 = 0.0625, and 6 have p = 2/2^6 = 0.031.
 LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
 # The first sign is fixed, so 20 differences have 2^19 sums, 4 MB.
 _MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
@@ -61,7 +61,6 @@ def signs(gains: Sequence[float]) -> dict[str, int]:
     """Return how many gains are wins, ties (0 but for rounding) and losses."""
     wins = sum(gain > ROUNDING for gain in gains)
     losses = sum(gain < -ROUNDING for gain in gains)
-    # All else is within the rounding, so that the three always add up.
     return {"wins": wins, "ties": len(gains) - wins - losses, "losses": losses}
 
 
@@ -93,7 +92,7 @@ def relative(base: float, error: float) -> float:
     """
     if math.isclose(base, error, rel_tol=_SAME):
         return 0.0
-    # Two errors of 0 are close, so the sum of sizes is above 0.
+    # Two errors of 0 are close, so the sum of sizes here is above 0.
     return 2 * (base - error) / (abs(base) + abs(error))
 
 

@@ -103,7 +103,7 @@ def _over_sets(comparison: Comparison) -> Layout:
             p_text(arm.gain.p),
             p_text(arm.holm_p),
         ]
-        # In the order of the layout's columns, see below.
+        # In the order of the columns below.
         entries = [Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)), *map(Entry, texts)]
         rows.append(Line(names=[clean(arm.arm)], entries=entries))
     caption = (
@@ -149,7 +149,7 @@ def _by_set(comparison: Comparison) -> Layout:
     return Layout(
         names=names,
         columns=headers(columns),
-        # Cut to the columns that name a row.
+        # Without settings in any row there is no column for them.
         rows=[Line(names=list(key[: len(names)]), entries=rows[key]) for key in rows],
         caption=caption,
         notes=_notes_by_set(comparison, shared),

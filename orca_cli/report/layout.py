@@ -321,7 +321,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     for row, cell in cells:
         variants += [set(run.variant.items()) for run in cell.runs]
         skipped.update(score.skipped for _, score in cell.scored)
-        # A method without a completed run here names no setting of any.
+        # Settings of a method without a completed run here name none of the runs.
         if cell.runs:
             named_settings.update(row.method.settings)
     if variants:
@@ -340,7 +340,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
         yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
     yield from _unlike(cells)
-    # `skipped` has numbers of items; 0 where a run scored all.
+    # Numbers of items, not seeds; 0 where a run could score all.
     if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, cell in cells:
@@ -365,7 +365,6 @@ def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
             ]
             yield f"{row.method} is a mean over runs that differ in {name}: {', '.join(facts)}"
     # A fact in which runs of one method differ was noted above, and differs between methods too.
-    # Over all methods, so that only typed settings can explain a difference.
     differing = conditions.mixed(runs_of_all).keys() - noted
     if differing:
         names = " and ".join(sorted(differing))

@@ -32,8 +32,8 @@ _REPEAT = (
 )
 
 
-@dataclass
 # Not frozen: Holm's p is set once all blocks are known.
+@dataclass
 class Block:
     """The pairs of one arm on one set, with all other settings the same.
 
@@ -59,8 +59,8 @@ class Block:
     holm_p: float = 1.0
 
 
-@dataclass
 # Not frozen, as `Block`.
+@dataclass
 class Overall:
     """One arm over all sets that it has pairs on.
 
@@ -156,7 +156,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         DataError: no row has that value, no pair is left, a run has several partners, or a set was
             measured in several ways.
     """
-    # Runs that differ in any of these are no pair, so none could be compared along it.
+    # No pair differs in any of these.
     if axis in _COMMON:
         raise UsageError(
             f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
@@ -304,7 +304,6 @@ def _block(arm_cell: _ArmCell, base: Cell, seeds: tuple[int, ...]) -> Block:
     cell = arm_cell.cell
     scale = arm_cell.column.scale
     gains = [scale * (base.error_by_seed[seed] - cell.error_by_seed[seed]) for seed in seeds]
-    # A value is chosen for an arm on a set, so all runs of a cell have the same.
     choices = (base.runs[0].choice, cell.runs[0].choice)
     return Block(
         column=arm_cell.column,

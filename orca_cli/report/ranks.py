@@ -24,7 +24,7 @@ from orca_cli.report.layout import (
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Method, Table, is_source_implied
 
-# 190 pairs, each with an exact test.
+# Up to 190 pairs, each with a test of its own.
 MOST = 20  # methods that are tested; their pairs grow with the square
 # Method -> its errors by task, in one order of tasks; lower is better.
 Errors = Mapping[str, Sequence[float]]
@@ -97,7 +97,7 @@ def rank(table: Table) -> Ranking:
                 reasons.append(f"no error of {name}")
             else:
                 errors.append(cell.mean)
-        # An error on other data, or after a longer training, is no rank of the method.
+        # Errors on other data, or after longer training, do not rank the methods.
         reasons += [f"methods differ in {fact}" for fact in mixed(runs)]
         if reasons:
             holes[column.name] = reasons

@@ -29,7 +29,7 @@ MISSING = ("undefined", "not tested", *UNFINISHED)
 _PUBLISHED = ("task", "method", "error", "source")
 
 
-# A key of dictionaries, and sorted by its fields from the first to the last.
+# Frozen and ordered: columns are keys of dictionaries, and are sorted by their fields in this order.
 @dataclass(frozen=True, order=True)
 class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.
@@ -490,8 +490,8 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
     # The line of the header.
     number = 1
     try:
-        # Spreadsheets begin a file in UTF-8 with a byte order mark, which is no part of the first
-        # name.
+        # Some spreadsheets begin a file in UTF-8 with a byte order mark, which is no part of the
+        # first name.
         with open(path, encoding="utf-8-sig", newline="") as file:
             for fields in csv.DictReader(file, skipinitialspace=True):
                 number += 1

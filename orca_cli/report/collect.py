@@ -202,7 +202,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             where=", ".join(map(str, folders)),
             hint="type: orca run, or: orca report FOLDER",
         )
-    # From the oldest to the newest: below, and in cells of a table, the last of several runs counts.
+    # From the oldest to the newest: below, and in cells of a table, the last of several counts.
     runs.sort(key=Run.order)
     # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}

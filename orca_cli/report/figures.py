@@ -165,7 +165,7 @@ def _svg(chart: Chart, heading: str) -> str:
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=no_metadata)
     text = re.sub(r"<[^<>]*>", _shortened, file.getvalue())
     label = quoteattr(f"{chart.title}. {chart.note}")
-    # The first `<svg` is the whole figure, so a screen reader reads the label in place of its parts.
+    # The first `<svg` is the whole figure: screen readers read the label in place of its parts.
     text = text.replace("<svg ", f'<svg role="img" aria-label={label} ', 1)
     # Last, since the label may have such characters as well.
     return _NOT_XML.sub("\ufffd", text)

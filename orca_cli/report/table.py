@@ -29,7 +29,7 @@ MISSING = ("undefined", "not tested", *UNFINISHED)
 _PUBLISHED = ("task", "method", "error", "source")
 
 
-# Frozen and ordered: columns are keys of dictionaries, and are sorted by their fields in this order.
+# Frozen and ordered: columns are keys of dictionaries, and are sorted by their fields in turn.
 @dataclass(frozen=True, order=True)
 class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.

@@ -49,6 +49,7 @@ class Confusion:
         """Return how many samples are right, such as "9 of 10 test samples right (90.00 %)"."""
         correct = int(self.counts.trace())
         n = int(self.counts.sum())
+        # If no sample has a class, 0 of 0 are right, which is no division by 0.
         return f"{correct} of {n} test samples right ({percent(correct / max(n, 1), 2)})"
 
     @property
@@ -64,6 +65,7 @@ class Confusion:
 
         None where a share is undefined.
         """
+        # The sum of a column is how often its class was predicted.
         precision = _ratio(self.counts.diagonal(), self.counts.sum(axis=0))
         record = {
             "kind": "classes",
@@ -99,11 +101,14 @@ class Labels:
         return {
             "precision": _ratio(self.both, self.predicted),
             "recall": _ratio(self.both, self.present),
+            # 2 P R / (P + R) in counts, which is defined for a label that is only present or only
+            # predicted.
             "f1": _ratio(2 * self.both, self.present + self.predicted),
         }
 
     def worst(self) -> list[int]:
         """Return the positions of the labels, in 0..K-1, by rising F1; those without come last."""
+        # NumPy sorts NaN last; a stable sort keeps labels of equal F1 in the order of the data.
         return np.argsort(self.shares["f1"], kind="stable").tolist()
 
     def record(self) -> Record:
@@ -142,6 +147,7 @@ class Number:
             return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         residuals = self.predicted - self.true
         mean_square = float(np.square(residuals).mean())
+        # Over n like the mean square, so that the mean of the true values would have an r2 of 0.
         variance = float(self.true.var())
         r2 = 1 - mean_square / variance if variance > 0 else np.nan
         return {"r2": r2, "rmse": mean_square**0.5, "mae": float(np.abs(residuals).mean())}
@@ -168,6 +174,7 @@ Answer = Confusion | Labels | Values
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Return above / below in float64, NaN where the lower number is 0."""
     undefined = np.full(np.shape(below), np.nan)
+    # Only defined positions are written; the others keep NaN.
     return np.divide(above, below, out=undefined, where=np.asarray(below) > 0)
 
 
@@ -185,6 +192,7 @@ def percent(share: float, decimals: int = 0) -> str:
         return "-"
     shown = 100 * share
     if 0 < share < 1:
+        # The smallest step of the last decimal.
         smallest = 10.0**-decimals
         shown = min(max(round(shown, decimals), smallest), 100 - smallest)
     return f"{shown:.{decimals}f} %"
@@ -200,6 +208,7 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
     if isinstance(answer, Confusion):
         return _shown_confusion(answer, width)
     record = answer.record()
+    # A record has its lines under its kind: labels or values. There is at least one output.
     lines = record[record["kind"]]
     shown: list[RenderableType] = []
     if isinstance(answer, Labels):
@@ -208,6 +217,7 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
         shown.append(
             Text(f"{samples}; labels by rising F1; predicted: probability of 50 % or more")
         )
+    # All lines have the same fields, which are the headers.
     rows = [list(map(_text, line.values())) for line in lines[:_MOST_ROWS]]
     shown.append(terminal.table(list(lines[0]), rows))
     if len(lines) > _MOST_ROWS:
@@ -237,6 +247,7 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     # [K, K]; the diagonal has the samples that are right.
     is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     pairs = np.argwhere(is_confused).tolist()
+    # By falling count; pairs of equal count stay in the order of their classes.
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
     if pairs:
         texts = [f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in pairs[:_MOST_ROWS]]
@@ -251,11 +262,14 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
 
 def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
     """Return the counts as a table, with numbers for the columns, and recall."""
+    # All columns of counts are as wide as the largest count.
     digits = len(str(confusion.counts.max()))
     rows: list[list[str | Text]] = []
     for i, name in enumerate(names):
+        # A class without a name is called by its number already.
         row: list[str | Text] = [name if name == str(i) else f"{i} {name}"]
         for j, n in enumerate(confusion.counts[i]):
+            # A dot in place of 0 keeps confused classes in sight.
             row.append(Text(f"{n or '.':>{digits}}", "bold green" if i == j else ""))
         rows.append([*row, percent(confusion.recall[i])])
     numbers = [f"{k:>{digits}}" for k in range(len(names))]
@@ -274,12 +288,14 @@ def read(run: Path) -> Answer | None:
     summary = read_or_empty(run / STAGE_FOLDERS["build"] / SUMMARY)
     path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
     readers = {"classes": _confusion, "labels": _labels, "values": _values}
+    # Dense outputs have no reader.
     kind = str(summary.get("kind"))
     if kind not in readers or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
     outputs = arrays.get("outputs")
     targets = arrays.get("targets")
+    # Shapes and types are in the headers, so they are checked before an array is read.
     if outputs is None or targets is None or not _are_predictions(outputs, targets, kind):
         raise DataError(
             "does not hold the predictions of a run",
@@ -287,6 +303,7 @@ def read(run: Path) -> Answer | None:
             hint="run it again with --force",
         )
     n_outputs = outputs.shape[1]
+    # Names from a record that does not match the outputs would be of other classes.
     names = summary.get("class_names")
     if not isinstance(names, list) or len(names) != n_outputs:
         names = list(range(n_outputs))
@@ -305,6 +322,7 @@ def _are_predictions(outputs: StoredArray, targets: StoredArray, kind: str) -> b
 def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
     k = len(names)
     is_labelled = targets != IGNORED_CLASS  # [n]
+    # [m] each: the m samples with a class.
     true = targets[is_labelled].astype(np.int64)
     predicted = outputs[is_labelled].argmax(axis=1)
     if ((true < 0) | (true >= k)).any():
@@ -316,6 +334,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
     # [n, K]: a missing target, NaN, is neither present nor a chance to predict the label.
+    # An output is at least 0 where the label's probability is 50 % or more.
     is_present = targets == 1
     is_predicted = (outputs >= 0) & ~np.isnan(targets)
     return Labels(
@@ -328,10 +347,12 @@ def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> A
 
 
 def _values(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
+    # Float32 would round the sums of squares.
     outputs = outputs.astype(np.float64)
     targets = targets.astype(np.float64)
     numbers = []
     for k, name in enumerate(names):
+        # [n]: samples that count for this number; others may count for the next.
         is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
         number = Number(
             name="" if names == ["0"] else name,  # the only one, and without a name

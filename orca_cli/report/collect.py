@@ -192,6 +192,8 @@ def collect(folders: Sequence[Path]) -> Collection:
                 if inode not in visited:
                     visited.add(inode)
                     runs.append(_read_run(run_folder))
+            # RecursionError: a valid record has a value that is nested too deeply to be written as
+            # text.
             except (UnreadableError, OSError, RecursionError) as error:
                 broken.append(Broken(path=run_folder, reason=str(error)))
     if not runs and not broken:
@@ -200,10 +202,12 @@ def collect(folders: Sequence[Path]) -> Collection:
             where=", ".join(map(str, folders)),
             hint="type: orca run, or: orca report FOLDER",
         )
+    # From the oldest to the newest: below, and in cells of a table, the last of several counts.
     runs.sort(key=Run.order)
     # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
+    # A newer attempt that failed is shown beside the completed one, so that its failure is seen.
     counting = {*newest.values(), *completed.values()}
     return Collection(
         runs=[run for run in runs if run.path in counting],
@@ -226,6 +230,8 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
         yield folder
     elif depth:
         for name in names:
+            # The folder of all runs has a folder for each task, which has the runs: two levels.
+            # Hidden folders hold other records.
             if not name.startswith("."):
                 yield from _run_folders(folder / name, broken, depth - 1)
 
@@ -250,6 +256,7 @@ def _read_run(path: Path) -> Run:
         has_ended = read_record(path / RESULT) is not None
         if has_ended or read_record(path / STATUS) != status:
             return _read_run(path)
+    # Without a result, the decisions are in the summary of the build stage.
     return _run(path, status, STATUS, decided(path), state=state, reason=reason)
 
 
@@ -263,6 +270,7 @@ def _run(
     variant = {str(key): str(text) for key, text in mapping(record.get("variant")).items()}
     names = ("task", *GROUPS, "protocol", "identity")
     decided_values = {}
+    # A decision is a record of a value and its reason.
     for key, decision in decisions.items():
         if "value" in mapping(decision):
             decided_values[str(key)] = as_typed(decision["value"])
@@ -281,6 +289,7 @@ def _run(
 def _progress(path: Path, status: Record) -> tuple[str, str]:
     """Return the state of a run that has no result, and why it has none."""
     state = _required(status, "state", STATUS, str)
+    # Such as "completed", which only a result proves.
     if state not in (*LIVING, *_ENDED):
         raise UnreadableError(f"{STATUS}: state is '{state}', but there is no {RESULT}")
     if is_worked_on(path, status):
@@ -307,6 +316,8 @@ def _score(result: Record) -> Score:
         value=_number(error, "value"),
         n=_required(error, "n", RESULT, int),
         skipped=_whole(error.get("skipped")) or 0,
+        # Nothing but true counts: a damaged record may hold the text "false", which Python takes as
+        # true.
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
@@ -378,6 +389,7 @@ def number(value: Any) -> float | None:
     """Return a number of at most 1e300 in size as a float; None for anything else: a bool, NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    # Before the conversion, since `float` raises OverflowError for a huge integer.
     if not abs(value) <= 1e300:  # so is NaN
         return None
     return float(value)

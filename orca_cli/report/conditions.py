@@ -10,14 +10,19 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+# `collect` imports this module, so the name is imported for annotations only.
 if TYPE_CHECKING:
     from orca_cli.report.collect import Run
 
 TEST_DATA = "test data"
 PROGRAM = "program"
 TASK_PREFIX = "task."  # settings that say what the data are
+# These set how many steps stage 3 takes on the same data.
 _LENGTH = ("budget", "hparams", "train.epochs", "train.batch_size", "train.accumulation")
+# These decide how many samples are left to learn from, and whether the validation samples are
+# learned as well (docs/selection.md).
 _REFIT = ("train.select", "train.refit", "train.folds", "train.validate_on")
+# Each fold fine-tunes a model of its own, so folds change the number of models as well.
 _MEMBERS = ("budget", "hparams", "train.members", "train.folds")
 
 
@@ -36,14 +41,19 @@ class Fact(NamedTuple):
 FACTS = {
     "training data": Fact(("splits", "train", "sha256"), (TASK_PREFIX,)),
     "validation data": Fact(("splits", "val", "sha256"), (TASK_PREFIX, "train.validate_on")),
+    # The samples of the error that chooses; with folds these are not the validation split.
     "validation samples": Fact(("selected", "sha256"), (TASK_PREFIX,)),
     TEST_DATA: Fact(("splits", "test", "sha256"), (TASK_PREFIX,)),
     "samples learned": Fact(("selected", "learned"), (TASK_PREFIX, *_REFIT)),
+    # The last line of the curve has the number of all steps.
     "steps": Fact(("curves", "finetune", -1, "step"), (TASK_PREFIX, *_REFIT, *_LENGTH)),
     "members": Fact(("selected", "members"), (TASK_PREFIX, *_MEMBERS)),
+    # No setting chooses the program, so no setting explains that it differs.
     PROGRAM: Fact(("program", "sha256"), ()),
 }
 # What counts where test errors are compared, and where validation errors are.
+# Errors that choose were measured on the validation samples, which count in place of the split; the
+# test split plays no part in a choice.
 TESTED = [name for name in FACTS if name != "validation samples"]
 VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA)]
 
@@ -64,6 +74,7 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
 def _recorded(result: Any, path: Sequence[str | int]) -> str:
     """Return what a record has at a path; empty for nothing."""
     for key in path:
+        # A step is a key of a record or an index of a list; a damaged record may have neither.
         try:
             result = result[key]
         except (LookupError, TypeError):
@@ -75,6 +86,7 @@ def _setters(run: Run, name: str) -> frozenset[tuple[str, str]]:
     """Return the typed settings of a run that set a fact."""
     settings = FACTS[name].settings
     sets_data = TASK_PREFIX in settings
+    # `typed` is in canonical form, so that 1e-3 and 0.001 are no difference.
     return frozenset(
         (key, text)
         for key, text in run.typed.items()
@@ -96,6 +108,8 @@ def mixed(
     """
     differing: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for name in names:
+        # Typed settings that set the fact -> the fact -> seeds. A difference between two groups is
+        # explained by these settings; a difference within a group is not.
         groups: dict[Hashable, dict[str, list[int]]] = defaultdict(dict)
         for run in runs:
             groups[_setters(run, name)].setdefault(run.facts[name], []).append(run.seed)
@@ -107,6 +121,7 @@ def mixed(
 
 def shown(fact: str) -> str:
     """Return a fact for readers: of a SHA-256 the first eight digits."""
+    # A SHA-256 has 64 hexadecimal digits.
     return fact[:8] if len(fact) == 64 else fact or "unknown"
 
 

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 LARGEST_P = 0.05
+# Of the same sign, 5 differences have p = 2/2^5 = 0.0625, and 6 have p = 2/2^6 = 0.031.
 LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
+# The first sign is fixed, so 20 differences have 2^19 sums, 4 MB.
 _MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
+# A p of 0.05 then has a standard error of 0.0007.
 _FLIPS = 100_000  # drawn sign patterns of more differences
+# Float64 rounds gains of 100 points to 1e-14.
 ROUNDING = 1e-12  # gains that are smaller are 0 but for rounding
 _SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
 
@@ -40,6 +44,8 @@ class Effect:
 def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     deviation = stdev(differences) if len(differences) > 1 else 0.0
+    # A difference of 0 is the same under both signs, so it adds no sign pattern. Where all are 0,
+    # the bound of 1 applies.
     smallest = min(1.0, 2.0 ** (1 - sum(difference != 0 for difference in differences)))
     return Effect(
         n=len(differences),
@@ -68,10 +74,12 @@ def no_effect(observed: Effect, margin: float) -> float:
     distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
     if observed.n < 2:
         return 1.0
+    # Without a spread t would be infinite.
     if not observed.deviation:
         return float(distance <= 0)
     from scipy.special import stdtr
 
+    # The lower tail of Student's t with n - 1 degrees of freedom, at -distance / standard error.
     return float(stdtr(observed.n - 1, -distance * math.sqrt(observed.n) / observed.deviation))
 
 
@@ -84,6 +92,7 @@ def relative(base: float, error: float) -> float:
     """
     if math.isclose(base, error, rel_tol=_SAME):
         return 0.0
+    # Two errors of 0 are close, so the sum of sizes here is above 0.
     return 2 * (base - error) / (abs(base) + abs(error))
 
 
@@ -99,6 +108,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     mean = fmean(values)
     standard_error = stdev(values) / math.sqrt(len(values))
+    # 2.5 % lie beyond each end.
     half = float(stdtrit(len(values) - 1, 0.975)) * standard_error
     return mean - half, mean + half
 
@@ -112,16 +122,19 @@ def sign_flip(values: Sequence[float]) -> float:
     """
     import numpy as np
 
+    # [n]; a 0 is the same under both signs, so it changes no sum.
     nonzero = np.asarray([value for value in values if value != 0], dtype=np.float64)
     if not len(nonzero):
         return 1.0
     # Sums of the same numbers in another order may differ in the last bits.
     bound = abs(math.fsum(nonzero)) - _SAME * float(np.abs(nonzero).sum())
     if len(nonzero) <= _MOST_EXACT:
+        # [1], then [2], [4], ..., [2^(n-1)]: each further difference is added and subtracted.
         sums = nonzero[:1]  # every pattern has its mirror image, so the first sign is fixed
         for value in nonzero[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= bound))
+    # [flips, n]. The seed is fixed, so that the same runs have the same p in every report.
     patterns = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
     n_far = int(np.sum(np.abs(patterns @ nonzero) >= bound))
     # The observed pattern is one of those that are counted, so that p is never 0.
@@ -132,6 +145,8 @@ def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for testing all of them (Holm 1979), in the given order."""
     corrected = list(p)
     largest = 0.0
+    # The smallest p is multiplied by the number of tests, the next larger by that number less 1,
+    # and so on.
     rising = sorted(range(len(p)), key=p.__getitem__)
     for rank, i in enumerate(rising):
         # A corrected p is never below that of a smaller p.

@@ -35,6 +35,7 @@ _SIZE = (4.6, 2.8)  # inches
 _DASHES = ("-", "--", ":", "-.")  # neighbours are distinguished without colours too
 _STYLE = {
     "svg.fonttype": "none",  # texts stay texts
+    # Ids are hashes with a salt that is random by default; a fixed salt gives the same bytes.
     "svg.hashsalt": "orca",
     "text.parse_math": False,  # names from the disk are never read as markup
     "font.sans-serif": ["DejaVu Sans"],
@@ -43,6 +44,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+# XML does not allow these characters, not even escaped.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Curve = dict[float, float]  # epoch -> value
 
@@ -150,17 +152,22 @@ def _svg(chart: Chart, heading: str) -> str:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
+    # From matplotlib's defaults, whatever a user's own style file sets.
     with style.context(["default", "tableau-colorblind10", _STYLE]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that its own fonts lack; viewers have others
+        # Without pyplot, which keeps every figure in a global list and may look for a display.
         figure = Figure(figsize=chart.size)
         axes = figure.add_subplot()
         axes.set_title(heading, loc="left")
         chart.draw(axes)
+        # A date, or the version of matplotlib, would change the bytes.
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=no_metadata)
     text = re.sub(r"<[^<>]*>", _shortened, file.getvalue())
     label = quoteattr(f"{chart.title}. {chart.note}")
+    # The first `<svg` is the whole figure: screen readers read the label in place of its parts.
     text = text.replace("<svg ", f'<svg role="img" aria-label={label} ', 1)
+    # Last, since the label may have such characters as well.
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -176,6 +183,7 @@ def _name(text: str) -> str:
 def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
     labels = []
     for y, arm in enumerate(comparison.overall):
+        # A single difference has no interval; its line has the length 0.
         mean = arm.gain.mean
         axes.plot(arm.gain.interval or [mean, mean], [y, y], "C0-")
         axes.plot(mean, y, "C0o")
@@ -196,6 +204,7 @@ def curves_of(path: Path) -> dict[str, Curve]:
     recorded = mapping(read_or_empty(path / RESULT).get("curves"))
     curves = {}
     for kind in _KINDS:
+        # A line of the record without a finite number is left out; others of its curve are drawn.
         curve: Curve = {}
         lines = recorded.get(kind.stage)
         if isinstance(lines, list):
@@ -213,7 +222,9 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
 
     It has every x of more than half of the curves that are not empty; values are times `scale`.
     """
+    # Curves without a value say nothing about where most have ended.
     drawn = [curve for curve in curves if curve]
+    # x -> values of the curves that have it.
     values_at = defaultdict(list)
     for curve in drawn:
         for x, y in curve.items():
@@ -228,6 +239,7 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
 
 def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") -> None:
     for line in lines:
+        # Every step-th point is drawn, at most 50.
         step = -(-len(line.points) // _MOST_POINTS)  # rounded up
         x, mean, lowest, highest = zip(*line.points[::step], strict=True)
         color = f"C{line.look}"
@@ -235,6 +247,7 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
         axes.plot(x, mean, color, linestyle=dashes, label=line.label)
         axes.fill_between(x, lowest, highest, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel=kind.x, ylabel=f"{kind.y}{unit}")
+    # Below the axes, where it hides no line.
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 
 
@@ -253,6 +266,7 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
             title=_name(title),
             note="Dot: mean over sets; line: 95 % t interval; right of 0: lower error.",
             draw=partial(_draw_gains, comparison),
+            # Each arm has two lines of text, which need 0.4 inches.
             size=(_SIZE[0], 0.8 + 0.4 * len(comparison.overall)),
         )
     for i, title in enumerate(column_names(table.columns)):
@@ -263,17 +277,21 @@ def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
     """Yield the figures of the task of column `i`."""
     rows = [row for row in table.rows if row.cells[i].runs]
     names = names_of([row.method for row in rows])
+    # A single method would have its full name, which is long; its metric is enough.
     if len(rows) == 1:
         names = [rows[0].method.metric]
     note = "Mean over seeds, band: lowest to highest"
     if len(rows) > _MOST_METHODS:
         note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
+    # [methods][seeds], each with the curves by kind. Read once for all kinds.
     curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
     for kind in _KINDS:
+        # Distances and losses are never in per cent.
         scale = table.columns[i].scale if kind.name == "validation" else 1.0
         unit = ", %" if scale != 1.0 else ""
         lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
+        # `look` counts methods, so that a method looks the same in all figures of a task.
         for look, row in enumerate(rows):
             # Distances of different metrics have nothing in common: each metric has a figure.
             metric = row.method.metric if kind.name == "distance" else ""

@@ -42,6 +42,7 @@ _GAP = _PADDING + 1  # between two columns: room for a line, which this box leav
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 _LONGEST = 2000  # characters of a text on the page, such as a note
+# Underscores within words are no markup, and names of settings are full of them.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = {
     **{char: f"\\{char}" for char in "{}$&#_%"},
@@ -80,9 +81,11 @@ class Page:
             return "\n".join(map(_markdown, self.layouts()))
         if form == "latex":
             return "\n".join(map(_latex, self.layouts()))
+        # Plain text: a file has no colours, and its width does not depend on a terminal.
         console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, highlight=False)
         with console.capture() as captured:
             console.print(*self.renderables(_FILE_WIDTH), sep="\n")
+        # Tables pad their last column with blanks.
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
     def renderables(self, width: int) -> list[RenderableType]:
@@ -96,6 +99,8 @@ class Page:
                 shown.append(Text(""))
             if layout.heading:
                 shown += [Text(layout.heading, "bold"), Text("")]
+            # A table that is wider than the terminal becomes several, each with the names of the
+            # methods.
             for columns in _blocks(layout, width):
                 shown += [_rich_table(layout, columns), Text("")]
             shown += [Text(alarm, "bold red") for alarm in layout.alarms]
@@ -146,8 +151,10 @@ class Page:
         else:
             columns = record["columns"]
             for row in record["rows"]:
+                # The record was made for these lines alone, so it may be changed.
                 cells = row.pop("cells")
                 for column, cell in zip(columns, cells, strict=True):
+                    # An empty record has no field in CSV, so that the values of seeds are left out.
                     yield {"row": "method"} | column | row | cell | {"values": {}}
             for name, references in record["references"].items():
                 for column, reference in zip(columns, references, strict=True):
@@ -218,6 +225,7 @@ def _csv(lines: Iterable[Record]) -> str:
     rows = []
     names: dict[str, None] = {}  # of fields, in the order in which lines first have them
     for line in lines:
+        # Names of fields come from the disk too, such as keys of settings.
         row = {_field(name): _field(field) for name, field in flat(line) if field != {}}
         rows.append(row)
         names |= dict.fromkeys(row)
@@ -229,10 +237,12 @@ def _csv(lines: Iterable[Record]) -> str:
 
 
 def _field(field: object) -> str:
+    # A list is a single field, with blanks between its parts.
     if isinstance(field, list | tuple):
         field = " ".join(map(str, field))
     if isinstance(field, str):
         return terminal.for_spreadsheet(clean(field))
+    # Numbers with all digits, and true and false as in JSON.
     return "" if field is None else json.dumps(field)
 
 
@@ -271,6 +281,7 @@ def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
     table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False
     )
+    # Long texts are folded and never cut, so that each is shown whole.
     for name in layout.names:
         table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
     for i in columns:
@@ -301,7 +312,9 @@ def _markdown(layout: Layout) -> str:
     if layout.heading:
         lines += [f"**{escape(layout.heading)}**", ""]
     if layout.rows:
+        # <br> is added after the text is escaped, which would escape it too.
         header = [*layout.names, *("\n".join(column) for column in layout.columns)]
+        # Names to the left, numbers to the right.
         rule = [":--"] * len(layout.names) + ["--:"] * len(layout.columns)
         rows = [
             [escape(text).replace("\n", "<br>") for text in header],
@@ -352,7 +365,9 @@ def _latex(layout: Layout) -> str:
             r"\bottomrule",
             r"\end{tabular}",
         ]
+    # Printed and not a comment, since a reader has to know that errors are too low.
     lines += [rf"\\[1ex] \textbf{{{escape(alarm)}}}" for alarm in layout.alarms]
+    # No text has a line break, which would end the comment: `clean` has escaped it.
     lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
     lines += [f"% {state}: {reason} ({folder})" for state, reason, folder in layout.problems]
     return "\n".join(lines) + "\n"
@@ -392,14 +407,17 @@ def page_of(view: Page, command: str, study: str) -> str:
     elif view.ranking is not None:
         names = ("Ranks",)
     tables = {}
+    # Without a comparison or a ranking the only table is that of the results, see below.
     for name, layout in zip(names, view.layouts(), strict=False):
         tables[name] = replace(layout, problems=[])  # the table of results has them
     tables["Results"] = Page(view.table).layouts()[0]
+    # None: figures cannot be drawn; an empty list: there is nothing to draw.
     charts = None
     if figures.is_available():
         charts = list(figures.all_charts(view.table, view.comparison))
     sheet = _packaged("style.css")
     script = _packaged("script.js")
+    # A misspelt name in the template is an error, not an empty text.
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
@@ -412,6 +430,7 @@ def page_of(view: Page, command: str, study: str) -> str:
         f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'",
         sheet=Markup(sheet),
         script=Markup(script),
+        # SVG, so it is not escaped again.
         draw=lambda chart: Markup(figures.inline(chart)),  # its texts are escaped
         study=study,
         command=command,
@@ -430,5 +449,6 @@ def _packaged(name: str) -> str:
 
 def _digest(text: str) -> str:
     """Return the hash of a style sheet or script as a page's policy states it."""
+    # Of the exact text between the tags, which a browser hashes.
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

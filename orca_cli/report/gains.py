@@ -37,6 +37,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     seeds = counted(largest, "seed")
     if fewest < largest:
         seeds = f"{fewest} to {seeds}"
+    # n counts the differences that the arm is judged by: sets, or the seeds of a single set.
     facts = f"n = {arm.sets} sets x {seeds}"
     if arm.sets == 1:
         facts = f"n = {seeds}, one set"
@@ -45,6 +46,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
         facts += f" corrected for {n_arms} arms"
     low, high = gain.interval or (0.0, 0.0)  # a single difference is never sure
     p_within = no_effect(gain, MARGIN)
+    # The sign-flip test and the t interval may disagree; a verdict on the sign needs both.
     if is_sure(arm) and low > 0:
         verdict = "helps"
     elif is_sure(arm) and high < 0:
@@ -55,6 +57,7 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     else:
         verdict = "undecided"
         # Not even differences of one sign would be sure.
+        # Holm's correction multiplies the smallest p by the number of arms.
         if gain.smallest * n_arms > LARGEST_P:
             facts += "; too few differences to reach p = 0.05"
     return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
@@ -75,6 +78,7 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     size = max(map(abs, (effect.mean, *ends)))
     # A size of 0 but for rounding is shown as 0.
     if decimals is not None and ROUNDING < size < math.inf:
+        # At this many decimals the largest of the three shows a digit other than 0.
         decimals = min(9, max(decimals, -math.floor(math.log10(size))))
     mean = number_text(effect.mean, decimals, "+")
     if effect.interval is None:
@@ -99,6 +103,7 @@ def _over_sets(comparison: Comparison) -> Layout:
             p_text(arm.gain.p),
             p_text(arm.holm_p),
         ]
+        # In the order of the columns below.
         entries = [Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)), *map(Entry, texts)]
         rows.append(Line(names=[clean(arm.arm)], entries=entries))
     caption = (
@@ -119,16 +124,20 @@ def _over_sets(comparison: Comparison) -> Layout:
 
 def _by_set(comparison: Comparison) -> Layout:
     """Return the gains of every arm on each set, with the mean errors of baseline and arm below."""
+    # Rows are made in this order, so that those of an arm are together.
     blocks = sorted(comparison.blocks, key=lambda block: (block.arm, block.others))
     columns = sorted({block.column for block in blocks})
     # What all blocks share is in a note, so that rows name only what tells them apart.
     shared = set.intersection(*(set(block.others) for block in blocks))
     rows: dict[tuple[str, str], list[Entry]] = {}  # arm and settings -> its gains by column
     for block in blocks:
+        # Settings in which blocks differ tell the rows of an arm apart.
         settings = settings_text(setting for setting in block.others if setting not in shared)
         key = (clean(block.arm), clean(settings))
+        # "-" on sets where the arm has no pair with these settings.
         entries = rows.setdefault(key, [Entry(text="-") for _ in columns])
         entries[columns.index(block.column)] = _gain_entry(block)
+    # The names of a row are its arm and, where any row has some, its settings.
     names = [clean(comparison.axis)]
     if any(settings for _, settings in rows):
         names.append("with")
@@ -140,6 +149,7 @@ def _by_set(comparison: Comparison) -> Layout:
     return Layout(
         names=names,
         columns=headers(columns),
+        # Without settings in any row there is no column for them.
         rows=[Line(names=list(key[: len(names)]), entries=rows[key]) for key in rows],
         caption=caption,
         notes=_notes_by_set(comparison, shared),
@@ -148,8 +158,10 @@ def _by_set(comparison: Comparison) -> Layout:
 
 def _gain_entry(block: Block) -> Entry:
     """Return a block's gain; below it the mean errors, and what was chosen for the two methods."""
+    # Stored errors are fractions where they are shown in per cent.
     base = block.column.scale * fmean(block.baseline)
     error = block.column.scale * fmean(block.errors)
+    # Per cents have a decimal, as the gains over all sets; other errors need theirs by size.
     decimals = 1 if block.column.percent else decimals_of([base, error])
     errors = f"{number_text(base, decimals)} > {number_text(error, decimals)}"
     if block.chosen:
@@ -165,11 +177,14 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
         notes.append(f"all with {clean(settings_text(sorted(shared)), longest=2000)}")
     same = comparison.same
     if same:
+        # Without pairs that differ in more than the axis, which have a note of their own.
         n_pairs = same + sum(len(block.seeds) for block in comparison.blocks)
         pairs = counted(n_pairs, "pair")
         notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
     if comparison.left_out:
         notes.append(f"left out: {left_out_text(comparison.axis, comparison.left_out)}")
+    # Within a pair the program is the same; between pairs it may differ, which a reader should
+    # know.
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(f"programs, each of which made both runs of its pairs: {programs}")
@@ -188,10 +203,13 @@ def record_of(comparison: Comparison) -> Record:
     arms = [asdict(arm) | {"sentence": sentence(arm, comparison)} for arm in comparison.overall]
     sets = []
     for block in comparison.blocks:
+        # Settings as an object, so that each has a field of its own in CSV.
         fields = asdict(block) | {"others": dict(block.others)}
+        # The fields of the column come first: task, protocol and so on.
         sets.append(fields.pop("column") | fields)
     left_out = []
     for pair in comparison.left_out:
+        # Under the names that a block has for them, so that CSV puts them in the same columns.
         facts = {"arm": pair.arm, "seeds": [pair.seed], "differs": pair.differs}
         left_out.append(vars(pair.column) | facts)
     return {

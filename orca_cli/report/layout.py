@@ -104,6 +104,7 @@ def number_text(number: float, decimals: int | None, sign: str = "") -> str:
 
     `sign="+"` marks gains.
     """
+    # z: a number that is rounded to 0 has no minus sign.
     return f"{number:{sign}z.3g}" if decimals is None else f"{number:{sign}z.{decimals}f}"
 
 
@@ -119,6 +120,7 @@ def decimals_of(means: list[float]) -> int | None:
 
     None if a mean is below 0.0001 or at least 1,000,000 in size.
     """
+    # A mean of 0 has no first digit to count from.
     sizes = [abs(mean) for mean in means if mean] or [1.0]
     if min(sizes) < 1e-4 or max(sizes) >= 1e6:
         return None
@@ -137,6 +139,7 @@ def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") ->
 
 def layout_of(table: Table) -> Layout:
     """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
+    # By column, so that all errors of a column have equally many decimals.
     error_texts = []
     for i, column in enumerate(table.columns):
         error_texts.append(_error_text(column, [row.cells[i] for row in table.rows]))
@@ -155,6 +158,7 @@ def layout_of(table: Table) -> Layout:
         rows.append(Line(names=[clean(facts[name]) for name in names], entries=entries))
     for label, references in table.references.items():
         entries = list(map(_reference_entry, references, error_texts))
+        # A reference has a label in place of a method's names.
         blanks = [""] * (len(names) - 1)
         rows.append(Line(names=[clean(label), *blanks], entries=entries))
     return Layout(
@@ -178,6 +182,7 @@ def _caption(table: Table) -> str:
     if "trivial" in table.references:
         caption += " trivial: the best constant predictor."
     protocols = {clean(column.protocol) for column in table.columns}
+    # Several protocols are marks above their columns.
     if len(protocols) == 1:
         caption += f" Protocol: {protocols.pop()}."
     return caption
@@ -200,10 +205,12 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
             f"The test split chose the weights of {', '.join(sorted(chosen))}: these errors are "
             "too low and not comparable with others."
         )
+    # A single layout is both the first and the last.
     framed_layouts = list(layouts)
     notes = [clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)]
     framed_layouts[0] = replace(layouts[0], notes=notes, alarms=alarms, heading=table.heading)
     problems = []
+    # Failed runs come first, living ones last.
     unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     folders: list[Run | Broken] = [*unfinished, *table.broken]
     for run in folders:
@@ -249,6 +256,7 @@ def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Ent
         return Entry(text="-")
     low = error_text(reference.low)
     high = error_text(reference.high)
+    # Compared as shown, so that no range has equal ends.
     text = low if low == high else f"{low} to {high}"
     return Entry(text=text, rest=clean(reference.words))
 
@@ -291,6 +299,7 @@ def notes_of(table: Table) -> list[str]:
 
     The table's remarks are left out. Names from the disk are not cleaned yet.
     """
+    # Columns with the same note share a line.
     names_by_note = defaultdict(list)
     for i, name in enumerate(column_names(table.columns)):
         for note in _notes_of_column([(row, row.cells[i]) for row in table.rows]):
@@ -312,6 +321,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     for row, cell in cells:
         variants += [set(run.variant.items()) for run in cell.runs]
         skipped.update(score.skipped for _, score in cell.scored)
+        # Settings of a method without a completed run here name none of the runs.
         if cell.runs:
             named_settings.update(row.method.settings)
     if variants:
@@ -330,6 +340,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
         yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
     yield from _unlike(cells)
+    # Numbers of items, not seeds; 0 where a run could score all.
     if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, cell in cells:

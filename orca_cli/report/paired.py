@@ -32,6 +32,7 @@ _REPEAT = (
 )
 
 
+# Not frozen: Holm's p is set once all blocks are known.
 @dataclass
 class Block:
     """The pairs of one arm on one set, with all other settings the same.
@@ -58,6 +59,7 @@ class Block:
     holm_p: float = 1.0
 
 
+# Not frozen, as `Block`.
 @dataclass
 class Overall:
     """One arm over all sets that it has pairs on.
@@ -154,6 +156,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         DataError: no row has that value, no pair is left, a run has several partners, or a set was
             measured in several ways.
     """
+    # No pair differs in any of these.
     if axis in _COMMON:
         raise UsageError(
             f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
@@ -165,6 +168,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         pairs_of_cell = _pairs(arm_cell, base)
         pairs += pairs_of_cell
         n_runs += len(arm_cell.cell.error_by_seed)
+        # A block has the pairs that count; an arm without any on a set has no block there.
         seeds = tuple(pair.seed for pair in pairs_of_cell if pair.counts)
         if seeds:
             blocks.append(_block(arm_cell, base, seeds))
@@ -174,8 +178,12 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         raise _without_pairs(axis, baseline, n_same, left_out)
     # Both runs of a pair that counts were made by one program.
     programs = {program_name(pair.runs[0]) for pair in pairs if pair.counts}
+    # Several blocks may share a column, which counts once.
     check_sets(dict.fromkeys(block.column for block in blocks), "--against")
+    # Gains in different units have no mean, so a single error that is no per cent makes all
+    # relative.
     is_relative = not all(block.column.percent for block in blocks)
+    # In the order of the table's rows.
     blocks_by_arm = defaultdict(list)
     for block in blocks:
         blocks_by_arm[block.arm].append(block)
@@ -189,6 +197,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         blocks=blocks,
         overall=overall,
         unit="% of the error" if is_relative else "points",
+        # Each pair has a single run of an arm, so all other runs of arms lack a partner.
         unpaired=n_runs - len(pairs),
         same=n_same,
         left_out=left_out,
@@ -212,16 +221,20 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
     values = Values()
     for row in table.rows:
         facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
+        # Sorted, since it is a key by which cells find their partners.
         others = tuple(sorted((key, text) for key, text in facts.items() if key not in free))
         for column, cell in zip(table.columns, row.cells, strict=True):
+            # Without a test error there is nothing to pair.
             if not cell.error_by_seed:
                 continue
+            # Runs of a cell differ in their seed only, so the first shows how all were set.
             run = cell.runs[0]
             arm = facts.get(axis)
             if not arm and axis in run.decided and axis not in run.variant:
                 arm = _DECIDED
             elif not arm:
                 arm = values.lookup(run, axis)
+            # A run without such a setting is in no arm.
             if arm is not None:
                 yield _ArmCell(arm=canonical(arm), column=column, others=others, cell=cell)
 
@@ -239,8 +252,10 @@ def _partners(
     reference = canonical(baseline)
     arms = {arm_cell.arm for arm_cell in arm_cells}
     if reference not in arms:
+        # If no run has the axis at all, the key is wrong rather than the value.
         hint = suggest(baseline, arms) if arms else KEY_HINT
         raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
+    # Set and other settings -> the baseline's cells.
     bases = defaultdict(list)
     for arm_cell in arm_cells:
         if arm_cell.arm == reference:
@@ -270,6 +285,7 @@ def _pairs(arm_cell: _ArmCell, base: Cell) -> list[Pair]:
         # Weights that are not recorded are no evidence of the same computation.
         weights = {run.score.weights for run in runs if run.score}
         has_equal_weights = len(weights) == 1 and "" not in weights
+        # Exactly equal: the same computation gives the same bits.
         has_equal_errors = base.error_by_seed[seed] == cell.error_by_seed[seed]
         pair = Pair(
             column=arm_cell.column,
@@ -304,6 +320,8 @@ def _block(arm_cell: _ArmCell, base: Cell, seeds: tuple[int, ...]) -> Block:
 
 def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pair]) -> DataError:
     """Return the error that says why no pair is left."""
+    # From the most specific reason to the most general: pairs that differ in more, pairs that do
+    # not differ at all, no pairs.
     if left_out:
         message = f"no pair is left: {left_out_text(axis, left_out)}"
         hint = _REPEAT
@@ -327,6 +345,7 @@ def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pai
 
 def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
     """Return how many pairs were left out, and in what those of each set and arm differ."""
+    # Set, arm and facts -> seeds, so that no reason is repeated for each seed.
     seeds = defaultdict(list)
     for pair in left_out:
         facts = " and ".join(pair.differs)
@@ -342,6 +361,7 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
 
     They would count as several sets.
     """
+    # Names leave out protocol, error and size, in which columns of a set differ.
     for name, count in Counter(column.name for column in columns).items():
         if count > 1:
             message = f"{name} was measured in {count} ways, which would count as {count} sets"
@@ -354,6 +374,7 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     sets = defaultdict(list)
     for block in blocks:
         sets[block.column].append(block)
+    # A set counts once, whatever its arm was run with. Where units differ, only the signs are used.
     means = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
     if len(sets) == 1:
         # One mean has no spread, so the seeds are the observations.
@@ -369,6 +390,7 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
         differences = means
     n_seeds = []  # of each set
     for group in sets.values():
+        # Blocks of a set may share seeds, which count once.
         seeds = set().union(*(block.seeds for block in group))
         n_seeds.append(len(seeds))
     return Overall(
@@ -386,6 +408,7 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     gains = defaultdict(list)
     for block in blocks:
         for i, seed in enumerate(block.seeds):
+            # In points, unless some set has another unit.
             gain = block.gains[i]
             if is_relative:
                 gain = 100 * relative(block.baseline[i], block.errors[i])

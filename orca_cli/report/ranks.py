@@ -24,6 +24,7 @@ from orca_cli.report.layout import (
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Method, Table, is_source_implied
 
+# Up to 190 pairs, each with a test of its own.
 MOST = 20  # methods that are tested; their pairs grow with the square
 # Method -> its errors by task, in one order of tasks; lower is better.
 Errors = Mapping[str, Sequence[float]]
@@ -78,8 +79,10 @@ def rank(table: Table) -> Ranking:
     Raises:
         DataError: a task that counts was measured in several ways.
     """
+    # A method without any error would remove every task.
     rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
     names = names_of([row.method for row in rows])
+    # [tasks][methods]
     errors_by_task = []
     columns = []
     holes = {}
@@ -94,14 +97,18 @@ def rank(table: Table) -> Ranking:
                 reasons.append(f"no error of {name}")
             else:
                 errors.append(cell.mean)
+        # Errors on other data, or after longer training, do not rank the methods.
         reasons += [f"methods differ in {fact}" for fact in mixed(runs)]
         if reasons:
             holes[column.name] = reasons
             continue
         columns.append(column)
         errors_by_task.append(errors)
+    # A task in two columns would count twice.
     check_sets(columns, "--compare")
+    # [methods][tasks]
     errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
+    # Not strict: where no task counts, names have no errors, and nothing is ranked.
     standings, friedman = ranked(dict(zip(names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
@@ -119,6 +126,7 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     groups = list(GROUPS)
     if is_source_implied(methods):
         groups.remove("source")
+    # Groups that all methods share tell none of them apart.
     telling = [name for name in groups if len({getattr(method, name) for method in methods}) > 1]
     settings = [set(method.settings) for method in methods]
     shared = set.intersection(*settings) if settings else set()
@@ -138,13 +146,16 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     """
     if len(errors) < 2:
         return [], None
+    # Imported where it is used, to keep the plain report fast.
     from scipy import stats
 
     # Errors that differ by rounding only are tied.
     rounded = [[float(f"{error:.12g}") for error in row] for row in errors.values()]
+    # [methods, tasks] -> [methods]: methods are ranked within each task.
     ranks = stats.rankdata(rounded, axis=0).mean(axis=1).tolist()
     rank_of = dict(zip(errors, ranks, strict=True))
     names = sorted(errors, key=lambda name: (rank_of[name], name))
+    # All pairs, also those without the first: the correction is by their number.
     p_values = _p_values(errors, names)
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     standings = []
@@ -164,6 +175,7 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     friedman = None
     # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
     is_tied = all(len(set(task)) == 1 for task in zip(*rounded, strict=True))
+    # scipy refuses fewer than three methods.
     if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
@@ -173,6 +185,7 @@ def _p_values(errors: Errors, names: Sequence[str]) -> dict[tuple[str, str], flo
     """Return the p of each pair of methods, the better one first; empty for too many methods."""
     if len(names) > MOST:
         return {}
+    # Names come by rank, so that the better method of each pair is the first.
     pairs = itertools.combinations(names, 2)
     return {pair: sign_flip(_gains(errors, pair)) for pair in pairs}
 
@@ -188,6 +201,7 @@ def layout_of(ranking: Ranking) -> Layout:
     """Return the ranking as a table."""
     rows = []
     for i, standing in enumerate(ranking.standings):
+        # Tasks that are tied add no sign pattern, so they do not count as differences.
         is_sure = (
             standing.wins + standing.losses >= LEAST
             and standing.holm_p is not None
@@ -201,6 +215,7 @@ def layout_of(ranking: Ranking) -> Layout:
         ]
         if i == 0:  # the first is not compared with itself
             texts = ["-"] * len(texts)
+        # Only the gain is marked.
         gain, *counts = texts
         entries = [
             Entry(text=f"{standing.rank:.2f}"),

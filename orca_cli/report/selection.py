@@ -20,6 +20,7 @@ SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
 KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 RATE = "train.lr"
+# The error of 50 samples has a standard error of up to 7 points.
 FEW = 50  # validation samples: a choice by fewer is mostly luck
 _EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
 _LUCK = (
@@ -59,9 +60,11 @@ class Values:
         if key == SET:
             return run.task
         if key == TEST_SET:
+            # As tables show it.
             return run.test_set[:8] or None
         if key == PROGRAM:
             return program_name(run) if run.facts else None
+        # In a study these are its names, which come before all that the run records.
         if key in run.variant:
             return run.variant[key]
         if key in run.decided:
@@ -98,6 +101,7 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
         recorded = values.lookup(run, key)
         if recorded is not None:
             spellings[canonical(recorded)] = recorded
+    # A state that no run has is no mistake: it selects nothing.
     if key == "state":
         spellings |= {state: state for state in STATES}
     # A list such as [1,2] is one value.
@@ -106,6 +110,7 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
     if unknown:
         hint = suggest(unknown[0], spellings.values()) if spellings else KEY_HINT
         raise DataError(f"no run has {key}={unknown[0]}", where="--where", hint=hint)
+    # In the form in which recorded values are compared.
     chosen = set(map(canonical, names))
 
     def matching(run: Run) -> Iterator[Run]:
@@ -137,6 +142,7 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     all_labels = []
     for member in members:
+        # A label without an effect on the result would split an arm in two.
         labels = {key: text for key, text in member.labels.items() if not is_without_effect(key)}
         all_labels.append(labels)
     # Axes are labels of all members; further labels are overrides of some.
@@ -151,6 +157,7 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
             arms[arm] = labels
 
     def renamed(run: Run) -> Iterator[Run]:
+        # A run that is no member yields nothing, and so is left out.
         for labels in arms_by_run.get(run.identity, {}).values():
             yield _renamed(run, labels, axes)
 
@@ -159,6 +166,8 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
 
 def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
     """Return a run with a study's names in place of its own."""
+    # Axes that are groups keep their field; the others become settings. `typed` stays as recorded,
+    # since it says which settings explain a difference between runs (see `conditions`).
     groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
     names = (SET, "seed", "task", *GROUPS)
     return replace(
@@ -226,6 +235,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     judges = []
     for choice in choices:
         judges += choice.judges
+    # Arms may be chosen on different seeds, if not all were run with the same.
     chosen_on = f"chosen on validation, seed {seeds_text({choice.seed for choice in choices})}"
     if not judges:
         raise DataError(
@@ -236,6 +246,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
             where="--choose",
             hint=f"run other seeds: orca run -m {key}=... seed=1,2,3",
         )
+    # From the oldest to the newest, as cells of a table need them.
     judges.sort(key=Run.order)
     heading = f"each arm at its own {key}, {chosen_on}; judged by the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
@@ -247,6 +258,7 @@ def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, l
     for run, column, method in placed(collection.runs):
         value = values.lookup(run, key)
         if value is not None:
+            # Runs that differ in the chosen setting alone are of one arm.
             fixed = tuple(setting for setting in method.settings if setting[0] != key)
             candidate = _Candidate(value=canonical(value), run=run)
             arms[column, replace(method, settings=fixed)].append(candidate)
@@ -258,6 +270,7 @@ def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, l
 def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     """Return what an arm's runs of one seed choose, and its runs of other seeds, which judge."""
     seed = _choosing_seed(candidates)
+    # Value -> run; the newest of a value replaces the others, since runs come from the oldest.
     validated = {
         value: run
         for value, run in candidates
@@ -266,6 +279,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     compared, unlike = _alike(validated)
     errors = {}
     sizes = []
+    # Values of the choosing seed only, so that no error of a judge has a say.
     for value in compared:
         score = validated[value].choosing_score
         if score is not None and score.validation is not None:
@@ -292,6 +306,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
 
 def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
     """Return the lowest seed that all values were run with, or else most of them."""
+    # A value that was run twice with one seed counts once.
     cells = {(run.seed, value) for value, run in candidates}
     counts = Counter(seed for seed, _ in cells)
     return min(counts, key=lambda seed: (-counts[seed], seed))
@@ -323,6 +338,7 @@ def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
         chosen = f"{choice.arm} {choice.value}"
         if choice.is_edge:
             limits[_EDGE].append(chosen)
+        # 0: no number was recorded.
         if 0 < choice.fewest < FEW:
             limits[_LUCK].append(f"{choice.arm} ({choice.fewest})")
         if choice.value and not choice.judges:
@@ -338,6 +354,7 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     """
     if not errors:
         return "", False
+    # By size, so that the first and the last are the edges.
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
     # Of equal errors the middle value is chosen, which is the farthest from an edge.

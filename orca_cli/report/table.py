@@ -29,6 +29,7 @@ MISSING = ("undefined", "not tested", *UNFINISHED)
 _PUBLISHED = ("task", "method", "error", "source")
 
 
+# Frozen and ordered: columns are keys of dictionaries, and are sorted by their fields in turn.
 @dataclass(frozen=True, order=True)
 class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.
@@ -100,6 +101,8 @@ class Cell:
 
     def __post_init__(self) -> None:
         completed = [run for run in self.attempts if run.score is not None]
+        # Attempts come from the oldest to the newest, so the newest run of a seed replaces the
+        # others.
         newest = {run.seed: run for run in completed}
         self.run_by_seed = dict(sorted(newest.items()))
         self.runs = list(self.run_by_seed.values())
@@ -134,6 +137,7 @@ class Cell:
 def is_source_implied(methods: Iterable[Method]) -> bool:
     """Return whether each body has one source only, so that no name has to say it."""
     sources = {(method.body, method.source) for method in methods}
+    # As many pairs as bodies: no body has a second source.
     return len(sources) == len({body for body, _ in sources})
 
 
@@ -191,6 +195,7 @@ class Placement(NamedTuple):
 
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
+    # A method without runs of a task gets an empty cell, so that all rows are equally long.
     runs = defaultdict(list)
     for run, column, method in placed(collection.runs):
         runs[method, column].append(run)
@@ -199,6 +204,7 @@ def build_table(collection: Collection) -> Table:
     for method in sorted({method for method, _ in runs}):
         cells = [Cell(attempts=runs[method, column]) for column in columns]
         rows.append(Row(method=method, cells=cells))
+    # [columns][rows]
     cells_by_column = list(zip(*(row.cells for row in rows), strict=True))
     for column_cells in cells_by_column:
         _mark(column_cells)
@@ -223,6 +229,7 @@ def _mark(cells: Sequence[Cell]) -> None:
     for cell in cells:
         if cell.mean is None:
             continue
+        # Means that differ by rounding only are tied, and all of them are best.
         cell.best = math.isclose(cell.mean, min(means), rel_tol=1e-12)
         if cell.best:
             rivals = [rival for rival in cells if rival.mean is not None and rival is not cell]
@@ -233,11 +240,14 @@ def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
     gains_by_rival = []
     for rival in rivals:
         gains = _gains(rival, cell)
+        # The test below is two-sided, so the sign of the gains is checked here.
         if len(gains) < LEAST or math.fsum(gains) <= 0:
             return False
         gains_by_rival.append(gains)
+    # A method that is alone is lower than no other.
     if not gains_by_rival:
         return False
+    # The rival that is least surely worse decides.
     return max(holm([sign_flip(gains) for gains in gains_by_rival])) <= LARGEST_P
 
 
@@ -257,6 +267,7 @@ def _references(
     cells_by_column: Sequence[Sequence[Cell]],
 ) -> dict[str, list[Reference | None]]:
     """Return the rows of the best simple models and of the constants that have an error."""
+    # An entry for each column.
     baselines = []
     constants = []
     for cells in cells_by_column:
@@ -264,6 +275,7 @@ def _references(
         constant_models = []
         for cell in cells:
             for _, score in cell.scored:
+                # Models come by rising error, so the first is the best on the run's split.
                 best_models += score.baselines[:1]
                 if score.trivial is not None:
                     constant_models.append(Baseline(name="", error=score.trivial))
@@ -307,6 +319,7 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
         )
         methods.append(method)
         hashes[column, method].append(run.settings)
+    # Hashes can tell runs apart only now that all runs of each cell are known.
     placements = []
     for run, column, method in zip(runs, columns, methods, strict=True):
         hashes_of_cell = hashes[column, method]
@@ -337,6 +350,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         if path:
             data = first_path.setdefault((run.task, run.test_set or path), path)
         columns.append(_column(run, data))
+    # The name is needed only where a task was run on several data sets.
     data_sets = {(column.task, column.data) for column in columns if column.data}
     counts = Counter(task for task, _ in data_sets)
     columns = [
@@ -344,6 +358,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     ]
     # Column as it would be without a score -> the one with scores, of several the first by name.
     with_scores = {}
+    # In falling order, so that the first by name is written last.
     for column in sorted(set(columns), reverse=True):
         if column.error_name:
             unscored = Column(task=column.task, protocol=column.protocol, data=column.data)
@@ -386,8 +401,11 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     variants = []
     for run, column in zip(runs, columns, strict=True):
         names = (run.body, run.source, run.metric, run.finetune, run.arm)
+        # Without a recorded hash a run is merged with no other.
         variant = merged[column, names, run.settings or run.path]
         variant |= {key: canonical(text) for key, text in run.variant.items()}
+        # Merged runs share the dictionary, so that each also has the settings that a later run
+        # typed.
         variants.append(variant)
     rows_by_column = defaultdict(list)
     for row, column in enumerate(columns):
@@ -410,6 +428,7 @@ def _telling_keys(columns: Sequence[Column], variants: Sequence[Mapping[str, str
     counts: Counter[tuple[Column, str, str]] = Counter()
     for column, variant in zip(columns, variants, strict=True):
         counts.update((column, key, text) for key, text in variant.items())
+    # n runs of the column have this value; if these are all, the setting tells no runs apart.
     return sorted({key for (column, key, _), n in counts.items() if n < sizes[column]})
 
 
@@ -438,9 +457,11 @@ def with_published(table: Table, path: Path) -> Table:
     numbers: dict[str, int] = {}  # of sources
     rows: dict[str, list[Reference | None]] = {}
     for result in _published_results(path, in_percent):
+        # Lines of other tasks are read and checked as well; a task may be misspelt.
         tasks.add(result.task)
         if result.task not in in_percent:
             continue
+        # Sources are numbered in the order of the lines.
         number = numbers.setdefault(result.source, len(numbers) + 1)
         row = rows.setdefault(f"{result.method} [{number}]", [None for _ in table.columns])
         for i, column in enumerate(table.columns):
@@ -457,6 +478,7 @@ def with_published(table: Table, path: Path) -> Table:
         f"[{number}] reported by others, under their conditions: {source}"
         for source, number in numbers.items()
     ]
+    # The best simple model and the constant stay below.
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
 
 
@@ -465,8 +487,11 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
 
     `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
     """
+    # The line of the header.
     number = 1
     try:
+        # Some spreadsheets begin a file in UTF-8 with a byte order mark, which is no part of the
+        # first name.
         with open(path, encoding="utf-8-sig", newline="") as file:
             for fields in csv.DictReader(file, skipinitialspace=True):
                 number += 1
@@ -483,10 +508,12 @@ def _published_result(
 ) -> _PublishedResult:
     """Return a line; ValueError for an empty field, or an error that is not finite or above 1."""
     task, method, text, source = ((fields.get(name) or "").strip() for name in _PUBLISHED)
+    # `float` itself raises ValueError for a text that is no number.
     is_complete = task and method and source
     if not is_complete or not math.isfinite(float(text)):
         raise ValueError(f"a field is empty, or '{text}' not finite")
     error = float(text)
+    # A fraction above 1 was most likely meant in per cent.
     if error > 1 and in_percent.get(task):
         raise ValueError(f"error {error:g} is above 1")
     return _PublishedResult(task=task, method=method, error=error, source=source)

@@ -101,6 +101,7 @@ class Predictor:
         batches = self.stream(self.opened(x))
         return np.concatenate([self.decoder.predictions(outputs) for outputs in batches])
 
+    # scikit-learn asks by `hasattr` whether a model gives probabilities.
     @available_if(lambda self: self.decoder.has_probabilities)
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities: [n, K], or [n, K, *E] for a class at every position.
@@ -120,6 +121,7 @@ class Predictor:
             DataError: targets are missing, not as many as samples, or of another form than those
                 of training.
         """
+        # Opened once, for the outputs and for the targets.
         new = self.opened(x)
         return self.decoder.score(self.outputs(new), self._targets(new, y))
 
@@ -181,11 +183,13 @@ class Predictor:
         precision = choose_precision(precision, self.device, self.model.body.width)
         engine = Engine(self.device, precision)
         self.model.to(self.device).eval()
+        # Numbers in the outputs of one batch; a map has K at every position.
         batch_numbers = size * self.record.num_outputs
         if self.decoder.is_map:
             batch_numbers *= math.prod(self.input_shape[1:])
         waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // batch_numbers))
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
+        # `read_ahead` calls them in a thread, while the model computes the batches before.
         reads = (
             functools.partial(self._read, engine, new, start) for start in range(0, len(new), size)
         )
@@ -201,6 +205,7 @@ class Predictor:
                 with torch.no_grad(), engine.autocast():
                     computed = list(itertools.islice(outputs, waiting))
                 advance(sum(map(len, computed)))
+                # An empty list is the end of the batches.
                 if not computed:
                     return
                 yield from computed
@@ -234,9 +239,11 @@ class Predictor:
         if shape != self.input_shape:
             message = f"become inputs of shape {shape}, the model takes {self.input_shape}"
             raise DataError(message, where=where)
+        # Images always fit, so their preprocessing has no remarks.
         remarks = getattr(self.preprocessing, "remarks", None)
         if remarks is not None:
             self.remarks.update(remarks(raw))
+        # Zeros [B] in place of targets, which no output depends on.
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 
     @functools.cached_property
@@ -259,6 +266,7 @@ class Predictor:
         targets = new.targets() if y is None else self._encoded(y)
         if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
+        # Arrays of different lengths could otherwise broadcast inside an error.
         if len(targets) != len(new):
             raise DataError(f"holds {len(targets)} targets for {len(new)} samples", where="y")
         return targets
@@ -275,6 +283,7 @@ class Predictor:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    # Older releases ask for this attribute, newer ones for the tags.
     @property
     def _estimator_type(self) -> str | None:
         """Return classifier or regressor; None for maps, which scikit-learn does not know."""

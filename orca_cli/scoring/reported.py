@@ -55,14 +55,17 @@ class ChunkMean:
         `n` counts chunks, `skipped` those that are left out or have no error.
         """
         split_score = self._error(outputs, targets, groups)
+        # The error of the whole split first, then its further ones.
         split_errors = {self._error.name: split_score.value, **split_score.others}
         chunks = self._chunks(len(outputs))
         defined: list[float] = []
         for chunk in chunks:
             records = None if groups is None else groups[chunk]
             score = self._error(outputs[chunk], targets[chunk], records)
+            # A chunk may lack a class or a positive entry, so that its error is undefined.
             if score.value is not None:
                 defined.append(score.value)
+        # Samples behind the last chunk count as one skipped chunk.
         has_tail = bool(chunks) and chunks[-1].stop < len(outputs)
         return Score(
             value=sum(defined) / len(defined) if defined else None,
@@ -85,11 +88,13 @@ class ChunkMean:
             batches += 1
             samples = end - start
             if self._drop_tail:
+                # As if all batches were as large as the last one.
                 samples = batches * (end - batch_start)
             if samples >= self._size:
                 chunks.append(slice(start, end))
                 start = end
                 batches = 0
+        # A split that fills no chunk is one chunk all the same.
         if start < n and not (chunks and self._drop_tail):
             chunks.append(slice(start, n))
         return chunks
@@ -113,6 +118,7 @@ def named_error(
     """
     if node is None:
         node = _USUAL.get(kind, "zero_one")
+        # Dense classes keep the 0-1 error.
         if kind == "dense" and not integer_targets:
             node = "mse"
     error: Error = parts.build(parts.named("error", node, kind, integer_targets), "task.error")

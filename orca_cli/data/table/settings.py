@@ -92,6 +92,7 @@ class TableSettings:
     @property
     def target_columns(self) -> list[str]:
         """Names of the columns to be predicted."""
+        # `task.target=` on a command line gives an empty text.
         if self.target not in (None, ""):
             return [str(self.target)]
         return [str(name) for name in self.targets or []]
@@ -100,6 +101,7 @@ class TableSettings:
     def named_columns(self) -> dict[str, list[str]]:
         """The columns that each setting names; none where it names none."""
         columns = {
+            # A message names the setting that the user has typed.
             "targets" if self.targets else "target": self.target_columns,
             "features": self.features or [],
             "ignore": self.ignore or [],

@@ -109,7 +109,7 @@ class Decoder:
             return float(is_right[is_known].mean())
         is_known = ~np.isnan(targets)
         if self.form == "labels":
-            # An unknown target is NaN, which is neither 1 nor right; the next step forgives it.
+            # NaN is not 1, so this says nothing at unknown targets; the next step leaves them out.
             is_right = (outputs >= 0) == (targets == 1)
             is_set_right = (is_right | ~is_known).all(axis=1)
             return float(is_set_right[is_known.any(axis=1)].mean())

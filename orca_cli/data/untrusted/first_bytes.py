@@ -8,8 +8,10 @@ from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
 NPY = b"\x93NUMPY"
+# The second mark begins an archive without members.
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
+# In lower case, as the beginning of a file is compared.
 _DISGUISES = {
     b"version https://git-lfs": "a Git LFS pointer, not the file (`git lfs pull` fetches it)",
     b"<!doctype": "a web page",
@@ -65,6 +67,7 @@ def disguise(head: bytes, name: str = "") -> str:
     """
     if not head:
         return "an empty file"
+    # A web page may begin with a byte order mark or with blanks.
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, kind in _DISGUISES.items():
         if start.startswith(mark):

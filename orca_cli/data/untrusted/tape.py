@@ -36,6 +36,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         UnsafeError, UnavailableError, WorkerError: as `values`.
     """
     (total,) = values(path, ["num_examples"], reader=objects_here)
+    # `isinstance` would let a truth pass.
     if type(total) is not int or total < 0:
         raise fault(f"'num_examples' is {str(total)[:20]}, not a count", path)
     records = values(path, map(str, range(total)), reader=objects_here)
@@ -61,6 +62,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         lmdb.open(path, subdir=False, readonly=True, lock=False, create=False) as database,
         database.begin(buffers=True) as transaction,
     ):
+        # Reading a page beyond the end of a map would crash the process.
         needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
         size = Path(path).stat().st_size
         if needed > size:
@@ -121,6 +123,7 @@ def values(
     size = file.stat().st_size
     remaining = iter(keys)
     while True:
+        # Each call of the worker opens the database anew, so it fetches several values.
         batch = list(islice(remaining, _BATCH))
         if not batch:
             return

@@ -256,7 +256,9 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
     checkpoint = str(record.body.get("checkpoint"))
     # A hub id may end with @REVISION.
     licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    # The run's choice in each group of the configuration.
     names_of_parts = [f"{group}={_inert(record.result.get(group))}" for group in groups]
+    # Packages that the run did not have are left out.
     versions = [
         f"{_inert(package)} {_inert(version)}"
         for package, version in record.environment.items()

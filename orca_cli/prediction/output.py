@@ -75,6 +75,7 @@ class Decoder:
             # A logit of 0 is a probability of 0.5.
             return (outputs >= 0).astype(np.int64)
         if self.classes is not None:
+            # [n], of maps [n, *E].
             likeliest = outputs.argmax(1)
             # Maps keep the numbers of classes.
             return likeliest if self.is_map else self.classes[likeliest]
@@ -173,6 +174,7 @@ def parts_of(
         if predictions.ndim == 1:
             pairs.append(("prediction", predictions))
         else:
+            # A column for each of the K outputs.
             pairs += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
             names = [f"p_{name}" for name in decoder.columns]
@@ -197,6 +199,7 @@ def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
             table[position] = column
+            # Numbers cannot be formulas.
             if column.dtype.kind in "UO":
                 table[position] = list(map(for_spreadsheet, column.astype(str)))
         header = [for_spreadsheet(name) for name in columns] if number == 0 else False
@@ -260,6 +263,7 @@ def _write_npz(
     store = Kept(path.parent)
     for _ in store.passing(outputs):
         pass
+    # A map of the file, so that memory holds only the pages in use.
     joined = store.whole()  # [n, K, ...]
     arrays: dict[str, Any] = {"outputs": joined, "prediction": decoder.predictions(joined)}
     if decoder.has_probabilities and not decoder.is_map:

@@ -66,6 +66,7 @@ class Predictor:
         self.model = loaded.model
         self.kind = self.record.kind
         self.input_shape = tuple(self.record.input_shape)
+        # An absent device is refused here, not at the first prediction.
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
@@ -180,6 +181,7 @@ class Predictor:
         precision = self.record.precision
         if precision == "fp16" and self.device.type == "cpu":
             precision = "fp32"
+        # As in the run's own evaluation, so that predictions keep its bits.
         precision = choose_precision(precision, self.device, self.model.body.width)
         engine = Engine(self.device, precision)
         self.model.to(self.device).eval()
@@ -188,6 +190,7 @@ class Predictor:
         if self.decoder.is_map:
             batch_numbers *= math.prod(self.input_shape[1:])
         waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // batch_numbers))
+        # The hint of an error for lack of memory.
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
         # `read_ahead` calls them in a thread, while the model computes the batches before.
         reads = (
@@ -219,6 +222,7 @@ class Predictor:
             signals.check()
             moved = engine.move(batch)
             outputs = self.model(moved.x, moved.valid).cpu().numpy()
+            # One truth for each sample, [B].
             is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
             # argmax would make a class of NaN.
             if not is_finite.all():
@@ -234,6 +238,7 @@ class Predictor:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
         raw = new.inputs(start, min(start + self.batch_size, len(new)))
         x, valid = self.preprocessing.inputs(raw, where)
+        # (C, *E)
         shape = tuple(x.shape[1:])
         # In a stranger's export, record and preprocessing may not belong together.
         if shape != self.input_shape:
@@ -252,6 +257,7 @@ class Predictor:
         return named_error(
             node=self.record.error,
             kind=self.kind,
+            # As in the run: a class for each sample, or for each position.
             integer_targets=self.decoder.form in ("classes", "class_maps"),
             chunk=self.record.error_chunks,
             batch=self.record.train_batch_size,
@@ -298,6 +304,7 @@ class Predictor:
         has_labels = self.kind == "labels"
         has_several_numbers = self.kind == "values" and self.record.num_outputs > 1
         target_tags = TargetTags(required=True, multi_output=has_labels or has_several_numbers)
+        # The scorers, displays and inspection of scikit-learn read them.
         tags = Tags(
             estimator_type=estimator,
             target_tags=target_tags,

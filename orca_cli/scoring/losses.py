@@ -146,6 +146,7 @@ class MaskedCrossEntropy(nn.Module):
         weights = None
         if self.weights is not None:
             weights = self.weights.to(outputs)
+            # At the first batch: the number of outputs is not known before.
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
         # The mean is taken below: that of torch is NaN without a known class.
         loss = functional.cross_entropy(
@@ -184,6 +185,8 @@ class RelativeL2Loss(nn.Module):
         """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
         unknown = targets.isnan()
+        # Known entries alone make both norms: unknown ones are 0 in the target and in the
+        # difference.
         truth = targets.nan_to_num(nan=0.0)
         difference = torch.where(unknown, 0.0, outputs - truth)
         # [B]

@@ -66,6 +66,7 @@ class MeanAUROC:
     ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
+        # NaN is not above 0.5, and is left out as unknown.
         return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, ~np.isnan(targets)))
 
 

@@ -55,7 +55,6 @@ class ChunkMean:
         `n` counts chunks, `skipped` those that are left out or have no error.
         """
         split_score = self._error(outputs, targets, groups)
-        # The error of the whole split first, then its further ones.
         split_errors = {self._error.name: split_score.value, **split_score.others}
         chunks = self._chunks(len(outputs))
         defined: list[float] = []
@@ -83,6 +82,7 @@ class ChunkMean:
         chunks = []
         start = 0
         batches = 0
+        # Batches are never divided between two chunks.
         for batch_start in range(0, n, self._batch):
             end = min(batch_start + self._batch, n)
             batches += 1

@@ -389,7 +389,7 @@ def infer_kind(
         )
     # The different numbers, [u].
     distinct = np.unique(numbers.values[~np.isnan(numbers.values)])
-    # Numbers with zeros before them, such as postal codes, are classes whatever their number.
+    # Numbers such as 007 are names, and so classes, however many of them differ.
     has_names = entries.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in entries)
     if numbers.is_wrong.any() or not len(distinct) or has_names:
         return "classes", []

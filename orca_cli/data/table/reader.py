@@ -198,7 +198,7 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     # Split -> its samples in the training file.
     samples = marked_rows(source.per_sample[_SPLIT], where, hint=hint)
     for split in samples:
-        # A split has one origin.
+        # The samples of a split come from one file.
         if split != "train" and split in source.tables:
             message = "the column 'split' marks rows of it too"
             raise ConfigError(message, where=f"task.{split}", hint=f"leave out the file{hint}")
@@ -284,7 +284,7 @@ def _fit(
     y = targets.encode(raw.y, raw.where)
     notes = [targets.note(), *source.notes, *input_notes]
 
-    # Called when a split is needed: a test file is read at the end of a run only.
+    # Called when a split is needed: the inputs of a test file are read at the end of a run only.
     def samples(split: str) -> ArraySamples:
         if split in samples_by_split:
             # The split is in the training file, whose samples are features already.

@@ -123,6 +123,7 @@ def refuse_contradictions(settings: TableSettings) -> None:
     if settings.kind == "classes" and len(settings.target_columns) > 1:
         hint = "classes are one column"
         raise ConfigError("holds several", where="task.targets", hint=hint)
+    # Beside a sequence, neither of the settings below would have an effect.
     if settings.sequence is not None:
         message = "does not go with task.sequence"
         hint = "a sequence is the only input"
@@ -130,9 +131,11 @@ def refuse_contradictions(settings: TableSettings) -> None:
             raise ConfigError(message, where="task.id", hint=hint)
         if settings.features:
             raise ConfigError(message, where="task.features", hint=hint)
+    # Times order the steps within a series, and no rows belong together without an id.
     if settings.time is not None and settings.id is None:
         hint = "name the column that says what series a row is in"
         raise ConfigError("needs task.id", where="task.time", hint=hint)
+    # A plain row has no steps that a length could cut.
     if settings.length is not None and settings.sequence is None and settings.id is None:
         message = "needs task.sequence or task.id"
         raise ConfigError(message, where="task.length", hint="name its column")

@@ -278,7 +278,7 @@ class _Download:
                 storage.write_text(self.notes, f"{url}\n{current}")
             total = None if announced is None else self.arrived + announced
             self._append(response, total)
-        # Without an announced length only the size or the checksum can show that.
+        # Where no length was announced, `verified` compares size and checksum.
         if total is not None and self.arrived != total:
             raise CutOffError(f"the connection broke off at {self.arrived:,} of {total:,} bytes")
 

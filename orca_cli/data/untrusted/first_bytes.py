@@ -18,6 +18,7 @@ _DISGUISES = {
     b"<html": "a web page",
     b"<?xml": "an XML message, perhaps an error of the server",
 }
+# Suffix -> the beginnings that its files may have.
 _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
 
 
@@ -85,6 +86,7 @@ def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
         DataError: it cannot be read, or is larger than `max_bytes`.
     """
     try:
+        # Before it is read into memory.
         if path.stat().st_size > max_bytes:
             raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
         return path.read_text(encoding="utf-8-sig")

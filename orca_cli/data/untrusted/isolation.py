@@ -48,7 +48,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
-# The folders of packages, which -I and -S leave out, come first of all.
+# -I and -S leave out the folders of packages, so `sys.path` is set before any import of ours.
 _START = (
     "import sys; sys.path[:] = {path!r}; "
     "from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
@@ -104,7 +104,6 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
 
 def limits(size: int) -> Limits:
     """Return the limits of reading a file of `size` bytes."""
-    # Five seconds, and one for each 256 KiB.
     seconds = 5 + size // 2**18
     # Whole GiB, so that small files share a process.
     memory = 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30

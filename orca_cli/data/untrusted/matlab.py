@@ -87,6 +87,7 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
             arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
             if name not in arrays:
+                # Names come from the file, so they are shown in ASCII.
                 present = ascii(sorted(variable for variable, _, _ in variables)[:10])
                 raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {present}")
         return {name: _plain(arrays[name], name, path) for name in names}

@@ -30,7 +30,7 @@ _MAX_OPCODES = 4_000_000
 _MAX_CONTAINERS = 1_000_000
 # Values in the result, where a shared one counts as often as it occurs.
 _MAX_VALUES = 20_000_000
-# `_check_result` calls itself for each level, and Python allows 1000 calls.
+# `_check_result` calls itself for each level, and Python allows 1000 calls by default.
 _MAX_DEPTH = 100
 # Bytes of a value above which the free memory is checked.
 _LARGE = 2**26

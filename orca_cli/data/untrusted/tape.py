@@ -46,6 +46,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
             raise fault(f"has no protein {number} of {total}", where)
         sequence = record.get("primary")
         fold = record.get("fold_label")
+        # A database with other values would otherwise fail far from here, when it is encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
@@ -71,6 +72,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         contents: list[bytes | None] = []
         for key in keys:
             content = transaction.get(key.encode())
+            # Before it is copied.
             if content is not None and len(content) > max_value:
                 message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
                 raise UnsafeError(message, where=path)

@@ -154,7 +154,7 @@ class MaskedCrossEntropy(nn.Module):
         )
         if weights is None:
             return loss.sum() / is_known.sum().clamp_min(1)
-        # -100 is not an index; what it takes in its place is masked.
+        # -100 is not an index; class 0 takes its place, and is masked.
         total = torch.where(is_known, weights[targets.clamp_min(0)], 0.0).sum()
         # All known classes may have a weight of 0.
         return loss.sum() / total.where(total > 0, 1.0)

@@ -38,7 +38,9 @@ from orca_cli.terminal import percent_or_number, visible
 _OVERHEAD = 2**22
 # Names of classes or columns that a card lists.
 _MAX_NAMES = 50
+# Marks with a meaning in Markdown or HTML; each gets a backslash.
 _MARKUP = re.compile(r"[\\`*_\[\]<>|#&~$]")
+# The head between lines of dashes is for model hubs, the text below it for people.
 _CARD = """\
 ---
 library_name: orca-transfer
@@ -114,13 +116,16 @@ def export(loaded: Loaded, target: Path) -> None:
         DataError: the body has no config.json.
         StorageError: it cannot be written, or the disk has too little space.
     """
+    # `Path.exists` would deny a broken link.
     if os.path.lexists(target):
         hint = "name a new folder; nothing is overwritten"
         raise ConfigError("exists already", where=str(target), hint=hint)
+    # Only a body that was made from a folder has the config.json by which an export is opened.
     body_folder = getattr(loaded.members[0].body, "folder", None)
     if body_folder is None:
         message = "cannot be exported: its body was not made from a folder with a config.json"
         raise DataError(message, where=str(loaded.folder))
+    # Bytes of all weights: the disk is asked for room before the first file is written.
     size = 0
     for member in loaded.members:
         size += sum(tensor.nbytes for tensor in member.state_dict().values())
@@ -130,10 +135,12 @@ def export(loaded: Loaded, target: Path) -> None:
     # Paths of this machine say nothing elsewhere.
     if Path(checkpoint).expanduser().is_dir():
         record = replace(record, body={**record.body, "checkpoint": Path(checkpoint).name})
+    # config.yaml names the body as the record does, without a folder of this machine.
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
     with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
         for name, member in zip(record.weight_files, loaded.members, strict=True):
+            # On the CPU and contiguous, as safetensors stores them.
             weights = {
                 key: tensor.detach().cpu().contiguous()
                 for key, tensor in member.state_dict().items()
@@ -143,6 +150,7 @@ def export(loaded: Loaded, target: Path) -> None:
         storage.write_json(folder / BODY_CONFIG, shareable_config(body_folder))
         storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
         storage.write_text(folder / SETTINGS, to_yaml(settings))
+        # The only file that `read_export` lets differ from the manifest.
         storage.write_text(folder / CARD, model_card(replace(loaded, record=record)))
 
 
@@ -162,6 +170,7 @@ def model_card(loaded: Loaded) -> str:
 def _use_fields(loaded: Loaded) -> dict[str, Any]:
     """Return a card's fields about inputs and outputs."""
     record = loaded.record
+    # Only the columns of a table have names.
     features = getattr(loaded.preprocessing, "feature_names", None)
     columns = ""
     if features:
@@ -191,7 +200,9 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
             lines.append(f"| {name} | {count} | `{digest}` |")
     selected = mapping(record.result.get("selected"))
     split = selected.get("on")
+    # The validation error chose nothing where the last step's weights were taken.
     verb = "validated" if selected.get("by") == "last" else "chosen"
+    # A split of its own: val, or test where a protocol validates on it.
     chosen = _CHOSEN.get(str(split), f"Weights were {verb} on the {_inert(split)} split")
     if record.members > 1:
         chosen += f"; the outputs of {record.members} models are averaged"
@@ -206,6 +217,8 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
     """Return a card's fields about the errors of the run and of simple models."""
     error = mapping(result.get("error"))
     is_percent = error.get("percent") is True
+    # Rows of the card's table, name -> error, as result.json has them. That may be a stranger's, so
+    # an entry may be missing or of any type; `number` and `_inert` take it.
     errors: dict[Any, Any] = {
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
@@ -243,7 +256,9 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
     checkpoint = str(record.body.get("checkpoint"))
     # A hub id may end with @REVISION.
     licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    # The run's choice in each group of the configuration.
     names_of_parts = [f"{group}={_inert(record.result.get(group))}" for group in groups]
+    # Packages that the run did not have are left out.
     versions = [
         f"{_inert(package)} {_inert(version)}"
         for package, version in record.environment.items()
@@ -273,6 +288,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _in_code(text: Any) -> str:
     """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
+    # Backslashes do not escape inside a code span, so the marks are replaced.
     return visible(str(text)).replace("`", "'").replace("|", "/")
 
 

@@ -105,10 +105,13 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
         record=read_export(folder), preprocessing=load_preprocessing(folder), folder=folder
     )
     body_folder = folder / BODY_CONFIG.parent
+    # Before any model is made: a few bytes of config.json could ask for days of work.
     layers = check_modest(body_folder)
     members = []
     for name in loaded.record.weight_files:
         tensors = storage.read_tensors(folder / name)
+        # Every layer has at least one weight. Modules take memory even on the meta device, so their
+        # number is bounded before names and shapes can be compared.
         if layers > len(tensors):
             message = f"asks for {layers} layers, and there are {len(tensors)} weights"
             raise UnsafeError(message, where=str(folder / BODY_CONFIG), hint=_GET_AGAIN)
@@ -152,6 +155,7 @@ def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Itera
                 yield (finetune / name,)
         return
     folds = mapping(record.result.get("selected")).get("folds")
+    # Folders of stage 3: fold-0, fold-1, ... or member-0, member-1, ...
     prefix = "fold" if folds else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
     yield (finetune / f"{prefix}-{number}" for number in range(record.members))
@@ -174,6 +178,7 @@ def _members_of_run(
     """
     members: list[TransferModel] = []
     for checkpoint in checkpoints:
+        # Before either is opened: a link could lead out of the folder.
         for file in (storage.MANIFEST, WEIGHTS):
             own_file(loaded.folder, str((checkpoint / file).relative_to(loaded.folder)))
         storage.verify_folder(checkpoint)
@@ -201,8 +206,10 @@ def _unless_partial(
     loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path
 ) -> TransferModel | None:
     """Return the model of these weights; None where they are only a part of its weights."""
+    # Fewer weights than layers cannot be all of them.
     if check_modest(body_folder) > len(tensors):
         return None
+    # Weights that are only a part of the model lack names that it has.
     with suppress(CheckpointError):
         return _from_all_weights(loaded, tensors, body_folder)
     return None
@@ -221,6 +228,7 @@ def _from_all_weights(
         UnsafeError: the body's own embedding layer, which is not among them, is too large.
     """
     node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
+    # On the meta device tensors have shapes and types, but no memory.
     with _blaming_record(body_folder), architecture_only(), torch.device("meta"):
         model = _assembled(loaded, load_body(node, loaded.record.seed))
     expected = model.state_dict()
@@ -234,6 +242,7 @@ def _from_all_weights(
     # matrices may differ in the last bits.
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
     with _blaming_record(loaded.folder):
+        # Assigned rather than copied: parameters on the meta device have no memory to copy into.
         model.load_state_dict(aligned, strict=True, assign=True)
         _compute_buffers(model.body, node, loaded.folder)
     return model.eval()
@@ -248,15 +257,19 @@ def _form_of(tensor: Tensor | None) -> str:
 
 def _compute_buffers(body: Body, node: Mapping[str, Any], folder: Path) -> None:
     """Give a body the buffers that follow from its settings and are not stored with the weights."""
+    # Buffers that the state dict leaves out are still on the meta device.
     empty = [name for name, buffer in body.named_buffers() if buffer.is_meta]
     if not empty:
         return
     embeddings = getattr(body, "embeddings", None)
     if embeddings is not None:
         size = sum(parameter.numel() for parameter in embeddings.parameters())
+        # Nothing has compared this layer yet: it is not among the weights, and the body that
+        # computes the buffers holds it in memory.
         if size > _MAX_EMBEDDINGS:
             raise UnsafeError("the body's embedding layer is too large", where=str(folder))
     with architecture_only("cpu"):
+        # Of this second body only the buffers are kept, so any seed will do.
         computed = dict(load_body(node, 0).named_buffers())
     for name in empty:
         module, _, buffer_name = name.rpartition(".")
@@ -284,9 +297,11 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
             body = load_body(node, loaded.record.seed)
     except (ConfigError, DataError, NetworkError) as error:
         message = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
+        # The same class, and so the same exit code, with a hint that names the option.
         raise type(error)(message, where=error.where, hint=hint) from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline
+    # The name alone proves nothing: a hub id moves, and a folder can be overwritten.
     if body.checkpoint_digest != loaded.record.checkpoint_sha256:
         message = "has changed since the run: other weights would give other predictions"
         raise ChecksumError(message, where=f"body.checkpoint={name}", hint=hint)
@@ -306,6 +321,7 @@ def _assembled(loaded: Loaded, body: Body) -> TransferModel:
         target_scale=loaded.preprocessing.targets.scale,
         seed=record.seed,
     )
+    # Before any weights are loaded: LoRA and prompts add parameters of their own.
     parts.build(record.finetune, "finetune").apply(model)
     return model
 
@@ -321,6 +337,7 @@ def _blaming_record(path: Path) -> Iterator[None]:
         # On the CPU, PyTorch raises RuntimeError when memory runs out. The record is not to blame.
         if "allocate memory" in str(error) or process_error(error):
             raise
+        # Errors of libraries have many lines, ours have one.
         reason = " ".join(str(error).split())[:200]
         message = f"does not describe a model: {type(error).__name__}: {reason}"
         raise DataError(message, where=str(path), hint=_GET_AGAIN) from error
@@ -355,6 +372,7 @@ def best_run(folder: Path) -> tuple[Path, str]:
     # The best run by each criterion.
     best: dict[_Criterion, Path] = {}
     for criterion, errors in validated.items():
+        # `collect` lists the oldest run first, and `min` takes the first of equal errors.
         best[criterion] = min(errors, key=errors.__getitem__)
     if len(best) > 1:
         message = (
@@ -399,6 +417,7 @@ def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list
     unvalidated: list[Path] = []
     for run in collect([folder]).runs:
         score = run.score
+        # A run that was chosen on the test split has no error that could choose it fairly.
         if score is None or not can_predict(run.path) or score.validated_on == "test":
             continue
         if score.validated_on == "nothing":
@@ -406,6 +425,7 @@ def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list
         elif score.validation is not None:
             result = read_or_empty(run.path / RESULT)
             samples = mapping(result.get("selected")).get("sha256")
+            # Records without a digest of their own name the validation split.
             if not samples:
                 samples = mapping(result.get("splits")).get("val")
             criterion = _Criterion(

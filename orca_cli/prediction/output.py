@@ -50,6 +50,7 @@ class Decoder:
         self.has_probabilities = self.form in ("classes", "labels", "class_maps")
         self.is_map = self.form in ("maps", "class_maps")
         self.names: Sequence[str] = ()
+        # One name for each output, or none at all.
         if len(targets.names) == num_outputs:
             self.names = targets.names
         self.classes: np.ndarray | None = None
@@ -71,8 +72,10 @@ class Decoder:
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
         if self.form == "labels":
+            # A logit of 0 is a probability of 0.5.
             return (outputs >= 0).astype(np.int64)
         if self.classes is not None:
+            # [n], of maps [n, *E].
             likeliest = outputs.argmax(1)
             # Maps keep the numbers of classes.
             return likeliest if self.is_map else self.classes[likeliest]
@@ -107,6 +110,7 @@ class Decoder:
             return float(is_right[is_known].mean())
         is_known = ~np.isnan(targets)
         if self.form == "labels":
+            # NaN is not 1, so this says nothing at unknown targets; the next step leaves them out.
             is_right = (outputs >= 0) == (targets == 1)
             is_set_right = (is_right | ~is_known).all(axis=1)
             return float(is_set_right[is_known.any(axis=1)].mean())
@@ -118,6 +122,7 @@ class Decoder:
         for k in range(self.num_outputs):
             rows = is_known[:, k]  # [n], of maps [n, *E]
             if rows.any():
+                # Output by output, since each has its own known rows.
                 scores.append(r2_score(targets[:, k][rows], outputs[:, k][rows]))
         return float(np.mean(scores))
 
@@ -133,6 +138,7 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         source: the input.
     """
     suffix = ".csv" if out is None else out.suffix.lower()
+    # `samefile` also sees links and other spellings of the path.
     if out is not None and out.exists() and source.exists() and out.samefile(source):
         message = "is the input, which would be lost"
         raise ConfigError(message, where="--out", hint="name another file")
@@ -159,6 +165,7 @@ def parts_of(
     for batch in outputs:
         stop = start + len(batch)
         predictions = decoder.predictions(batch)
+        # Pairs rather than a dictionary, since names may occur twice.
         pairs: list[tuple[str, np.ndarray]] = []
         if ids is None:
             pairs.append(("index", np.arange(start, stop)))
@@ -167,6 +174,7 @@ def parts_of(
         if predictions.ndim == 1:
             pairs.append(("prediction", predictions))
         else:
+            # A column for each of the K outputs.
             pairs += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
             names = [f"p_{name}" for name in decoder.columns]
@@ -191,6 +199,7 @@ def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
             table[position] = column
+            # Numbers cannot be formulas.
             if column.dtype.kind in "UO":
                 table[position] = list(map(for_spreadsheet, column.astype(str)))
         header = [for_spreadsheet(name) for name in columns] if number == 0 else False
@@ -233,6 +242,7 @@ def write(
         if out.suffix.lower() != ".csv":
             _write_npz(path, outputs, decoder, ids)
             return
+        # Names of files that are not UTF-8 hold lone surrogates, which UTF-8 cannot encode.
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
 
@@ -249,9 +259,11 @@ def write(
 def _write_npz(
     path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:
+    # `savez` takes whole arrays, so the outputs gather in a file first.
     store = Kept(path.parent)
     for _ in store.passing(outputs):
         pass
+    # A map of the file, so that memory holds only the pages in use.
     joined = store.whole()  # [n, K, ...]
     arrays: dict[str, Any] = {"outputs": joined, "prediction": decoder.predictions(joined)}
     if decoder.has_probabilities and not decoder.is_map:
@@ -262,6 +274,7 @@ def _write_npz(
         arrays["classes"] = decoder.classes
     if decoder.names:
         arrays["names"] = np.array(decoder.names)
+    # Given a name, `savez` would append .npz to that of the temporary file.
     with open(path, "wb") as file:
         np.savez(file, **arrays)
 
@@ -288,6 +301,7 @@ class Kept:
         """
         for batch in outputs:
             with storage.guarded(self._folder):
+                # In C order, which the map in `whole` assumes.
                 self._file.write(batch.tobytes())
             self._shape = (self._shape[0] + len(batch), *batch.shape[1:])
             self._dtype = batch.dtype
@@ -296,5 +310,6 @@ class Kept:
     def whole(self) -> np.ndarray:
         """Return all outputs that passed, at least a batch, as a read-only memory map [n, ...]."""
         with storage.guarded(self._folder):
+            # The map reads the file, not this object's buffer.
             self._file.flush()
             return np.memmap(self._file, self._dtype, "r", shape=self._shape)

@@ -66,6 +66,7 @@ class Predictor:
         self.model = loaded.model
         self.kind = self.record.kind
         self.input_shape = tuple(self.record.input_shape)
+        # An absent device is refused here, not at the first prediction.
         self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
@@ -101,6 +102,7 @@ class Predictor:
         batches = self.stream(self.opened(x))
         return np.concatenate([self.decoder.predictions(outputs) for outputs in batches])
 
+    # scikit-learn asks by `hasattr` whether a model gives probabilities.
     @available_if(lambda self: self.decoder.has_probabilities)
     def predict_proba(self, x: Any) -> np.ndarray:
         """Return probabilities: [n, K], or [n, K, *E] for a class at every position.
@@ -120,6 +122,7 @@ class Predictor:
             DataError: targets are missing, not as many as samples, or of another form than those
                 of training.
         """
+        # Opened once, for the outputs and for the targets.
         new = self.opened(x)
         return self.decoder.score(self.outputs(new), self._targets(new, y))
 
@@ -178,14 +181,18 @@ class Predictor:
         precision = self.record.precision
         if precision == "fp16" and self.device.type == "cpu":
             precision = "fp32"
+        # As in the run's own evaluation, so that predictions keep its bits.
         precision = choose_precision(precision, self.device, self.model.body.width)
         engine = Engine(self.device, precision)
         self.model.to(self.device).eval()
+        # Numbers in the outputs of one batch; a map has K at every position.
         batch_numbers = size * self.record.num_outputs
         if self.decoder.is_map:
             batch_numbers *= math.prod(self.input_shape[1:])
         waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // batch_numbers))
+        # The hint of an error for lack of memory.
         advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
+        # `read_ahead` calls them in a thread, while the model computes the batches before.
         reads = (
             functools.partial(self._read, engine, new, start) for start in range(0, len(new), size)
         )
@@ -201,6 +208,7 @@ class Predictor:
                 with torch.no_grad(), engine.autocast():
                     computed = list(itertools.islice(outputs, waiting))
                 advance(sum(map(len, computed)))
+                # An empty list is the end of the batches.
                 if not computed:
                     return
                 yield from computed
@@ -214,6 +222,7 @@ class Predictor:
             signals.check()
             moved = engine.move(batch)
             outputs = self.model(moved.x, moved.valid).cpu().numpy()
+            # One truth for each sample, [B].
             is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
             # argmax would make a class of NaN.
             if not is_finite.all():
@@ -229,14 +238,17 @@ class Predictor:
         where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
         raw = new.inputs(start, min(start + self.batch_size, len(new)))
         x, valid = self.preprocessing.inputs(raw, where)
+        # (C, *E)
         shape = tuple(x.shape[1:])
         # In a stranger's export, record and preprocessing may not belong together.
         if shape != self.input_shape:
             message = f"become inputs of shape {shape}, the model takes {self.input_shape}"
             raise DataError(message, where=where)
+        # Images always fit, so their preprocessing has no remarks.
         remarks = getattr(self.preprocessing, "remarks", None)
         if remarks is not None:
             self.remarks.update(remarks(raw))
+        # Zeros [B] in place of targets, which no output depends on.
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 
     @functools.cached_property
@@ -245,6 +257,7 @@ class Predictor:
         return named_error(
             node=self.record.error,
             kind=self.kind,
+            # As in the run: a class for each sample, or for each position.
             integer_targets=self.decoder.form in ("classes", "class_maps"),
             chunk=self.record.error_chunks,
             batch=self.record.train_batch_size,
@@ -259,6 +272,7 @@ class Predictor:
         targets = new.targets() if y is None else self._encoded(y)
         if targets is None:
             raise DataError("has no targets", where=new.where, hint="give y")
+        # Arrays of different lengths could otherwise broadcast inside an error.
         if len(targets) != len(new):
             raise DataError(f"holds {len(targets)} targets for {len(new)} samples", where="y")
         return targets
@@ -275,6 +289,7 @@ class Predictor:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
+    # Older releases ask for this attribute, newer ones for the tags.
     @property
     def _estimator_type(self) -> str | None:
         """Return classifier or regressor; None for maps, which scikit-learn does not know."""
@@ -289,6 +304,7 @@ class Predictor:
         has_labels = self.kind == "labels"
         has_several_numbers = self.kind == "values" and self.record.num_outputs > 1
         target_tags = TargetTags(required=True, multi_output=has_labels or has_several_numbers)
+        # The scorers, displays and inspection of scikit-learn read them.
         tags = Tags(
             estimator_type=estimator,
             target_tags=target_tags,

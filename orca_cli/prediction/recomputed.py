@@ -70,6 +70,7 @@ def recompute(run: Path) -> Recomputed:
     summary_file = f"{STAGE_FOLDERS['build']}/{SUMMARY}"
     predictions_file = f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
     result = completed(run)
+    # Before any of them is read, since a link could lead out of the folder.
     for name in (SETTINGS, summary_file, predictions_file):
         own_file(run, name)
     summary = read_or_empty(run / summary_file)
@@ -77,12 +78,15 @@ def recompute(run: Path) -> Recomputed:
     recorded = mapping(result.get("error"))
     kind = summary.get("kind")
     node = mapping(settings.get("task")).get("error")
+    # The run may be a stranger's, whose settings could name any code.
     parts.check_admitted(node, "task.error")
     is_node = isinstance(node, (dict, str, type(None)))
     if not recorded or kind not in KINDS or not is_node:
         raise DataError("its records do not say which error it has", where=str(run), hint=_HINT)
+    # outputs [n, K, ...], targets [n, ...] and, of samples cut from records, groups [n].
     saved = _numbers_in(run / predictions_file)
     try:
+        # A chunk holds whole batches, so the error depends on their size.
         batch_size = setting(settings, "train.batch_size", summary)
         error = named_error(
             node=node,
@@ -92,6 +96,7 @@ def recompute(run: Path) -> Recomputed:
             batch=batch_size,
         )
         score = error(saved["outputs"], saved["targets"], saved.get("groups"))
+    # Arrays of wrong shapes or types can fail anywhere in an error.
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
         message = f"cannot be computed from what the run saved: {failure}"
         raise DataError(message, where=str(run), hint="run it again with --force") from failure
@@ -102,6 +107,7 @@ def _numbers_in(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of numbers in a file by name."""
     arrays = {}
     for name, stored in open_arrays(path, str(path), _HINT).items():
+        # Floats and integers; an error needs no texts.
         if stored.dtype.kind in "fiu":
             arrays[name] = np.asarray(stored.read())
     return arrays
@@ -118,10 +124,12 @@ def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed
     }
     recorded: dict[str, float | None] = {}
     for name, entry in entries.items():
+        # An entry that is not a number counts as undefined.
         is_number = number(entry) is not None
         recorded[name] = entry if is_number else None
     computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
     for name in further:
+        # An error by records is missing where the run saved no groups.
         if name in score.others:
             computed[name] = score.others[name]
     return Recomputed(percent=error.percent, recorded=recorded, computed=computed)

@@ -122,6 +122,7 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
     for component in Path(name).parts:
         path = path / component
         try:
+            # `lstat` describes a link itself, `stat` would follow it.
             state = os.lstat(path)
         except OSError as error:
             raise ChecksumError("is missing", where=str(folder / name)) from error
@@ -150,6 +151,8 @@ def read_export(folder: Path) -> ModelRecord:
         UnsafeError: it holds links, or names code that a model does not consist of.
         DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
+    # All files, before the first is read. A link to a folder is checked like a file, and so
+    # refused.
     for path in folder.rglob("*"):
         if path.is_dir() and not path.is_symlink():
             continue
@@ -160,6 +163,7 @@ def read_export(folder: Path) -> ModelRecord:
     if version != SCHEMA:
         message = f"schema {version} is of a newer program; this one reads up to {SCHEMA}"
         raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
+    # After the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))
     # An export of one model may lack this entry.
     return _record({"members": 1, **entries}, str(folder / EXPORT))
@@ -167,7 +171,9 @@ def read_export(folder: Path) -> ModelRecord:
 
 def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
     """Return the record with these entries, all of which are checked first."""
+    # Entry -> its type, with the range of a number.
     hints = typing.get_type_hints(ModelRecord, include_extras=True)
+    # The names of both: a missing entry is refused, and so is an unknown one.
     for name in sorted(hints.keys() | entries.keys()):
         entry = entries.get(name)
         is_right = name in hints and name in entries and fits(entry, hints[name])
@@ -178,8 +184,10 @@ def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
             raise DataError(message, where=where)
     for name, key in _SETTINGS_OF.items():
         check_value(entries[name], schema.declared()[key], key)
+    # A stranger's record may name any code, and `parts.build` imports it later.
     for name, key in _KEYS_OF_CODE.items():
         parts.check_admitted(entries[name], key)
+    # JSON has lists, an input shape is a tuple.
     return ModelRecord(**{**entries, "input_shape": tuple(entries["input_shape"])})
 
 
@@ -192,6 +200,7 @@ def completed(folder: Path) -> dict[str, Any]:
         UnsafeError: its records are links.
     """
     where = str(folder)
+    # A missing file is not refused here: the steps below say which state the run is in.
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
@@ -203,6 +212,7 @@ def completed(folder: Path) -> dict[str, Any]:
         raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
     if result is not None:
         return result
+    # A run without a result is unfinished; a folder without a state is no run.
     state = read_or_empty(folder / STATUS).get("state")
     if state:
         message = f"the run is not completed (state: {state})"
@@ -231,6 +241,7 @@ def read_run(folder: Path) -> ModelRecord:
     arrays = f"{build}/{ARRAYS_FILE}"
     for name in (storage.MANIFEST, *records):
         own_file(folder, name, _LARGEST_RECORD)
+    # Records are small, arrays may have any size.
     own_file(folder, arrays)
     storage.verify_folder(folder, only=[*records, arrays])
     summary = read_or_empty(folder / build / SUMMARY)

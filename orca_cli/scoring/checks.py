@@ -65,6 +65,7 @@ def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     takes = "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
     check_fit(fits, outputs, targets, takes)
     is_known = ~np.isnan(targets)
+    # An output may be anything where its target is unknown: the difference there is 0.
     difference = np.where(is_known, outputs.astype(np.float64) - targets.astype(np.float64), 0.0)
     check_numbers(~np.isfinite(difference))
     return difference, is_known
@@ -92,6 +93,7 @@ def records(
         record = record.reshape(len(of_samples))
         of_records = of_samples[first_sample]  # [R, ...]
         expected = of_records[record]
+        # NaN does not equal itself, but two unknown targets agree.
         is_equal = (expected == of_samples) | (np.isnan(expected) & np.isnan(of_samples))
         if is_equal.all():
             return record, of_records
@@ -132,8 +134,10 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     errors. For labels it is their frequencies, although there any constant has the same error.
     """
     is_known = ~np.isnan(targets)
+    # In float64: sums over many float32 targets would lose their last digits.
     sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
     count = is_known.sum(0)
+    # 0 where no target is known at all.
     overall = sums.sum() / max(1, count.sum())
     return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(targets.dtype)
 
@@ -152,7 +156,9 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     # A threshold can only lie between different scores.
     last_of_ties = np.append(ranked[:-1] != ranked[1:], True)
     positives = present[order].cumsum()[last_of_ties]
+    # The entries at or above each threshold, of which `positives` are positive: [thresholds].
     total = np.flatnonzero(last_of_ties) + 1
+    # The step of recall is the difference over the last count, precision is positives over total.
     return float((np.diff(positives, prepend=0) / positives[-1] * positives / total).sum())
 
 
@@ -178,18 +184,22 @@ def aurocs(
     is_known = np.broadcast_to(is_known, scores.shape)
     # Some columns at a time, which bounds the memory of ranks.
     columns_at_once = max(1, _BLOCK // max(1, len(scores)))
+    # So that `concatenate` also takes scores without columns.
     areas = [np.zeros(0)]
     for start in range(0, scores.shape[1], columns_at_once):
         columns = slice(start, start + columns_at_once)
         is_counted = is_known[:, columns]
         is_positive = present[:, columns] & is_counted
+        # An entry of NaN gets no rank, and the others are ranked without it.
         ranked = np.where(is_counted, _comparable(scores[:, columns]), np.nan)
+        # [n, columns], from 1. Tied entries share their mean rank, so a tied pair counts a half.
         ranks = stats.rankdata(ranked, axis=0, nan_policy="omit")
         positives = is_positive.sum(0)
         negatives = is_counted.sum(0) - positives
         sums = np.where(is_positive, ranks, 0.0).sum(0)
         # The sum of ranks counts wins over the other positive entries as well.
         wins = sums - positives * (positives + 1) / 2
+        # A column without a pair is 0 / 0, and so NaN.
         with np.errstate(invalid="ignore"):
             areas.append(wins / (positives * negatives.astype(np.float64)))
     return np.concatenate(areas)

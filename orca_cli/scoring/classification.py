@@ -30,6 +30,7 @@ class ZeroOne:
         `n` and `skipped` count samples, or positions where targets have an extent.
         """
         _check_shapes(outputs, targets)
+        # NaN at ignored targets, which `checks.mean` counts as skipped.
         wrong = np.where(targets != IGNORED_CLASS, _predictions(outputs) != targets, np.nan)
         return checks.mean(wrong.reshape(-1))
 
@@ -43,6 +44,7 @@ class ZeroOne:
         counts = np.stack([(train_targets == k).sum(axis=0) for k in range(num_outputs)])
         overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
         majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
+        # [K, 1, ...], to be compared with the majority [*E].
         classes = np.arange(num_outputs).reshape(-1, *(1,) * majority.ndim)
         return (classes == majority).astype(np.float32)
 
@@ -69,6 +71,7 @@ class Balanced(ZeroOne):
         counted = targets != IGNORED_CLASS
         truth = targets[counted]
         predicted = _predictions(outputs)[counted]
+        # The right predictions of each class, [K].
         right = _counts(truth[predicted == truth], num_classes)
         # A class that does not occur has a recall of NaN.
         with np.errstate(invalid="ignore"):
@@ -99,6 +102,7 @@ class ClassAUROC(ZeroOne):
         logits = torch.from_numpy(np.ascontiguousarray(outputs)).double()
         log_probabilities = np.moveaxis(logits.log_softmax(dim=1).numpy(), 1, -1)  # [n, *E, K]
         is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
+        # Logarithms rank samples as the probabilities do, and do not underflow to ties at 0.
         return checks.one_minus_mean(checks.aurocs(log_probabilities[counted], is_of_class))
 
 
@@ -160,6 +164,8 @@ class MacroF1:
             record, shared = recorded
             majority = _majority(scores, record, len(shared))
             f1_of["records"] = _class_f1(majority, shared, num_outputs)
+        # Classes are dropped only here: a prediction of a further class is still a miss of the true
+        # one.
         score = checks.one_minus_mean(f1_of[self.by][:num_classes])
         return replace(score, others=self._others(f1_of, num_classes))
 
@@ -170,6 +176,7 @@ class MacroF1:
             if unit != self.by:
                 others[f"1 - macro F1 of {unit}"] = checks.one_minus_mean(f1[:num_classes]).value
             count = self._also_first
+            # The reported error itself is not repeated.
             if count is not None and (unit, count) != (self.by, num_classes):
                 classes = "" if count == num_classes else f", classes 0-{count - 1}"
                 name = f"1 - macro F1 of {unit}{classes}"
@@ -184,6 +191,7 @@ class MacroF1:
         """
         k = min(self._num_classes or num_outputs, num_outputs)
         votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
+        # Ignored targets are -100.
         votes[_counts(train_targets[train_targets >= 0], k).argmax()] = 1.0
         return votes
 
@@ -215,10 +223,12 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     num_classes = scores.shape[1]
     predicted = _predictions(scores)
     is_voting = predicted < num_classes
+    # One number for each pair of a record and a class, so that a single bincount counts all votes.
     cells = record[is_voting] * num_classes + predicted[is_voting]
     votes = np.bincount(cells, minlength=count * num_classes).reshape(count, num_classes)
     # Tied classes are compared over the same samples, so sums of scores order them as means would.
     sums = checks.sums_by_record(scores[is_voting], record[is_voting], count)
+    # [R, K], True for each class with the most votes of its record.
     has_most = votes == votes.max(axis=1, keepdims=True)
     best = np.where(has_most, sums, -np.inf).argmax(axis=1)
     return np.where(votes.any(axis=1), best, num_classes)
@@ -227,6 +237,7 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
 def _class_f1(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
     """Return F1 of every class, [K] float64; NaN for one that is neither predicted nor a target."""
     right = _counts(truth[predicted == truth], num_classes)
+    # 2 TP + FP + FN: a right prediction is in both counts.
     total = _counts(predicted, num_classes) + _counts(truth, num_classes)
     with np.errstate(invalid="ignore"):
         return 2 * right / total

@@ -55,6 +55,7 @@ class MaskError:
     ) -> None:
         self._report = report
         self._count_ignored = count_ignored
+        # Outputs are logits, so the threshold becomes one as well.
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
             "auroc": "1 - AUROC of pixels",
@@ -73,6 +74,7 @@ class MaskError:
         """
         checks.check_same(outputs, targets, "(n, 1, *E)")
         pixels = math.prod(targets.shape[1:])
+        # [n, pixels], as the masks below.
         scores = outputs.reshape(len(outputs), pixels)
         is_known = ~np.isnan(targets).reshape(len(targets), pixels)
         present = targets.reshape(is_known.shape) > 0.5
@@ -95,6 +97,7 @@ class MaskError:
         error = others.pop(self.name)
         if self._report == "pixel_auroc":
             return replace(by_position, others=others)
+        # Pixels count only if they have an error; else all of them are skipped.
         n = 0 if error is None else len(pooled)
         return Score(value=error, n=n, skipped=is_known.size - n, others=others)
 
@@ -107,6 +110,7 @@ class MaskError:
         """
         if self._report == "fnr":
             return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
+        # [1, H, W] each.
         positives, counts = np.zeros((2, *train_targets.shape[1:]))
         # Image by image, since the targets may be a large file that is mapped into memory.
         for target in train_targets:
@@ -114,6 +118,7 @@ class MaskError:
             counts += 1.0 if self._count_ignored else ~np.isnan(target)
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
+        # In log-odds: 0 where a pixel is positive as often as all pixels together.
         logits = np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))
         return logits.astype(np.float32)
 
@@ -123,6 +128,7 @@ def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
 
     None if one of them is undefined.
     """
+    # Each is None where no pixel could be missed, or falsely found.
     misses = checks.mean(1.0 - positive[truth]).value
     alarms = checks.mean(1.0 * positive[~truth]).value
     if misses is None or alarms is None:
@@ -157,13 +163,16 @@ class NatsPerFrame:
         is_known = ~np.isnan(targets)
         frames = int(is_known.any(axis=1).sum())
         padding = is_known.shape[0] * is_known.shape[2] - frames
+        # Outputs at padding matter only where padding counts.
         checks.check_numbers(~np.isfinite(outputs) & (is_known | self._count_padding))
         logits = outputs.astype(np.float64)
         truth = np.where(is_known, targets, 0.0)
         # Outputs at padding may be NaN or infinite.
         with np.errstate(invalid="ignore"):
+            # Binary cross-entropy of logits, in the form that does not overflow.
             nats = np.maximum(logits, 0) - logits * truth + np.log1p(np.exp(-np.abs(logits)))
         per_frame = float(nats[is_known].sum()) / frames if frames else None
+        # Where padding does not count, its outputs may leave this mean undefined.
         is_defined = nats.size > 0 and bool(np.isfinite(nats).all())
         mean = float(nats.mean()) if is_defined else None
         if self._count_padding:
@@ -180,10 +189,12 @@ class NatsPerFrame:
         a label that no training frame has stays possible.
         """
         is_known = ~np.isnan(train_targets)
+        # The frames with each label, [K]; NaN is not above 0.5.
         present = (train_targets > 0.5).sum(axis=(0, 2))
         label_frequency = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
         frequency = np.repeat(label_frequency[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
+            # Padding is silence here, so a label is rarer where fewer pieces last so long.
             frequency *= (is_known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
 
@@ -220,10 +231,12 @@ class LongRangeMAE:
 
         Targets are NaN outside a protein's own L x L block and where unknown.
         """
+        # [n, 1, W, W]: every second extent from the first is (1, W).
         is_map = outputs.ndim == 4 and outputs.shape[1::2] == (1, outputs.shape[2])
         fits = is_map and outputs.shape == targets.shape
         checks.check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = np.full(len(outputs), np.nan)
+        # Protein by protein: the maps of all of them in float64 would take much memory.
         for index, rows, columns in self._pairs(targets):
             predictions = outputs[index, 0].astype(np.float64)
             above = predictions[rows, columns]
@@ -231,6 +244,7 @@ class LongRangeMAE:
             broken = ~(np.isfinite(above) & np.isfinite(below))
             checks.check_numbers(broken, f"NaN or infinite in protein {index}")
             average = self._weight_below * below + (1 - self._weight_below) * above
+            # A network may predict a distance of 0 or less.
             predicted = np.maximum(average, _SMALLEST_DISTANCE)
             errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
         return checks.mean(errors)
@@ -248,6 +262,7 @@ class LongRangeMAE:
             by_protein = [np.array([self._threshold / 2])]
         distances = np.concatenate(by_protein)
         weights = np.concatenate([np.full(len(pairs), 1 / len(pairs)) for pairs in by_protein])
+        # The weighted median: the first distance at which half of the weight is reached.
         order = np.argsort(distances, kind="stable")
         mass = weights[order].cumsum()
         median = distances[order][np.searchsorted(mass, mass[-1] / 2)]
@@ -260,6 +275,7 @@ class LongRangeMAE:
         """
         for index, target in enumerate(targets):
             is_near = target[0] <= self._threshold  # False where the distance is NaN
+            # On or above this diagonal j - i >= separation, so each pair occurs once.
             rows, columns = np.triu(is_near, self._separation).nonzero()
             if len(rows):
                 yield index, rows, columns

@@ -17,6 +17,7 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS, Loss
 from orca_cli.scoring.checks import check_fit
 
+# Losses of torch whose mean divides by the number, or the weight, of the classes that are known.
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
 _ONE_SHAPE = "outputs and targets of one shape (B, K, *E)"
 
@@ -32,6 +33,8 @@ class _Masked(nn.Module):
         """Return the mean loss of outputs [B, K] or [B, K, *E] against targets of that shape."""
         _check_shapes(outputs, targets, outputs.shape)
         is_known = ~targets.isnan()
+        # Filled before the loss is computed: a NaN that is masked only afterwards would still make
+        # the gradient NaN.
         losses = self._entries(torch.where(is_known, outputs, 0.0), targets.nan_to_num(nan=0.0))
         counted = torch.ones_like(is_known) if self.count_missing else is_known
         return _masked_mean(losses, counted)
@@ -62,12 +65,16 @@ class MaskedBCE(_Masked):
         self.positive_weight = positive_weight
         self.count_missing = count_missing
         weights = torch.tensor(positive_weight, dtype=torch.float32)
+        # A buffer follows the loss to its device; checkpoints leave it out, since a setting holds
+        # it.
         self.register_buffer("weights", weights, persistent=False)
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
         weight = self.weights.to(outputs)
+        # A single factor applies to all outputs and needs no axis.
         if weight.ndim:
             _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
+            # [K, 1, ...], as the last axes of outputs [B, K, *E].
             weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
         return functional.binary_cross_entropy_with_logits(
             outputs, targets, pos_weight=weight, reduction="none"
@@ -139,13 +146,17 @@ class MaskedCrossEntropy(nn.Module):
         weights = None
         if self.weights is not None:
             weights = self.weights.to(outputs)
+            # At the first batch: the number of outputs is not known before.
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
+        # The mean is taken below: that of torch is NaN without a known class.
         loss = functional.cross_entropy(
             outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none"
         )
         if weights is None:
             return loss.sum() / is_known.sum().clamp_min(1)
+        # -100 is not an index; class 0 takes its place, and is masked.
         total = torch.where(is_known, weights[targets.clamp_min(0)], 0.0).sum()
+        # All known classes may have a weight of 0.
         return loss.sum() / total.where(total > 0, 1.0)
 
     def weight_of(self, targets: Tensor) -> float:
@@ -174,11 +185,15 @@ class RelativeL2Loss(nn.Module):
         """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
         unknown = targets.isnan()
+        # Known entries alone make both norms: unknown ones are 0 in the target and in the
+        # difference.
         truth = targets.nan_to_num(nan=0.0)
         difference = torch.where(unknown, 0.0, outputs - truth)
+        # [B]
         ratio = difference.flatten(1).norm(dim=1) / (truth.flatten(1).norm(dim=1) + self.eps)
         counted = (~unknown).flatten(1).any(dim=1)
         if self.reduction == "mean":
+            # Samples without a known entry have a ratio of 0, which must not lower the mean.
             return _masked_mean(ratio, counted)
         return torch.where(counted, ratio, 0.0).sum()
 
@@ -207,8 +222,10 @@ class NatsPerFrameLoss(nn.Module):
         is_known = ~targets.isnan()
         truth = targets.nan_to_num(nan=0.0)
         nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
+        # Over all B * K * L entries, in which padding was filled with 0.
         if self.count_padding:
             return nats.mean()
+        # Frames divide the sum, not entries: long pieces weigh more, and K labels add up.
         return torch.where(is_known, nats, 0.0).sum() / is_known.any(dim=1).sum().clamp_min(1)
 
     def weight_of(self, targets: Tensor) -> int:
@@ -272,6 +289,7 @@ def is_sum(loss: Loss) -> bool:
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
     """Return whether a loss is NaN: torch's mean cross-entropy without a known class."""
+    # Targets of floats are probabilities of classes, and none of them is ignored.
     if not isinstance(loss, _OF_TORCH) or targets.is_floating_point() or is_sum(loss):
         return False
     return bool((targets == loss.ignore_index).all())
@@ -297,6 +315,7 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
         loss: a mean over what is known, or a sum.
         targets: of the batches, each as Batch.y.
     """
+    # The sums of the batches add up to the sum over all of them.
     if is_sum(loss):
         return [1.0 for _ in targets]
     weights = [weight_of(loss, batch_targets) for batch_targets in targets]
@@ -309,5 +328,6 @@ def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
 
     If all are zero, the numbers of samples, `sizes`, take their place.
     """
+    # Without a known target every batch has a loss of 0, and any shares that sum to 1 will do.
     masses = list(weights) if any(weights) else [float(size) for size in sizes]
     return [weight / sum(masses) for weight in masses]

@@ -42,6 +42,7 @@ class MeanAveragePrecision:
         if recorded is not None:
             record, shared = recorded
             sums = checks.sums_by_record(outputs, record, len(shared))
+            # The mean outputs of each record, [R, K].
             scores["records"] = _precisions(sums / np.bincount(record)[:, None], shared)
         score = scores.pop(self.by)
         # The score of the other unit, if there is one, is left.
@@ -65,6 +66,7 @@ class MeanAUROC:
     ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
+        # NaN is not above 0.5, and is left out as unknown.
         return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, ~np.isnan(targets)))
 
 
@@ -83,9 +85,11 @@ class LabelMacroF1:
     ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
+        # An unknown target is neither predicted nor, as NaN, above 0.5.
         predicted = (outputs > 0) & ~np.isnan(targets)
         present = targets > 0.5
         right = (predicted & present).sum(0)
+        # 2 TP + FP + FN: a right prediction is in both sums. [K]
         total = predicted.sum(0) + present.sum(0)
         # A label that is neither predicted nor present has an F1 of NaN.
         with np.errstate(invalid="ignore"):
@@ -99,6 +103,7 @@ class LabelMacroF1:
 def _precisions(outputs: np.ndarray, targets: np.ndarray) -> Score:
     """Return one minus the mean of the average precisions of all labels."""
     precisions = []
+    # Label by label, since each has its own unknown entries.
     for k, is_known in enumerate(~np.isnan(targets.T)):
         present = targets[is_known, k] > 0.5
         precisions.append(checks.average_precision(outputs[is_known, k], present))

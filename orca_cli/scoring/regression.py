@@ -30,6 +30,7 @@ class RelativeL2:
         difference, is_known = differences(outputs, targets)
         norm = np.linalg.norm(_flat(np.where(is_known, targets, 0.0)), axis=1)
         distance = np.linalg.norm(_flat(difference), axis=1)
+        # A target of zero has no relative error: NaN, which `mean` skips.
         return mean(distance / np.where(norm > 0, norm, np.nan))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -49,12 +50,14 @@ class RelativeL2:
         # A distance of zero would give a target an infinite weight.
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, is_known, weights)
+        # Weiszfeld's step: the mean, in which a target weighs the less, the farther away it is.
         for _ in range(50):
             distance = np.maximum(_distances(target, is_known, median), floor)
             median = _weighted_mean(target, is_known, weights / distance)
         nearest = target[_distances(target, is_known, median).argmin()]
         plain_mean = _weighted_mean(target, is_known, np.ones_like(norm))
         candidates = [median, nearest, plain_mean, np.zeros_like(median)]
+        # The sum of the relative errors over training, for each candidate.
         costs = [_distances(target, is_known, candidate) @ weights for candidate in candidates]
         best = candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:])
         return best.astype(train_targets.dtype)
@@ -73,6 +76,7 @@ class MeanSquared:
         """Return the error; `n` and `skipped` count entries."""
         difference, is_known = differences(outputs, targets)
         n = int(is_known.sum())
+        # Unknown entries add 0.
         total = float(np.square(_flat(difference)).sum())
         return Score(value=total / n if n else None, n=n, skipped=targets.size - n)
 
@@ -92,12 +96,15 @@ class _Values:
         `n` counts the known targets of outputs whose error is defined, `skipped` all other targets.
         """
         difference, is_known = map(_by_output, differences(outputs, targets))  # [K, n * positions]
+        # [K, n * positions], as the differences.
         target = _by_output(targets).astype(np.float64)
         count = is_known.sum(1)  # [K]
+        # The mean of the known targets of each output, [K].
         centre = np.where(is_known, target, 0.0).sum(1) / np.maximum(count, 1)
         deviation = np.where(is_known, target - centre[:, None], 0.0)
         # Equal targets may differ from their mean by rounding.
         deviation[np.abs(deviation) <= 1e-12 * np.abs(centre)[:, None]] = 0.0
+        # The sums of squares of each output, [K].
         squares = np.square(difference).sum(1)
         spread = np.square(deviation).sum(1)
         # An output without a known target has errors of NaN.
@@ -111,6 +118,7 @@ class _Values:
                 "RMSE / deviation": np.sqrt(unexplained),
             }
         n = int(count[~np.isnan(errors[self.name])].sum())
+        # Over outputs; `mean` skips those whose error is undefined.
         means = {name: mean(by_output).value for name, by_output in errors.items()}
         value = means.pop(self.name)
         return Score(value=value, n=n, skipped=targets.size - n, others=means)
@@ -134,6 +142,7 @@ class MAE(_Values):
         """
         median = _median(train_targets)
         if np.isnan(median).any():
+            # 0 where no target is known at all.
             overall = np.nan_to_num(_median(train_targets.reshape(-1)))
             median = np.where(np.isnan(median), overall, median)
         return median.astype(train_targets.dtype)
@@ -159,6 +168,7 @@ class NormalisedRMSE(_Values):
 
 def _flat(x: np.ndarray) -> np.ndarray:
     """Return [n, entries] float64."""
+    # Not -1: without samples it would be ambiguous.
     return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
 
 
@@ -173,11 +183,13 @@ def _distances(target: np.ndarray, is_known: np.ndarray, constant: np.ndarray) -
 
 def _weighted_mean(target: np.ndarray, is_known: np.ndarray, weights: np.ndarray) -> np.ndarray:
     total = weights @ is_known
+    # Unknown targets are 0 here, so an entry that is never known has a mean of 0.
     return weights @ target / np.where(total > 0, total, 1.0)
 
 
 def _median(targets: np.ndarray) -> np.ndarray:
     """Return the lower median of the known targets over the first axis; NaN where none is known."""
+    # The place of the lower median among the known targets, which sort before NaN: [*E].
     middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
     ordered = np.sort(targets, axis=0)  # NaN at the end
     return np.take_along_axis(ordered, middle[None], 0)[0]

@@ -61,8 +61,10 @@ class ChunkMean:
         for chunk in chunks:
             records = None if groups is None else groups[chunk]
             score = self._error(outputs[chunk], targets[chunk], records)
+            # A chunk may lack a class or a positive entry, so that its error is undefined.
             if score.value is not None:
                 defined.append(score.value)
+        # Samples behind the last chunk count as one skipped chunk.
         has_tail = bool(chunks) and chunks[-1].stop < len(outputs)
         return Score(
             value=sum(defined) / len(defined) if defined else None,
@@ -80,16 +82,19 @@ class ChunkMean:
         chunks = []
         start = 0
         batches = 0
+        # Batches are never divided between two chunks.
         for batch_start in range(0, n, self._batch):
             end = min(batch_start + self._batch, n)
             batches += 1
             samples = end - start
             if self._drop_tail:
+                # As if all batches were as large as the last one.
                 samples = batches * (end - batch_start)
             if samples >= self._size:
                 chunks.append(slice(start, end))
                 start = end
                 batches = 0
+        # A split that fills no chunk is one chunk all the same.
         if start < n and not (chunks and self._drop_tail):
             chunks.append(slice(start, n))
         return chunks
@@ -113,6 +118,7 @@ def named_error(
     """
     if node is None:
         node = _USUAL.get(kind, "zero_one")
+        # Dense classes keep the 0-1 error.
         if kind == "dense" and not integer_targets:
             node = "mse"
     error: Error = parts.build(parts.named("error", node, kind, integer_targets), "task.error")

@@ -12,6 +12,7 @@ from orca_cli import seeding
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Error, Score
 
+# More are seldom needed for a standard error (Efron and Tibshirani 1993, chapter 6).
 _RESAMPLES = 200
 _LEAST = 20  # resamples; the deviation of fewer says nothing
 _CELLS = 2**26  # entries of outputs in all resamples together
@@ -38,14 +39,17 @@ def standard_error(
     """
     unit = _units(targets, groups)
     count = count_units(targets, groups)
+    # Large outputs, such as maps, are drawn fewer times, which bounds the time.
     resamples = min(_RESAMPLES, _CELLS // max(1, models[0].size))
     if count < 2 or resamples < _LEAST:
         return None
     # The rows of each unit.
     by_unit = np.split(np.argsort(unit, kind="stable"), np.bincount(unit).cumsum()[:-1])
+    # With a seed of its own, so that a report shows the same interval each time.
     generator = seeding.numpy_generator(0, "report", "bootstrap")
     estimates = []
     for _ in range(resamples):
+        # As many units as there are, with replacement.
         drawn = [by_unit[number] for number in generator.integers(count, size=count)]
         rows = np.concatenate(drawn)
         records = None
@@ -53,12 +57,15 @@ def standard_error(
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
+            # Both models on the same rows: this is the pairing.
             scores = [error(outputs[rows], targets[rows], records) for outputs in models]
         except OrcaError:
             return None
         errors = [score.value for score in scores if score.value is not None]
+        # The error may be undefined on a drawn set, for example because it lacks a class.
         if len(errors) == len(models):
             estimates.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
+    # The sets that remain would be a choice, not a sample.
     if len(estimates) <= resamples / 2:
         return None
     return float(np.std(estimates, ddof=1))
@@ -78,6 +85,7 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
     weights = np.ones(len(targets))
     is_mean_over_samples = score.n + score.skipped == len(targets)
     if targets.ndim == 1 and targets.dtype.kind != "f":
+        # Ignored classes are -100.
         is_known = targets >= 0
         weights = is_known.astype(float)
         if not is_mean_over_samples:
@@ -88,6 +96,7 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
         # Each label weighs 1, which the samples that have it share.
         is_present = targets > 0.5
         weights = (is_present / np.maximum(is_present.sum(axis=0), 1)).sum(axis=1)
+    # The samples of a record are one draw, so their weights add up: [U].
     unit_weights = np.bincount(_units(targets, groups), weights)
     if not unit_weights.any():
         return 1.0
@@ -114,8 +123,11 @@ def interval(
         return None
     if error.percent and 0 <= score.value <= 1:
         size = effective_size(score, targets, groups)
+        # Not whole numbers in general, which the beta distribution does not need.
         wrong = score.value * size
         right = size - wrong
+        # Clopper and Pearson's ends are quantiles of beta distributions, but 0 and 1 at the
+        # borders.
         low = betaincinv(wrong, right + 1, _TAIL) if wrong > 0 else 0.0
         high = betaincinv(wrong + 1, right, 1 - _TAIL) if right > 0 else 1.0
         return float(low), float(high)
@@ -123,6 +135,7 @@ def interval(
     if deviation is None or score.value <= deviation:
         return None
     freedom = count_units(targets, groups) - 1
+    # The deviation of log(error) is that of the error over the error, by the delta method.
     factor = math.exp(stdtrit(freedom, 1 - _TAIL) * deviation / score.value)
     return score.value / factor, score.value * factor
 

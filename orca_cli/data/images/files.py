@@ -82,11 +82,13 @@ class FileSamples:
         """Return x [B, C, S, S] and y; cropped and flipped at random where the view says so."""
         view = self.view
         indices = np.asarray(indices, dtype=np.int64)
+        # The files of the batch, B of them.
         paths = [self.paths[index] for index in indices]
         y = torch.from_numpy(self.y[indices])
         if view.frozen_seed is None and augment is None:
             return Batch(view.inputs(paths), y)
         side = view.larger or view.side
+        # Larger than S where the view says so, and cropped to S below.
         images = decode_all(paths, side, view.channels, view.crop)  # [B, C, side, side]
         if view.frozen_seed is not None:
             # A generator for each file, so that the batch that a file is in does not matter.
@@ -108,6 +110,7 @@ class FileSamples:
 
     def digest(self) -> str:
         """Return a SHA-256 over names, contents and targets of the files, and the view."""
+        # The view first: the same files at another size are other samples.
         digest = hashlib.sha256(f"{self.view}\n".encode())
         for name, content, target in zip(self.names, self.hashes, self.y, strict=True):
             # Classes are written as numbers, rows of labels and values by their bytes.
@@ -119,6 +122,7 @@ class FileSamples:
 def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = False) -> np.ndarray:
     """Return the images of files as [B, C, side, side] uint8, decoded in parallel."""
     num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
+    # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(num_threads) as pool:
         images = pool.map(lambda path: decode(path, side, channels, crop), paths)
         return np.stack(list(images))
@@ -136,14 +140,17 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
     """
     image_module, operations = pillow()
     with _opened(path) as image:
+        # Decoded here, where `_opened` turns the errors of decoders into ours.
         image.load()
         image = _in_8_bits(operations.exif_transpose(image), path)
+        # Otherwise `convert` would show the colours that lie hidden below transparent areas.
         if image.has_transparency_data:
             on_white = image_module.new("RGBA", image.size, "white")
             on_white.alpha_composite(image.convert("RGBA"))
             image = on_white
         image = image.convert("RGB" if channels == 3 else "L")
         if side is not None:
+            # `fit` cuts the largest square from the middle, `resize` stretches the whole image.
             resized = operations.fit if crop else image_module.Image.resize
             image = resized(image, (side, side), image_module.Resampling.BILINEAR)
         pixels = np.asarray(image)  # [H, W] of grey, or [H, W, 3]
@@ -161,6 +168,7 @@ def _in_8_bits(image: Any, path: Path) -> Any:
     if not image.mode.startswith("I;16"):
         return image
     image_module, _ = pillow()
+    # The upper byte of each pixel.
     return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
@@ -175,9 +183,11 @@ def _opened(path: Path) -> Iterator[Any]:
     where = str(path)
     try:
         with image_module.open(path, formats=_FORMATS) as image:
+            # By the header, before a pixel takes memory.
             if image.width * image.height > MAX_PIXELS:
                 raise image_module.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
+    # Neither says that the image is damaged.
     except (OrcaError, MemoryError):
         raise
     except image_module.DecompressionBombError as error:
@@ -208,6 +218,7 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
         for path in paths:
+            # Large folders take minutes, and a signal has to end the run before.
             signals.check()
             try:
                 hashes.append(storage.sha256_file(path))
@@ -222,6 +233,8 @@ def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
     The first files are [u], ascending; contents are numbered in their order, [n] in 0..u-1.
     """
+    # Contents are numbered by their hashes here, and by their first files below.
     _, first_files, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
     order = np.argsort(first_files)  # contents in the order of their first files
+    # The argsort of a permutation is its inverse: old number -> new number.
     return first_files[order], np.argsort(order)[content]

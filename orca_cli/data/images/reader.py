@@ -77,6 +77,7 @@ class ImagePreprocessing:
         paths = _images_below(folder)
         names = [image.relative_to(path).as_posix() for image in paths]
         new = _new_data(paths, str(path), names)
+        # The names of folders; an image beside them has none.
         labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
         if not self.from_folders or len(labels) < len(paths):
             return new
@@ -128,6 +129,8 @@ def load(
     """
     images = _open(settings, data_folder)
     survey = _survey(images.paths, cache_folder, reporter)
+    # Splits that the data give may share an image. Those that are drawn keep identical files
+    # together.
     _refuse_shared(images, survey.hashes)
     return assemble(
         "images",
@@ -185,6 +188,7 @@ def _in_folders(folder: Path) -> _Images:
     left_out: list[str] = []
     for split, class_folders in _class_folders(folder).items():
         for class_folder in class_folders:
+            # Sorted, since the order that a file system gives may differ between machines.
             for file in sorted(class_folder.iterdir()):
                 name = file.relative_to(folder).as_posix()
                 if _is_image(file):
@@ -206,6 +210,7 @@ def _in_folders(folder: Path) -> _Images:
         kind="classes",
         y=np.array(labels),
         where=str(folder),
+        # Split -> the positions of its images in `names`.
         rows={split: np.flatnonzero(np.array(splits) == split) for split in dict.fromkeys(splits)},
         notes=notes,
         from_folders=True,
@@ -219,6 +224,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """
     folders = _folders(folder)
     splits = {}
+    # Split -> the names that its folder may have, in lower case.
     for split, names in PART_NAMES.items():
         for entry in folders:
             # A folder `train` without folders in it is a class, such as the vehicle.
@@ -250,6 +256,7 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
     file_column = settings.file or table.columns[0]
+    # Without task.target, all columns are targets but those of files and of splits.
     outputs = [name for name in table.columns if name not in (file_column, _SPLIT)]
     if settings.target is not None:
         outputs = [settings.target]
@@ -260,7 +267,9 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
             where="task.target",
             hint="name it with task.target=COLUMN",
         )
+    # Of the folder, not of the table: nothing that a table names is opened unless it lies here.
     paths = _images_below(folder)
+    # A column of .parquet may hold numbers as names.
     texts = columns[file_column].astype(str)
     names = _matched(texts, folder, paths, f"{where}[{file_column}]")
     notes: list[str] = []
@@ -270,6 +279,7 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     raw = raw_targets(
         columns, kind, outputs, missing=settings.missing_targets, where=where, decimal="."
     )
+    # Not a fault: a table may name a part of a folder.
     num_unnamed = len(paths) - len(names)
     if num_unnamed:
         note = f"{num_unnamed} images of {folder.name} have no row in {table.path.name}"
@@ -303,6 +313,8 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
         if counts[image.with_suffix("")] == 1:
             image_of[str(image.with_suffix(""))] = image.as_posix()
     for image in images:
+        # Whole names come last: `x.png` is first of all the file of that name, then `x.png.jpg`
+        # without its ending.
         image_of[image.as_posix()] = image.as_posix()
     is_absent = np.array([text not in image_of for text in texts])
     refuse_entry(
@@ -337,13 +349,17 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
         with reporter.track("decoding every image once", len(path_of)) as advance:
             for content, path in path_of.items():
                 signals.check()
+                # [3, height, width], as it lies in the file.
                 _, height, width = decode(path, None, 3).shape
                 sizes[content] = (width, height)
                 advance()
         storage.write_json(folder / "sizes.json", sizes)
 
     image_module, _ = pillow()
+    # The same survey wherever the files lie and whatever their names are.
     contents = hashlib.sha256("\n".join(sorted(path_of)).encode()).hexdigest()
+    # A survey in the cache says that all of these contents could be decoded, by this release of
+    # Pillow.
     folder = folder_of(
         cache_folder,
         name="image_survey",
@@ -366,6 +382,7 @@ def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
     for split, rows in images.rows.items():
         for row in rows:
             content = hashes[row]
+            # The first image of each content, for the message.
             name = name_of.setdefault(content, images.names[row])
             if split_of.setdefault(content, split) != split:
                 message = f"the same image as '{name}', which is in another split"
@@ -395,8 +412,10 @@ def _fit(
 
     Without a size, inputs are as large as the largest training image.
     """
+    # Drawn splits are parts of `train`, whose rest takes its place here.
     rows = images.rows | drawn
     train = rows["train"]
+    # Of the training images alone, so that no other split decides the size.
     largest = int(survey.longest_sides[train].max())
     plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))
     augmented = replace(plain, padding=settings.padding, flip=settings.flip)
@@ -408,6 +427,7 @@ def _fit(
         names=images.outputs,
         missing=settings.missing_targets,
     )
+    # Split -> its targets.
     y = {split: targets.encode(images.y[chosen], images.where) for split, chosen in rows.items()}
     preprocessing = ImagePreprocessing(plain, targets, images.from_folders)
 
@@ -449,6 +469,7 @@ def _images_below(folder: Path) -> list[Path]:
     """
     images = []
     for path in sorted(folder.rglob("*")):
+        # A hidden folder hides all that is in it.
         is_visible = not any(map(_is_hidden, path.relative_to(folder).parts))
         if is_visible and _is_image(path):
             images.append(path)
@@ -463,6 +484,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
+    # Archives that macOS makes have a folder __MACOSX of files that are no images.
     return name.startswith((".", "__MACOSX"))
 
 

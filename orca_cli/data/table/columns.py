@@ -37,15 +37,18 @@ MISSING = "(missing)"
 _SHOWN = 5
 # A deviation below this share of the mean is an error of rounding: the column is constant.
 _MAX_ROUNDING = 1e-12
+# Digits with any marks between them, such as 1.234,5.
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
 # 01 and 007 are names, not numbers.
 _NAME = re.compile(r"[+-]?0[0-9].*")
+# The beginning of a date, such as 2024-05-31 or 31.5.2024.
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
 # A column of text is left out where training has more rows than this, and at least this share of
 # them have a text of their own.
 _FEW_ROWS = 20
 _OWN_TEXTS = 0.9
+# Text in lower case -> the number that it spells.
 _TRUTHS = {"false": 0.0, "true": 1.0}
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
 # Up to this many different whole numbers are taken for classes.
@@ -125,6 +128,7 @@ class Numeric:
         filled = np.where(is_missing_number, self.fill, numbers.values)
         scaled = (filled - self.mean) / self.std
         check_finite(scaled, origin)
+        # A column [n] for each feature.
         features = [scaled, is_missing_number] if self.flagged else [scaled]
         return Encoded(np.stack(features, axis=1).astype(np.float32), is_missing_number)
 
@@ -157,7 +161,9 @@ class Categorical:
             self._refuse_times(entries, f"{where}[{self.name}]")
             texts = self._as_texts(entries)
         codes_by_text = {category: code for code, category in enumerate(self.categories)}
+        # -1 is the code of no category, so that all features are 0.
         other_code = codes_by_text.get(OTHER, -1)
+        # Where training had no gaps, a gap is a text that training lacks.
         missing_code = codes_by_text.get(MISSING, other_code)
         codes = np.empty(len(entries), np.int64)
         for row, text in enumerate(texts):
@@ -165,6 +171,7 @@ class Categorical:
                 codes[row] = missing_code
             else:
                 codes[row] = codes_by_text.get(text, other_code)
+        # One-hot: [n, size]
         features = (codes[:, None] == np.arange(self.size)).astype(np.float32)
         return Encoded(features, codes == other_code)
 
@@ -176,6 +183,8 @@ class Categorical:
                 spelling[_TRUTHS[category.lower()]] = category
         texts = []
         for number in numbers.tolist():
+            # A file with types may have 3.0 where the training file has the text 3. NaN becomes
+            # `nan`, which says that an entry is missing.
             plain = str(number).removesuffix(".0")
             texts.append(spelling.get(number, plain))
         return texts
@@ -186,6 +195,7 @@ class Categorical:
         They may be points in time as numbers, which would not match any category.
         """
         dates = [category for category in self.categories if _DATE.match(category)]
+        # A column without any number holds nothing that could be a point in time.
         if not dates or np.isnan(numbers.astype(np.float64)).all():
             return
         message = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
@@ -224,6 +234,7 @@ def fit_columns(
     for name, entries in columns.items():
         numbers = as_numbers(entries[rows], settings.decimal)
         column = _TrainingColumn(name, entries[rows], numbers)
+        # The user's list keeps a column of texts of their own.
         is_named = name in (settings.features or ())
         if numbers.is_empty.all():
             remarks[_EMPTY].append(name)
@@ -271,13 +282,16 @@ def _fit_numbers(
         fill=mean,
         mean=mean if settings.normalize else 0.0,
         std=std,
+        # Without gaps in training the flag would be constant.
         flagged=settings.gap_indicator and bool(is_empty.any()),
+        # Then new data may spell the column, as yes and no or true and false.
         truths=bool(np.isin(numbers, (0, 1)).all()),
     )
 
 
 def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
     texts, counts = np.unique(column.texts, return_counts=True)
+    # Ties go to the first in the alphabet: `unique` sorts, and the order is stable.
     frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
     categories = [str(text) for text in np.sort(texts[frequent])]
     if column.numbers.is_empty.any():
@@ -305,6 +319,7 @@ def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
         return False
     if _are_like_numbers(texts):
         return False
+    # Numbers among the texts count too: the entries have to differ, whatever they are.
     return len(set(entries[~numbers.is_empty])) >= _OWN_TEXTS * len(entries)
 
 
@@ -327,6 +342,7 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
     if decimal == ",":
         # Pandas does not read a lone point as a number.
         texts = ["." if "." in text else text.replace(",", ".") for text in entries]
+    # Text that is not a number becomes NaN.
     parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
     values = parsed.to_numpy(np.float64, na_value=np.nan)
     is_wrong = np.isnan(values)
@@ -355,12 +371,14 @@ def infer_kind(
     """
     if len(names) > 1:
         shown = listed(names)
+        # In the columns of labels every entry is 0 or 1, or missing.
         if all(not _bits(columns[name]).is_wrong.any() for name in names):
             return "labels", [f"{shown} read as labels (task.kind=values predicts numbers)"]
         return "values", [f"{shown} read as numbers to predict (task.kind=values)"]
     name = names[0]
     entries = columns[name]
     numbers = as_numbers(entries, decimal)
+    # Otherwise 1,5 and 2,5 would silently become the names of two classes.
     if _are_like_numbers(entries[numbers.is_wrong]):
         refuse_entry(
             wrong=numbers.is_wrong,
@@ -369,7 +387,9 @@ def infer_kind(
             where=f"{where}[{name}]",
             hint=_NO_NUMBER,
         )
+    # The different numbers, [u].
     distinct = np.unique(numbers.values[~np.isnan(numbers.values)])
+    # Numbers such as 007 are names, and so classes, however many of them differ.
     has_names = entries.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in entries)
     if numbers.is_wrong.any() or not len(distinct) or has_names:
         return "classes", []
@@ -404,6 +424,7 @@ def raw_targets(
     DataError for entries that are not of the kind, and for missing entries. With `missing`, labels
     and values may be missing.
     """
+    # A refusal names the column, not the table alone.
     origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
         return RawTargets(_class_labels(columns[names[0]], origins[0], are_texts), origins[0])

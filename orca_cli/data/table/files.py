@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
+# In this order where several give the header as many fields.
 _DELIMITERS = (",", ";", "\t", "|")
 _NANOSECONDS_PER_DAY = 86_400e9
 # How many times larger fields of text are in memory than in a file.
@@ -79,6 +80,7 @@ class Table:
                     where=where,
                     hint="quote fields that contain the delimiter",
                 )
+            # The other fields are dropped at once, to save memory.
             rows.append([fields[position].strip() for position in positions])
         entries = np.array(rows, dtype=object)[1:]  # [n, columns], without the header
         return {name: entries[:, i] for i, name in enumerate(names)}
@@ -89,7 +91,10 @@ class Table:
             # A small file can declare a column of any length that repeats one value.
             needed = 16 * file.metadata.num_rows * len(names)
             check_memory(needed, where, hint="name fewer columns")
+            # Only these columns are read from the disk.
             content = file.read(columns=list(names))
+            # The metadata of pandas could turn a column into an index. Dates become points in time
+            # rather than objects of Python.
             frame = content.to_pandas(ignore_metadata=True, date_as_object=False)
         return {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
 
@@ -109,6 +114,7 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
         if is_whole and not column.hasnans and not (column > np.iinfo(np.int64).max).any():
             return column.to_numpy(np.int64)
         return column.to_numpy(float, na_value=np.nan)
+    # Empty where missing, as in files of text.
     entries = column.astype(object).where(column.notna(), "").to_numpy(object)
     texts = [entry for entry in entries if isinstance(entry, str)]
     typed = [entry for entry in entries if not isinstance(entry, str)]
@@ -130,8 +136,11 @@ def _days(column: pd.Series) -> np.ndarray:
     """Return points in time as days since 1970, [n] float64, NaN where missing."""
     import pandas as pd
 
+    # In seconds, so that the difference is in the column's own unit: in nanoseconds, points in time
+    # far from 1970 would overflow.
     epoch = pd.Timestamp(0, tz="utc").as_unit("s")
     elapsed = (pd.to_datetime(column, utc=True) - epoch).to_numpy()
+    # From seconds to nanoseconds, as the column was stored.
     unit = np.array(1, elapsed.dtype)
     # As floats, because nanoseconds as integers end in the year 2262.
     nanoseconds = elapsed / unit * (unit / np.timedelta64(1, "ns"))
@@ -148,6 +157,7 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         ConfigError: an invalid delimiter or encoding.
         UnavailableError: .parquet without pyarrow.
     """
+    # First of all: a web page in place of the file is named as such.
     first_bytes(path, key, _ALLOWED)
     suffix = path.suffix.lower()
     if suffix not in (*_TEXT, *_PARQUET):
@@ -179,6 +189,7 @@ def _infer_delimiter(path: Path, encoding: str) -> str:
         # Quotes may make sense with another delimiter only.
         with suppress(DataError):
             widths[delimiter] = len(_first_fields(path, delimiter, encoding))
+    # Of equal widths the first delimiter counts.
     return max(widths, key=lambda delimiter: widths[delimiter], default=",")
 
 
@@ -193,8 +204,10 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
 
     Empty lines are skipped.
     """
+    # A setting of the whole module, since a reader has none of its own.
     csv.field_size_limit(_LONGEST_FIELD)
     try:
+        # Line ends are left to the module csv, which finds them inside quotes too.
         with open(path, encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             for fields in reader:
@@ -203,10 +216,12 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
     except csv.Error as error:
         message = f"is not a table: {error} at line {reader.line_num}"
         raise DataError(message, where=str(path), hint="check its quotes") from error
+    # Before ValueError, of which it is a kind.
     except UnicodeError as error:
         message = f"is not text in {encoding.removesuffix('-sig')}"
         hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
         raise DataError(message, where=str(path), hint=hint) from error
+    # The module csv raises it for a delimiter of several characters.
     except TypeError as error:
         message = f"{delimiter!r} is not a delimiter"
         hint = "allowed: one character such as ';', or tab"

@@ -76,6 +76,7 @@ class Rows:
         codes, _ = pd.factorize(entries)  # [m], equal where entries are
         differs = codes != codes[first_rows][self.sample_of_row]
         if differs.any():
+            # The first row that differs.
             row = int(differs.argmax())
             sample = self.sample_of_row[row]
             expected = entries[first_rows[sample]]
@@ -100,6 +101,7 @@ class Rows:
         for name in names:
             numbers = as_numbers(self.columns[name], decimal)
             if are_texts or numbers.is_wrong.any():
+                # [m], equal where the texts are.
                 codes.append(pd.factorize(self.columns[name])[0])
             else:
                 # One bit pattern for each number: NaN has many, and zero has two.
@@ -139,7 +141,10 @@ class Symbols:
             hint = "a sequence has one symbol a character"
             raise DataError("holds numbers, not text", where=origin, hint=hint)
         refuse_rows(texts == "", "sequence", origin, "remove these rows")
+        # Compared with the characters of a text [l] it gives [V, l].
         symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
+        # Columns are made when a sample is read: those of all texts would take V times their
+        # memory.
         return Ragged(
             row=lambda i: _code_points(texts[i]) == symbols,
             lengths=np.array([len(text) for text in texts]),
@@ -170,6 +175,7 @@ def fit_symbols(
     """
     # Refuses columns of numbers, and texts that are missing.
     Symbols(name, "", 0).encode(texts, where)
+    # From the training texts alone, so that other splits show symbols that training lacks.
     alphabet = "".join(sorted(set().union(*texts[rows])))
     sizes = [len(text) for text in texts[rows]]
     note = (
@@ -181,6 +187,7 @@ def fit_symbols(
 
 def _code_points(text: str) -> np.ndarray:
     """Return the number of each character, [l] uint32; lone surrogates pass."""
+    # Four bytes a character, so that a text is an array and position i is character i.
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
@@ -252,8 +259,10 @@ class TablePreprocessing:
 
         ids = columns[self.series.id].astype(str)
         hint = "fill them in, or remove these rows"
+        # A missing id is NaN in a column of numbers, which is `nan` as text.
         refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
         sample_of_row, names = pd.factorize(ids)  # series are numbered by their first rows
+        # The order of the table, also where the reader asks for groups only and reads no times.
         times = np.arange(len(ids))
         if self.series.time is not None and self.series.time in columns:
             times = self._times(columns[self.series.time], f"{where}[{self.series.time}]")
@@ -275,6 +284,7 @@ class TablePreprocessing:
         numbers = as_numbers(entries, self.decimal)
         times = numbers.values
         if numbers.is_wrong.any():
+            # Where one entry is not a number, all of them have to be points in time.
             stamps = pd.to_datetime(pd.Series(entries), utc=True, format="ISO8601", errors="coerce")
             elapsed = stamps - pd.Timestamp(0, tz="utc")
             times = elapsed.dt.total_seconds().to_numpy(np.float64)
@@ -298,7 +308,9 @@ class TablePreprocessing:
         ]
         features = np.concatenate([column.features for column in encoded], axis=1)  # [m, F]
         if self.series is None:
+            # [n, 1, F]
             return features[:, None]
+        # [n, F, L], where the steps of a sample are its rows in order.
         return Ragged(
             row=lambda i: features[rows.steps_of(i)].T,
             lengths=np.diff(rows.starts),
@@ -331,6 +343,7 @@ class TablePreprocessing:
                     remark = f"with a text in '{column.name}' that has no category of its own"
                 else:
                     remark = f"without a number in '{column.name}': the training mean stands there"
+                # A series counts once, however many of its rows are changed.
                 counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
@@ -348,6 +361,7 @@ class TablePreprocessing:
             missing=self.targets.missing,
             where=rows.where,
             decimal=self.decimal,
+            # As in training: new data may hold only those class names that look like integers.
             are_texts=any(isinstance(label, str) for label in self.targets.classes),
         )
         return self.targets.encode(raw.y, raw.where)
@@ -362,6 +376,7 @@ class TablePreprocessing:
             raise ConfigError("does not apply to tables", where="--part", hint=hint)
         table = open_table(path, where, self.delimiter, self.encoding)
         check_columns(self.feature_names, table.columns, where, path.name)
+        # All of them or none: a part of the targets is of no use.
         targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
         rows = self.rows(table.read([*self.feature_names, *targets]), str(path))
         has_targets = not all(_is_empty(rows.columns[name]) for name in targets)
@@ -390,12 +405,14 @@ class TablePreprocessing:
             # Columns of different lengths, or more than two axes.
             hint = f"give columns {in_order}"
             raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+        # Arrays and lists have no names, so their columns are taken in the order of training.
         if isinstance(frame.columns, pd.RangeIndex):
             if frame.shape[1] != len(names):
                 columns = counted(frame.shape[1], "column")
                 message = f"has {columns}, the model takes {len(names)}"
                 raise DataError(message, where=where, hint=in_order)
             frame.columns = list(names)
+        # pandas allows numbers as names.
         frame.columns = [str(name) for name in frame.columns]
         check_columns(names, list(frame.columns), where, "the table")
         check_names([name for name in frame.columns if name in names], where)
@@ -404,6 +421,8 @@ class TablePreprocessing:
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
+            # The rows of these samples, sample by sample, so that `rows` numbers the samples as
+            # here.
             steps = rows.order[rows.starts[start] : rows.starts[stop]]
             return {name: rows.columns[name][steps] for name in self.feature_names}
 

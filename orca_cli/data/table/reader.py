@@ -42,6 +42,7 @@ def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> Task
     source = _open(settings, data_folder)
     marked = _marked_samples(source)
     groups = _groups(source, marked)
+    # Splits are drawn there, before `_fit` learns from the rows of the training split alone.
     return assemble(
         "table",
         reporter,
@@ -98,10 +99,12 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     names = [*columns.in_samples, *columns.group]
     for split, table in tables.items():
         check_columns(names, table.columns, key=f"task.{split}", where=table.path.name)
+    # Rows become samples before anything is learned, since splits consist of samples.
     preprocessing = _unfitted(settings)
     where = str(tables["train"].path)
     rows = preprocessing.rows(tables["train"].read([*names, *columns.marks]), where)
     names_per_sample = [*columns.targets, *columns.group, *columns.marks]
+    # [n] each. The rows of a series have to agree.
     per_sample = {name: rows.per_sample(name) for name in names_per_sample}
     notes: list[str] = []
     kind: Kind | None = settings.kind
@@ -125,9 +128,11 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
     """Return the role of each column of the training file; ConfigError where no input is left."""
     columns_by_setting = settings.named_columns
     setting_of = _setting_of(columns_by_setting, table)
+    # A setting may give the column another role, as task.ignore=[split] does.
     marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
     taken = {*setting_of, *marks}
     free = [name for name in table.columns if name not in taken]
+    # A sequence is the only input; next come the columns that the user lists, then all others.
     inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free
     if not inputs:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
@@ -190,8 +195,10 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
         return {"train": np.arange(len(source.rows))}
     hint = "; task.ignore=[split] leaves the column out"
     where = f"{source.rows.where}[{_SPLIT}]"
+    # Split -> its samples in the training file.
     samples = marked_rows(source.per_sample[_SPLIT], where, hint=hint)
     for split in samples:
+        # The samples of a split come from one file.
         if split != "train" and split in source.tables:
             message = "the column 'split' marks rows of it too"
             raise ConfigError(message, where=f"task.{split}", hint=f"leave out the file{hint}")
@@ -218,7 +225,9 @@ def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | N
     settings = source.settings
     classes = None
     if source.kind == "classes":
+        # As texts, by which the drawn splits are stratified.
         classes = source.per_sample[source.columns.targets[0]].astype(str)
+    # By the training rows alone, as `fit_columns` decides what to leave out.
     compared = _compared_columns(source, marked["train"])
     is_text = settings.sequence is not None
     return Pool(
@@ -257,6 +266,7 @@ def _fit(
     train = samples_by_split["train"]
     columns = source.columns
     missing = source.settings.missing_targets
+    # The targets of all n samples of the file, of which only the training ones are learned from.
     raw = raw_targets(
         source.per_sample,
         source.kind,
@@ -269,13 +279,16 @@ def _fit(
     targets = fit_targets(source.kind, raw.y, train, raw.where, names=names, missing=missing)
     preprocessing, input_notes = _fit_inputs(source, train)
     preprocessing = replace(preprocessing, targets=targets)
+    # All samples of the training file; its splits are rows of them.
     x = preprocessing.features(source.rows)
     y = targets.encode(raw.y, raw.where)
     notes = [targets.note(), *source.notes, *input_notes]
 
+    # Called when a split is needed: the inputs of a test file are read at the end of a run only.
     def samples(split: str) -> ArraySamples:
         if split in samples_by_split:
             # The split is in the training file, whose samples are features already.
+            # Its rows are needed for the remarks below only.
             rows_of_split = source.rows.rows_of(samples_by_split[split])
             content = {
                 name: source.rows.columns[name][rows_of_split] for name in columns.in_samples
@@ -311,6 +324,7 @@ def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing,
     settings = source.settings
     unfitted = source.preprocessing
     rows = source.rows
+    # A sequence has no further columns.
     if unfitted.symbols is not None:
         name = unfitted.symbols.name
         symbols, notes = fit_symbols(
@@ -319,6 +333,7 @@ def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing,
         return replace(unfitted, symbols=symbols), notes
     inputs = {name: rows.columns[name] for name in source.columns.inputs}
     columns, notes = fit_columns(inputs, rows.rows_of(train), rows.where, settings)
+    # New data may lack the columns that are left out here.
     used = {column.name for column in columns}
     left_out = tuple(name for name in inputs if name not in used)
     preprocessing = replace(unfitted, columns=columns, left_out=left_out)

@@ -92,6 +92,7 @@ class TableSettings:
     @property
     def target_columns(self) -> list[str]:
         """Names of the columns to be predicted."""
+        # `task.target=` on a command line gives an empty text.
         if self.target not in (None, ""):
             return [str(self.target)]
         return [str(name) for name in self.targets or []]
@@ -100,6 +101,7 @@ class TableSettings:
     def named_columns(self) -> dict[str, list[str]]:
         """The columns that each setting names; none where it names none."""
         columns = {
+            # A message names the setting that the user has typed.
             "targets" if self.targets else "target": self.target_columns,
             "features": self.features or [],
             "ignore": self.ignore or [],
@@ -121,6 +123,7 @@ def refuse_contradictions(settings: TableSettings) -> None:
     if settings.kind == "classes" and len(settings.target_columns) > 1:
         hint = "classes are one column"
         raise ConfigError("holds several", where="task.targets", hint=hint)
+    # Beside a sequence, neither of the settings below would have an effect.
     if settings.sequence is not None:
         message = "does not go with task.sequence"
         hint = "a sequence is the only input"
@@ -128,9 +131,11 @@ def refuse_contradictions(settings: TableSettings) -> None:
             raise ConfigError(message, where="task.id", hint=hint)
         if settings.features:
             raise ConfigError(message, where="task.features", hint=hint)
+    # Times order the steps within a series, and no rows belong together without an id.
     if settings.time is not None and settings.id is None:
         hint = "name the column that says what series a row is in"
         raise ConfigError("needs task.id", where="task.time", hint=hint)
+    # A plain row has no steps that a length could cut.
     if settings.length is not None and settings.sequence is None and settings.id is None:
         message = "needs task.sequence or task.id"
         raise ConfigError(message, where="task.length", hint="name its column")

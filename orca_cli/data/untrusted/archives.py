@@ -86,6 +86,7 @@ def unpack(
     """
     opened = _members(archive)
     reporter.say(f"unpacking {archive.name}")
+    # On the file system of the target, so that files can be moved by a rename.
     parent = folder if folder.is_dir() else storage.make_folder(folder.parent)
     with (
         storage.guarded(folder),
@@ -99,6 +100,7 @@ def unpack(
                 raise
             message = f"is a damaged archive: {error}"
             raise DataError(message, where=str(archive), hint="get the file again") from error
+        # A file gets its name once its content is on the disk.
         os.sync()
         signals.check()
         # All targets are checked before the first file is moved.
@@ -114,6 +116,7 @@ def _check_target(folder: Path, path: PurePosixPath) -> None:
     """Refuse a path at which a link would redirect the file, or a file or folder is in its way."""
     target = folder / path
     parents = [folder / parent for parent in path.parents if parent.parts]
+    # A link that somebody planted would lead the file out of the folder.
     is_redirected = any(
         parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents
     )
@@ -134,6 +137,7 @@ def _members(path: Path) -> Iterator[_Member]:
         return _in_zip(path)
     is_packed = head.startswith(GZIP)
     with damage(str(path), "archive"), _open(path, is_packed) as file:
+        # The first header, if it is a tar.
         block = file.read(tarfile.BLOCKSIZE)
     try:
         # The header of a tar has a checksum, so other content does not pass for one.
@@ -160,6 +164,7 @@ def _write(
         count += 1
         if count > _MAX_MEMBERS:
             raise _refusal(archive, f"has more than {_MAX_MEMBERS} members")
+        # Unwanted members as well: an archive with one unsafe name is refused.
         _check_member(archive, member)
         path = PurePosixPath(member.name)
         if member.is_folder or not is_wanted(str(path)):
@@ -248,6 +253,7 @@ def _in_gzip(path: Path) -> Iterator[_Member]:
 def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
     with _open(path, is_packed) as file:
         stream: Any = _Stream(file, path)
+        # Mode r|: each byte is read once, and passes `_Stream`, which counts.
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header
         ) as archive:
@@ -256,6 +262,7 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
                 yield _Member(
                     name=header.name,
                     is_folder=header.isdir(),
+                    # A sparse file could declare any size with hardly a byte in the archive.
                     is_plain=is_known and not header.issparse(),
                     open=partial(archive.extractfile, header),
                 )
@@ -271,6 +278,7 @@ def _in_zip(path: Path) -> Iterator[_Member]:
         # zipfile reads no more of a member than the member declares.
         _check_total(path, sum(entry.file_size for entry in archive.infolist()))
         for entry in archive.infolist():
+            # 0 where the archive was made by a system without such types.
             file_type = stat.S_IFMT(entry.external_attr >> 16)
             yield _Member(
                 name=entry.filename,
@@ -288,10 +296,12 @@ class _Header(tarfile.TarInfo):
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
+            # A block of zeros ends a tar.
             is_end = len(buf) == tarfile.BLOCKSIZE and not any(buf)
             if is_end:
                 raise
             raise EOFError("it is cut off, or a header is damaged") from error
+        # Long names and attributes are read into memory as a whole.
         if header.size < 0 or (header.type not in _CONTENT and header.size > _MAX_HEADER):
             raise ValueError("a header is too long, or a size negative")
         return header
@@ -322,6 +332,7 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
             raise UnsafeError(message, where=where)
         for entry in entries:
             _check_entry(entry, where)
+        # Members of one file cannot have more bytes together than the file.
         if sum(entry.compress_size for entry in entries) > path.stat().st_size:
             raise UnsafeError("members lie over one another, as in a zip bomb", where=where)
         yield archive

@@ -115,7 +115,9 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         message = f"the header declares shape {shape}, dtype {dtype}"
         hint = "store plain arrays of numbers or strings, under one name each"
         raise DataError(message, where=where, hint=hint)
+    # In the file too, since `head` begins where the file does.
     offset = head.tell()
+    # Objects are a pickle, whose size does not follow from the shape.
     needed = math.prod(shape) * dtype.itemsize
     if needed > size - offset and not dtype.hasobject:
         message = f"the header declares {needed:,} bytes, the file holds {size - offset:,}"
@@ -127,6 +129,7 @@ def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
     """Return whether an array has a possible shape, and neither fields nor values of no bytes."""
     if len(shape) > _MAX_AXES or dtype.kind == "V":
         return False
+    # `type` rather than `isinstance`: a truth is an int as well.
     if not all(type(extent) is int and extent >= 0 for extent in shape):
         return False
     # NumPy ignores empty axes when it checks that an array is not too large.
@@ -151,6 +154,7 @@ def read_npy(path: Path) -> StoredArray:
 def _npz(path: Path) -> dict[str, StoredArray]:
     arrays: dict[str, StoredArray] = {}
     with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
+        # `x` and `x.npy` are both the array x.
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise UnsafeError("two arrays have one name", where=str(path), hint="write it again")
@@ -172,6 +176,7 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
         check_memory(math.prod(header.shape) * header.dtype.itemsize, where)
         with (
             damage(where, "array"),
+            # Opened again: `_npz` has closed it.
             zipfile.ZipFile(path) as archive,
             archive.open(member) as stream,
         ):

@@ -105,6 +105,7 @@ def fetch(
                 refusals[url] = refusal
                 continue
             storage.write_with(path, download.part.rename)
+            # After the rename: without its notes, a part would be fetched from the beginning.
             download.notes.unlink(missing_ok=True)
             return Fetched(url=url, bytes=arrived, sha256=digest)
     answers = "; ".join(f"{url}: {refusal}" for url, refusal in refusals.items())
@@ -148,6 +149,7 @@ def session() -> requests.Session:
     connection = requests.Session()
     headers = {
         "User-Agent": f"orca/{__version__}",
+        # Uncompressed, so that lengths and ranges count the bytes of the file.
         "Accept-Encoding": "identity",
         "Connection": "close",
     }
@@ -172,6 +174,7 @@ def open_url(
     """
     is_secure = False
     for _ in range(_MAX_REDIRECTS + 1):
+        # The first address and every redirect pass here.
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https") or (is_secure and scheme == "http"):
             raise RefusedError(f"leads to '{url}', which is not followed")
@@ -245,6 +248,7 @@ class _Download:
                 signals.check()
                 arrived = self.arrived
                 failures += 1
+                # A slow line that breaks often still gets the file, as long as it makes progress.
                 if arrived >= farthest + _MIB:
                     failures = 0
                 farthest = max(farthest, arrived)
@@ -257,20 +261,24 @@ class _Download:
     def _transfer(self, url: str) -> None:
         validator = self._noted_validator(url)
         start = self.arrived if validator else 0
+        # If-Range: where the content has changed, the server answers with all of it, status 200.
         headers = {"Range": f"bytes={start}-", "If-Range": validator} if start else {}
         with open_url(self._connection, url, headers, self._timeout_s) as response:
             etag = response.headers.get("ETag", "")
             # Only a strong ETag, or else Last-Modified, identifies this exact content.
             current = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
             self._check_answer(response, start, is_same_content=current in (validator, ""))
+            # None where the server does not say the length.
             announced = response.raw.length_remaining
             storage.require_space(self.part.parent, (announced or 0) + _SPARE, self.name)
+            # The whole file, though perhaps only the missing part was requested.
             if response.status_code == 200:
                 # Emptied first: notes must never name the origin of other bytes.
                 storage.write_bytes(self.part, b"")
                 storage.write_text(self.notes, f"{url}\n{current}")
             total = None if announced is None else self.arrived + announced
             self._append(response, total)
+        # Where no length was announced, `verified` compares size and checksum.
         if total is not None and self.arrived != total:
             raise CutOffError(f"the connection broke off at {self.arrived:,} of {total:,} bytes")
 
@@ -279,6 +287,7 @@ class _Download:
         if not self.arrived or not self.notes.exists():
             return ""
         lines = self.notes.read_text(encoding="utf-8").split("\n")
+        # Bytes of another address may be those of another version.
         is_of_url = len(lines) == 2 and lines[0] == url
         return lines[1] if is_of_url else ""
 
@@ -292,11 +301,13 @@ class _Download:
             self.part.unlink()
             raise CutOffError("the file begins anew")
         message = f"HTTP {code} {response.reason}"
+        # Another try may succeed, and the bytes that have arrived are kept.
         is_overloaded = code == 429 or code >= 500
         if is_overloaded:
             raise CutOffError(message)
         if code not in (200, 206):
             raise RefusedError(message)
+        # A server may send another part than the requested one.
         is_continued = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if code == 206 and not (is_continued and is_same_content):
             raise RefusedError("answers with another part than the requested one")
@@ -350,6 +361,7 @@ class _Download:
     def _refusal(self, digest: str, sha256: str | None, md5: str | None) -> RefusedError | None:
         """Return why a complete download is not the file; None where it is."""
         with open(self.part, "rb") as file:
+            # Before the checksums: the answer's kind says more than a digest.
             problem = disguise(file.read(_HEAD), self.name)
         if problem:
             return RefusedError(f"answers with {problem}")

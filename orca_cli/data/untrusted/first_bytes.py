@@ -8,14 +8,17 @@ from orca_cli.exceptions import DataError, OrcaError
 
 GZIP = b"\x1f\x8b"
 NPY = b"\x93NUMPY"
+# The second mark begins an archive without members.
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
+# In lower case, as the beginning of a file is compared.
 _DISGUISES = {
     b"version https://git-lfs": "a Git LFS pointer, not the file (`git lfs pull` fetches it)",
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML message, perhaps an error of the server",
 }
+# Suffix -> the beginnings that its files may have.
 _MAGIC = {".npy": (NPY,), ".npz": ZIP, ".zip": ZIP, ".gz": (GZIP,), ".tgz": (GZIP,)}
 
 
@@ -65,6 +68,7 @@ def disguise(head: bytes, name: str = "") -> str:
     """
     if not head:
         return "an empty file"
+    # A web page may begin with a byte order mark or with blanks.
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, kind in _DISGUISES.items():
         if start.startswith(mark):
@@ -82,6 +86,7 @@ def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
         DataError: it cannot be read, or is larger than `max_bytes`.
     """
     try:
+        # Before it is read into memory.
         if path.stat().st_size > max_bytes:
             raise DataError(f"has more than {max_bytes} bytes", where=str(path), hint=hint)
         return path.read_text(encoding="utf-8-sig")

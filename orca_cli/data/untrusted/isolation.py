@@ -48,12 +48,14 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
+# -I and -S leave out the folders of packages, so `sys.path` is set before any import of ours.
 _START = (
     "import sys; sys.path[:] = {path!r}; "
     "from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
 # Characters of a message.
 _MAX_MESSAGE = 2000
+# Numbers of Linux's <sched.h>, which the module os has from Python 3.12 on.
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
@@ -136,7 +138,9 @@ def isolated(
     """
     is_confined = memory > 0
     with _lock:
+        # Under the lock, since the threads of this process share the pipes.
         process = _running.get(is_confined)
+        # A limit of memory cannot be raised again, so a larger file needs a new process.
         if process is not None and (not process.lives() or process.memory < memory):
             process.end()
             process = None
@@ -167,6 +171,8 @@ class _Process(io.RawIOBase):
         # current folder, in which a module could have been planted.
         path = [str(Path(__file__).parents[3])]
         path += [entry for entry in sys.path if os.path.isabs(entry)]
+        # -I: no variables and no folders of the user; -S: no .pth files, which may hold code; -B:
+        # no compiled modules are written.
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
         self._process = subprocess.Popen(
             command,
@@ -195,7 +201,9 @@ class _Process(io.RawIOBase):
         """Return a function's value; after an error that is not ours the process has ended."""
         self._seconds = seconds
         self._wait_s = wait_s
+        # For the whole call, whatever number of parts the answer comes in.
         self._deadline = time.monotonic() + wait_s
+        # Names instead of the function: the machine that reads requests knows no functions.
         request = [function.__module__, function.__name__, arguments, os.getcwd(), seconds]
         # Raised at the end: the handlers below would take it for a malformed answer.
         error: Exception | None = None
@@ -246,6 +254,7 @@ class _Process(io.RawIOBase):
         """Fill a buffer with some of the answer."""
         self._wait([self._from], [])
         count = os.readv(self._from, [buffer])
+        # The end of a pipe: its process has ended.
         if count == 0:
             raise self._ended()
         return count
@@ -269,6 +278,7 @@ class _Process(io.RawIOBase):
 
     def _ended(self) -> StoppedError:
         code = self._process.wait()
+        # The kernel sends it at the limit of computing time.
         if code == -signal.SIGXCPU:
             return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
         if code < 0:
@@ -283,6 +293,7 @@ def _error_of(name: str, message: str, where: str, hint: str) -> Exception:
         KeyError, TypeError: it wrote something else.
     """
     kind = vars(exceptions)[name]
+    # The module has other names, such as imported ones.
     if not issubclass(kind, OrcaError):
         raise TypeError(name)
     return kind(str(message), where=str(where), hint=str(hint))
@@ -314,17 +325,20 @@ def serve(memory: int) -> None:
     Args:
         memory: bytes of address space of a confined process; 0 for one without confinement.
     """
+    # A copy of standard output, before it is redirected.
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
     # Texts that a library prints must not get among the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # These signals are for the parent, which ends this process or closes its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    # A crash leaves no file of this process's memory.
     _limit(resource.RLIMIT_CORE, 0)
     if memory:
         _confine(memory)
     requests = os.fdopen(0, "rb", buffering=2**20)
     while requests.peek(1):  # type: ignore[attr-defined]
+        # Any size: requests come from the parent.
         request = pickle_machine.read(requests, "a request", 2**62)
         answer = _answer(request, memory)
         pickle.dump(answer, answers, protocol=5)
@@ -336,10 +350,12 @@ def serve(memory: int) -> None:
 def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     """Return the kind of an answer, which is value, error or failed, and its content."""
     module, name, arguments, folder, seconds = request
+    # The limit counts from the start of the process, which has served others before.
     used = resource.getrusage(resource.RUSAGE_SELF)
     # From now on the kernel lets this process compute for this long.
     _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
     try:
+        # Paths in the arguments may be relative to the parent's working folder.
         os.chdir(folder)
         return "value", getattr(importlib.import_module(module), name)(**arguments)
     except OrcaError as error:
@@ -373,9 +389,13 @@ def _confine(memory: int) -> None:
         import ctypes
 
         libc = ctypes.CDLL(None)
+        # Without privileges it takes a user namespace as well. Where the kernel refuses both, the
+        # process keeps the network.
         if libc.unshare(_CLONE_NEWNET) != 0:
             libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     _limit(resource.RLIMIT_AS, memory)
+    # No file can grow; pipes are not affected.
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 64)
+    # No further processes, except for root.
     _limit(resource.RLIMIT_NPROC, 0)

@@ -57,11 +57,13 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
     import scipy.io
 
     with open(path, "rb") as file:
+        # The header ends with the version, 1.0, and the byte order.
         mark = file.read(128)[124:]
     if mark not in (b"\x00\x01IM", b"\x01\x00MI"):
         message = "not a MATLAB file, or one of another version"
         raise DataError(message, where=path, hint=_ALLOWED)
     with damage(path, "MATLAB file"):
+        # Names and declared shapes only: nothing large is read before they are checked.
         variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         file_size = Path(path).stat().st_size
         total = 0
@@ -85,6 +87,7 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
             arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
             if name not in arrays:
+                # Names come from the file, so they are shown in ASCII.
                 present = ascii(sorted(variable for variable, _, _ in variables)[:10])
                 raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {present}")
         return {name: _plain(arrays[name], name, path) for name in names}
@@ -102,6 +105,7 @@ def _plain(array: Any, name: str, where: str) -> np.ndarray:
         hint = "save it as an array of numbers or text, or as a cell array"
         raise DataError(message, where=where, hint=hint)
     if array.dtype.kind == "O":
+        # A cell may hold anything, another cell array too.
         for index in np.ndindex(array.shape):
             array[index] = _plain(array[index], f"{name}{{...}}", where)
     return checked_characters(array.astype(array.dtype.newbyteorder("="), copy=False), where)

@@ -26,6 +26,7 @@ def check_memory(
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return
+    # Lines such as `MemAvailable:  123 kB`.
     for line in lines:
         if not line.startswith("MemAvailable:"):
             continue
@@ -63,6 +64,7 @@ def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
         DataError: it holds texts with codes that are not Unicode characters.
     """
     if array.dtype.kind == "U" and array.size:
+        # The same bytes as numbers, in the byte order of the array.
         codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
         if int(codes.max()) > _LAST_CHARACTER:
             message = "holds text with invalid characters"

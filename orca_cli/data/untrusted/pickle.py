@@ -54,6 +54,7 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     size = Path(path).stat().st_size
     stream: Any
     if gzipped:
+        # No gzip file of this size can hold more.
         limit = min(max_bytes, size * MAX_DEFLATE)
         with gzip.open(path) as stream:
             return pickle_machine.read(stream, path, limit, compressed=True)
@@ -62,12 +63,15 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     with open(path, "rb", buffering=2**16) as stream:
         if not stream.peek(len(NPY)).startswith(NPY):
             return pickle_machine.read(stream, path, size)
+        # A file that np.save wrote: a header, then numbers, or a pickle of objects.
         header = read_header(stream, size, path, objects=True)
         if not header.dtype.hasobject:
             # Copied, since the worker's answer cannot contain a memory map.
             return np.array(read_npy(Path(path)).read())
+        # `read_header` reads beyond the header.
         stream.seek(header.offset)
         array = pickle_machine.read(stream, path, size - header.offset)
+    # The header and the pickle both have the shape; a damaged file may contradict itself.
     is_of_objects = isinstance(array, np.ndarray) and array.dtype == object
     if not is_of_objects or array.shape != header.shape:
         message = f"does not hold the objects {header.shape} that its header declares"

@@ -24,10 +24,13 @@ import numpy as np
 from orca_cli.data.untrusted.memory import check_memory, checked_characters
 from orca_cli.exceptions import DataError, UnsafeError
 
+# Instructions, which bound the time of a pickle.
 _MAX_OPCODES = 4_000_000
+# A byte of the file makes an empty list or dict of some 60 bytes.
 _MAX_CONTAINERS = 1_000_000
 # Values in the result, where a shared one counts as often as it occurs.
 _MAX_VALUES = 20_000_000
+# `_check_result` calls itself for each level, and Python allows 1000 calls by default.
 _MAX_DEPTH = 100
 # Bytes of a value above which the free memory is checked.
 _LARGE = 2**26
@@ -40,8 +43,11 @@ _MAX_INTEGER = 8192
 _MAX_KEY = 2**16
 # Entries of a tuple that is a key.
 _MAX_KEY_ENTRIES = 32
+# NumPy's own bound before version 2.
 _MAX_AXES = 32
+# A kind (truths, integers, floats, complex numbers, bytes, texts or objects) and a size.
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
+# Values that contain no others.
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 # A damaged pickle can break the machine anywhere, and NumPy reports damage in many ways.
 _FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
@@ -69,6 +75,7 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
             stream.read(1)
     except (UnsafeError, DataError) as error:
         raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
+    # Before `_DAMAGE`, which contains it: a file that is cut off is named as such.
     except EOFError as error:
         raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
@@ -113,6 +120,7 @@ class _Machine:
             Exception: it is damaged, and Python or NumPy says so (`_DAMAGE`).
         """
         containers = 0
+        # One instruction a turn: its byte, its argument, its action.
         for _ in range(_MAX_OPCODES):
             opcode = pickletools.code2op.get(chr(self.read(1)[0]))  # type: ignore[attr-defined]
             if opcode is None:
@@ -125,6 +133,7 @@ class _Machine:
                 containers += 1
             if containers > _MAX_CONTAINERS:
                 raise _refused(f"makes more than {_MAX_CONTAINERS:,} containers")
+            # A list of what is allowed: an instruction of a new protocol is refused too.
             if opcode.name not in _ACTIONS:
                 raise _refused(f"uses {opcode.name}, which data files need not")
             argument = None
@@ -152,6 +161,7 @@ class _Machine:
         return content
 
     def readline(self) -> bytes:
+        # At most the bytes that are left: a line without end would fill the memory.
         line = self._stream.readline(self._left)
         self._left -= len(line)
         if not line.endswith(b"\n"):
@@ -169,6 +179,7 @@ class _Machine:
         """Return the argument of BYTEARRAY8, an array's content; `pickletools` would copy it."""
         (size,) = struct.unpack("<Q", self.read(8))
         self._count_read(size)
+        # Read into place, so that an array's content is in memory once.
         content = bytearray(size)
         if self._stream.readinto(content) != size:  # type: ignore[attr-defined]
             raise EOFError
@@ -199,6 +210,7 @@ class _Machine:
 
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
+        # The exact type: a pickle of data appends to lists only.
         if type(target) is not list:
             raise _refused("appends to something that is not a list")
         target.extend(items)
@@ -238,10 +250,12 @@ class _Machine:
 
     def reduce(self) -> None:
         function, arguments = self.pop(2)
+        # Only `named` puts functions on the stack, so nothing can be called but those of `_NAMES`.
         if type(function) is not FunctionType or type(arguments) is not tuple:
             raise _refused("calls something that is not a function")
         created = function(*arguments)
         self._count_created(created)
+        # They also keep the object alive, so that no other object gets its id.
         if function in (_empty, _dtype):
             self._fresh[id(created)] = created
         self.push(created)
@@ -252,14 +266,17 @@ class _Machine:
             self._created += created.nbytes
         elif created:
             self._created += len(created)
+        # A small allowance in any case, and above it a multiple of the bytes that were read so far.
         if self._created > max(_MAX_CREATED, _MAX_COPIES * (self._limit - self._left)):
             raise _refused("makes more than its size can hold")
 
     def build(self) -> None:
         state = self._stack.pop()
+        # Taken out: a state is set once, so that an array cannot change after it was checked.
         target = self._fresh.pop(id(self._stack[-1]), None)
         if isinstance(target, np.ndarray):
             _set_array(target, state)
+            # It was empty when it was made, and has its size only now.
             self._count_created(target)
         elif isinstance(target, np.dtype):
             _set_dtype(target, state)
@@ -290,13 +307,16 @@ def _check_result(
     Returns:
         The size and the depth of the value.
     """
+    # A value that occurs often is traversed once, and counted each time.
     if id(value) in finished:
         return finished[id(value)]
     endless = _refused("holds containers in one another without end")
+    # A value inside itself, or a chain that is too long for the calls of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
     items: Any = ()
     if isinstance(value, np.ndarray):
+        # Other arrays hold no values that have to be traversed.
         if value.dtype.kind == "O":
             items = value.ravel()
     elif type(value) is dict:
@@ -349,7 +369,9 @@ def _set_dtype(dtype: np.dtype, state: Any) -> None:
         raise _refused("has a dtype with fields, or one that is not NumPy's")
     if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
         raise _refused("has a dtype of another size than it says")
+    # NumPy's own state of this dtype; only its byte order is replaced.
     fresh_state = list(dtype.__reduce__()[2])
+    # "|" says that a byte order does not apply, as to single bytes.
     if fresh_state[1] != "|" and order != "|":
         fresh_state[1] = order
     dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
@@ -403,6 +425,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
         content = _raw(content, shape, dtype)
     elif type(content) is not list or len(content) != _elements(shape, dtype):
         raise _refused("has an array of objects that are not all there")
+    # Version 1 of NumPy's form, of parts that were checked above.
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
     checked_characters(array)
 
@@ -445,6 +468,7 @@ _NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "bytes"): _bytes,
     ("builtins", "bytes"): _bytes,
 }
+# A mark counts as well: it puts the stack aside and starts a new list.
 _MAKES_CONTAINER = frozenset(
     ("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 )
@@ -462,6 +486,7 @@ _READERS: dict[str, Callable[[_Machine], Any]] = {
 # Instruction -> its action on the machine, with its argument, or None where it has none.
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES.split(), _Machine.push),
+    # Neither changes the value: the version, and the length of a part of the file.
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,
     "MARK": lambda m, _: m.mark(),
@@ -484,6 +509,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "MEMOIZE": lambda m, _: m.put(len(m._memo)),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.put(index)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m._memo[index])),
+    # `pickletools` joins the module and the name by a blank.
     "GLOBAL": lambda m, name: m.named(*name.split(" ", 1)),
     "STACK_GLOBAL": lambda m, _: m.named(*m.pop(2)),
     "REDUCE": lambda m, _: m.reduce(),

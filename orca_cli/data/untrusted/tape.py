@@ -36,6 +36,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         UnsafeError, UnavailableError, WorkerError: as `values`.
     """
     (total,) = values(path, ["num_examples"], reader=objects_here)
+    # `isinstance` would let a truth pass.
     if type(total) is not int or total < 0:
         raise fault(f"'num_examples' is {str(total)[:20]}, not a count", path)
     records = values(path, map(str, range(total)), reader=objects_here)
@@ -45,6 +46,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
             raise fault(f"has no protein {number} of {total}", where)
         sequence = record.get("primary")
         fold = record.get("fold_label")
+        # A database with other values would otherwise fail far from here, when it is encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
@@ -61,6 +63,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         lmdb.open(path, subdir=False, readonly=True, lock=False, create=False) as database,
         database.begin(buffers=True) as transaction,
     ):
+        # Reading a page beyond the end of a map would crash the process.
         needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
         size = Path(path).stat().st_size
         if needed > size:
@@ -69,6 +72,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         contents: list[bytes | None] = []
         for key in keys:
             content = transaction.get(key.encode())
+            # Before it is copied.
             if content is not None and len(content) > max_value:
                 message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
                 raise UnsafeError(message, where=path)
@@ -121,6 +125,7 @@ def values(
     size = file.stat().st_size
     remaining = iter(keys)
     while True:
+        # Each call of the worker opens the database anew, so it fetches several values.
         batch = list(islice(remaining, _BATCH))
         if not batch:
             return

@@ -87,10 +87,9 @@ def listed(arguments: argparse.Namespace) -> Result:
     for entry in _selected(arguments.names, arguments.config_dir):
         folder = root / entry.name
         state = data_folder.state(entry, root)
+        # Only names are looked at. Checksums would take a pass over all data.
         files = [
-            # Only names are looked at. Checksums would take a pass over all data.
-            asdict(file) | {"there": data_folder.is_there(file, folder)}
-            for file in entry.files
+            asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
         ]
         record = asdict(entry)
         record |= {"state": state, "folder": str(folder), "bytes": entry.bytes, "files": files}
@@ -158,7 +157,7 @@ def get(arguments: argparse.Namespace) -> Result:
         done += records
         failures += errors
         shown += [_done_text(record) for record in records]
-        # No address gave the right file, so that people have to place it themselves.
+        # No address gave the right file, so that people have to place it by hand.
         if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
             shown.append(f"{entry.name} by hand: {_by_hand(entry, root / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]

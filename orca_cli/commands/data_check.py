@@ -83,7 +83,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "overlaps": overlaps,
         "problems": problems,
     }
-    # The record is printed all the same; the failure only decides the exit code.
+    # All problems in one failure, which is printed behind the record and decides the exit code.
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
 

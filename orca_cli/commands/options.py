@@ -40,6 +40,7 @@ def number(
     """Return the function by which argparse reads a number in a range, ends included."""
 
     def read(text: str) -> float:
+        # argparse makes a message of the ValueError that any other text raises.
         parsed = kind(text)
         # NaN is in no range, since every comparison with it is false.
         if not lowest <= parsed <= highest:
@@ -63,11 +64,13 @@ def seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is not None:
         duration_s = float(match[1]) * _SECONDS[match[2]]
+    # A number of some hundred digits is infinite as a float.
     if not 0 < duration_s < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
     return duration_s
 
 
+# Arguments that several commands share.
 RUNS = argument(
     "runs",
     nargs="*",
@@ -123,6 +126,7 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
 
     `prefix` starts each help text, such as "with -m: ".
     """
+    # None of these has a default, so that `orca run` can refuse those that are typed without -m.
     parser.add_argument(
         "--on",
         choices=("local", "ray", "slurm"),

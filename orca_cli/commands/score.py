@@ -37,6 +37,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     recomputed = recompute(path)
     recorded = recomputed.recorded
     computed = recomputed.computed
+    # Further errors, for which the saved predictions do not suffice.
     missing = [name for name in recorded if name not in computed]
     # The run's error is first; n and skipped follow where they are computed.
     numbers = [
@@ -48,6 +49,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "path": str(path),
         "equal": not recomputed.different,
         "percent": recomputed.percent,
+        # `numbers` goes on behind these three with the further errors.
         **dict(zip(("error", "n", "skipped"), numbers, strict=False)),
         "others": numbers[3:],
         "different": recomputed.different,

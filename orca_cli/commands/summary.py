@@ -77,6 +77,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
         samples += f"; {summary['note']}"
     counts = summary["steps"]
     steps = f"align {counts['align']} ({choices['metric']}), finetune {counts['finetune']:,}"
+    # The steps are those of all members together.
     if summary["members"] > 1:
         steps += f", of {summary['members']} models"
     rows = {
@@ -110,6 +111,7 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     Older and damaged records lack some of it.
     """
     distance = mapping(result.get("metric_value"))
+    # None without alignment.
     before = number(distance.get("before"))
     if before is not None:
         after = number(distance.get("after")) or 0
@@ -131,6 +133,7 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         if time_s is not None:
             times.append(f"{stage} {time_s:.0f} s")
     yield "time", ", ".join(times)
+    # Not every task keeps its preprocessing, nor every run its weights.
     if can_predict(run):
         yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
 
@@ -145,6 +148,7 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
     """Return the error on the test split, with its interval and number of samples."""
     error = mapping(result.get("error"))
     split = mapping(mapping(result.get("splits")).get("test"))
+    # With test=false the test split stays closed.
     if not split:
         return f"none: {error.get('reason')}"
     details = ""
@@ -188,6 +192,7 @@ def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
         trained_on = mapping(mapping(baseline).get("trained_on"))
         n = trained_on.get("n")
         total = trained_on.get("of")
+        # A baseline may have been fitted on a part of the training samples.
         if n != total:
             text += f" (on {n} of {total} training samples)"
         texts.append(text)

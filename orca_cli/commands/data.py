@@ -149,6 +149,7 @@ def get(arguments: argparse.Namespace) -> Result:
     reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
+            # Such as generated data, and those that come with a package.
             without_files.append(entry.name)
             hint = f"orca data list {entry.name}"
             shown.append(f"{entry.name} ({entry.group}): nothing to download ({hint})")

@@ -90,6 +90,8 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _drawn_rows(n: int, limit: int, seed: int, split_name: str) -> np.ndarray:
     """Return ascending indices of at most `limit` of a split's `n` samples, drawn by the seed."""
+    # A generator for each split: another number of samples in one leaves the draws of the others
+    # alone.
     generator = seeding.numpy_generator(seed, "data-check", split_name)
     return np.sort(generator.choice(n, min(n, limit), replace=False))
 
@@ -202,6 +204,7 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
             classes = classes[classes != IGNORED_CLASS]
         valid = classes[(classes >= 0) & (classes < task.num_outputs)]
         invalid += classes.size - valid.size
+        # [n] -> [K], also for classes without targets.
         counts += np.bincount(valid.astype(np.int64), minlength=task.num_outputs)
     return counts, invalid
 
@@ -218,6 +221,7 @@ def _range(arrays: Iterable[np.ndarray]) -> Record:
         # A block without a finite number has no minimum.
         if finite.size:
             ends += [float(finite.min()), float(finite.max())]
+    # None if there is no finite number at all.
     lowest = min(ends, default=None)
     highest = max(ends, default=None)
     return {"min": lowest, "max": highest, "nan": nan, "infinite": infinite}

@@ -121,6 +121,7 @@ def _folder(name: str, path: Path) -> Record:
         # A file, or a link that leads nowhere, has the folder's name.
         if existing != absolute and os.path.lexists(path):
             raise StorageError("is a file, and a folder is needed", where=str(path))
+        # A real write: permissions alone show neither a full disk nor one that is read-only.
         storage.check_writable(existing)
     except OrcaError as error:
         # Data and cache both lie below ORCA_HOME.

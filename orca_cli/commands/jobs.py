@@ -87,12 +87,13 @@ class JobRunner:
             words=self._words(composed.overrides),
             variables=self._variables(),
             folder=folder,
-            # The job compares both with its own, since data and sources may differ on its machine.
+            # The job compares these two with its own: data and sources may differ on its machine.
             identity=composed.identity.run,
             program=program.digest(),
             time_limit_s=self._time_limit_s,
             shared_file=shared_file,
         )
+        # The run's own folder of runs: that of a search's trials lies below the driver's.
         root = Path(composed.config.paths.runs or "").absolute()
         return Job(command=command, root=root, name=experiment.run_name(composed))
 

@@ -146,6 +146,7 @@ def entries(group: str, extra: Path | None) -> dict[str, Record]:
             "meanings": _meanings(group, settings, variant.path),
             "file": str(variant.path),
         }
+        # Only tasks and sources have data.
         if group in catalogue.GROUPS:
             entry["data"] = _data(group, name, variant.path)
         if group == "task":
@@ -169,6 +170,7 @@ def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
     if group in _WHOLE_FILES:
         return content
     # A file of the whole package (`@package _global_`) holds them under the group's name.
+    # {task: {kind: ...}} and {kind: ...} say the same.
     settings = content.get(group, content)
     return settings if isinstance(settings, dict) else {}
 
@@ -187,6 +189,7 @@ def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str
 def _data(group: str, name: str, path: Path) -> Record:
     """Return what a task's or source's file says about its data, and whether they are here."""
     about = catalogue.read(group, name, path)
+    # Only names in this folder are looked at; nothing is opened.
     folder = configuration.default_folders()["data"]
     facts: Record = {"state": data_folder.state(about, folder)}
     for key in ("shape", "outputs", "error", "licence", "origin", "bytes"):

@@ -31,6 +31,7 @@ class Verb(NamedTuple):
 
 def argument(*names: str, **settings: Any) -> Argument:
     """Return an argument, declared as for `argparse.ArgumentParser.add_argument`."""
+    # Deferred, since only the command that was typed gets a parser.
     return lambda parser: parser.add_argument(*names, **settings)
 
 
@@ -117,6 +118,7 @@ def own_code_words(config_dir: Path | None, modules: Sequence[str]) -> list[str]
     if config_dir is not None:
         words += ["--config-dir", str(config_dir)]
     for module in modules:
+        # The option takes a single name, and is repeated for others.
         words += ["--allow-module", module]
     return words
 
@@ -145,6 +147,7 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         metavar="T",
         help=f"{prefix}threads of each job; elsewhere than local 1 by default",
     )
+    # A job is one process, and a process computes on one GPU.
     several_gpus = "; several GPUs for one run: torchrun (docs/scaling.md)"
     parser.add_argument(
         "--gpus",

@@ -143,6 +143,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     else:
         columns = output.parts_of(outputs, predictor.decoder, samples.ids)
         if arguments.json:
+            # JSON is one document, so that all rows are needed at once.
             predictions = list(output.rows(columns))
         else:
             # Printed part by part: the whole text is never in memory.

@@ -134,6 +134,7 @@ def _collectable(days: float) -> Iterator[Record]:
     cache = Path(os.path.realpath(default_folders()["cache"]))
     task_folders = [path for path in _entries(root) if _is_task_folder(path)]
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
+    # What lies inside a run is cleaned by the next process that claims the run.
     for folder in (root, *task_folders, *caches):
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
@@ -149,6 +150,7 @@ def _is_task_folder(path: Path) -> bool:
 
     Damaged folders were moved aside and go as a whole.
     """
+    # Hidden folders are the program's own, such as those of studies and searches.
     is_folder = path.is_dir() and not path.name.startswith(".")
     return is_folder and not claim.is_run(path) and not storage.is_aside(path)
 

@@ -162,6 +162,7 @@ def _form(arguments: argparse.Namespace) -> str:
         return str(arguments.format)
     if arguments.out is None:
         return "table"
+    # A file with any other ending gets the table as text.
     return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
 
 
@@ -231,6 +232,7 @@ def _programs_text(collection: Collection) -> str:
 
 def _of_any_program(run: Run) -> list[Run]:
     """Return a run without the fact which program made it."""
+    # Runs are pairs only if this fact is the same.
     return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
 
 
@@ -240,6 +242,7 @@ def _rates_text(table: Table) -> str:
     It is empty if no run records one.
     """
     values = Values()
+    # For each column of the table the learning rates of its arms.
     rates_by_set = [_rates(table, column, values) for column in range(len(table.columns))]
     if any(len(rates) > 1 for rates in rates_by_set):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"

@@ -128,6 +128,7 @@ def _record(run: Run | Broken) -> Record:
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
     collection = collect(arguments.runs or [default_folders()["runs"]])
+    # Shared by all conditions, so that the settings of a run are read once.
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
@@ -170,6 +171,7 @@ def _error_record(run: Run | Broken) -> Record | None:
 
 def _row(record: Record) -> tuple[str | Text, ...]:
     """Return the cells of a run in the list of all."""
+    # In brackets: a newer folder of the same run replaces this attempt.
     state = f"({record['state']})" if record["replaced"] else record["state"]
     style = "" if record["state"] in _HEALTHY else "red"
     error_text = "" if record["error"] is None else record["error"]["text"]
@@ -261,6 +263,7 @@ def diff(arguments: argparse.Namespace) -> Result:
 
 def _compared(runs: dict[str, Run]) -> _Sections:
     """Return section -> key -> side -> value: in settings and conditions only what differs."""
+    # Side (a or b) -> section -> key -> value.
     sections_by_side = {side: _sections(run) for side, run in runs.items()}
     compared: _Sections = {}
     for name in sections_by_side["a"]:

@@ -28,6 +28,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.prediction.record import is_export
 
     path = named(arguments.run)
+    # An export has weights and preprocessing only.
     if is_export(path):
         raise DataError(
             "an export has no saved predictions",
@@ -55,6 +56,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "different": recomputed.different,
         "missing": missing,
     }
+    # The error that the run reports comes first.
     name = next(iter(computed))
     computed_text = percent_or_number(computed[name], recomputed.percent)
     recorded_text = percent_or_number(recorded[name], recomputed.percent)

@@ -75,6 +75,7 @@ def _peeked(job: Composed, *, force: bool) -> Record:
     """Return what a command would do with a run, with the run's names."""
     signals.check()
     name = experiment.run_name(job)
+    # It only looks: no folder is made, and no lock is taken.
     state = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
     return {"would": _WOULD[state], **vars(name), "labels": job.labels}
 
@@ -227,6 +228,7 @@ def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
     settings_of_jobs = []
     for job in jobs:
         choices = [f"{axis}={name}" for axis, name in job.labels.items()]
+        # Only jobs of a study have labels.
         settings_of_jobs.append(choices or job.overrides)
     common = set[str]()
     if len(jobs) > 1:

@@ -81,6 +81,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         best, file = _search(search, session, arguments)
     # Trial 0 has the settings as they are.
     plain = search.trials[0]
+    # Trial 0 is completed, or `_search` would have raised an error, so that it has facts.
     errors = [percent_or_number(trial.error, plain.facts["percent"]) for trial in search.trials]
     samples = counted(plain.facts["n"], "sample")
     verdict = f"Validation {plain.facts['error']} on {samples}: {errors[0]} as they are, "
@@ -257,8 +258,8 @@ class _Trials:
         trial = self._by_run.pop(job.name.identity)
         outcome = job_outcome(end)
         error = None if outcome.failure is None else outcome.failure.error
-        # `Search.is_behind` has left a note on a trial that it stops. Settings that diverge are
-        # treated alike, since no others can do worse.
+        # `Search.is_behind` has left a note on a trial that it stops.
+        # No settings can do worse than those that diverge.
         if trial.note or isinstance(error, NonFiniteError):
             self._end_stopped(trial, job, trial.note or str(error))
             return

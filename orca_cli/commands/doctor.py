@@ -65,6 +65,7 @@ def _machine_result() -> Result:
         "folders": folders,
         "weights": _weights(),
     }
+    # The facts that a run records in its env.json.
     facts = environment()
     machine = {
         key: facts[key] for key in ("python", "platform", "processors", "threads", "packages")
@@ -75,6 +76,7 @@ def _machine_result() -> Result:
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = []
     for key, value in flat(machine):
+        # People see what was found; the record has the empty fields as well.
         if value not in ("", [], None):
             rows.append((key, as_typed(value)))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
@@ -82,6 +84,7 @@ def _machine_result() -> Result:
 
 def _first_problem(machine: Record) -> tuple[int, str]:
     """Return the exit code and the problem that decide the verdict; 0 and empty without one."""
+    # In the order in which a run would meet the problems: packages, folders, weights.
     packages = "; ".join(machine["unmet"]) or machine["devices"]["problem"]
     if packages:
         return UnavailableError.code, f"{packages}; pip install {_DISTRIBUTION}"
@@ -96,6 +99,7 @@ def _first_problem(machine: Record) -> tuple[int, str]:
 def _devices() -> Record:
     """Return what torch can compute on, or why it does not work."""
     try:
+        # Inside the block, since a damaged installation fails here already.
         import torch
 
         cuda = []
@@ -114,10 +118,13 @@ def _folder(name: str, path: Path) -> Record:
     existing = next(folder for folder in [absolute, *absolute.parents] if os.path.isdir(folder))
     problem = ""
     try:
+        # A file, or a link that leads nowhere, has the folder's name.
         if existing != absolute and os.path.lexists(path):
             raise StorageError("is a file, and a folder is needed", where=str(path))
+        # A real write: permissions alone show neither a full disk nor one that is read-only.
         storage.check_writable(existing)
     except OrcaError as error:
+        # Data and cache both lie below ORCA_HOME.
         variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
         problem = f"{error}; set {variable} or paths.{name}"
     free_gib = round(shutil.disk_usage(existing).free / _GIB, 1)
@@ -141,6 +148,8 @@ def _weights() -> Record:
         record["body"] = body
         checkpoint = named_bodies().get(body, {}).get("checkpoint")
         record["checkpoint"] = checkpoint
+        # The default body is the program's own, so only a damaged installation lacks its
+        # checkpoint.
         if checkpoint is None:
             raise ConfigError(
                 "names no checkpoint",
@@ -157,6 +166,7 @@ def _origin(checkpoint: str) -> dict[str, str]:
     """Return from where a run would get a checkpoint, or why it cannot."""
     from orca_cli.data.untrusted.downloads import hub_answers
 
+    # Looked up without a connection or a download, in the order of a run.
     location = located.find(checkpoint)
     packaged = checkpoints.PACKAGED.get(checkpoint)
     if location.state == "package" and packaged is not None:
@@ -164,6 +174,7 @@ def _origin(checkpoint: str) -> dict[str, str]:
         return {"from": origin, "folder": str(checkpoints.resolve(checkpoint))}
     if location.state == "cached":
         return {"from": "cache of the model hub", "folder": str(location.folder)}
+    # Asked last: it opens a connection, which is needed only if the weights are missing.
     if hub_answers():
         return {"from": "not on this machine; will be downloaded from the model hub"}
     problem = f"'{checkpoint}' is not on this machine, and the model hub cannot be reached"
@@ -187,6 +198,7 @@ def _run_lines(report: Checked) -> Iterator[str]:
         verdict = f"{len(report.damaged)} damaged"
         advice = "; run its command again, with --force if it is completed"
     if report.code == CheckpointError.code:
+        # A newer program's files have forms that this program cannot judge.
         verdict = "not checked"
     files = counted(report.files, "file")
     yield f"  {verdict}: {files} compared by checksum; state {report.state}{advice}"

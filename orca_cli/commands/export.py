@@ -21,6 +21,7 @@ ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the export, and return its folder and size."""
     terminal.configure_logging()
+    # Imported late: it needs torch, and --help does not.
     from orca_cli.prediction.export import export
 
     loaded, record = open_chosen(arguments)

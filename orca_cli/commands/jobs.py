@@ -70,10 +70,13 @@ class JobRunner:
         self.is_local = arguments.on in (None, "local")
         # A search has no such option.
         self._time_limit_s = getattr(arguments, "time_limit", None)
+        # With the time, so that two drivers of one sweep do not share it.
         self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
 
     def job(self, label: str, composed: Composed) -> Job:
         """Return a composed run as a job; `label` starts its lines."""
+        # A local job inherits the driver's folder; elsewhere it is named, for relative paths in
+        # settings.
         folder = ""
         shared_file = ""
         if not self.is_local:
@@ -84,11 +87,13 @@ class JobRunner:
             words=self._words(composed.overrides),
             variables=self._variables(),
             folder=folder,
+            # The job compares these two with its own: data and sources may differ on its machine.
             identity=composed.identity.run,
             program=program.digest(),
             time_limit_s=self._time_limit_s,
             shared_file=shared_file,
         )
+        # The run's own folder of runs: that of a search's trials lies below the driver's.
         root = Path(composed.config.paths.runs or "").absolute()
         return Job(command=command, root=root, name=experiment.run_name(composed))
 
@@ -100,6 +105,7 @@ class JobRunner:
             if getattr(self._arguments, name, False):
                 words.append(f"--{name.replace('_', '-')}")
         if self._is_quiet:
+            # With --json a job prints no result of its own (`run._execute_job`).
             words += ["-q", "--json"]
         return words
 
@@ -111,8 +117,10 @@ class JobRunner:
                 if name.startswith(_TRAVELLING):
                     variables[name] = text
             variables["ORCA_RUNS"] = str(self._root)
+            # So that jobs elsewhere find the same program, and the user's own modules.
             variables["PYTHONPATH"] = process.search_path()
         threads = self._threads()
+        # A variable that is right already is left out: a job with variables cannot be a fork.
         if threads is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
             variables["OMP_NUM_THREADS"] = str(threads)
         share = self._arguments.gpus
@@ -120,6 +128,7 @@ class JobRunner:
             # An empty list of visible devices hides them all.
             variables[gpus.VISIBLE] = ""
         elif share is not None and share < 1:
+            # Half a GPU for each job means two jobs on each GPU (`gpus.take`).
             variables[gpus.JOBS_PER_GPU] = str(math.floor(1 / share))
         return variables
 
@@ -140,6 +149,7 @@ class JobRunner:
         if is_set:
             threads = int(variable)
         elif sys.platform == "linux":
+            # The processors that this process may use, which can be fewer than the machine has.
             threads = len(os.sched_getaffinity(0))
         else:
             threads = os.cpu_count() or 1
@@ -155,12 +165,14 @@ class JobRunner:
             executor = process.Local(self._arguments.at_once or 1, self._forked_main())
             Driver(work, executor, total).run()
             return
+        # Before any job starts: jobs check that their machine sees it.
         storage.make_folder(self._folder)
         cluster = self._cluster()
         try:
             with cluster.opened() as opened:
                 Driver(work, opened, total).run()
         finally:
+            # After a signal, jobs of SLURM may go on and still write how they ended.
             if signals.pending() is None:
                 storage.remove(self._folder)
 
@@ -176,13 +188,16 @@ class JobRunner:
         if main is not None:
             for name in _HEAVY:
                 signals.check()
+                # Each takes a while, so a signal ends the work between two of them.
                 importlib.import_module(name)
         return main
 
     def _cluster(self) -> Ray | Slurm:
         threads = self._threads() or 1
+        # A cluster has a queue of its own, so that all jobs may be handed over.
         at_once = self._arguments.at_once or math.inf
         if self._arguments.on != "slurm":
+            # Without --gpus, Ray gives a job one GPU where a node has some, and SLURM none.
             return Ray(threads=threads, gpus=self._arguments.gpus, at_once=at_once)
         return Slurm(
             folder=self._folder,
@@ -216,8 +231,10 @@ def job_outcome(end: Ended) -> Outcome:
     # A completed run may come with a failure: its baselines may have been stopped.
     texts = end.report.get("error")
     if texts is not None:
+        # By name: a report is JSON, since nothing of another machine is unpickled.
         kind = getattr(exceptions, texts["kind"], OrcaError)
         error: OrcaError = kind(texts["what"], where=texts["where"], hint=texts["hint"])
+        # The driver's own SIGTERM stopped the job, so nobody has asked the sweep to stop.
         if end.over_limit and state == "interrupted":
             state = "failed"
             error = OrcaError("exceeded --time-limit; the state is saved")
@@ -226,6 +243,7 @@ def job_outcome(end: Ended) -> Outcome:
         failure = Failure(error=error, cause=error)
     result: Record = {}
     if path is not None and state in ("completed", "skipped"):
+        # Read from the folder: a report has to fit into a pipe, and a result may not.
         result = read_or_empty(path / RESULT)
     return Outcome(state=state, code=code, path=path, result=result, failure=failure)
 
@@ -238,16 +256,20 @@ def _unreported(end: Ended) -> OrcaError:
         return OrcaError("exceeded --time-limit and had to be killed")
     status = end.status or 0
     if status >= 0:
+        # Such as a traceback, whose last line names the error.
         lines = end.last_words.splitlines() or ["no output"]
         error = OrcaError(f"the process exited with code {status}: {lines[-1]}")
+        # An exit with 0 and without a report is a failure, too.
         error.code = status or 1
         return error
     name = signal.Signals(-status).name
+    # The driver passes its own signal on to its jobs.
     if -status != signals.pending():
         cause = ""
         if -status == signal.SIGKILL:
             cause = ", as the system does when memory runs out"
         return OrcaError(f"the process was killed by {name}{cause}")
     stop = exceptions.InterruptionError(f"stopped by {name} before it began")
+    # Such as 75 for preemption.
     stop.code = signals.exit_code()
     return stop

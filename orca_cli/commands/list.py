@@ -33,6 +33,7 @@ GROUPS = {
 }
 SETTINGS = "settings"
 _GROUP_NAMES = (*GROUPS, SETTINGS)
+# Keys in the file of a part that are no parameters: its class, facts about its data, its variants.
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
 # Groups whose files set keys of other groups.
 _WHOLE_FILES = ("hparams", "protocol", "study", "space")
@@ -71,6 +72,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     for name in arguments.names:
         if name not in listed:
             raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, listed))
+    # In the order of the group, in whatever order the names were typed.
     chosen = [listed[name] for name in listed if not arguments.names or name in arguments.names]
     record = {"schema": 1, group: chosen}
     if group == SETTINGS:
@@ -144,9 +146,11 @@ def entries(group: str, extra: Path | None) -> dict[str, Record]:
             "meanings": _meanings(group, settings, variant.path),
             "file": str(variant.path),
         }
+        # Only tasks and sources have data.
         if group in catalogue.GROUPS:
             entry["data"] = _data(group, name, variant.path)
         if group == "task":
+            # A task's file may name its error for people; otherwise the settings tell.
             entry["error"] = entry["data"].pop("error") or _error(settings)
             entry["protocols"] = {}
             for key, departure in departures.items():
@@ -161,10 +165,12 @@ def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
     """Return the settings of a group that a file has."""
     content = {key: entry for key, entry in variant.settings.items() if key != "defaults"}
     if group == "study":
+        # The settings of a study are its axes: any of their names can be typed.
         return {axis: list(names) for axis, names in content.get("axes", {}).items()}
     if group in _WHOLE_FILES:
         return content
     # A file of the whole package (`@package _global_`) holds them under the group's name.
+    # {task: {kind: ...}} and {kind: ...} say the same.
     settings = content.get(group, content)
     return settings if isinstance(settings, dict) else {}
 
@@ -183,6 +189,7 @@ def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str
 def _data(group: str, name: str, path: Path) -> Record:
     """Return what a task's or source's file says about its data, and whether they are here."""
     about = catalogue.read(group, name, path)
+    # Only names in this folder are looked at; nothing is opened.
     folder = configuration.default_folders()["data"]
     facts: Record = {"state": data_folder.state(about, folder)}
     for key in ("shape", "outputs", "error", "licence", "origin", "bytes"):
@@ -195,6 +202,7 @@ def _error(settings: dict[str, Any]) -> str:
     node = settings.get("error")
     target = node.get("_target_") if isinstance(node, dict) else node
     usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
+    # The class without its module.
     return str(target or usual).rpartition(".")[2]
 
 
@@ -204,6 +212,7 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
         rows = [_task_row(entry) for entry in chosen]
         yield table(("task", "kind", "shape", "outputs", "error", "data"), rows)
         yield ""
+    # A column for each group in which some file picks a choice, such as the body of a task.
     picked = sorted({key for entry in chosen for key in entry["picks"]})
     rows = []
     for entry in chosen:
@@ -221,6 +230,7 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
         parameters = "" if in_full else " Its parameters: orca list tasks NAME."
         yield f"\nFiles of a task: orca data list NAME.{parameters}"
     elif not in_full:
+        # A line for each entry: its parameters without their meanings.
         rows = []
         for entry in chosen:
             defaults = [f"{key}={value}" for key, value, _ in _parameter_rows(group, entry)]
@@ -231,7 +241,9 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
 
 
 def _task_row(entry: Record) -> tuple[str, ...]:
+    # `???` has to be typed.
     kind = str(entry["parameters"].get("kind", "???")).replace("???", "any")
+    # Shapes and classes of the user's own data are inferred when they are read.
     unknown = "any" if entry["data"]["origin"] == "own" else "-"
     shape = entry["data"]["shape"] or unknown
     outputs = entry["data"]["outputs"] or unknown
@@ -240,6 +252,7 @@ def _task_row(entry: Record) -> tuple[str, ...]:
 
 def _parameter_rows(group: str, entry: Record) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
+    # The files of these groups have whole keys already, such as train.lr.
     prefix = "" if group in _WHOLE_FILES else f"{group}."
     rows: list[tuple[str, ...]] = []
     for key, value in flat(entry["parameters"]):

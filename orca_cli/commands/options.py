@@ -31,6 +31,7 @@ class Verb(NamedTuple):
 
 def argument(*names: str, **settings: Any) -> Argument:
     """Return an argument, declared as for `argparse.ArgumentParser.add_argument`."""
+    # Deferred, since only the command that was typed gets a parser.
     return lambda parser: parser.add_argument(*names, **settings)
 
 
@@ -40,6 +41,7 @@ def number(
     """Return the function by which argparse reads a number in a range, ends included."""
 
     def read(text: str) -> float:
+        # argparse makes a message of the ValueError that any other text raises.
         parsed = kind(text)
         # NaN is in no range, since every comparison with it is false.
         if not lowest <= parsed <= highest:
@@ -63,11 +65,13 @@ def seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is not None:
         duration_s = float(match[1]) * _SECONDS[match[2]]
+    # A number of some hundred digits is infinite as a float.
     if not 0 < duration_s < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
     return duration_s
 
 
+# Arguments that several commands share.
 RUNS = argument(
     "runs",
     nargs="*",
@@ -114,6 +118,7 @@ def own_code_words(config_dir: Path | None, modules: Sequence[str]) -> list[str]
     if config_dir is not None:
         words += ["--config-dir", str(config_dir)]
     for module in modules:
+        # The option takes a single name, and is repeated for others.
         words += ["--allow-module", module]
     return words
 
@@ -123,6 +128,7 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
 
     `prefix` starts each help text, such as "with -m: ".
     """
+    # None of these has a default, so that `orca run` can refuse those that are typed without -m.
     parser.add_argument(
         "--on",
         choices=("local", "ray", "slurm"),
@@ -141,6 +147,7 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         metavar="T",
         help=f"{prefix}threads of each job; elsewhere than local 1 by default",
     )
+    # A job is one process, and a process computes on one GPU.
     several_gpus = "; several GPUs for one run: torchrun (docs/scaling.md)"
     parser.add_argument(
         "--gpus",

@@ -97,11 +97,13 @@ def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
     Raises:
         OrcaError: of `loading.best_run`, `claim.named` and `loading.open_model`.
     """
+    # Imported late: it needs torch, and --help does not.
     from orca_cli.prediction.loading import best_run, open_model
 
     reason: str | None = None
     if arguments.best:
         folder, reason = best_run(Path(arguments.run).expanduser())
+        # On standard error, since standard output may be the predictions.
         log.info(f"best: {reason}")
     else:
         folder = named(arguments.run)
@@ -123,10 +125,13 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     loaded, record = open_chosen(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
+    # Before the data are opened, so that nothing is computed that cannot be written.
     output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
     samples = predictor.opened(arguments.input, arguments.part)
+    # [B, K] or [B, K, *E] of each batch, which is computed only when it is taken.
     outputs: Iterable[np.ndarray] = predictor.stream(samples, LogReporter())
     targets = None if arguments.no_targets else samples.targets()
+    # In a temporary file: outputs are written part by part, and the error needs them all.
     collected = output.Kept()
     if targets is not None:
         # The error is computed once all outputs have been written.
@@ -138,13 +143,16 @@ def execute(arguments: argparse.Namespace) -> Result:
     else:
         columns = output.parts_of(outputs, predictor.decoder, samples.ids)
         if arguments.json:
+            # JSON is one document, so that all rows are needed at once.
             predictions = list(output.rows(columns))
         else:
+            # Printed part by part: the whole text is never in memory.
             for text in output.csv_lines(columns):
                 print_text(text)
     error = None
     if targets is not None:
         error = _error_record(predictor.measured_error, collected.whole(), targets)
+    # Last, since remarks are counted while samples are read.
     record |= {
         "samples": len(samples),
         "out": arguments.out,

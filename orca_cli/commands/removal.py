@@ -55,9 +55,11 @@ def rm(arguments: argparse.Namespace) -> Result:
     """Remove runs, and return which ones; without --yes return which ones would go."""
     is_dry = not arguments.yes
     root = default_folders()["runs"]
+    # All of them are checked before the first is removed: if one may not be, none is.
     paths = [claim.check_removable(claim.named(name), root) for name in arguments.runs]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
+    # `claim.remove` checks each once more: a process may have begun to work on it.
     removed, failures = _remove_each(
         entries, lambda entry: claim.remove(Path(entry["path"]), root), is_dry=is_dry
     )
@@ -73,6 +75,7 @@ def gc(arguments: argparse.Namespace) -> Result:
 
     Without --yes return what would go.
     """
+    # A list, so that nothing is removed from a folder while that is being read.
     collectable = list(_collectable(arguments.days))
     entries, failures = _remove_each(collectable, _collect, is_dry=not arguments.yes)
     total = sum(entry["bytes"] for entry in entries)
@@ -89,9 +92,12 @@ def gc(arguments: argparse.Namespace) -> Result:
 def _collect(entry: Record) -> None:
     """Remove a leftover, or a cache entry that no process uses."""
     path = Path(entry["path"])
+    # No process looks for a leftover by its name, so that it needs no lock.
     if entry["kind"] != "cache":
         storage.remove(path)
         return
+    # A process that has begun to use the entry since it was listed holds this lock, and the entry
+    # stays.
     with storage.lock(_lock(path), timeout_s=1.0, what="it"):
         storage.remove(path)
 
@@ -106,6 +112,7 @@ def _remove_each(
     removed = []
     failures = []
     for entry in entries:
+        # While it still exists.
         entry["bytes"] = storage.size(Path(entry["path"]))
         try:
             if not is_dry:
@@ -122,13 +129,16 @@ def _collectable(days: float) -> Iterator[Record]:
     They are damaged files, what a killed process left in folders that many processes write to, and
     cache entries that were not used for some days.
     """
+    # These two folders may be links of the user's own. No link inside them is followed.
     root = Path(os.path.realpath(default_folders()["runs"]))
     cache = Path(os.path.realpath(default_folders()["cache"]))
     task_folders = [path for path in _entries(root) if _is_task_folder(path)]
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
+    # What lies inside a run is cleaned by the next process that claims the run.
     for folder in (root, *task_folders, *caches):
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
+            # A younger temporary name may belong to a process that is still writing.
             if storage.is_aside(path) or (is_temporary and _idle_days(path) >= 1):
                 yield {"path": str(path), "kind": "interrupted write"}
             elif folder in caches and not is_temporary and _is_unused(path, days):
@@ -140,6 +150,7 @@ def _is_task_folder(path: Path) -> bool:
 
     Damaged folders were moved aside and go as a whole.
     """
+    # Hidden folders are the program's own, such as those of studies and searches.
     is_folder = path.is_dir() and not path.name.startswith(".")
     return is_folder and not claim.is_run(path) and not storage.is_aside(path)
 
@@ -147,6 +158,7 @@ def _is_task_folder(path: Path) -> bool:
 def _is_unused(entry: Path, days: float) -> bool:
     """Return whether a path in a cache is an entry of ours that nobody has used for some days."""
     folders = (entry, *_entries(entry))
+    # An entry is a folder with a manifest, or holds such folders.
     is_ours = any((folder / storage.MANIFEST).is_file() for folder in folders)
     return is_ours and not storage.is_locked(_lock(entry)) and _idle_days(entry) >= days
 
@@ -172,6 +184,7 @@ def _idle_days(path: Path) -> float:
     last_use = 0.0
     moment = storage.clock(path.parent)
     for file in files:
+        # A file may vanish meanwhile.
         with suppress(OSError):
             facts = os.lstat(file)
             last_use = max(last_use, facts.st_mtime)

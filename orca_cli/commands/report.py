@@ -118,15 +118,18 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
     form = _form(arguments)
+    # A table on a terminal fits its width; the text of any other format does not depend on it.
     if form == "table" and arguments.out is None:
         return Result(page.record(), page.renderables(terminal.stdout().width), failures)
     if form == "html":
+        # A page shows the command that made it.
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
     else:
         text = page.text(form)
     if arguments.out is None:
         return Result(page.record(), [text], failures)
     storage.write_text(arguments.out, text)
+    # On standard error, since standard output is for results.
     terminal.print_error(f"written: {arguments.out}")
     return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
 
@@ -139,6 +142,7 @@ def _check_exclusive(arguments: argparse.Namespace) -> None:
         options = "--against, --compare and --baselines"
         raise UsageError("do not go together", where=options, hint=hint)
     key = arguments.choose
+    # Each arm keeps only one value of a chosen key, so that nothing is left to pair by it.
     if key and key == _axis(arguments):
         hint = f"every arm has one {key}: leave out --choose or --against"
         raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
@@ -158,11 +162,13 @@ def _form(arguments: argparse.Namespace) -> str:
         return str(arguments.format)
     if arguments.out is None:
         return "table"
+    # A file with any other ending gets the table as text.
     return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
 
 
 def _strict_failures(table: Table) -> list[OrcaError]:
     """Return the failure of --strict if runs failed, died or cannot be read."""
+    # Interrupted and running runs have not failed: their command, typed again, completes them.
     failed_count = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if not failed_count and not table.broken:
         return []
@@ -187,8 +193,10 @@ def _table(arguments: argparse.Namespace) -> Table:
     """Return the table of the runs that the options select."""
     folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
+    # First: the runs then have the names of the study, which --where may ask for.
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
+    # Shared by all steps below, so that the settings of a run are read once.
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
@@ -196,9 +204,11 @@ def _table(arguments: argparse.Namespace) -> Table:
     headings = []
     remarks: list[str] = []
     if arguments.any_program:
+        # After --where, which may select by the program that is made equal now.
         headings.append(_programs_text(collection))
         collection = collection.changed(_of_any_program)
     if arguments.choose is not None:
+        # After all selection: only among runs that are shown.
         collection, heading, remarks = choose(collection, arguments.choose, values)
         headings.append(heading)
     table = build_table(collection)
@@ -208,6 +218,7 @@ def _table(arguments: argparse.Namespace) -> Table:
         headings.append(_rates_text(table))
     heading = "; ".join(text for text in headings if text)
     table = dataclasses.replace(table, heading=heading, remarks=remarks)
+    # Last, since published rows have no runs that could be selected.
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)
     return table
@@ -221,6 +232,7 @@ def _programs_text(collection: Collection) -> str:
 
 def _of_any_program(run: Run) -> list[Run]:
     """Return a run without the fact which program made it."""
+    # Runs are pairs only if this fact is the same.
     return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
 
 
@@ -230,6 +242,7 @@ def _rates_text(table: Table) -> str:
     It is empty if no run records one.
     """
     values = Values()
+    # For each column of the table the learning rates of its arms.
     rates_by_set = [_rates(table, column, values) for column in range(len(table.columns))]
     if any(len(rates) > 1 for rates in rates_by_set):
         return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
@@ -241,7 +254,9 @@ def _rates(table: Table, column: int, values: Values) -> set[str]:
     rates = set()
     for row in table.rows:
         runs = row.cells[column].runs
+        # The runs of a cell differ in their seed only.
         rate = values.lookup(runs[0], RATE) if runs else None
         if rate is not None:
+            # 1e-4 and 0.0001 are one rate.
             rates.add(canonical(rate))
     return rates

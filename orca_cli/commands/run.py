@@ -95,13 +95,16 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     This process may be a job of a sweep, or one of several processes of one run.
     """
+    # First, since the log of a job has a prefix of its own.
     if arguments.job:
         return _execute_job(process.Place.read(arguments.job), arguments)
     terminal.configure_logging(quiet=arguments.quiet)
     rank = ranks.from_environment()
+    # Only the leading process of a run ends at once at a second Ctrl-C.
     with signals.deferred(insistent=rank is None or rank.leads):
         if rank is None:
             return _result(_run_or_sweep(arguments, team=None), arguments)
+        # Imported late: it needs torch, which a run in a single process may not need at all.
         from orca_cli.training.team import Team
 
         team = Team(rank)
@@ -112,17 +115,22 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
     """Run as a job of a sweep, and report to the driver how the run ended."""
+    # So a driver that is killed leaves no jobs behind.
     signals.end_with_parent(place.parent)
     if arguments.json:
         # The sweep prints the record of all jobs.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Jobs share the terminal, where the bar of each would overwrite those of the others.
     terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} ", bars=False)
+    # The driver acts on a second Ctrl-C, for all of its jobs.
     with signals.deferred(insistent=False):
         try:
             outcome = _run_job(place, arguments)
         except OrcaError as error:
+            # Composing raises; `experiment.run` returns its failures.
             outcome = ended_by(error)
         _print_cause(outcome, arguments)
+        # Before anything is printed, since printing may fail.
         process.report(place.pipe, job_report(outcome))
         return run_result(outcome, alone=False, pictured=not arguments.quiet)
 
@@ -137,6 +145,7 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
         signals.check()
         _check_same(place, job)
     # Each job takes a GPU for itself, unless its run is completed and is not repeated.
+    # With cuda:N the user has chosen the GPU.
     if job.config.device in ("auto", "cuda"):
         earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
         if arguments.force or earlier is None or not earlier.result():
@@ -150,6 +159,7 @@ def _check_same(place: process.Place, job: Composed) -> None:
     Raises:
         ConfigError: it is not.
     """
+    # The content of data files is part of the identity.
     if place.identity not in ("", job.identity.run):
         raise ConfigError(
             "is another experiment here than for the sweep",
@@ -167,6 +177,7 @@ def _check_same(place: process.Place, job: Composed) -> None:
 
 def _lead(team: Team, arguments: argparse.Namespace) -> Result:
     """Run with the other processes of the run, which learn how it ended."""
+    # Of any exception but an OrcaError, such as a bug.
     code = 1
     try:
         ended = _run_or_sweep(arguments, team)
@@ -175,6 +186,7 @@ def _lead(team: Team, arguments: argparse.Namespace) -> Result:
         code = error.code
         raise
     finally:
+        # In any case: the other processes would otherwise wait for the next order forever.
         team.end(code)
     return _result(ended, arguments)
 
@@ -184,6 +196,7 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     from orca_cli.config import compose
     from orca_cli.stages import optimizer_steps
 
+    # Called only once the first process has read the data, and so has made what all share.
     def settings() -> Config:
         with compose.session(arguments.config_dir) as session:
             return session.compose(arguments.overrides).config
@@ -204,6 +217,7 @@ def _run_or_sweep(arguments: argparse.Namespace, team: Team | None) -> Outcome |
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
+            # A dry run may show a study of which no run is left, with the reasons.
             expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
         else:
             expansion = compose.Sweep([session.compose(arguments.overrides)])
@@ -222,6 +236,7 @@ def _run_single(job: Composed, arguments: argparse.Namespace, team: Team | None)
     def show_build(summary: dict[str, Any]) -> None:
         if arguments.json:
             return
+        # A pipe that nobody reads must not end a run, whose records are in its folder.
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 

@@ -86,6 +86,7 @@ def one_run(name: str) -> Run:
     """
     path = named(name)
     collection = collect([path])
+    # An attempt that a newer folder replaces can be shown as well, by its path.
     for run in (*collection.runs, *collection.superseded):
         if run.path == path:
             return run
@@ -93,6 +94,7 @@ def one_run(name: str) -> Run:
         raise DataError(
             "is not a run but a folder of runs", where=str(path), hint="orca runs list shows them"
         )
+    # A record of a newer program cannot be read, but it is not damaged.
     error = newer_schema(path / RESULT, path / STATUS)
     if error is not None:
         raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
@@ -109,6 +111,7 @@ def _begun(run: Run | Broken) -> datetime:
 def _record(run: Run | Broken) -> Record:
     """Return which run a folder holds and how far it is."""
     since = _begun(run)
+    # The name has the time of the machine that began the run, whose clock may be ahead.
     age_s = max(0.0, (storage.now() - since).total_seconds())
     record = {
         "run": run.path.name,
@@ -125,11 +128,13 @@ def _record(run: Run | Broken) -> Record:
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
     collection = collect(arguments.runs or [default_folders()["runs"]])
+    # Shared by all conditions, so that the settings of a run are read once.
     values = Values()
     for text in arguments.where:
         collection = where(collection, text, values)
     runs: list[Run | Broken] = [*collection.runs, *collection.superseded]
     if not arguments.where:
+        # Only without --where: broken folders have no settings to select them by.
         runs += collection.broken
     runs.sort(key=_begun, reverse=True)
     records = []
@@ -166,15 +171,18 @@ def _error_record(run: Run | Broken) -> Record | None:
 
 def _row(record: Record) -> tuple[str | Text, ...]:
     """Return the cells of a run in the list of all."""
+    # In brackets: a newer folder of the same run replaces this attempt.
     state = f"({record['state']})" if record["replaced"] else record["state"]
     style = "" if record["state"] in _HEALTHY else "red"
     error_text = "" if record["error"] is None else record["error"]["text"]
     # A run's name has date, time, body, metric, finetune, seed and identity.
     fields = record["run"].split("_")
+    # The identity is short, and enough to name the run in other commands (`claim.named`).
     name = fields[-1] if len(fields) > 3 else record["run"]
     return (
         name,
         record.get("task", ""),
+        # Body, metric, finetune and seed.
         " ".join(fields[2:-1]),
         Text(state, style=style),
         error_text,
@@ -197,6 +205,7 @@ def show(arguments: argparse.Namespace) -> Result:
     record["result"] = result
     record["answer"] = None if answer is None else answer.record()
     paths = sorted(run.path.rglob("*"))
+    # A link is listed as a link, and never followed.
     files = [path for path in paths if path.is_symlink() or not path.is_dir()]
     record["files"] = {str(path.relative_to(run.path)): storage.size(path) for path in files}
     shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
@@ -240,6 +249,7 @@ def diff(arguments: argparse.Namespace) -> Result:
         record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
         shown.append(f"{side}  {run.path}")
     shown.append("the same experiment" if is_same else "two experiments")
+    # The identity also covers the content of data files and weights.
     if not is_same and not sections["settings"]:
         shown.append("no setting differs: the data files or the weights of the body do")
     for name, section in sections.items():
@@ -253,6 +263,7 @@ def diff(arguments: argparse.Namespace) -> Result:
 
 def _compared(runs: dict[str, Run]) -> _Sections:
     """Return section -> key -> side -> value: in settings and conditions only what differs."""
+    # Side (a or b) -> section -> key -> value.
     sections_by_side = {side: _sections(run) for side, run in runs.items()}
     compared: _Sections = {}
     for name in sections_by_side["a"]:
@@ -261,6 +272,7 @@ def _compared(runs: dict[str, Run]) -> _Sections:
         for side, sections in sections_by_side.items():
             for key, value in sections[name].items():
                 pairs.setdefault(key, {})[side] = value
+        # Results are shown even where they are equal.
         if name != "results":
             pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
         compared[name] = pairs
@@ -268,6 +280,7 @@ def _compared(runs: dict[str, Run]) -> _Sections:
 
 
 def _differs(pair: Record) -> bool:
+    # A key that only one run has is a difference as well.
     return len(pair) < 2 or pair["a"] != pair["b"]
 
 
@@ -280,10 +293,12 @@ def _sections(run: Run) -> _Sections:
     composed = {
         key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)
     }
+    # What a run decided replaces the open settings that were composed.
     composed |= {key: decision["value"] for key, decision in decided(run.path).items()}
     conditions: Record = {name: fact_text(fact) for name, fact in run.facts.items()}
     program = mapping(read_or_empty(run.path / RESULT).get("program"))
     for key, value in program.items():
+        # The digest is among the facts already.
         if key != "sha256":
             conditions[f"program's {key}"] = value
     return {"settings": composed, "conditions": conditions, "results": _results(run)}
@@ -295,6 +310,7 @@ def _results(run: Run) -> Record:
     score = run.score
     if score is None:
         return results
+    # Errors are fractions, even those that other commands show in per cent.
     return {
         **results,
         score.error_name: score.value,

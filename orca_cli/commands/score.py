@@ -28,6 +28,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     from orca_cli.prediction.record import is_export
 
     path = named(arguments.run)
+    # An export has weights and preprocessing only.
     if is_export(path):
         raise DataError(
             "an export has no saved predictions",
@@ -37,6 +38,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     recomputed = recompute(path)
     recorded = recomputed.recorded
     computed = recomputed.computed
+    # Further errors, for which the saved predictions do not suffice.
     missing = [name for name in recorded if name not in computed]
     # The run's error is first; n and skipped follow where they are computed.
     numbers = [
@@ -48,11 +50,13 @@ def execute(arguments: argparse.Namespace) -> Result:
         "path": str(path),
         "equal": not recomputed.different,
         "percent": recomputed.percent,
+        # `numbers` goes on behind these three with the further errors.
         **dict(zip(("error", "n", "skipped"), numbers, strict=False)),
         "others": numbers[3:],
         "different": recomputed.different,
         "missing": missing,
     }
+    # The error that the run reports comes first.
     name = next(iter(computed))
     computed_text = percent_or_number(computed[name], recomputed.percent)
     recorded_text = percent_or_number(recorded[name], recomputed.percent)

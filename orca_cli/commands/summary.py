@@ -39,6 +39,7 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
         failures = [error for error in failures if not isinstance(error, InterruptionError)]
     record = outcome_record(outcome)
     shown: list[RenderableType] = []
+    # Only completed and skipped runs have a result.
     if outcome.result and outcome.path is not None:
         is_new = outcome.state == "completed"
         if is_new:
@@ -77,6 +78,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
         samples += f"; {summary['note']}"
     counts = summary["steps"]
     steps = f"align {counts['align']} ({choices['metric']}), finetune {counts['finetune']:,}"
+    # The steps are those of all members together.
     if summary["members"] > 1:
         steps += f", of {summary['members']} models"
     rows = {
@@ -89,6 +91,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
         "steps": steps,
     }
     decided = summary.get("decided")
+    # Settings that were typed or have a default are not decided.
     if decided:
         rows["decided"] = "; ".join(decisions(decided))
     return facts(rows.items())
@@ -110,6 +113,7 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     Older and damaged records lack some of it.
     """
     distance = mapping(result.get("metric_value"))
+    # None without alignment.
     before = number(distance.get("before"))
     if before is not None:
         after = number(distance.get("after")) or 0
@@ -126,11 +130,13 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     if comparison:
         yield "compared", str(comparison)
     times = []
+    # Stage -> seconds: build, align, finetune, test.
     for stage, seconds in mapping(result.get("seconds")).items():
         time_s = number(seconds)
         if time_s is not None:
             times.append(f"{stage} {time_s:.0f} s")
     yield "time", ", ".join(times)
+    # Not every task keeps its preprocessing, nor every run its weights.
     if can_predict(run):
         yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
 
@@ -138,6 +144,7 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
 def _shown_error(result: Mapping[str, Any], value: Any) -> str:
     """Return an error of a result record as it is shown, in per cent if its errors are."""
     error = mapping(result.get("error"))
+    # A damaged record may hold anything in place of a truth value.
     return percent_or_number(number(value), error.get("percent") is True)
 
 
@@ -145,6 +152,7 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
     """Return the error on the test split, with its interval and number of samples."""
     error = mapping(result.get("error"))
     split = mapping(mapping(result.get("splits")).get("test"))
+    # With test=false the test split stays closed.
     if not split:
         return f"none: {error.get('reason')}"
     details = ""
@@ -152,6 +160,7 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
     if interval:
         details += f" (95 % interval {interval})"
     details += f" on {counted(split.get('n', 0), 'sample')}"
+    # Samples for which the error is undefined.
     if error.get("skipped"):
         details += f", {error['skipped']} skipped"
     details += f" (best constant predictor: {_shown_error(result, result.get('trivial_error'))})"
@@ -161,6 +170,8 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
 def _validation_text(result: Mapping[str, Any]) -> str | None:
     """Return the validation error and what it was measured on; None if that is not recorded."""
     selected = mapping(result.get("selected"))
+    # The weights are chosen by the error of an epoch on validation data, or else by folds or not at
+    # all.
     selected_on = selected.get("on")
     if selected_on is None:
         return None
@@ -188,6 +199,7 @@ def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
         trained_on = mapping(mapping(baseline).get("trained_on"))
         n = trained_on.get("n")
         total = trained_on.get("of")
+        # A baseline may have been fitted on a part of the training samples.
         if n != total:
             text += f" (on {n} of {total} training samples)"
         texts.append(text)

@@ -42,7 +42,9 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     summary = {} if sweep.study else _built(jobs)
     runs = [_peeked(job, force=force) for job in jobs]
     counts = Counter(run["would"] for run in runs)
+    # Seconds of the first job, which are taken for those of every other.
     run_s = sum((summary.get("expected_s") or {}).values())
+    # None if no step could be timed, or nothing is left to run.
     expected_s = (len(jobs) - counts["skip"]) * run_s or None
     left_out = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
     record = {
@@ -73,6 +75,7 @@ def _peeked(job: Composed, *, force: bool) -> Record:
     """Return what a command would do with a run, with the run's names."""
     signals.check()
     name = experiment.run_name(job)
+    # It only looks: no folder is made, and no lock is taken.
     state = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
     return {"would": _WOULD[state], **vars(name), "labels": job.labels}
 
@@ -90,8 +93,10 @@ def _built(jobs: list[Composed]) -> Record:
     from orca_cli.stages.expected_time import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
+    # Also those of jobs that are not built, so that a missing device is found.
     devices = [choose_device(job.config.device) for job in jobs]
     config = jobs[0].config
+    # Building counts against a budget in minutes, as it does in a run.
     start_s = time.monotonic()
     reporter = terminal.LogReporter()
     built = build(config, reporter, is_trained=False)
@@ -101,6 +106,7 @@ def _built(jobs: list[Composed]) -> Record:
         config=config,
         built=built,
         engine=engine,
+        # Times are measured anew, whatever an earlier attempt has recorded.
         earlier={},
         spent_s=time.monotonic() - start_s,
         reporter=reporter,
@@ -123,6 +129,7 @@ class _SweepWork:
     def next(self) -> Job | None:
         """Return the next job that is not done yet."""
         for label, job in self.waiting:
+            # Looked up here: a process that finds the run completed takes seconds to start.
             outcome = None if self.is_forced else experiment.done_before(job)
             if outcome is None:
                 return self.runner.job(label, job)
@@ -143,6 +150,8 @@ class _SweepWork:
         self.outcomes[label] = outcome
         if outcome.failure is None:
             return
+        # A job prints its own failure, but only on this machine, and not that it exceeded its
+        # limit.
         has_printed = bool(end.report) and self.runner.is_local and not end.over_limit
         if not has_printed or isinstance(outcome.failure.error, InterruptionError):
             terminal.print_error(f"{label} orca: error: {outcome.failure.error}")
@@ -159,12 +168,14 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
         terminal.log.warning(line)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
     root = Path(jobs[0].config.paths.runs or "")
+    # Before the first job, since all of them would fail in the same way.
     storage.check_writable(root)
     if sweep.study:
         # All jobs: those that are the same experiment are different choices of the study.
         members = [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
         studies.add(root, sweep.study, members)
     # Sweeps of the same runs share a name, and no others.
+    # By this name SLURM's executor withdraws the jobs that an earlier driver left waiting.
     identities = "".join(job.identity.run for job in jobs)
     digest = hashlib.sha256(identities.encode()).hexdigest()[:8]
     runner = JobRunner(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
@@ -174,9 +185,12 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     failures: list[OrcaError] = []
     try:
         runner.run(work, len(jobs))
+        # The driver returns after a signal as if all were done.
         signals.check()
     except OrcaError as error:
+        # Not raised, since the table still shows how each job ended.
         failures.append(error)
+    # Jobs without an end were never started, because of a signal or an error.
     outcomes = {label: work.outcomes.get(label, NOT_STARTED) for label in labels}
     return _result(jobs, outcomes, failures)
 
@@ -188,6 +202,7 @@ def _result(
     counts = Counter(outcome.state for outcome in outcomes.values())
     total = counted(len(jobs), "run")
     lost = len(jobs) - counts["completed"] - counts["skipped"]
+    # What stopped the sweep explains the missing runs already.
     if lost and not failures:
         verb = "is" if lost == 1 else "are"
         message = f"{lost} of {total} {verb} not completed"
@@ -213,9 +228,11 @@ def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
     settings_of_jobs = []
     for job in jobs:
         choices = [f"{axis}={name}" for axis, name in job.labels.items()]
+        # Only jobs of a study have labels.
         settings_of_jobs.append(choices or job.overrides)
     common = set[str]()
     if len(jobs) > 1:
+        # A single job has all its settings in common with itself, and would show none.
         common = set.intersection(*map(set, settings_of_jobs))
     return [
         " ".join(setting for setting in settings if setting not in common)

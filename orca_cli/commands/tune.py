@@ -75,11 +75,13 @@ def execute(arguments: argparse.Namespace) -> Result:
     terminal.configure_logging(quiet=arguments.quiet)
     from orca_cli.config import compose
 
+    # Open for the whole search: a trial is composed when it is drawn.
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         search = make(session, arguments.overrides, arguments.config_dir)
         best, file = _search(search, session, arguments)
     # Trial 0 has the settings as they are.
     plain = search.trials[0]
+    # Trial 0 is completed, or `_search` would have raised an error, so that it has facts.
     errors = [percent_or_number(trial.error, plain.facts["percent"]) for trial in search.trials]
     samples = counted(plain.facts["n"], "sample")
     verdict = f"Validation {plain.facts['error']} on {samples}: {errors[0]} as they are, "
@@ -134,9 +136,11 @@ def _search(
         # elsewhere see.
         runner = JobRunner(arguments, searches.parent, name, is_quiet=True)
         runner.run(_Trials(search=search, session=session, runner=runner), search.max_trials)
+        # After a signal nothing is chosen, since the search is not over.
         signals.check()
         best = search.best
         plain = search.trials[0]
+        # Every trial is compared with trial 0. Without its error nothing can be called better.
         if best is None or plain.state != "completed":
             reason = plain.note or plain.state
             raise SweepError(
@@ -146,6 +150,7 @@ def _search(
             )
         if best is plain:
             return best, None
+        # A folder of configuration, which the next command names by --config-dir.
         folder = arguments.config_dir or searches.parent / _FOLDER
         file = folder / "hparams" / f"{name}.yaml"
         _write(search, best, file)
@@ -155,9 +160,11 @@ def _search(
 def _write(search: Search, best: Trial, file: Path) -> None:
     """Write a file of `hparams`: the best settings within those that the trials started from."""
     content = copy.deepcopy(search.before)
+    # Drawn settings come after the fixed ones, as in the trials.
     for key, value in (search.fixed | (best.settings or {})).items():
         *groups, name = key.split(".")
         node = content
+        # train.lr becomes {train: {lr: ...}}.
         for group in groups:
             node = node.setdefault(group, {})
         node[name] = value
@@ -165,6 +172,7 @@ def _write(search: Search, best: Trial, file: Path) -> None:
         f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
     )
     text = yaml.safe_dump(content, sort_keys=False)
+    # Hydra's directive puts the keys at the top, not below `hparams`.
     storage.write_text(file, f"# @package _global_\n# {about}\n{text}")
 
 
@@ -174,7 +182,9 @@ def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]
     dropped = [*RULES]
     config_dir = arguments.config_dir
     if file is not None:
+        # The new file contains the settings of the one that was typed.
         dropped.append("hparams")
+        # The file is DIR/hparams/NAME.yaml.
         config_dir = file.parent.parent
     words = ["orca", "run"]
     words += [text for text in arguments.overrides if key_of(text) not in dropped]
@@ -223,6 +233,7 @@ class _Trials:
         run = claim.look(job.root, job.name)
         if run is None:
             return False
+        # Missing until the model is built.
         summary = read_or_empty(run.stage("build") / SUMMARY)
         # Steps of a member; 0 while they are unknown.
         steps = summary.get("steps", {}).get("finetune", 0) // summary.get("members", 1)
@@ -230,7 +241,9 @@ class _Trials:
         curve = []
         for line in lines:
             error = line.get("validation_error")
+            # The members of a run follow one another, and only the first is compared.
             if not line.get("member") and error is not None:
+                # A share of the member's steps, in 0..1.
                 curve.append((line["step"] / steps, error))
         return self.search.is_behind(self._by_run[job.name.identity], curve)
 
@@ -245,6 +258,7 @@ class _Trials:
         trial = self._by_run.pop(job.name.identity)
         outcome = job_outcome(end)
         error = None if outcome.failure is None else outcome.failure.error
+        # `Search.is_behind` has left a note on a trial that it stops.
         # No settings can do worse than those that diverge.
         if trial.note or isinstance(error, NonFiniteError):
             self._end_stopped(trial, job, trial.note or str(error))
@@ -259,6 +273,7 @@ class _Trials:
         note = str(error)
         if outcome.path is not None:
             note = f"{error} ({outcome.path})"
+        # Recorded even if it ends the search: the next command tries the trial again.
         self.search.end(trial, "failed", note=note)
         if trial.settings is None:
             raise error
@@ -268,6 +283,7 @@ class _Trials:
         """End a trial that fell behind or diverged, without its weights and saved state."""
         run = claim.look(job.root, job.name)
         if run is not None:
+            # Weights are in folders; the curve is a file beside them, and stays.
             for folder in run.stage("finetune").glob("*/"):
                 storage.remove(folder)
         self.search.end(trial, "stopped", note=reason)
@@ -276,6 +292,7 @@ class _Trials:
     def _end_completed(self, trial: Trial, result: Mapping[str, Any]) -> OrcaError | None:
         """End a trial whose run is completed; return why it counts as failed, else None."""
         error = result["error"]
+        # Without it the trial cannot be compared with any other.
         if result["validation_error"] is None:
             return DataError(
                 f"the validation {error['name']} is undefined", where=f"trial {trial.number}"

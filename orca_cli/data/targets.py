@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.own_data import described_extent, listed
-from orca_cli.data.samples import rounding, target_dtype, target_scale
+from orca_cli.data.samples import rounding, target_scale
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS, Scale
 from orca_cli.terminal import counted
@@ -291,7 +291,7 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
         are_equal = highest - lowest <= rounding(train.dtype) * np.abs(highest)
         if are_equal.all():
             raise _equal_targets(len(train), train[0], where)
-    return replace(form, scale=target_scale(train.astype(target_dtype(train))))
+    return replace(form, scale=target_scale(train))
 
 
 def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:

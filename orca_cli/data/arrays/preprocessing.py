@@ -20,7 +20,7 @@ from torch import Tensor
 from orca_cli.data.arrays.files import locate_new
 from orca_cli.data.blocks import Ragged, blocks, channels_first, read
 from orca_cli.data.own_data import described
-from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, remarks, with_indicators
+from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, count_missing, remarks
 from orca_cli.data.targets import TargetForm, check_finite, first_of
 from orca_cli.data.untrusted.arrays import StoredArray
 from orca_cli.data.untrusted.memory import release_pages
@@ -107,7 +107,10 @@ class ArrayPreprocessing:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
-        return with_indicators(self.file_shape, self.gaps)
+        if self.gaps is None:
+            return self.file_shape
+        channels, *extent = self.file_shape
+        return (channels + len(self.gaps.flagged), *extent)
 
     @property
     def file_shape(self) -> tuple[int, ...]:
@@ -252,9 +255,14 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: RawInputs, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
+        counts: dict[str, int] = {}
         ends = self.ends(raw, where)
-        length = 0 if self.padding is None else self.padding.length
-        return remarks(ends, length, self.gaps, self.assembled(raw, where))
+        if self.padding is not None and ends is not None:
+            counts |= remarks(ends, self.padding.length)
+        num_missing = count_missing(self.assembled(raw, where))
+        if self.gaps is not None and num_missing > 0:
+            counts[f"with missing values, filled by task.gaps={self.gaps.how}"] = num_missing
+        return counts
 
     def encoded_targets(
         self, y: np.ndarray, where: str, ends: np.ndarray | None = None

@@ -416,7 +416,7 @@ def _described_samples(form: ArrayPreprocessing, ends: np.ndarray | None, rows: 
 
 def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
     """Return a note on the sequences that are longer than the input; empty where there are none."""
-    if form.padding is None:
+    if form.padding is None or ends is None:
         return []
     counts = remarks(ends, form.padding.length)
     return [f"{counted(count, 'sample')} {remark}" for remark, count in counts.items()]

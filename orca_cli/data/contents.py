@@ -6,12 +6,13 @@ Files are hashed before anything is learned from them.
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain, starmap
 
 import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.data.blocks import Ragged, in_turn, masked_blocks
-from orca_cli.interfaces import Batch, Samples
+from orca_cli.interfaces import Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
 _FEW = 30  # distinct inputs
@@ -40,12 +41,7 @@ def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Non
     """
     if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
-
-    def contents_of_rows() -> Iterator[bytes]:
-        for block, valid in masked_blocks(x, rows):
-            yield from _bytes_of(block, valid)
-
-    return hashes(contents_of_rows())
+    return hashes(chain.from_iterable(starmap(_bytes_of, masked_blocks(x, rows))))
 
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
@@ -109,12 +105,6 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     return names[first_groups[positions]][numbers]
 
 
-def input_hashes(batch: Batch) -> np.ndarray:
-    """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
-    valid = None if batch.valid is None else batch.valid.numpy()
-    return hashes(_bytes_of(batch.x.numpy(), valid))
-
-
 def count_shared(
     first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
@@ -160,9 +150,11 @@ def _drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndar
 def _hashes_of_samples(
     samples: Samples, rows: np.ndarray, input_shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Return a hash of the input of each sample in `rows`."""
+    """Return a hash of the input of each sample in `rows`, [n] uint64; padding belongs to it."""
     batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     digests = [np.empty(0, np.uint64)]
     for batch_rows in in_turn(rows, batch_size):
-        digests.append(input_hashes(samples.batch(batch_rows)))
+        batch = samples.batch(batch_rows)
+        valid = None if batch.valid is None else batch.valid.numpy()
+        digests.append(hashes(_bytes_of(batch.x.numpy(), valid)))
     return np.concatenate(digests)

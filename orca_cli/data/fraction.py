@@ -25,7 +25,7 @@ class Part:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices."""
-        return self.whole.batch(self.rows[np.asarray(indices, dtype=np.int64)], augment)
+        return self.whole.batch(self.rows[indices], augment)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -60,7 +60,7 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
             where="task.train_fraction",
             hint="at least 2 are needed",
         )
-    classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
+    classes = task.train.targets() if task.kind == "classes" else None
     draw_seed = seeding.derive(seed, "train_fraction")
     drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
     draw = f"task.train_fraction={fraction:g}"
@@ -95,7 +95,6 @@ class Joined:
 
         The parts draw from `augment` one after the other.
         """
-        indices = np.asarray(indices, dtype=np.int64)
         owners = np.searchsorted(self._ends, indices, side="right")  # the part of each sample
         starts = self._ends - [len(part) for part in self._parts]
         batches = []

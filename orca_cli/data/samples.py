@@ -138,7 +138,7 @@ class ArraySamples:
         self._x = x
         self._y = y
         self._valid = valid
-        self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self._rows = np.arange(len(x)) if rows is None else rows
         self._scale = scale
         self._groups = groups
         self._gaps = gaps
@@ -148,10 +148,10 @@ class ArraySamples:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        rows = self._rows[indices]
         x, valid = read(self._x, rows)
         if self._valid is not None:
-            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
+            valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
         targets = torch.from_numpy(self._y[rows].copy())
         return Batch(inputs, targets, mask)

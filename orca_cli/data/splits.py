@@ -48,7 +48,7 @@ def marked_rows(
     for others, and where `for_training` is set and no row is for training; `hint` follows what is
     allowed.
     """
-    texts = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
+    texts = np.char.lower(np.char.strip(marks.astype(str)))
     rows: dict[str, np.ndarray] = {}
     is_wrong = np.ones(texts.shape, dtype=bool)
     for split_name, spellings in PART_NAMES.items():
@@ -58,8 +58,8 @@ def marked_rows(
             rows[split_name] = np.flatnonzero(is_marked)
     refuse_entry(
         wrong=is_wrong,
-        values=np.asarray(marks),
-        what=f"is not a split ({int(is_wrong.sum())} rows)",
+        values=marks,
+        what=f"is not a split ({is_wrong.sum()} rows)",
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
@@ -226,8 +226,8 @@ def group_rows(
         for split_name, split_rows in file_rows.items():
             groups[f"{where} ({split_name})"] = np.unique(names[file][split_rows])
     _check_disjoint(groups)
-    all_names = np.concatenate([*names.values()])
-    numbers = np.unique(all_names, return_inverse=True)[1].astype(np.int64)
+    all_names = np.concatenate(list(names.values()))
+    numbers = np.unique(all_names, return_inverse=True)[1]
     ends = np.cumsum([len(file_names) for file_names in names.values()])
     return dict(zip(names, np.split(numbers, ends[:-1]), strict=True))
 

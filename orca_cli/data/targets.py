@@ -16,7 +16,7 @@ import numpy as np
 from orca_cli.data.own_data import described_extent, listed
 from orca_cli.data.samples import rounding, target_scale
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import IGNORED_CLASS, Scale
+from orca_cli.interfaces import IGNORED_CLASS, Kind, Scale
 from orca_cli.terminal import counted
 
 _LARGEST = 2**53  # of class numbers
@@ -69,7 +69,7 @@ class TargetForm:
                 hint=f"give labels as in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
             )
-        return positions.astype(np.int64)
+        return positions
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored.
@@ -163,7 +163,7 @@ class TargetForm:
 
 
 def fit_targets(
-    kind: str,
+    kind: Kind,
     y: np.ndarray,
     rows: np.ndarray,
     where: str,
@@ -210,7 +210,7 @@ def fit_targets(
         )
         return _fit_numbers(maps, y, rows, where)
     columns = TargetForm(
-        kind="labels" if kind == "labels" else "values",
+        kind=kind,
         num_outputs=0,
         names=names,
         missing=missing,
@@ -280,7 +280,7 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
     is_unknown = np.isnan(train).all(axis=(0, *range(2, train.ndim)))  # [K]
     if is_unknown.any():
         raise DataError(
-            f"output {int(is_unknown.argmax())} has no training target",
+            f"output {is_unknown.argmax()} has no training target",
             where=where,
             hint="remove it",
         )
@@ -374,6 +374,6 @@ def check_finite(
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
     """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
-    row, *position = map(int, np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
+    row, *position = map(int, np.unravel_index(is_wrong.argmax(), is_wrong.shape))
     index: object = (row + offset, *position) if position else row + offset
     return f"the first is {values[(row, *position)]} at index {index}"

@@ -83,21 +83,20 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
     path = paths[split_name]
     labels = _LABELS[split_name]
     arrays = open_arrays(path, f"task.{split_name}")
-    has_one_array = "" in arrays  # an .npy file, whose array has no name
-    if has_one_array and labels not in paths:
+    if "" not in arrays:  # an .npz file; the array of an .npy file has no name
+        if labels in paths:
+            raise ConfigError(
+                "applies to .npy files",
+                where=f"task.{labels}",
+                hint=f"{path.name} holds its own targets",
+            )
+        return arrays
+    if labels not in paths:
         raise ConfigError(
             f"{path.name} is one array, without targets",
             where=f"task.{labels}",
             hint=f"give task.{labels}=FILE.npy, or store both in an .npz file",
         )
-    if not has_one_array and labels in paths:
-        raise ConfigError(
-            "applies to .npy files",
-            where=f"task.{labels}",
-            hint=f"{path.name} holds its own targets",
-        )
-    if not has_one_array:
-        return arrays
     label_arrays = open_arrays(paths[labels], f"task.{labels}")
     named_arrays = {name or roles.names["y"]: array for name, array in label_arrays.items()}
     return named_arrays | {roles.names["x"]: arrays[""]}

@@ -79,11 +79,10 @@ class Padding:
         is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
         if y.ndim == 3:
             is_after_end = is_after_end[:, None]  # for all outputs
-        if not is_class and not self.missing_targets:
+        if not self.missing_targets:
             check_finite(np.where(is_after_end, 0, y), where)
-        y = np.where(is_after_end, missing, y)
         padded = np.full((*y.shape[:-1], self.length), missing, y.dtype)
-        padded[..., : y.shape[-1]] = y
+        padded[..., : y.shape[-1]] = np.where(is_after_end, missing, y)
         return np.moveaxis(padded, -1, axis)
 
 
@@ -331,12 +330,11 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     DataError where all is NaN.
     """
     lengths = []
+    steps = np.arange(x.shape[2]) + 1  # [W]
     for block in blocks(x, np.arange(len(x))):
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]
-        # The first step from behind that is present; argmax is 0 where none is.
-        num_missing_at_end = is_present[:, ::-1].argmax(axis=1)
-        has_step = is_present.any(axis=1)
-        lengths.append(np.where(has_step, is_present.shape[1] - num_missing_at_end, 0))
+        # The last step that is present; 0 where none is.
+        lengths.append((is_present * steps).max(axis=1))
     ends = np.concatenate(lengths)
     is_empty = ends == 0
     if is_empty.any():
@@ -345,7 +343,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
             where=where,
             hint="remove these samples",
         )
-    return ends.astype(np.int64)
+    return ends
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:

@@ -215,7 +215,7 @@ def as_inputs(
     if valid is not None:
         # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)
-    if flags is not None and flags.shape[1] > 0:
+    if flags is not None:
         x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:
@@ -365,7 +365,7 @@ def target_scale(y: np.ndarray) -> Scale:
     """
     mean, std = _target_moments(y)
     is_far = np.abs(mean) > _FARTHEST * std
-    dtype = np.float64 if is_far.any() else np.float32
+    dtype = np.dtype("float64" if is_far.any() else "float32")
     # The moments are those of the targets that the model sees, which are of this dtype.
     mean, std = _target_moments(y.astype(dtype))
     return Scale(

@@ -31,7 +31,7 @@ class TargetForm:
 
     # Maps are real-valued; class_maps have a class at every position.
     kind: Literal["classes", "labels", "values", "maps", "class_maps"]
-    num_outputs: int  # K; 0 while it is not known
+    num_outputs: int = 0  # K; 0 while it is not known
     names: tuple[str, ...] = ()  # of classes, labels or values; K or none
     # Class i as the files write it, ascending; all integers, or all strings. Empty where the data
     # number them.
@@ -119,7 +119,7 @@ class TargetForm:
             )
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
-            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
+            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y))
             if is_wrong.any():
                 raise DataError(
                     f"{is_wrong.sum()} entries are neither 0 nor 1, {first_of(is_wrong, y)}",
@@ -201,21 +201,10 @@ def fit_targets(
         class_maps = TargetForm(kind="class_maps", num_outputs=num_classes or 0, extent=extent)
         return _fit_class_maps(class_maps, y, rows, where)
     if kind == "dense":
-        maps = TargetForm(
-            kind="maps",
-            num_outputs=0,
-            extent=extent,
-            channels_last=channels_last,
-            missing=missing,
-        )
-        return _fit_numbers(maps, y, rows, where)
-    columns = TargetForm(
-        kind=kind,
-        num_outputs=0,
-        names=names,
-        missing=missing,
-    )
-    return _fit_numbers(columns, y, rows, where)
+        form = TargetForm(kind="maps", extent=extent, channels_last=channels_last, missing=missing)
+    else:
+        form = TargetForm(kind=kind, names=names, missing=missing)
+    return _fit_numbers(form, y, rows, where)
 
 
 def _fit_classes(

@@ -52,9 +52,9 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
     another length, a split is there twice, or only some splits have lengths.
     """
     paths = file_paths(files, data_folder)
-    content = _open_split("train", paths, roles)
     # The training file first: it may hold the other splits.
-    training = _splits_of_training_file(content, paths["train"], roles)
+    train_content = _open_split("train", paths, roles)
+    training = _splits_of_training_file(train_content, paths["train"], roles)
     arrays = dict(training.arrays)
     for split_name in ("validation", "test"):
         labels = _LABELS[split_name]

@@ -201,7 +201,7 @@ class ArrayPreprocessing:
             ends = self.ends(inputs(0, len(rows)), x.where) if self.targets.extent else None
             return self.encoded_targets(y.read()[rows], y.where, ends)
 
-        ids = None if part_rows is None else [str(row) for row in part_rows]
+        ids = None if part_rows is None else list(map(str, part_rows))
         return NewData(count=len(rows), inputs=inputs, targets=targets, where=x.where, ids=ids)
 
     def given(self, x: Any, where: str = "x") -> NewData:

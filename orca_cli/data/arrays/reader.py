@@ -231,7 +231,7 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
     return ArrayPreprocessing(
         stored_shape=x.shape[1:],
         channels_last=bool(settings.channels_last),
-        targets=TargetForm(kind="values", num_outputs=0),
+        targets=TargetForm(kind="values"),
         scale=None,
         names=(settings.x, settings.y),
         padding=padding,

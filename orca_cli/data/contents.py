@@ -106,20 +106,20 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 
 
 def count_shared(
-    first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
+    earlier: Samples, later: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
-    """Return how many inputs of a second split the first split has too (`shared`).
+    """Return how many inputs of the later split the earlier split has too (`shared`).
 
-    `of` is the number of samples of the second split that were read. `complete` says whether both
+    `of` is the number of samples of the later split that were read. `complete` says whether both
     splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are drawn
     by the seed, so that more samples may be shared than are found.
     """
-    first_hashes = _hashes_of_samples(first, _drawn(first, input_shape, seed), input_shape)
-    second_hashes = _hashes_of_samples(second, _drawn(second, input_shape, seed), input_shape)
+    earlier_hashes = _hashes_of_drawn(earlier, input_shape, seed)
+    later_hashes = _hashes_of_drawn(later, input_shape, seed)
     return {
-        "shared": int(np.isin(second_hashes, first_hashes).sum()),
-        "of": len(second_hashes),
-        "complete": len(first_hashes) == len(first) and len(second_hashes) == len(second),
+        "shared": int(np.isin(later_hashes, earlier_hashes).sum()),
+        "of": len(later_hashes),
+        "complete": len(earlier_hashes) == len(earlier) and len(later_hashes) == len(later),
     }
 
 
@@ -130,7 +130,7 @@ def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | Non
     """
     if len(samples) > _most_samples(input_shape):
         return None
-    return _hashes_of_samples(samples, np.arange(len(samples)), input_shape)
+    return _hashes_of_drawn(samples, input_shape, seed=0)  # all are read, none is drawn
 
 
 def _most_samples(input_shape: tuple[int, ...]) -> int:
@@ -138,19 +138,16 @@ def _most_samples(input_shape: tuple[int, ...]) -> int:
     return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
 
 
-def _drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return all indices of a split, or of a large one as many as are read, drawn by the seed."""
+def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a hash of each input of a split, uint64; padding belongs to it.
+
+    Of a split that is not read whole, the samples are drawn by the seed.
+    """
+    rows = np.arange(len(samples))
     limit = _most_samples(input_shape)
-    if len(samples) <= limit:
-        return np.arange(len(samples))
-    generator = seeding.numpy_generator(seed, "overlap")
-    return np.sort(generator.choice(len(samples), limit, replace=False))
-
-
-def _hashes_of_samples(
-    samples: Samples, rows: np.ndarray, input_shape: tuple[int, ...]
-) -> np.ndarray:
-    """Return a hash of the input of each sample in `rows`, [n] uint64; padding belongs to it."""
+    if len(samples) > limit:
+        generator = seeding.numpy_generator(seed, "overlap")
+        rows = np.sort(generator.choice(len(samples), limit, replace=False))
     batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     digests = [np.empty(0, np.uint64)]
     for batch_rows in in_turn(rows, batch_size):

@@ -263,9 +263,8 @@ def fit_inputs(
             channel.
     """
     if how == "linear" and x.ndim != 3:
-        extent = described_extent(x.shape[2:])
         raise ConfigError(
-            f"applies to sequences, and inputs have the extent {extent}",
+            f"applies to sequences, and inputs have the extent {described_extent(x.shape[2:])}",
             where="task.gaps",
             hint="use task.gaps=mean",
         )

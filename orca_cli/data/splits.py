@@ -204,19 +204,19 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Uni
 
 
 def group_rows(
-    held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
+    columns: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """Return the group of each row, file -> [n] int64, numbered over all files.
 
-    Equal values are one group. `held` has the values [n] of the files of splits, and their origin;
+    Equal values are one group. `columns` has the values [n] of the files of splits, and their origin;
     1.0 is the group 1, as text too. `rows` are those of each split in the training file, None where
     all are for training. DataError for a row without a group, and for a group in two splits.
     """
-    if not held:
+    if not columns:
         return {}
     names: dict[str, np.ndarray] = {}  # file -> the name of the group of each row
     groups: dict[str, np.ndarray] = {}  # origin of a split -> the groups in it
-    for file, (column, where) in held.items():
+    for file, (column, where) in columns.items():
         texts = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
         names[file] = np.array(texts, dtype=str)
         refuse_rows(np.isin(names[file], ("", "nan", "None")), "group", where)

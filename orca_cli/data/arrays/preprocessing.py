@@ -23,7 +23,6 @@ from orca_cli.data.own_data import described
 from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, count_missing, remarks
 from orca_cli.data.targets import TargetForm, check_finite, first_of
 from orca_cli.data.untrusted.arrays import StoredArray
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
@@ -71,9 +70,9 @@ class Padding:
                 where=where,
                 hint="dense targets have the extent of the inputs",
             )
-        is_class = y.dtype.kind in "iub"
-        missing = IGNORED_CLASS if is_class else np.nan
-        if is_class:
+        missing = np.nan
+        if y.dtype.kind in "iub":
+            missing = IGNORED_CLASS
             y = y.astype(np.int64)
         y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
         is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
@@ -189,8 +188,7 @@ class ArrayPreprocessing:
 
         def inputs(start: int, stop: int) -> RawInputs:
             chosen = rows[start:stop]
-            values = stored[chosen]  # a copy, so that a mapped file need not stay in memory
-            release_pages(stored)
+            values, _ = read(stored, chosen)
             return RawInputs(values, None if lengths is None else lengths[chosen])
 
         def targets() -> np.ndarray | None:

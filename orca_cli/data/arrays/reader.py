@@ -359,9 +359,8 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
             gaps=inputs.gaps if has_gaps else None,
         )
 
-    shape = source.raw.x.shape
     notes = [
-        f"inputs {shape} read as {_described_samples(form, ends, rows['train'])}",
+        f"inputs {source.raw.x.shape} read as {_described_samples(form, ends, rows['train'])}",
         *_notes_on_cuts(form, ends),
         *inputs.notes,
         targets.note(),

@@ -49,14 +49,14 @@ class Sequences:
 
 
 def longer_note(
-    parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
+    splits: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
 ) -> str:
     """Return a note on the sequences of splits that are longer than the input.
 
     Empty where there are none.
     """
     counts = []
-    for split_name, sequences in parts.items():
+    for split_name, sequences in splits.items():
         num_longer = int(sequences.longer.sum())
         if num_longer > 0:
             counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")

@@ -113,13 +113,13 @@ def check_labels(labels: np.ndarray, where: str) -> None:
     refuse_rows(missing, noun, where, hint)
 
 
-def listed(names: Iterable[object], most: int = _SHOWN) -> str:
-    """Return names with commas between them; of more than `most`, the number of the others."""
+def listed(names: Iterable[object], limit: int = _SHOWN) -> str:
+    """Return names with commas between them; of more than `limit`, the number of the others."""
     texts = [str(name) for name in names]
-    shown = ", ".join(texts[:most])
-    if len(texts) <= most:
+    shown = ", ".join(texts[:limit])
+    if len(texts) <= limit:
         return shown
-    return f"{shown} and {len(texts) - most} more"
+    return f"{shown} and {len(texts) - limit} more"
 
 
 def described(sample: tuple[int, ...]) -> str:

@@ -133,7 +133,7 @@ class ArraySamples:
         groups: np.ndarray | None = None,
         gaps: Gaps | None = None,
     ) -> None:
-        if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
+        if len(x) != len(y):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x = x
         self._y = y

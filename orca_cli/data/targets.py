@@ -131,7 +131,7 @@ class TargetForm:
     def _expected(self) -> str:
         """Return the shapes that `numbers` takes, as text."""
         sizes = "".join(f", {size}" for size in self.extent)
-        single = f"(n{sizes})" if sizes else "(n,)"
+        single = f"(n{sizes or ','})"
         return f"expected {single} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
 
     def note(self) -> str:
@@ -154,11 +154,11 @@ class TargetForm:
         if self.kind != "labels":
             return []
         warnings = []
-        for label, word in ((1, "positive"), (0, "negative")):
+        for label, adjective in ((1, "positive"), (0, "negative")):
             absent = np.flatnonzero(~(train_targets == label).any(axis=0))
             if len(absent) > 0:
                 names = listed(self.names[i] if self.names else i for i in absent)
-                warnings.append(f"warning: label {names} has no {word} training sample")
+                warnings.append(f"warning: label {names} has no {adjective} training sample")
         return warnings
 
 
@@ -363,6 +363,7 @@ def check_finite(
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
     """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
-    row, *position = map(int, np.unravel_index(is_wrong.argmax(), is_wrong.shape))
-    index: object = (row + offset, *position) if position else row + offset
-    return f"the first is {values[(row, *position)]} at index {index}"
+    index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
+    row, *position = map(int, index)
+    shown = (row + offset, *position) if position else row + offset
+    return f"the first is {values[index]} at index {shown}"

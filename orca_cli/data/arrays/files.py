@@ -167,10 +167,10 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
     A split with several such endings has the first.
     """
     endings = {}
-    for split_name, words in PART_NAMES.items():
-        for word in words:
-            if f"{x}_{word}" in content:
-                endings[split_name] = f"_{word}"
+    for split_name, spellings in PART_NAMES.items():
+        for spelling in spellings:
+            if f"{x}_{spelling}" in content:
+                endings[split_name] = f"_{spelling}"
                 break
     return endings
 

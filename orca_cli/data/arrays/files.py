@@ -54,8 +54,7 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
     paths = file_paths(files, data_folder)
     # The training file first: it may hold the other splits.
     train_content = _open_split("train", paths, roles)
-    training = _splits_of_training_file(train_content, paths["train"], roles)
-    arrays = dict(training.arrays)
+    splits = _splits_of_training_file(train_content, paths["train"], roles)
     for split_name in ("validation", "test"):
         labels = _LABELS[split_name]
         if split_name not in paths:
@@ -66,16 +65,16 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
                     hint=f"give task.{split_name}=FILE.npy",
                 )
             continue
-        if split_name in training.arrays or split_name in training.rows:
+        if split_name in splits.arrays or split_name in splits.rows:
             raise ConfigError(
                 "the training file already holds this split",
                 where=f"task.{split_name}",
                 hint="remove it",
             )
         content = _open_split(split_name, paths, roles)
-        arrays[split_name] = _by_role(content, paths[split_name], roles)
-    _check_lengths(arrays)
-    return StoredSplits(arrays=arrays, rows=training.rows)
+        splits.arrays[split_name] = _by_role(content, paths[split_name], roles)
+    _check_lengths(splits.arrays)
+    return splits
 
 
 def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arrays:

@@ -134,7 +134,7 @@ class ArrayPreprocessing:
                 where=where,
                 hint=_NOT_PADDED,
             )
-        shape = tuple(x.shape[1:])
+        shape = x.shape[1:]
         expected = self.stored_shape  # with the L steps that inputs are brought to
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample"
         if self.padding is not None and shape:

@@ -112,7 +112,7 @@ def draw(
     Rows of one group, and identical inputs, stay together; see `contents.joined`.
     """
     validation_fraction, test_fraction = fractions
-    shares = {"validation": float(validation_fraction), "test": float(test_fraction)}
+    shares = {"validation": validation_fraction, "test": test_fraction}
     for split_name in {*pool.rows, *pool.supplied}:
         shares.pop(split_name, None)
     if not shares:
@@ -133,9 +133,10 @@ def draw(
         classes=units.classes,
         keys=keys,
     )
-    rows = {"train": train[np.isin(units.numbers, drawn.train)]}
-    for split_name in shares:
-        rows[split_name] = train[np.isin(units.numbers, getattr(drawn, split_name))]
+    rows = {
+        split_name: train[np.isin(units.numbers, getattr(drawn, split_name))]
+        for split_name in ("train", *shares)
+    }
     details = []
     if classes is not None:
         details.append("stratified")

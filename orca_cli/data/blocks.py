@@ -3,6 +3,7 @@
 Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are read together.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -46,9 +47,6 @@ class Ragged:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.read(rows)[0]
-
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sequences with these indices [B, C, L], and [B, L] bool, False after ends."""
         x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
@@ -86,7 +84,7 @@ def masked_blocks(
     x: np.ndarray | Ragged, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
-    row_bytes = max(1, x.dtype.itemsize * int(np.prod(x.shape[1:], dtype=np.int64)))
+    row_bytes = max(1, x.dtype.itemsize * math.prod(x.shape[1:]))
     for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
         yield read(x, block_rows)
 

@@ -123,8 +123,7 @@ def read(group: str, name: str, path: Path) -> DataSet:
     block = _settings(DataSet, node["data"], f"{path}: data", ("name", "group", "description"))
     files = []
     for i, file in enumerate(block.pop("files", ())):
-        settings = _settings(DataFile, file, f"{path}: data.files[{i}]")
-        files.append(DataFile(**settings))
+        files.append(DataFile(**_settings(DataFile, file, f"{path}: data.files[{i}]")))
     # A reader that generates its data says so by the default of its setting `origin`.
     setting = (declared_node(group, node) | node).get("origin")
     of_reader = setting if setting in ORIGINS else "files"

@@ -6,12 +6,13 @@ Files are hashed before anything is learned from them.
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain, starmap
 
 import numpy as np
 
 from orca_cli import seeding, signals
 from orca_cli.data.blocks import Ragged, in_turn, masked_blocks
-from orca_cli.interfaces import Batch, Samples
+from orca_cli.interfaces import Samples
 
 MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
 _FEW = 30  # distinct inputs
@@ -40,12 +41,7 @@ def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Non
     """
     if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
         return None
-
-    def contents_of_rows() -> Iterator[bytes]:
-        for block, valid in masked_blocks(x, rows):
-            yield from _bytes_of(block, valid)
-
-    return hashes(contents_of_rows())
+    return hashes(chain.from_iterable(starmap(_bytes_of, masked_blocks(x, rows))))
 
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
@@ -109,27 +105,21 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     return names[first_groups[positions]][numbers]
 
 
-def input_hashes(batch: Batch) -> np.ndarray:
-    """Return a hash of each input [C, *E], [B] uint64; padding belongs to it."""
-    valid = None if batch.valid is None else batch.valid.numpy()
-    return hashes(_bytes_of(batch.x.numpy(), valid))
-
-
 def count_shared(
-    first: Samples, second: Samples, input_shape: tuple[int, ...], seed: int
+    earlier: Samples, later: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
-    """Return how many inputs of a second split the first split has too (`shared`).
+    """Return how many inputs of the later split the earlier split has too (`shared`).
 
-    `of` is the number of samples of the second split that were read. `complete` says whether both
+    `of` is the number of samples of the later split that were read. `complete` says whether both
     splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are drawn
     by the seed, so that more samples may be shared than are found.
     """
-    first_hashes = _hashes_of_samples(first, _drawn(first, input_shape, seed), input_shape)
-    second_hashes = _hashes_of_samples(second, _drawn(second, input_shape, seed), input_shape)
+    earlier_hashes = _hashes_of_drawn(earlier, input_shape, seed)
+    later_hashes = _hashes_of_drawn(later, input_shape, seed)
     return {
-        "shared": int(np.isin(second_hashes, first_hashes).sum()),
-        "of": len(second_hashes),
-        "complete": len(first_hashes) == len(first) and len(second_hashes) == len(second),
+        "shared": int(np.isin(later_hashes, earlier_hashes).sum()),
+        "of": len(later_hashes),
+        "complete": len(earlier_hashes) == len(earlier) and len(later_hashes) == len(later),
     }
 
 
@@ -140,7 +130,7 @@ def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | Non
     """
     if len(samples) > _most_samples(input_shape):
         return None
-    return _hashes_of_samples(samples, np.arange(len(samples)), input_shape)
+    return _hashes_of_drawn(samples, input_shape, seed=0)  # all are read, none is drawn
 
 
 def _most_samples(input_shape: tuple[int, ...]) -> int:
@@ -148,21 +138,20 @@ def _most_samples(input_shape: tuple[int, ...]) -> int:
     return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
 
 
-def _drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return all indices of a split, or of a large one as many as are read, drawn by the seed."""
+def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return a hash of each input of a split, uint64; padding belongs to it.
+
+    Of a split that is not read whole, the samples are drawn by the seed.
+    """
+    rows = np.arange(len(samples))
     limit = _most_samples(input_shape)
-    if len(samples) <= limit:
-        return np.arange(len(samples))
-    generator = seeding.numpy_generator(seed, "overlap")
-    return np.sort(generator.choice(len(samples), limit, replace=False))
-
-
-def _hashes_of_samples(
-    samples: Samples, rows: np.ndarray, input_shape: tuple[int, ...]
-) -> np.ndarray:
-    """Return a hash of the input of each sample in `rows`."""
+    if len(samples) > limit:
+        generator = seeding.numpy_generator(seed, "overlap")
+        rows = np.sort(generator.choice(len(samples), limit, replace=False))
     batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
     digests = [np.empty(0, np.uint64)]
     for batch_rows in in_turn(rows, batch_size):
-        digests.append(input_hashes(samples.batch(batch_rows)))
+        batch = samples.batch(batch_rows)
+        valid = None if batch.valid is None else batch.valid.numpy()
+        digests.append(hashes(_bytes_of(batch.x.numpy(), valid)))
     return np.concatenate(digests)

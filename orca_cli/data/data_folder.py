@@ -84,8 +84,7 @@ def expected(file: DataFile, folder: Path) -> str | None:
     """
     if file.sha256:
         return file.sha256
-    entry = _read(folder)["files"].get(file.path, {})
-    return entry.get("sha256")
+    return _read(folder)["files"].get(file.path, {}).get("sha256")
 
 
 def verify(file: DataFile, folder: Path) -> str:
@@ -129,8 +128,8 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
     the folder, `origin` the address that it is from, or "found here".
     """
     content = _read(folder)
-    entry = content["files"].get(name)
-    if entry is not None and entry.get("bytes") == size and entry.get("sha256") == digest:
+    entry = content["files"].get(name, {})
+    if entry.get("bytes") == size and entry.get("sha256") == digest:
         return
     time = storage.now().isoformat(timespec="seconds")
     content["files"][name] = {"bytes": size, "sha256": digest, "from": origin, "at": time}
@@ -150,10 +149,8 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     # Read before unpacking: the archive may hold a file of this name.
     content = _read(folder)
     digest = content["files"].get(file.path, {}).get("sha256")
-    if _is_unpacked(folder, file):
-        unpacked = content["unpacked"][file.path]
-        if unpacked.get("sha256") == digest:
-            return 0
+    if _is_unpacked(folder, file) and content["unpacked"][file.path].get("sha256") == digest:
+        return 0
     from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
 
     def is_selected(name: str) -> bool:

@@ -25,7 +25,7 @@ class Part:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices."""
-        return self.whole.batch(self.rows[np.asarray(indices, dtype=np.int64)], augment)
+        return self.whole.batch(self.rows[indices], augment)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -60,17 +60,17 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
             where="task.train_fraction",
             hint="at least 2 are needed",
         )
-    classes = np.asarray(task.train.targets()) if task.kind == "classes" else None
+    classes = task.train.targets() if task.kind == "classes" else None
     draw_seed = seeding.derive(seed, "train_fraction")
     drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
     draw = f"task.train_fraction={fraction:g}"
+    consequence = ""
     if classes is not None:
         draw += ", every class in proportion"
-    note = f"{count} of {total} training samples are used ({draw})"
-    if classes is not None:
         num_lost = len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
         if num_lost > 0:
-            note += f", which leaves {num_lost} classes without any"
+            consequence = f", which leaves {num_lost} classes without any"
+    note = f"{count} of {total} training samples are used ({draw}){consequence}"
     if task.note:
         note = f"{task.note}; {note}"
     return replace(task, train=Part(whole=task.train, rows=drawn.train), note=note)
@@ -79,13 +79,13 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 class Joined:
     """Samples (see interfaces) of splits of a task, one after the other; none is copied.
 
-    Equal numbers in the parts' groups are one record: the reader has to number records over all of
-    its splits. Samples of parts without a mask are all input where another part has one.
+    Equal numbers in the splits' groups are one record: the reader has to number records over all of
+    its splits. Samples of splits without a mask are all input where another split has one.
     """
 
-    def __init__(self, parts: Sequence[Samples]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
+    def __init__(self, splits: Sequence[Samples]) -> None:
+        self._splits = splits
+        self._ends = np.cumsum([len(samples) for samples in splits])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -93,15 +93,14 @@ class Joined:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices, in this order.
 
-        The parts draw from `augment` one after the other.
+        The splits draw from `augment` one after the other.
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        owners = np.searchsorted(self._ends, indices, side="right")  # the part of each sample
-        starts = self._ends - [len(part) for part in self._parts]
+        owners = np.searchsorted(self._ends, indices, side="right")  # the split of each sample
+        starts = self._ends - [len(samples) for samples in self._splits]
         batches = []
         for i in np.unique(owners):
             rows = indices[owners == i] - starts[i]
-            batches.append(self._parts[i].batch(rows, augment))
+            batches.append(self._splits[i].batch(rows, augment))
         # `order` has the position of each requested sample among those of all batches.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
         x = torch.cat([batch.x for batch in batches])[order]
@@ -113,21 +112,21 @@ class Joined:
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
-        return np.concatenate([part.targets() for part in self._parts])
+        return np.concatenate([samples.targets() for samples in self._splits])
 
     def groups(self) -> np.ndarray | None:
-        """Return the record of each sample, [n] int64; None where a part has none."""
+        """Return the record of each sample, [n] int64; None where a split has none."""
         records = []
-        for part in self._parts:
-            groups = part.groups()
+        for samples in self._splits:
+            groups = samples.groups()
             if groups is None:
                 return None
             records.append(groups)
         return np.concatenate(records)
 
     def digest(self) -> str:
-        """Return a SHA-256 over the parts' own."""
-        text = " ".join(["joined", *(part.digest() for part in self._parts)])
+        """Return a SHA-256 over the splits' own."""
+        text = " ".join(["joined", *(samples.digest() for samples in self._splits)])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -107,7 +107,7 @@ class MapSamples(ABC):
                 for index in range(count):
                     signals.check()
                     values, record = self.read_target(index)
-                    file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+                    file.write(values.astype("<f4").tobytes())
                     records.append(record)
                     advance()
             storage.write_json(folder / "records.json", records)

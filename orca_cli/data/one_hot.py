@@ -41,7 +41,7 @@ class Sequences:
         sizes = np.diff(self.ends, prepend=0)
         sequences = Sequences(
             tokens=self.tokens[np.repeat(is_used, sizes)],
-            ends=np.cumsum(sizes[is_used], dtype=np.int64),
+            ends=np.cumsum(sizes[is_used]),
             classes=self.classes[is_used],
             longer=self.longer[is_used],
         )
@@ -49,14 +49,14 @@ class Sequences:
 
 
 def longer_note(
-    parts: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
+    splits: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
 ) -> str:
     """Return a note on the sequences of splits that are longer than the input.
 
     Empty where there are none.
     """
     counts = []
-    for split_name, sequences in parts.items():
+    for split_name, sequences in splits.items():
         num_longer = int(sequences.longer.sum())
         if num_longer > 0:
             counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
@@ -72,32 +72,27 @@ def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return symbols, ends
 
 
-def one_hot(tokens: np.ndarray, ends: np.ndarray, num_symbols: int, length: int) -> Ragged:
-    """Return sequences of tokens, end to end, as one-hot columns [n, V, L] of 0 and 1.
-
-    Tokens beyond V-1 become zeros.
-    """
-    starts = np.concatenate([[0], ends[:-1]])
-    symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
-    return Ragged(
-        row=lambda i: tokens[starts[i] : ends[i]] == symbols,
-        lengths=ends - starts,
-        sample=(num_symbols, length),
-        dtype=np.uint8,
-    )
-
-
 class SymbolSamples(ArraySamples):
     """Samples (see interfaces) over sequences.
 
-    One-hot columns [V, L] of their first L symbols are made batch by batch. With `mask` the zero
-    columns after the end are marked as padding. The name is that of the task, for the digest.
+    One-hot columns [V, L] of their first L symbols are made batch by batch; tokens beyond V-1
+    become zeros. With `mask` the zero columns after the end are marked as padding. The name is that
+    of the task, for the digest.
     """
 
     def __init__(
         self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool
     ) -> None:
-        columns = one_hot(sequences.tokens, sequences.ends, num_symbols, length)
+        ends = sequences.ends
+        sizes = np.diff(ends, prepend=0)
+        starts = ends - sizes
+        symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
+        columns = Ragged(
+            row=lambda i: sequences.tokens[starts[i] : ends[i]] == symbols,
+            lengths=sizes,
+            sample=(num_symbols, length),
+            dtype=np.uint8,
+        )
         super().__init__(columns, sequences.classes)
         self._name = name
         self._sequences = sequences
@@ -119,5 +114,5 @@ class SymbolSamples(ArraySamples):
         mask = "" if self._mask else " unmasked"
         digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
         for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(array.tobytes())
         return digest.hexdigest()

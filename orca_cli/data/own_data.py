@@ -80,9 +80,9 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
     """
     if not missing.any():
         return
-    row = int(missing.argmax()) + 1
+    row = missing.argmax() + 1
     raise DataError(
-        f"{int(missing.sum())} rows have no {what}, the first is row {row}", where=where, hint=hint
+        f"{missing.sum()} rows have no {what}, the first is row {row}", where=where, hint=hint
     )
 
 
@@ -90,7 +90,7 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
     """Raise DataError if entries of a column are wrong ([n] bool); it names the first."""
     if not wrong.any():
         return
-    row = int(wrong.argmax())
+    row = wrong.argmax()
     raise DataError(f"'{values[row]}' in row {row + 1} {what}", where=where, hint=hint)
 
 
@@ -104,20 +104,22 @@ def check_labels(labels: np.ndarray, where: str) -> None:
     missing = np.array([is_missing(text) for text in labels.tolist()], dtype=bool)
     if not missing.any():
         return
-    label = labels[int(missing.argmax())]
-    if not label:
-        refuse_rows(missing, "target", where, "remove these rows")
-    hint = f"remove these rows; if '{label}' is a class, give it another name"
-    refuse_rows(missing, f"target ('{label}')", where, hint)
+    label = labels[missing.argmax()]
+    noun = "target"
+    hint = "remove these rows"
+    if label:
+        noun = f"target ('{label}')"
+        hint = f"{hint}; if '{label}' is a class, give it another name"
+    refuse_rows(missing, noun, where, hint)
 
 
-def listed(names: Iterable[object], most: int = _SHOWN) -> str:
-    """Return names with commas between them; of more than `most`, the number of the others."""
+def listed(names: Iterable[object], limit: int = _SHOWN) -> str:
+    """Return names with commas between them; of more than `limit`, the number of the others."""
     texts = [str(name) for name in names]
-    shown = ", ".join(texts[:most])
-    if len(texts) <= most:
+    shown = ", ".join(texts[:limit])
+    if len(texts) <= limit:
         return shown
-    return f"{shown} and {len(texts) - most} more"
+    return f"{shown} and {len(texts) - limit} more"
 
 
 def described(sample: tuple[int, ...]) -> str:
@@ -128,4 +130,4 @@ def described(sample: tuple[int, ...]) -> str:
 
 def described_extent(extent: Sequence[int]) -> str:
     """Return an extent *E as text, such as 8 x 8."""
-    return " x ".join(str(size) for size in extent)
+    return " x ".join(map(str, extent))

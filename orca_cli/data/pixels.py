@@ -8,8 +8,8 @@ import hashlib
 import numpy as np
 import torch
 
+from orca_cli.data.blocks import read
 from orca_cli.data.samples import ArraySamples
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import Batch
 
 # Of pixels in 0..1: red, green, blue.
@@ -65,12 +65,10 @@ def normalised(
     """
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
-        x = (x - _per_channel(mean)) / _per_channel(std)
+        means = np.array(mean, np.float32)  # [C]
+        deviations = np.array(std, np.float32)
+        x = (x - means[:, None, None]) / deviations[:, None, None]
     return torch.from_numpy(np.ascontiguousarray(x))
-
-
-def _per_channel(numbers: tuple[float, ...]) -> np.ndarray:
-    return np.asarray(numbers, np.float32).reshape(-1, 1, 1)
 
 
 class PixelSamples(ArraySamples):
@@ -102,9 +100,8 @@ class PixelSamples(ArraySamples):
 
         They are cropped and flipped at random where `augment` is given.
         """
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        images = self._x[rows]
-        release_pages(self._x)
+        rows = self._rows[indices]
+        images, _ = read(self._x, rows)
         if augment is not None:
             images = augmented(
                 images,

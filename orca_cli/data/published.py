@@ -54,7 +54,7 @@ def find(
     raise DataError(
         f"no file {' or '.join(missing)}",
         where=str(folder),
-        hint=note(get, f"or give {key}=FOLDER", hint),
+        hint="; ".join(filter(None, [get, f"or give {key}=FOLDER", hint])),
     )
 
 
@@ -130,13 +130,12 @@ def check_array(
     """
     sizes = ", ".join(map(str, shape))
     form = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
+    subject = f"{what} is " if what else ""
     if not isinstance(array, np.ndarray):
-        problem = f"{what} is a {type(array).__name__}; expected {dtype} {form}"
-        raise fault(problem.removeprefix(" is "), where)
+        raise fault(f"{subject}a {type(array).__name__}; expected {dtype} {form}", where)
     has_type = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
     if not has_type or not _has_shape(array, shape):
-        problem = f"{what} is {array.dtype} {array.shape}; expected {dtype} {form}"
-        raise fault(problem.removeprefix(" is "), where)
+        raise fault(f"{subject}{array.dtype} {array.shape}; expected {dtype} {form}", where)
     if holds == "finite" and not np.isfinite(array).all():
         raise fault(f"{what} has values that are NaN or infinite".strip(), where)
     if holds == "binary" and not np.isin(array, (0, 1)).all():
@@ -173,15 +172,10 @@ def class_numbers(
         values = np.empty(0, object)
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
-    values = np.array(values).reshape(-1)
+    values = values.reshape(-1)
     is_class = np.isin(values, np.arange(first, first + num_classes))
     if not is_class.all():
-        i = int(is_class.argmin())
+        i = is_class.argmin()
         last = first + num_classes - 1
         raise fault(f"label {values[i]} at index {i} is not an integer in {first}..{last}", where)
     return values.astype(np.int64) - first
-
-
-def note(*parts: str) -> str:
-    """Return parts of a task's note, or of a hint, in one line and without the empty ones."""
-    return "; ".join(part for part in parts if part)

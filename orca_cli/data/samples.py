@@ -5,8 +5,9 @@ indicator, *E the extent (L, or H x W), K outputs.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Gaps:
         Inputs in which nothing is missing are returned as they are, others as float64. NaN stays at
         padding, where `valid` [B, *E] is False; None where nothing is padding.
         """
-        is_missing = _is_nan(x)
+        is_missing = np.isnan(x)
         if valid is not None:
             is_missing &= valid[:, None]
         flags = is_missing[:, list(self.flagged)]  # [B, I, *E]
@@ -59,36 +60,17 @@ class Gaps:
             for sample, channel in np.argwhere(is_missing.any(axis=-1)):
                 is_gap = is_missing[sample, channel]
                 is_known = ~is_gap if valid is None else ~is_gap & valid[sample]
-                _interpolate(filled[sample, channel], is_gap, is_known)
+                known_steps = np.flatnonzero(is_known)
+                if len(known_steps) > 0:
+                    series = filled[sample, channel]
+                    gap_steps = np.flatnonzero(is_gap)
+                    series[is_gap] = np.interp(gap_steps, known_steps, series[known_steps])
         return filled, flags
-
-
-def _is_nan(x: np.ndarray) -> np.ndarray:
-    """Return where x of any real dtype is NaN, bool."""
-    return np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, dtype=bool)
 
 
 def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
     """Return numbers [C] in a shape that broadcasts over arrays [n, C, *E] of `ndim` axes."""
     return numbers.reshape(-1, *(1,) * (ndim - 2))
-
-
-def _interpolate(series: np.ndarray, is_gap: np.ndarray, is_known: np.ndarray) -> None:
-    """Fill the gaps of a series [L] in place, between its known steps.
-
-    A series without a known step stays as it is.
-    """
-    known_steps = np.flatnonzero(is_known)
-    if len(known_steps) == 0:
-        return
-    series[is_gap] = np.interp(np.flatnonzero(is_gap), known_steps, series[known_steps])
-
-
-def with_indicators(shape: tuple[int, ...], gaps: Gaps | None) -> tuple[int, ...]:
-    """Return the shape (C, *E) of inputs with the indicator channels of gaps."""
-    if gaps is None:
-        return shape
-    return (shape[0] + len(gaps.flagged), *shape[1:])
 
 
 def count_missing(x: np.ndarray | Ragged) -> int:
@@ -102,24 +84,15 @@ def count_missing(x: np.ndarray | Ragged) -> int:
     return count
 
 
-def remarks(
-    steps: np.ndarray | None,
-    length: int,
-    gaps: Gaps | None = None,
-    x: np.ndarray | Ragged | None = None,
-) -> dict[str, int]:
-    """Return what is done to samples so that they fit the model, each with the number of samples.
+def remarks(steps: np.ndarray, length: int) -> dict[str, int]:
+    """Return that sequences of these `steps` [n] are cut after L, with the number that are.
 
-    Remarks that concern no sample are left out. `steps` [n] are those of sequences, which are cut
-    after L, or None where all samples have one shape; x [n, C, *E] are the samples whose missing
-    values `gaps` fills, or None.
+    Empty where all fit.
     """
-    counts: dict[str, int] = {}
-    if steps is not None:
-        counts[f"longer than {length} steps and cut at the end"] = int((steps > length).sum())
-    if gaps is not None and x is not None:
-        counts[f"with missing values, filled by task.gaps={gaps.how}"] = count_missing(x)
-    return {remark: count for remark, count in counts.items() if count > 0}
+    num_longer = int((steps > length).sum())
+    if num_longer == 0:
+        return {}
+    return {f"longer than {length} steps and cut at the end": num_longer}
 
 
 @dataclass(frozen=True)
@@ -160,12 +133,12 @@ class ArraySamples:
         groups: np.ndarray | None = None,
         gaps: Gaps | None = None,
     ) -> None:
-        if len(x) != len(y) or (valid is not None and len(valid) != len(x)):
+        if len(x) != len(y):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
         self._x = x
         self._y = y
         self._valid = valid
-        self._rows = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self._rows = np.arange(len(x)) if rows is None else rows
         self._scale = scale
         self._groups = groups
         self._gaps = gaps
@@ -175,10 +148,10 @@ class ArraySamples:
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices; nothing is augmented."""
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        rows = self._rows[indices]
         x, valid = read(self._x, rows)
         if self._valid is not None:
-            valid = np.ascontiguousarray(self._valid[rows], dtype=bool)
+            valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
         targets = torch.from_numpy(self._y[rows].copy())
         return Batch(inputs, targets, mask)
@@ -206,12 +179,11 @@ class ArraySamples:
 
         add("x", self._x, self._rows)
         add("y", self._y, self._rows)
-        if self._valid is not None:
-            add("valid", self._valid, self._rows)
-        if self._groups is not None:
-            add("groups", self._groups, self._rows)
-        if isinstance(self._x, Ragged):
-            add("lengths", self._x.lengths, self._rows)
+        lengths = self._x.lengths if isinstance(self._x, Ragged) else None
+        optional = {"valid": self._valid, "groups": self._groups, "lengths": lengths}
+        for name, array in optional.items():
+            if array is not None:
+                add(name, array, self._rows)
         if self._scale is not None:
             channels = np.arange(len(self._scale.mean))
             add("mean", self._scale.mean, channels)
@@ -243,7 +215,7 @@ def as_inputs(
     if valid is not None:
         # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)
-    if flags is not None and flags.shape[1] > 0:
+    if flags is not None:
         x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:
@@ -291,9 +263,8 @@ def fit_inputs(
             channel.
     """
     if how == "linear" and x.ndim != 3:
-        extent = described_extent(x.shape[2:])
         raise ConfigError(
-            f"applies to sequences, and inputs have the extent {extent}",
+            f"applies to sequences, and inputs have the extent {described_extent(x.shape[2:])}",
             where="task.gaps",
             hint="use task.gaps=mean",
         )
@@ -343,7 +314,7 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without padding and gaps, in two passes."""
     num_channels = x.shape[1]
     axes = (0, *range(2, x.ndim))
-    count = len(rows) * int(np.prod(x.shape[2:], dtype=np.int64))
+    count = len(rows) * math.prod(x.shape[2:])
     mean = np.zeros(num_channels)
     for block in blocks(x, rows):
         mean += block.sum(axis=axes, dtype=np.float64) / count
@@ -356,14 +327,14 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> _Moments:
 
 def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without their padding and gaps, in one pass."""
+    num_channels = x.shape[1]
     axes = (0, *range(2, x.ndim))
-    # All become [C] with the first block.
-    count = np.zeros(1)
-    mean = np.zeros(1)
-    squares = np.zeros(1)
-    num_missing = np.zeros(1, dtype=np.int64)
+    count = np.zeros(num_channels)
+    mean = np.zeros(num_channels)
+    squares = np.zeros(num_channels)
+    num_missing = np.zeros(num_channels, dtype=np.int64)
     for block, valid in masked_blocks(x, rows):
-        is_missing = _is_nan(block)  # [B, C, *E]
+        is_missing = np.isnan(block)  # [B, C, *E]
         is_known = ~is_missing if valid is None else ~is_missing & valid[:, None]
         size = is_known.sum(axis=axes).astype(np.float64)  # [C]
         total = np.maximum(count + size, 1)
@@ -371,11 +342,11 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
         block_mean = sums / np.maximum(size, 1)
         # Blocks are merged about their own means, so that no large offset is squared.
         deviations = np.where(is_known, block - _per_channel(block_mean, x.ndim), 0)
-        squares = squares + (deviations.astype(np.float64) ** 2).sum(axis=axes)
-        squares = squares + (block_mean - mean) ** 2 * count * size / total
-        mean = mean + (block_mean - mean) * size / total
-        count = count + size
-        num_missing = num_missing + is_missing.sum(axis=axes)
+        squares += (deviations.astype(np.float64) ** 2).sum(axis=axes)
+        squares += (block_mean - mean) ** 2 * count * size / total
+        mean += (block_mean - mean) * size / total
+        count += size
+        num_missing += is_missing.sum(axis=axes)
     return _Moments(
         mean=np.where(count > 0, mean, np.nan),
         variance=squares / np.maximum(count, 1),
@@ -384,27 +355,22 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
 
 
 def target_scale(y: np.ndarray) -> Scale:
-    """Return each output's mean and deviation [K, 1, ...], in the dtype of targets [n, K, *E].
+    """Return the mean and deviation [K, 1, ...] of each output of targets [n, K, *E].
 
-    Missing targets (NaN) do not count. The deviation is 1 for channels that are constant up to
-    rounding. Every channel needs a known target.
-    """
-    mean, std = _target_moments(y)
-    return Scale(
-        mean=torch.from_numpy(_per_channel(mean, y.ndim).astype(y.dtype)),
-        std=torch.from_numpy(_per_channel(std, y.ndim).astype(y.dtype)),
-    )
-
-
-def target_dtype(y: np.ndarray) -> type[np.floating[Any]]:
-    """Return float32 for targets [n, K, *E], or float64 where float32 is too coarse for a channel.
-
-    That is far from zero, where float32 rounds the channel's mean by more than 2^-20 of its
-    deviation.
+    They are float32, or float64 where float32 is too coarse for a channel: far from zero, where it
+    rounds the channel's mean by more than 2^-20 of its deviation. Missing targets (NaN) do not
+    count. The deviation is 1 for channels that are constant up to rounding. Every channel needs a
+    known target.
     """
     mean, std = _target_moments(y)
     is_far = np.abs(mean) > _FARTHEST * std
-    return np.float64 if is_far.any() else np.float32
+    dtype = np.dtype("float64" if is_far.any() else "float32")
+    # The moments are those of the targets that the model sees, which are of this dtype.
+    mean, std = _target_moments(y.astype(dtype))
+    return Scale(
+        mean=torch.from_numpy(_per_channel(mean, y.ndim).astype(dtype)),
+        std=torch.from_numpy(_per_channel(std, y.ndim).astype(dtype)),
+    )
 
 
 def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ def marked_rows(
     for others, and where `for_training` is set and no row is for training; `hint` follows what is
     allowed.
     """
-    texts = np.char.lower(np.char.strip(np.asarray(marks, dtype=str)))
+    texts = np.char.lower(np.char.strip(marks.astype(str)))
     rows: dict[str, np.ndarray] = {}
     is_wrong = np.ones(texts.shape, dtype=bool)
     for split_name, spellings in PART_NAMES.items():
@@ -58,8 +58,8 @@ def marked_rows(
             rows[split_name] = np.flatnonzero(is_marked)
     refuse_entry(
         wrong=is_wrong,
-        values=np.asarray(marks),
-        what=f"is not a split ({int(is_wrong.sum())} rows)",
+        values=marks,
+        what=f"is not a split ({is_wrong.sum()} rows)",
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
@@ -204,19 +204,19 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Uni
 
 
 def group_rows(
-    held: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
+    columns: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """Return the group of each row, file -> [n] int64, numbered over all files.
 
-    Equal values are one group. `held` has the values [n] of the files of splits, and their origin;
+    Equal values are one group. `columns` has the values [n] of the files of splits, and their origin;
     1.0 is the group 1, as text too. `rows` are those of each split in the training file, None where
     all are for training. DataError for a row without a group, and for a group in two splits.
     """
-    if not held:
+    if not columns:
         return {}
     names: dict[str, np.ndarray] = {}  # file -> the name of the group of each row
     groups: dict[str, np.ndarray] = {}  # origin of a split -> the groups in it
-    for file, (column, where) in held.items():
+    for file, (column, where) in columns.items():
         texts = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
         names[file] = np.array(texts, dtype=str)
         refuse_rows(np.isin(names[file], ("", "nan", "None")), "group", where)
@@ -226,8 +226,8 @@ def group_rows(
         for split_name, split_rows in file_rows.items():
             groups[f"{where} ({split_name})"] = np.unique(names[file][split_rows])
     _check_disjoint(groups)
-    all_names = np.concatenate([*names.values()])
-    numbers = np.unique(all_names, return_inverse=True)[1].astype(np.int64)
+    all_names = np.concatenate(list(names.values()))
+    numbers = np.unique(all_names, return_inverse=True)[1]
     ends = np.cumsum([len(file_names) for file_names in names.values()])
     return dict(zip(names, np.split(numbers, ends[:-1]), strict=True))
 

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from orca_cli.data.own_data import described_extent, listed
-from orca_cli.data.samples import rounding, target_dtype, target_scale
+from orca_cli.data.samples import rounding, target_scale
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.interfaces import IGNORED_CLASS, Scale
+from orca_cli.interfaces import IGNORED_CLASS, Kind, Scale
 from orca_cli.terminal import counted
 
 _LARGEST = 2**53  # of class numbers
@@ -31,7 +31,7 @@ class TargetForm:
 
     # Maps are real-valued; class_maps have a class at every position.
     kind: Literal["classes", "labels", "values", "maps", "class_maps"]
-    num_outputs: int  # K; 0 while it is not known
+    num_outputs: int = 0  # K; 0 while it is not known
     names: tuple[str, ...] = ()  # of classes, labels or values; K or none
     # Class i as the files write it, ascending; all integers, or all strings. Empty where the data
     # number them.
@@ -69,7 +69,7 @@ class TargetForm:
                 hint=f"give labels as in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
             )
-        return positions.astype(np.int64)
+        return positions
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored.
@@ -119,7 +119,7 @@ class TargetForm:
             )
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
-            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y.astype(np.float64)))
+            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y))
             if is_wrong.any():
                 raise DataError(
                     f"{is_wrong.sum()} entries are neither 0 nor 1, {first_of(is_wrong, y)}",
@@ -131,7 +131,7 @@ class TargetForm:
     def _expected(self) -> str:
         """Return the shapes that `numbers` takes, as text."""
         sizes = "".join(f", {size}" for size in self.extent)
-        single = f"(n{sizes})" if sizes else "(n,)"
+        single = f"(n{sizes or ','})"
         return f"expected {single} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
 
     def note(self) -> str:
@@ -154,16 +154,16 @@ class TargetForm:
         if self.kind != "labels":
             return []
         warnings = []
-        for label, word in ((1, "positive"), (0, "negative")):
+        for label, adjective in ((1, "positive"), (0, "negative")):
             absent = np.flatnonzero(~(train_targets == label).any(axis=0))
             if len(absent) > 0:
                 names = listed(self.names[i] if self.names else i for i in absent)
-                warnings.append(f"warning: label {names} has no {word} training sample")
+                warnings.append(f"warning: label {names} has no {adjective} training sample")
         return warnings
 
 
 def fit_targets(
-    kind: str,
+    kind: Kind,
     y: np.ndarray,
     rows: np.ndarray,
     where: str,
@@ -201,21 +201,10 @@ def fit_targets(
         class_maps = TargetForm(kind="class_maps", num_outputs=num_classes or 0, extent=extent)
         return _fit_class_maps(class_maps, y, rows, where)
     if kind == "dense":
-        maps = TargetForm(
-            kind="maps",
-            num_outputs=0,
-            extent=extent,
-            channels_last=channels_last,
-            missing=missing,
-        )
-        return _fit_numbers(maps, y, rows, where)
-    columns = TargetForm(
-        kind="labels" if kind == "labels" else "values",
-        num_outputs=0,
-        names=names,
-        missing=missing,
-    )
-    return _fit_numbers(columns, y, rows, where)
+        form = TargetForm(kind="maps", extent=extent, channels_last=channels_last, missing=missing)
+    else:
+        form = TargetForm(kind=kind, names=names, missing=missing)
+    return _fit_numbers(form, y, rows, where)
 
 
 def _fit_classes(
@@ -280,7 +269,7 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
     is_unknown = np.isnan(train).all(axis=(0, *range(2, train.ndim)))  # [K]
     if is_unknown.any():
         raise DataError(
-            f"output {int(is_unknown.argmax())} has no training target",
+            f"output {is_unknown.argmax()} has no training target",
             where=where,
             hint="remove it",
         )
@@ -291,7 +280,7 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
         are_equal = highest - lowest <= rounding(train.dtype) * np.abs(highest)
         if are_equal.all():
             raise _equal_targets(len(train), train[0], where)
-    return replace(form, scale=target_scale(train.astype(target_dtype(train))))
+    return replace(form, scale=target_scale(train))
 
 
 def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:
@@ -374,6 +363,7 @@ def check_finite(
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
     """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
-    row, *position = map(int, np.unravel_index(int(np.argmax(is_wrong)), is_wrong.shape))
-    index: object = (row + offset, *position) if position else row + offset
-    return f"the first is {values[(row, *position)]} at index {index}"
+    index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
+    row, *position = map(int, index)
+    shown = (row + offset, *position) if position else row + offset
+    return f"the first is {values[index]} at index {shown}"

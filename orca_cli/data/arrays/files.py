@@ -52,10 +52,9 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
     another length, a split is there twice, or only some splits have lengths.
     """
     paths = file_paths(files, data_folder)
-    content = _open_split("train", paths, roles)
     # The training file first: it may hold the other splits.
-    training = _splits_of_training_file(content, paths["train"], roles)
-    arrays = dict(training.arrays)
+    train_content = _open_split("train", paths, roles)
+    splits = _splits_of_training_file(train_content, paths["train"], roles)
     for split_name in ("validation", "test"):
         labels = _LABELS[split_name]
         if split_name not in paths:
@@ -66,16 +65,16 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
                     hint=f"give task.{split_name}=FILE.npy",
                 )
             continue
-        if split_name in training.arrays or split_name in training.rows:
+        if split_name in splits.arrays or split_name in splits.rows:
             raise ConfigError(
                 "the training file already holds this split",
                 where=f"task.{split_name}",
                 hint="remove it",
             )
         content = _open_split(split_name, paths, roles)
-        arrays[split_name] = _by_role(content, paths[split_name], roles)
-    _check_lengths(arrays)
-    return StoredSplits(arrays=arrays, rows=training.rows)
+        splits.arrays[split_name] = _by_role(content, paths[split_name], roles)
+    _check_lengths(splits.arrays)
+    return splits
 
 
 def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arrays:
@@ -83,21 +82,20 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
     path = paths[split_name]
     labels = _LABELS[split_name]
     arrays = open_arrays(path, f"task.{split_name}")
-    has_one_array = "" in arrays  # an .npy file, whose array has no name
-    if has_one_array and labels not in paths:
+    if "" not in arrays:  # an .npz file; the array of an .npy file has no name
+        if labels in paths:
+            raise ConfigError(
+                "applies to .npy files",
+                where=f"task.{labels}",
+                hint=f"{path.name} holds its own targets",
+            )
+        return arrays
+    if labels not in paths:
         raise ConfigError(
             f"{path.name} is one array, without targets",
             where=f"task.{labels}",
             hint=f"give task.{labels}=FILE.npy, or store both in an .npz file",
         )
-    if not has_one_array and labels in paths:
-        raise ConfigError(
-            "applies to .npy files",
-            where=f"task.{labels}",
-            hint=f"{path.name} holds its own targets",
-        )
-    if not has_one_array:
-        return arrays
     label_arrays = open_arrays(paths[labels], f"task.{labels}")
     named_arrays = {name or roles.names["y"]: array for name, array in label_arrays.items()}
     return named_arrays | {roles.names["x"]: arrays[""]}
@@ -168,10 +166,10 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
     A split with several such endings has the first.
     """
     endings = {}
-    for split_name, words in PART_NAMES.items():
-        for word in words:
-            if f"{x}_{word}" in content:
-                endings[split_name] = f"_{word}"
+    for split_name, spellings in PART_NAMES.items():
+        for spelling in spellings:
+            if f"{x}_{spelling}" in content:
+                endings[split_name] = f"_{spelling}"
                 break
     return endings
 

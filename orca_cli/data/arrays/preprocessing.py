@@ -20,10 +20,9 @@ from torch import Tensor
 from orca_cli.data.arrays.files import locate_new
 from orca_cli.data.blocks import Ragged, blocks, channels_first, read
 from orca_cli.data.own_data import described
-from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, remarks, with_indicators
+from orca_cli.data.samples import ChannelScale, Gaps, as_inputs, count_missing, remarks
 from orca_cli.data.targets import TargetForm, check_finite, first_of
 from orca_cli.data.untrusted.arrays import StoredArray
-from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, NewData
 
@@ -71,19 +70,18 @@ class Padding:
                 where=where,
                 hint="dense targets have the extent of the inputs",
             )
-        is_class = y.dtype.kind in "iub"
-        missing = IGNORED_CLASS if is_class else np.nan
-        if is_class:
+        missing = np.nan
+        if y.dtype.kind in "iub":
+            missing = IGNORED_CLASS
             y = y.astype(np.int64)
         y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
         is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
         if y.ndim == 3:
             is_after_end = is_after_end[:, None]  # for all outputs
-        if not is_class and not self.missing_targets:
+        if not self.missing_targets:
             check_finite(np.where(is_after_end, 0, y), where)
-        y = np.where(is_after_end, missing, y)
         padded = np.full((*y.shape[:-1], self.length), missing, y.dtype)
-        padded[..., : y.shape[-1]] = y
+        padded[..., : y.shape[-1]] = np.where(is_after_end, missing, y)
         return np.moveaxis(padded, -1, axis)
 
 
@@ -107,7 +105,10 @@ class ArrayPreprocessing:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of a sample of `inputs`: (C, *E), with the indicator channels of gaps."""
-        return with_indicators(self.file_shape, self.gaps)
+        if self.gaps is None:
+            return self.file_shape
+        channels, *extent = self.file_shape
+        return (channels + len(self.gaps.flagged), *extent)
 
     @property
     def file_shape(self) -> tuple[int, ...]:
@@ -133,7 +134,7 @@ class ArrayPreprocessing:
                 where=where,
                 hint=_NOT_PADDED,
             )
-        shape = tuple(x.shape[1:])
+        shape = x.shape[1:]
         expected = self.stored_shape  # with the L steps that inputs are brought to
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample"
         if self.padding is not None and shape:
@@ -187,8 +188,7 @@ class ArrayPreprocessing:
 
         def inputs(start: int, stop: int) -> RawInputs:
             chosen = rows[start:stop]
-            values = stored[chosen]  # a copy, so that a mapped file need not stay in memory
-            release_pages(stored)
+            values, _ = read(stored, chosen)
             return RawInputs(values, None if lengths is None else lengths[chosen])
 
         def targets() -> np.ndarray | None:
@@ -199,7 +199,7 @@ class ArrayPreprocessing:
             ends = self.ends(inputs(0, len(rows)), x.where) if self.targets.extent else None
             return self.encoded_targets(y.read()[rows], y.where, ends)
 
-        ids = None if part_rows is None else [str(row) for row in part_rows]
+        ids = None if part_rows is None else list(map(str, part_rows))
         return NewData(count=len(rows), inputs=inputs, targets=targets, where=x.where, ids=ids)
 
     def given(self, x: Any, where: str = "x") -> NewData:
@@ -252,9 +252,14 @@ class ArrayPreprocessing:
 
     def remarks(self, raw: RawInputs, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
+        counts: dict[str, int] = {}
         ends = self.ends(raw, where)
-        length = 0 if self.padding is None else self.padding.length
-        return remarks(ends, length, self.gaps, self.assembled(raw, where))
+        if self.padding is not None and ends is not None:
+            counts |= remarks(ends, self.padding.length)
+        num_missing = count_missing(self.assembled(raw, where))
+        if self.gaps is not None and num_missing > 0:
+            counts[f"with missing values, filled by task.gaps={self.gaps.how}"] = num_missing
+        return counts
 
     def encoded_targets(
         self, y: np.ndarray, where: str, ends: np.ndarray | None = None
@@ -323,12 +328,11 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     DataError where all is NaN.
     """
     lengths = []
+    steps = np.arange(x.shape[2]) + 1  # [W]
     for block in blocks(x, np.arange(len(x))):
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]
-        # The first step from behind that is present; argmax is 0 where none is.
-        num_missing_at_end = is_present[:, ::-1].argmax(axis=1)
-        has_step = is_present.any(axis=1)
-        lengths.append(np.where(has_step, is_present.shape[1] - num_missing_at_end, 0))
+        # The last step that is present; 0 where none is.
+        lengths.append((is_present * steps).max(axis=1))
     ends = np.concatenate(lengths)
     is_empty = ends == 0
     if is_empty.any():
@@ -337,7 +341,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
             where=where,
             hint="remove these samples",
         )
-    return ends.astype(np.int64)
+    return ends
 
 
 def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:

@@ -231,7 +231,7 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
     return ArrayPreprocessing(
         stored_shape=x.shape[1:],
         channels_last=bool(settings.channels_last),
-        targets=TargetForm(kind="values", num_outputs=0),
+        targets=TargetForm(kind="values"),
         scale=None,
         names=(settings.x, settings.y),
         padding=padding,
@@ -359,9 +359,8 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
             gaps=inputs.gaps if has_gaps else None,
         )
 
-    shape = source.raw.x.shape
     notes = [
-        f"inputs {shape} read as {_described_samples(form, ends, rows['train'])}",
+        f"inputs {source.raw.x.shape} read as {_described_samples(form, ends, rows['train'])}",
         *_notes_on_cuts(form, ends),
         *inputs.notes,
         targets.note(),
@@ -416,7 +415,7 @@ def _described_samples(form: ArrayPreprocessing, ends: np.ndarray | None, rows: 
 
 def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
     """Return a note on the sequences that are longer than the input; empty where there are none."""
-    if form.padding is None:
+    if form.padding is None or ends is None:
         return []
     counts = remarks(ends, form.padding.length)
     return [f"{counted(count, 'sample')} {remark}" for remark, count in counts.items()]

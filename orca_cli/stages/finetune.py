@@ -22,6 +22,7 @@ from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, shor
 from orca_cli.scoring.uncertainty import interval
 from orca_cli.stages.build import Built, Record, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
+from orca_cli.stages.task_loss import is_real_valued
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -273,8 +274,7 @@ def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ens
         load_trained_state(model, state)
     kind: str = built.task.kind
     if kind == "dense":
-        is_real = np.issubdtype(built.task.train.targets().dtype, np.floating)
-        kind = "maps" if is_real else "class_maps"
+        kind = "maps" if is_real_valued(built.task.train.targets()) else "class_maps"
     return Ensemble(models, kind)
 
 

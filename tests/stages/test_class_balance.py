@@ -11,7 +11,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
-from orca_cli.stages.build import make_loss, weighted
+from orca_cli.stages.task_loss import make_loss, weighted
 
 NAN = float("nan")
 RARE = np.repeat([0, 1, 2], [60, 9, 31])

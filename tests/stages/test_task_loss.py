@@ -9,7 +9,7 @@ import torch
 from orca_cli.config import parts
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.stages.build import make_loss
+from orca_cli.stages.task_loss import make_loss
 
 # Kind -> targets of four samples with two outputs.
 TARGETS = {

@@ -155,6 +155,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
 
     Its gradients are dropped at the end.
     """
+    # Also what the finetune mode freezes: it is for stage 3.
     settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
@@ -224,6 +225,7 @@ def limited_rates(
         largest_step *= _BODY_LAYER_STEP
     factors = []
     for name, size in sizes.items():
+        # Of a bias, the size of its layer's weight; of other parameters, their own.
         root = sizes.get(f"{name.removesuffix('bias')}weight", size)
         factors.append(min(1.0, largest_step * root / lr) if root > 0 else 1.0)
     return factors
@@ -249,7 +251,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         settings = self.plan.align
-        self._settings = settings
         self._embedder = self.problem.model.embedder
         self._optimizer = make_optimizer(
             parameters=self._embedder.parameters(),
@@ -291,7 +292,7 @@ class Trainer:
             `align.exact`) and what `source_features.collapse` returns.
         """
         lines = self._lines
-        epochs = self._settings.epochs
+        epochs = self.plan.align.epochs
         try:
             with self.reporter.track("align", epochs) as advance:
                 advance(len(lines))
@@ -333,7 +334,7 @@ class Trainer:
             NonFiniteError: a number is NaN or infinite; the weights are as they were.
         """
         start = time.monotonic()
-        settings = self._settings
+        settings = self.plan.align
         lr = step_decay(
             step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor
         )
@@ -358,6 +359,7 @@ class Trainer:
                 where=f"align, epoch {step}",
                 hint="try a smaller align.lr",
             ) from error
+        # One align.lr suits metrics whose gradients differ by orders of magnitude.
         first_norm = self._lines[0]["gradient_norm"] if self._lines else norm
         if settings.unit_gradient and first_norm > 0:
             torch._foreach_mul_(gradients, 1 / first_norm)

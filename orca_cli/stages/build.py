@@ -5,7 +5,7 @@ Paper 3.1. `build` is the whole stage; `make_model` also makes further members o
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Built:
         plan: the settings, with none left open.
         loss, error: what stage 3 minimises, and what is reported.
         model: on the CPU; the finetune mode is applied.
-        embedder: a copy of the model's as it is before any training, the same whatever the metric.
+        embedder: a copy of the model's as it is before any training, so the same for all metrics.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: what stage 2 compares with; None where nothing is aligned.
     """
@@ -77,9 +77,10 @@ def build(
     A small model leaves the process with one thread (`limit_threads`).
 
     Args:
-        config, reporter: as composed, and for messages.
-        earlier: what an earlier attempt of the run recorded; its decisions are taken as long as the
-            data are the same.
+        config: the settings, as composed.
+        reporter: of the run, for messages.
+        earlier: what an earlier attempt of the run recorded; its decisions are taken if the data
+            are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
@@ -155,6 +156,7 @@ def make_model(
     """
     mode: Finetune = parts.build(settings.finetune, "finetune")
     body = load_body(settings.body, settings.seed, pretrained=mode.pretrained)
+    # Source and target are embedded at one resolution.
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     model = build_model(
         body=body,
@@ -170,11 +172,11 @@ def make_model(
     _fit_embedder(model, task.train, settings.seed, is_trained=is_trained)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if is_started(settings, model) and not _is_trainable([model.body]):
-        # An embedder that is the body's own layer is frozen as the body is; its norm is trained
+    if starts_with_features(settings, model) and not _is_trained(model.body):
+        # The embedder is the body's own layer: it is frozen as the body is, and its norm is trained
         # where the body's norms are.
         model.embedder.requires_grad_(False)
-        if _is_trainable(model.body.norms()):
+        if all(_is_trained(norm) for norm in model.body.norms()):
             model.embedder.norm.requires_grad_(True)
     return model, mode
 
@@ -190,17 +192,17 @@ def _fit_embedder(model: TransferModel, samples: Samples, seed: int, *, is_train
     model.embedder.fit((batch.x, batch.valid) for batch in read)
 
 
-def _is_trainable(modules: Iterable[nn.Module]) -> bool:
-    """Return whether all parameters of the modules are trained."""
-    return all(p.requires_grad for module in modules for p in module.parameters())
+def _is_trained(module: nn.Module) -> bool:
+    """Return whether all parameters of a module are trained."""
+    return all(parameter.requires_grad for parameter in module.parameters())
 
 
 def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
-    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor begins as a ridge (`predictor.init`)."""
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
@@ -208,23 +210,23 @@ def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
     return settings.predictor.init == "ridge"
 
 
-def is_started(settings: Config, model: TransferModel) -> bool:
+def starts_with_features(settings: Config, model: TransferModel) -> bool:
     """Return whether a model starts with its body's own features and a ridge on them.
 
-    Such a model needs fewer steps.
+    Such a model needs fewer steps (decision 0025).
     """
-    return model.embedder.is_body_layer and is_ridge_wanted(settings, model)
+    return model.embedder.is_body_layer and starts_as_ridge(settings, model)
 
 
 def with_train(built: Built, **changes: Any) -> Built:
-    """Return what was built with other settings of stage 3."""
+    """Return a copy of what was built, with other settings of stage 3."""
     return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan that takes these decisions.
+    """Return a copy of what was built, whose plan takes these decisions.
 
-    What else is open is decided anew around them.
+    All other open settings are decided anew around them.
     """
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
@@ -236,7 +238,7 @@ def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decide
         task,
         model.embedder.layout.tokens,
         parameters=_count_parameters(model),
-        is_started=is_started(config, model),
+        starts_with_features=starts_with_features(config, model),
         recorded=recorded,
     )
 

@@ -134,6 +134,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
+        # Aligned silently: the run shows its own alignment.
         redrawn = replace(built, plan=plan, model=model)
         _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)

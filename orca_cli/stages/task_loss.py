@@ -96,7 +96,7 @@ def target_counts(task: TaskData) -> np.ndarray:
     totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
     for block in blocks(targets, np.arange(len(targets))):
         if is_real:
-            outputs = block.reshape(len(block), k, -1)
+            outputs = block.reshape(len(block), k, -1)  # [rows, K, positions]
             totals[0] += (outputs == 0).sum(axis=(0, 2))
             totals[1] += (outputs == 1).sum(axis=(0, 2))
         else:

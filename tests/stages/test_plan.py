@@ -26,7 +26,7 @@ def plan_for(
     tokens=40,
     parameters=10 * MILLION,
     level="normal",
-    is_started=False,
+    starts_with_features=False,
     recorded=None,
     **train,
 ):
@@ -35,7 +35,7 @@ def plan_for(
         task(n),
         tokens,
         parameters=parameters,
-        is_started=is_started,
+        starts_with_features=starts_with_features,
         recorded=recorded,
     )
 
@@ -124,7 +124,7 @@ def test_steps_count_where_the_batch_is_set():
 
 
 def test_a_model_that_starts_with_features_takes_a_quarter_of_the_steps():
-    plan = plan_for(300, 64, MILLION, is_started=True)
+    plan = plan_for(300, 64, MILLION, starts_with_features=True)
     assert (plan.train.members, steps(plan, 300)) == (1, pytest.approx(100, abs=10))
 
 

@@ -1,4 +1,4 @@
-"""What is decided about a run: only what is open, the same for the same settings and data, and as recorded on a resume."""
+"""The plan of a run: rules decide open settings alone, and a resumed run keeps its decisions."""
 
 from types import SimpleNamespace
 
@@ -85,7 +85,7 @@ def test_decisions_are_read_where_the_data_are_the_same(record, splits, keys):
 
 
 def test_a_resumed_run_takes_the_decisions_that_it_recorded():
-    """Whatever the rules would say, such as those of a later version; what follows from a recorded number does."""
+    """Rules, which may be a later version's, still decide what follows from a recorded number."""
     plan = plan_for(85, 25, MILLION, recorded=read_decisions(RECORD, SPLITS), lr=0.5)
     assert plan.decided["train.epochs"] == Decision(value=50, why="once")
     assert (plan.train.epochs, plan.train.warmup_epochs) == (50, 5)
@@ -123,7 +123,7 @@ def test_steps_count_where_the_batch_is_set():
     assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
 
 
-def test_a_model_that_starts_with_features_takes_a_quarter_of_the_steps():
+def test_a_start_with_features_takes_a_quarter_of_the_steps():
     plan = plan_for(300, 64, MILLION, starts_with_features=True)
     assert (plan.train.members, steps(plan, 300)) == (1, pytest.approx(100, abs=10))
 
@@ -156,7 +156,7 @@ def test_members_follow_from_the_budget_and_their_cost(changes, members):
         ({"epochs": 1}, 0.1),
     ],
 )
-def test_the_warm_up_is_a_tenth_of_the_epochs_before_the_rate_is_0(settings, length):
+def test_the_warm_up_is_a_tenth_of_the_epochs_with_a_rate(settings, length):
     assert plan_for(**settings).train.warmup_epochs == pytest.approx(length)
 
 

@@ -1,4 +1,4 @@
-"""What stage 3 minimises: every loss that a configuration may name suits some targets, and what does not suit is refused."""
+"""The loss of stage 3: each that a configuration may name suits some targets; others do not pass."""
 
 from types import SimpleNamespace
 

@@ -26,7 +26,7 @@ from orca_cli.models.checkpoints import revision
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.reported import named_error
-from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
+from orca_cli.stages.plan import Decided, Facts, Plan, decide, read_decisions
 from orca_cli.stages.task_loss import is_real_valued, make_loss, target_counts
 from orca_cli.training.engine import checkpoint_layers, limit_threads
 from orca_cli.training.loop import batches
@@ -233,14 +233,14 @@ def replanned(built: Built, config: Config, recorded: Decided) -> Built:
 
 
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
-    return decide(
-        config,
-        task,
-        model.embedder.layout.tokens,
+    facts = Facts(
+        config=config,
+        task=task,
+        tokens=model.embedder.layout.tokens,
         parameters=_count_parameters(model),
         starts_with_features=starts_with_features(config, model),
-        recorded=recorded,
     )
+    return decide(facts, recorded)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:

@@ -173,8 +173,16 @@ def budget_name(settings: Config) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What the rules read and none of them changes: the arguments of `decide`."""
+class Facts:
+    """What the rules read and none of them changes.
+
+    Args:
+        config, task: as composed and read.
+        tokens: of a sample.
+        parameters: of the whole model.
+        starts_with_features: whether the embedder starts as the body's own layer, and the predictor
+            as a ridge.
+    """
 
     config: Config
     task: TaskData
@@ -209,35 +217,17 @@ class _Facts:
         return Decision(enough, f"{count} validation samples, not fewer than {bound}")
 
 
-def decide(
-    config: Config,
-    task: TaskData,
-    tokens: int,
-    *,
-    parameters: int,
-    starts_with_features: bool = False,
-    recorded: Decided | None = None,
-) -> Plan:
-    """Return the plan of a run: a function of settings, data, model and recorded decisions.
+def decide(facts: Facts, recorded: Decided) -> Plan:
+    """Return the plan of a run: a function of facts and recorded decisions.
 
     Settings that are not open stay as they are.
 
     Args:
-        config, task: as composed and read.
-        tokens, parameters: of a sample, and of the whole model.
-        starts_with_features: whether the embedder starts as the body's own layer, and the predictor
-            as a ridge.
+        facts: settings, data and model.
         recorded: decisions of an earlier attempt, or by a time that was measured, which take
             precedence over the rules.
     """
-    facts = _Facts(
-        config=config,
-        task=task,
-        tokens=tokens,
-        parameters=parameters,
-        starts_with_features=starts_with_features,
-    )
-    recorded = recorded or {}
+    config = facts.config
     decided: dict[str, Decision] = {}
     # Its open settings are None or "auto" until their rule has had its turn.
     train = TrainPlan(**vars(config.train))
@@ -253,7 +243,7 @@ def decide(
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
 
-def _select(facts: _Facts, train: TrainPlan) -> Decision:
+def _select(facts: Facts, train: TrainPlan) -> Decision:
     folds = facts.typed.folds
     if folds:
         why = f"train.folds={folds} judges by all samples, and none are left to choose by"
@@ -263,13 +253,13 @@ def _select(facts: _Facts, train: TrainPlan) -> Decision:
     return facts.by_validation(BEST_FROM, fewer="last", enough="best")
 
 
-def _select_by(facts: _Facts, train: TrainPlan) -> Decision | None:
+def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
     if train.select != "best":
         return None
     return facts.by_validation(ERROR_FROM, fewer="loss", enough="error")
 
 
-def _refit(facts: _Facts, train: TrainPlan) -> Decision:
+def _refit(facts: Facts, train: TrainPlan) -> Decision:
     if train.select == "best":
         return Decision(False, "validation chooses")
     if not facts.task.validation_drawn:
@@ -281,13 +271,13 @@ def _refit(facts: _Facts, train: TrainPlan) -> Decision:
     return Decision(True, "nothing is chosen by validation, which was drawn from the training data")
 
 
-def _batch_size(facts: _Facts, train: TrainPlan) -> Decision:
+def _batch_size(facts: Facts, train: TrainPlan) -> Decision:
     samples = train.count_learned(facts.task)
     size = 16 if samples <= _MIDDLE_SET else 32
     return facts.by_budget(train, min(size, samples))
 
 
-def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
+def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     """Decide the number of passes over the samples.
 
     For a budget of minutes it is that of `normal`, until the time of a step is known
@@ -307,7 +297,7 @@ def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, max(1, round(steps / per_epoch)))
 
 
-def _members(facts: _Facts, train: TrainPlan) -> Decision:
+def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
     samples = train.count_learned(facts.task)
     is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
@@ -324,22 +314,22 @@ def _members(facts: _Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, members)
 
 
-def _lr(facts: _Facts, train: TrainPlan) -> Decision:
+def _lr(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, _SMALL_RATE if facts.is_small else _LARGE_RATE)
 
 
-def _outer_rate(facts: _Facts, train: TrainPlan) -> Decision:
+def _outer_rate(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
 
 
-def _warmup_epochs(facts: _Facts, train: TrainPlan) -> Decision:
+def _warmup_epochs(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, round(_WARMUP * train.falling_epochs, 6))
 
 
 # Setting of stage 3 -> the rule that decides it where it is open, from the facts and from the plan
 # so far; it returns None to leave the setting open. Rules apply in this order: how long to train
 # depends on what is trained on, and that on what chooses the weights.
-_RULES: Mapping[str, Callable[[_Facts, TrainPlan], Decision | None]] = {
+_RULES: Mapping[str, Callable[[Facts, TrainPlan], Decision | None]] = {
     "select": _select,
     "select_by": _select_by,
     "refit": _refit,

@@ -10,7 +10,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.stages.member_training import is_better, members_of
-from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, decide, read_decisions
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Facts, decide, read_decisions
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000
@@ -30,13 +30,24 @@ def plan_for(
     recorded=None,
     **train,
 ):
-    return decide(
-        Config(train=Train(**train), budget=level),
-        task(n),
-        tokens,
+    facts = Facts(
+        config=Config(train=Train(**train), budget=level),
+        task=task(n),
+        tokens=tokens,
         parameters=parameters,
         starts_with_features=starts_with_features,
-        recorded=recorded,
+    )
+    return decide(facts, recorded or {})
+
+
+def facts_of(config, data, tokens=25, parameters=MILLION):
+    """Facts of a model that starts at random."""
+    return Facts(
+        config=config,
+        task=data,
+        tokens=tokens,
+        parameters=parameters,
+        starts_with_features=False,
     )
 
 
@@ -50,7 +61,7 @@ def steps(plan, n):
 
 def test_open_settings_are_decided():
     composed = Config()
-    plan = decide(composed, task(85), 25, parameters=10 * MILLION)
+    plan = decide(facts_of(composed, task(85), parameters=10 * MILLION), {})
     assert by_budget(plan) == {f"train.{name}" for name in NAMES}
     for key, decision in plan.decided.items():
         assert getattr(plan.train, key.removeprefix("train.")) == decision.value
@@ -99,7 +110,7 @@ def test_a_recorded_choice_decides_the_rules_below_it():
     config = Config()
     data = task(400, validation=MANY, drawn=True)
     recorded = {"train.select": Decision(value="last", why="once")}
-    plan = decide(config, data, 25, parameters=MILLION, recorded=recorded)
+    plan = decide(facts_of(config, data), recorded)
     assert (plan.train.select, plan.train.select_by, plan.train.refit) == ("last", "auto", True)
     assert plan.decided["train.epochs"].why.startswith("budget=normal: 700 samples of 25 tokens")
     assert list(plan.decided)[:3] == ["train.select", "train.refit", "train.batch_size"]
@@ -187,7 +198,7 @@ def test_what_chooses_the_weights(validation, drawn, settings, expected):
     config = Config(task=fraction, train=Train(epochs=2, **typed))
     checks.check_settings(config)
     data = task(30, validation, drawn)
-    train = decide(config, data, 25, parameters=MILLION).train
+    train = decide(facts_of(config, data), {}).train
     rule = train.select_by if train.select == "best" else None
     assert (train.select, rule, train.refit) == expected
 
@@ -229,7 +240,7 @@ def members(seed=5, split_seed=0, **settings):
         validation_drawn=True,
     )
     config = Config(task={"split_seed": split_seed}, seed=seed, train=Train(**settings))
-    plan = decide(config, data, 4, parameters=MILLION)
+    plan = decide(facts_of(config, data, tokens=4), {})
     learned = plan.train.learned(data)
     return members_of(SimpleNamespace(plan=plan, task=data, learned=learned, summary={}))
 

@@ -1,4 +1,4 @@
-"""The loss of stage 3: each that a configuration may name suits some targets; others do not pass."""
+"""The loss of stage 3: every loss that may be named suits some targets; others are refused."""
 
 from types import SimpleNamespace
 

@@ -155,7 +155,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
 
     Its gradients are dropped at the end.
     """
-    # Also what the finetune mode freezes: it is for stage 3.
+    # The finetune mode may have frozen some of it, which concerns stage 3 only.
     settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
@@ -258,7 +258,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             **_optimizer_settings(self.plan),
         )
-        # Before a checkpoint is loaded: a resumed run has the limits of the first weights too.
+        # Before a checkpoint is loaded, so that a resumed run has the limits of the first weights.
         self._rate_factors = limited_rates(
             self._optimizer, self._embedder, lr=settings.lr, largest_step=settings.largest_step
         )

@@ -140,10 +140,10 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                     start_run = run.part(checkpoints / f"start-{member.number}")
                     start = drawn_again(built, engine, start_run, seed=member.seed)
                 load_trained_state(built.model, start)
-            begun = None
+            member_checkpoint = None
             if saved is not None and saved.records["member"] == member.number:
-                begun = saved
-                reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
+                member_checkpoint = saved
+                reporter.say(f"finetune: resumed at step {saved.step} of {sum(steps)}")
             training = MemberTraining(
                 built=built,
                 engine=engine,
@@ -151,7 +151,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 member=member,
                 saver=saver,
                 first_step=sum(steps[: member.number]),
-                saved=begun,
+                saved=member_checkpoint,
             )
             training.train(advance)
             if not member.folder:

@@ -110,9 +110,7 @@ class TrainPlan(Train):
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples a fine-tuning of stage 3 trains on; of several, the largest."""
-        count = len(task.train)
-        if self.refit:
-            count += len(task.validation)
+        count = len(self.learned(task))
         if self.folds:
             count -= count // self.folds
         return count

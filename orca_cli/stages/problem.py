@@ -51,7 +51,6 @@ _EMBEDDED_POINTS = 2**13
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
 
-
 Group = tuple[int, ...]  # the target classes of one problem
 
 
@@ -92,7 +91,7 @@ class ProblemForm:
 
 def form_of(metric: Metric, settings: Align) -> ProblemForm:
     """Return what problems hold by the settings or, where they say nothing, by the metric."""
-    classes = settings.classes_per_problem
+    classes = settings.classes_per_problem  # 0 for all, as users write it
     if classes is None:
         classes = 0 if metric.all_classes else 1
     points = settings.max_samples

@@ -82,7 +82,10 @@ def _known(kind: str, samples: Samples, seed: int) -> tuple[np.ndarray, Tensor]:
     generator = seeding.numpy_generator(seed, "finetune", "ridge")
     rows = np.sort(generator.permutation(len(samples))[:_MOST_SAMPLES])  # all where they are fewer
     targets = torch.from_numpy(np.array(samples.targets()[rows]))
-    is_known = targets >= 0 if kind == "classes" else ~targets.isnan().any(1)
+    if kind == "classes":
+        is_known = targets >= 0
+    else:
+        is_known = ~targets.isnan().any(1)
     return rows[is_known.numpy()], targets[is_known]
 
 

@@ -331,7 +331,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
         "checkpoint_revision": None if folder is None else revision(folder),
         "threads": torch.get_num_threads(),
         **shapes,
-        "parameters": dict(shapes["parameters"]) | {"trained": num_trained},
+        "parameters": shapes["parameters"] | {"trained": num_trained},
     }
 
 

@@ -75,14 +75,13 @@ class Strata:
         """
         size = min(size, self.limit)
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
-        pieces: list[list[np.ndarray]] = [[] for _ in counts]  # rows of each sample, by class
+        pieces = []  # of each class, the rows of every sample
         for label, rows in self.members.items():
             # One draw for all samples, cut into theirs, so that none has a point of another.
             ends = np.cumsum([count.get(label, 0) for count in counts])  # [samples]
             drawn = generator.choice(rows, size=ends[-1], replace=False)
-            for sample, points in enumerate(np.split(drawn, ends[:-1])):
-                pieces[sample].append(points)
-        samples = [np.concatenate(sample_pieces) for sample_pieces in pieces]
+            pieces.append(np.split(drawn, ends[:-1]))
+        samples = [np.concatenate(sample_pieces) for sample_pieces in zip(*pieces, strict=True)]
         return np.stack([generator.permutation(sample) for sample in samples])
 
     def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:

@@ -222,7 +222,7 @@ class _Ranked(NamedTuple):
 
 def _smallest(pieces: list[_Ranked], limit: int) -> _Ranked:
     """Return at most `limit` points, those with the smallest ranks, in the order of the pieces."""
-    points = _Ranked(*map(torch.cat, zip(*pieces, strict=True)))
+    points = _Ranked(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
     rows = torch.argsort(points.ranks)[:limit].sort().values
     return _Ranked(*(tensor[rows] for tensor in points))
 
@@ -276,7 +276,7 @@ def _embed(
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
     points = _smallest(pieces, limit)
-    # The first sort of ranks gives the order of the points, the second each point's place in it.
+    # The first sort of ranks gives the order of the points, the second each point's position.
     is_further = points.ranks.argsort().argsort() >= wanted.points
     order = torch.argsort(is_further, stable=True)
     tensors = {"x": points.x[order].float().contiguous(), "labels": points.labels[order]}
@@ -302,8 +302,8 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
 
         state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
         count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
-        means = KMeans(count, n_init=_RESTARTS, random_state=state)
-        labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
+        clusters = KMeans(count, n_init=_RESTARTS, random_state=state)
+        labels = torch.from_numpy(clusters.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 
 

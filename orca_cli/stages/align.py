@@ -10,12 +10,11 @@ one (`fingerprint`, `training.cache`). `align` is the stage of a run, with its f
 `obtain_trajectory` is the part of it that members of stage 3 need as well.
 """
 
-import functools
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -106,6 +105,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
 
 
 def _have_drawn_together(spread: Record) -> bool:
+    """Return whether a warning is due: see `align`."""
     share = spread["token_variance"]
     within = spread["variance_within"]
     between = spread["variance_between"]
@@ -142,7 +142,7 @@ def obtain_trajectory(
         run.check_fingerprint("align", {"trajectory": key})
         trajectory = cached(
             cache_folder(built.plan) / _CACHE / key,
-            lambda: make_trainer(built.plan, problem, run, reporter).train(),
+            lambda: Trainer(plan=built.plan, problem=problem, run=run, reporter=reporter).train(),
             keep=lambda: not run.inexact(),
         )
     run.rewind("align", trajectory.record["lines"])
@@ -155,6 +155,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
 
     Its gradients are dropped at the end.
     """
+    # The finetune mode may have frozen some of it, which concerns stage 3 only.
     settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
@@ -222,90 +223,60 @@ def limited_rates(
         return [1.0 for _ in sizes]
     if embedder.is_body_layer:
         largest_step *= _BODY_LAYER_STEP
-    roots = [sizes.get(f"{name.removesuffix('bias')}weight", size) for name, size in sizes.items()]
-    return [min(1.0, largest_step * root / lr) if root > 0 else 1.0 for root in roots]
-
-
-def make_trainer(plan: Plan, problem: Problem, run: RunDirectory, reporter: Reporter) -> "Trainer":
-    """Return the trainer of a run, with those of its settings `align.*` that concern the steps."""
-    settings = plan.align
-    embedder = problem.model.embedder
-    optimizer = make_optimizer(
-        parameters=embedder.parameters(),
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        **_optimizer_settings(plan),
-    )
-    saver = checkpoint.Saver(
-        run.stage("align") / CHECKPOINTS,
-        owner=run.name.identity,
-        every_s=plan.train.checkpoint_s,
-    )
-    return Trainer(
-        problem=problem,
-        optimizer=optimizer,
-        rate=functools.partial(
-            step_decay,
-            start=settings.lr,
-            every=settings.decay_every,
-            factor=settings.decay_factor,
-        ),
-        rate_factors=limited_rates(
-            optimizer, embedder, lr=settings.lr, largest_step=settings.largest_step
-        ),
-        unit_gradient=settings.unit_gradient,
-        epochs=settings.epochs,
-        check_every=settings.check_every,
-        measures_exact=settings.exact,
-        saver=saver,
-        run=run,
-        reporter=reporter,
-    )
+    factors = []
+    for name, size in sizes.items():
+        # Of a bias, the size of its layer's weight; of other parameters, their own.
+        root = sizes.get(f"{name.removesuffix('bias')}weight", size)
+        factors.append(min(1.0, largest_step * root / lr) if root > 0 else 1.0)
+    return factors
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """The steps of one alignment; `make_trainer` makes it where the cache has no trajectory.
+    """The steps of one alignment; it is made where the cache has no trajectory.
 
     It resumes from the run's last checkpoint or, where there is none, measures the distance before
     the first step.
 
     Args:
+        plan: of the run; its `align.*` says how many steps are taken, and how.
         problem: what is minimised; the embedder of its model is trained.
-        optimizer: over the embedder, a group for each parameter.
-        rate: returns the learning rate of a step.
-        rate_factors: on the rate of each group (`limited_rates`).
-        unit_gradient: whether gradients are divided by the norm of the first one.
-        epochs: number of steps.
-        check_every: epochs between measurements on held-out data.
-        measures_exact: whether these include the exact OTDD.
-        saver, run, reporter: take checkpoints, the curve and messages.
+        run, reporter: take checkpoints, the curve and messages.
     """
 
+    plan: Plan
     problem: Problem
-    optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    rate_factors: list[float]
-    unit_gradient: bool
-    epochs: int
-    check_every: int
-    measures_exact: bool
-    saver: checkpoint.Saver
     run: RunDirectory
     reporter: Reporter
 
     def __post_init__(self) -> None:
+        settings = self.plan.align
         self._embedder = self.problem.model.embedder
+        self._optimizer = make_optimizer(
+            parameters=self._embedder.parameters(),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            **_optimizer_settings(self.plan),
+        )
+        # Before a checkpoint is loaded, so that a resumed run has the limits of the first weights.
+        self._rate_factors = limited_rates(
+            self._optimizer, self._embedder, lr=settings.lr, largest_step=settings.largest_step
+        )
+        self._saver = checkpoint.Saver(
+            self.run.stage("align") / CHECKPOINTS,
+            owner=self.run.name.identity,
+            every_s=self.plan.train.checkpoint_s,
+        )
         self._lines: list[Record] = []  # one for each step taken
-        saved = self.saver.load()
+        saved = self._saver.load()
         if saved is None:
             self._before = self.problem.value(self.problem.train)
         else:
             self._embedder.load_state_dict(saved.weights)
-            checkpoint.restore_optimizer(self.optimizer, saved.optimizer)
+            checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
             self._before = saved.records["before"]
             self._lines = saved.records["lines"]
-            self.reporter.say(f"align: resumed at step {saved.step} of {self.epochs}")
+            self.reporter.say(f"align: resumed at step {saved.step} of {settings.epochs}")
         self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
@@ -321,15 +292,16 @@ class Trainer:
             `align.exact`) and what `source_features.collapse` returns.
         """
         lines = self._lines
+        epochs = self.plan.align.epochs
         try:
-            with self.reporter.track("align", self.epochs) as advance:
+            with self.reporter.track("align", epochs) as advance:
                 advance(len(lines))
-                while len(lines) < self.epochs:
+                while len(lines) < epochs:
                     line = self._epoch(len(lines))
                     lines.append(line)
                     self.run.record("align", line)
                     advance(1, f"distance {line['loss']:.4g}")
-                    if signals.pending() or self.saver.is_due(len(lines)):
+                    if signals.pending() or self._saver.is_due(len(lines)):
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
@@ -349,10 +321,10 @@ class Trainer:
         state = checkpoint.Checkpoint(
             step=len(self._lines),
             weights=checkpoint.snapshot(self._embedder),
-            optimizer=checkpoint.optimizer_tensors(self.optimizer),
+            optimizer=checkpoint.optimizer_tensors(self._optimizer),
             records={"before": self._before, "lines": self._lines},
         )
-        if self.saver.save(state):
+        if self._saver.save(state):
             self.run.set_state("align", step=state.step)
 
     def _epoch(self, step: int) -> Record:
@@ -362,17 +334,20 @@ class Trainer:
             NonFiniteError: a number is NaN or infinite; the weights are as they were.
         """
         start = time.monotonic()
-        lr = self.rate(step)
-        for group, factor in zip(self.optimizer.param_groups, self.rate_factors, strict=True):
+        settings = self.plan.align
+        lr = step_decay(
+            step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor
+        )
+        for group, factor in zip(self._optimizer.param_groups, self._rate_factors, strict=True):
             group["lr"] = lr * factor
         try:
             line: Record = {"epoch": step}
-            if step % self.check_every == 0:
+            if step % settings.check_every == 0:
                 line |= self._diagnose() | {"heldout": self.problem.value(self.problem.heldout)}
-                if self.measures_exact:
+                if settings.exact:
                     line["heldout_exact"] = self.problem.exact_value()
             self.problem.model.train()
-            self.optimizer.zero_grad()
+            self._optimizer.zero_grad()
             loss, diagnostics = self.problem.backward(step)
             gradients = [p.grad for p in self._embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -384,10 +359,11 @@ class Trainer:
                 where=f"align, epoch {step}",
                 hint="try a smaller align.lr",
             ) from error
+        # One align.lr suits metrics whose gradients differ by orders of magnitude.
         first_norm = self._lines[0]["gradient_norm"] if self._lines else norm
-        if self.unit_gradient and first_norm > 0:
+        if settings.unit_gradient and first_norm > 0:
             torch._foreach_mul_(gradients, 1 / first_norm)
-        self.optimizer.step()
+        self._optimizer.step()
         line |= {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics}
         return line | {"seconds": round(time.monotonic() - start, 3)}
 

@@ -5,8 +5,7 @@ Paper 3.1. `build` is the whole stage; `make_model` also makes further members o
 """
 
 import copy
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,17 @@ from torch import nn
 from orca_cli import seeding
 from orca_cli.config import parts
 from orca_cli.config.checks import part_node
-from orca_cli.config.schema import ERROR_CHUNKS, Config, Train
-from orca_cli.data.blocks import blocks
+from orca_cli.config.schema import ERROR_CHUNKS, Config
 from orca_cli.data.fraction import with_fraction
-from orca_cli.exceptions import ConfigError, DataError, OrcaError
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData
 from orca_cli.models.assembly import build_model, describe, load_body
 from orca_cli.models.checkpoints import revision
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
-from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
 from orca_cli.scoring.reported import named_error
-from orca_cli.stages.plan import Decided, Plan, decide, read_decisions
+from orca_cli.stages.plan import Decided, Facts, Plan, decide, read_decisions
+from orca_cli.stages.task_loss import is_real_valued, make_loss, target_counts
 from orca_cli.training.engine import checkpoint_layers, limit_threads
 from orca_cli.training.loop import batches
 
@@ -37,10 +35,6 @@ _FITTED = 2000  # samples that an embedder sees before any training
 _FITTED_AT_ONCE = 64
 _DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
 _UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
-_CLASS_WEIGHTS = "train.class_weights"
-_LABEL_WEIGHTS = "train.positive_weight"
-_LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
-
 
 Record = dict[str, Any]  # plain values by name, as a run writes them down as JSON
 
@@ -55,7 +49,7 @@ class Built:
         plan: the settings, with none left open.
         loss, error: what stage 3 minimises, and what is reported.
         model: on the CPU; the finetune mode is applied.
-        embedder: a copy of the model's as it is before any training, the same whatever the metric.
+        embedder: a copy of the model's as it is before any training, so the same for all metrics.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
         source: what stage 2 compares with; None where nothing is aligned.
     """
@@ -83,9 +77,10 @@ def build(
     A small model leaves the process with one thread (`limit_threads`).
 
     Args:
-        config, reporter: as composed, and for messages.
-        earlier: what an earlier attempt of the run recorded; its decisions are taken as long as the
-            data are the same.
+        config: the settings, as composed.
+        reporter: of the run, for messages.
+        earlier: what an earlier attempt of the run recorded; its decisions are taken if the data
+            are the same.
         is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
 
     Raises:
@@ -113,7 +108,7 @@ def build(
     error = named_error(
         config.task.get("error"),
         task.kind,
-        integer_targets=not _is_real(task.train.targets()),
+        integer_targets=not is_real_valued(task.train.targets()),
         chunk=ERROR_CHUNKS.get(config.protocol),
         batch=plan.train.batch_size,
     )
@@ -136,7 +131,7 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
     """Say so where one class has far more training samples than another."""
     if task.kind != "classes":
         return
-    sizes = counts(task)
+    sizes = target_counts(task)
     largest = sizes.max()
     smallest = sizes[sizes > 0].min(initial=largest)
     if largest > _UNEVEN * smallest:
@@ -161,6 +156,7 @@ def make_model(
     """
     mode: Finetune = parts.build(settings.finetune, "finetune")
     body = load_body(settings.body, settings.seed, pretrained=mode.pretrained)
+    # Source and target are embedded at one resolution.
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     model = build_model(
         body=body,
@@ -173,42 +169,40 @@ def make_model(
         causal=task.causal,
         seed=settings.seed,
     )
-    limit = _FITTED
-    if not is_trained:
-        limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
-    rows = np.arange(len(task.train))
-    if len(rows) > limit:
-        generator = seeding.numpy_generator(settings.seed, "build", "fit")
-        rows = np.sort(generator.permutation(len(rows))[:limit])
-    read = map(task.train.batch, batches(rows, _FITTED_AT_ONCE))
-    model.embedder.fit((batch.x, batch.valid) for batch in read)
+    _fit_embedder(model, task.train, settings.seed, is_trained=is_trained)
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
-    if is_started(settings, model) and not _is_trainable([model.body]):
-        # An embedder that is the body's own layer is frozen as the body is; its norm is trained
+    if starts_with_features(settings, model) and not _is_trained(model.body):
+        # The embedder is the body's own layer: it is frozen as the body is, and its norm is trained
         # where the body's norms are.
         model.embedder.requires_grad_(False)
-        if _is_trainable(model.body.norms()):
+        if all(_is_trained(norm) for norm in model.body.norms()):
             model.embedder.norm.requires_grad_(True)
     return model, mode
 
 
-def _is_trainable(modules: Iterable[nn.Module]) -> bool:
-    """Return whether all parameters of the modules are trained."""
-    return all(p.requires_grad for module in modules for p in module.parameters())
+def _fit_embedder(model: TransferModel, samples: Samples, seed: int, *, is_trained: bool) -> None:
+    """Show training samples to an embedder that learns from inputs; others do not read them."""
+    limit = _FITTED
+    if not is_trained:
+        limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+    generator = seeding.numpy_generator(seed, "build", "fit")
+    rows = np.sort(generator.permutation(len(samples))[:limit])  # all where they are fewer
+    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
+    model.embedder.fit((batch.x, batch.valid) for batch in read)
+
+
+def _is_trained(module: nn.Module) -> bool:
+    """Return whether all parameters of a module are trained."""
+    return all(parameter.requires_grad for parameter in module.parameters())
 
 
 def _count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _is_real(targets: np.ndarray) -> bool:
-    """Return whether targets are real-valued; else they are class numbers."""
-    return np.issubdtype(targets.dtype, np.floating)
-
-
-def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
-    """Return whether a run's predictor is to begin as a ridge (`predictor.init`)."""
+def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
+    """Return whether a run's predictor begins as a ridge (`predictor.init`)."""
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
@@ -216,180 +210,37 @@ def is_ridge_wanted(settings: Config, model: TransferModel) -> bool:
     return settings.predictor.init == "ridge"
 
 
-def is_started(settings: Config, model: TransferModel) -> bool:
+def starts_with_features(settings: Config, model: TransferModel) -> bool:
     """Return whether a model starts with its body's own features and a ridge on them.
 
-    Such a model needs fewer steps.
+    Such a model needs fewer steps (decision 0025).
     """
-    return model.embedder.is_body_layer and is_ridge_wanted(settings, model)
-
-
-def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises: `task.loss`, or the default of the task's kind of targets.
-
-    Raises:
-        ConfigError: what is named is not a loss of such targets, targets are unknown and the loss
-            would count them, or weights are set that it does not take.
-    """
-    targets = task.train.targets()
-    is_real = _is_real(targets)
-    node = parts.named("loss", config.task.get("loss"), task.kind, not is_real)
-    if node is None:
-        loss: Loss = default_loss(task.kind, not is_real)
-    else:
-        loss = parts.build(node, "task.loss")
-        _check_loss(loss, task)
-    # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
-    if is_real and not counts_targets(loss):
-        for block in blocks(targets, np.arange(len(targets))):
-            if np.isnan(block).any():
-                raise ConfigError(
-                    f"{type(loss).__name__} does not leave out unknown targets",
-                    where="task.loss",
-                    hint=_LOSSES,
-                )
-    return weighted(loss, task, config.train)
-
-
-def _check_loss(loss: Any, task: TaskData) -> None:
-    """Call a loss with outputs of zero and targets of the task.
-
-    Raises:
-        ConfigError: it does not return one number with a gradient.
-    """
-    # As many samples as outputs would let shapes pass that do not fit.
-    num_samples = 3 if task.num_outputs == 2 else 2
-    targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
-    extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
-    outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
-    name = type(loss).__name__
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
-            number = loss(outputs, targets)
-    except OrcaError:
-        raise
-    except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{name} is not a loss of this task's outputs and targets: {reason}",
-            where="task.loss",
-            hint=_LOSSES,
-        ) from error
-    is_number = isinstance(number, torch.Tensor) and number.ndim == 0
-    if not (is_number and number.requires_grad):
-        raise ConfigError(
-            f"{name} does not return one number with a gradient", where="task.loss", hint=_LOSSES
-        )
-
-
-def counts(task: TaskData) -> np.ndarray:
-    """Return the number of training targets of each class, [K] int64.
-
-    Of real-valued targets, such as labels, it is the number of zeros and of ones of each output,
-    [2, K]. Every position of a dense target counts, unknown targets do not.
-    """
-    targets = task.train.targets()
-    k = task.num_outputs
-    is_real = _is_real(targets)
-    totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
-    for block in blocks(targets, np.arange(len(targets))):
-        if is_real:
-            outputs = block.reshape(len(block), k, -1)
-            totals[0] += (outputs == 0).sum(axis=(0, 2))
-            totals[1] += (outputs == 1).sum(axis=(0, 2))
-        else:
-            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
-    return totals
-
-
-def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
-    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`.
-
-    That is the loss itself where both are null. By "balanced" a class with n_k of n training
-    targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label gets the number of
-    samples without it over that of samples with it. Where a factor would be 0 or infinite it is 1.
-
-    Raises:
-        ConfigError: there are not as many weights as outputs, or they do not suit the targets or
-            the loss.
-    """
-    if train.class_weights is not None:
-        key = _CLASS_WEIGHTS
-        weights = _weights(key, train.class_weights, task)
-        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
-            return MaskedCrossEntropy(weights)
-        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
-            return nn.CrossEntropyLoss(
-                torch.tensor(weights),
-                ignore_index=loss.ignore_index,
-                label_smoothing=loss.label_smoothing,
-            )
-    elif train.positive_weight is not None:
-        key = _LABEL_WEIGHTS
-        weights = _weights(key, train.positive_weight, task)
-        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
-            return MaskedBCE(weights, loss.count_missing)
-    else:
-        return loss
-    raise ConfigError(
-        f"does not apply to the loss {type(loss).__name__}, or that has weights of its own",
-        where=key,
-        hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
-    )
-
-
-def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
-    """Return a weight for each output, by a setting that is "balanced" or a list."""
-    if setting != "balanced":
-        if len(setting) != task.num_outputs:
-            raise ConfigError(
-                f"{len(setting)} weights, but {task.num_outputs} outputs",
-                where=key,
-                hint="give one for each, in their order",
-            )
-        return [float(weight) for weight in setting]
-    sizes = counts(task)  # [K], or [2, K] of labels
-    is_of_classes = key == _CLASS_WEIGHTS
-    if is_of_classes == (sizes.ndim > 1):
-        raise ConfigError(
-            "does not fit the targets of this task",
-            where=key,
-            hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
-        )
-    if is_of_classes:
-        numerators = sizes.sum()
-        denominators = (sizes > 0).sum() * sizes
-    else:
-        numerators, denominators = sizes
-    is_finite = (numerators > 0) & (denominators > 0)
-    return np.where(is_finite, numerators / np.maximum(denominators, 1), 1.0).tolist()
+    return model.embedder.is_body_layer and starts_as_ridge(settings, model)
 
 
 def with_train(built: Built, **changes: Any) -> Built:
-    """Return what was built with other settings of stage 3."""
+    """Return a copy of what was built, with other settings of stage 3."""
     return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return what was built with a plan that takes these decisions.
+    """Return a copy of what was built, whose plan takes these decisions.
 
-    What else is open is decided anew around them.
+    All other open settings are decided anew around them.
     """
     plan = _plan(config, built.task, built.model, recorded)
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
 
 def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
-    return decide(
-        config,
-        task,
-        model.embedder.layout.tokens,
+    facts = Facts(
+        config=config,
+        task=task,
+        tokens=model.embedder.layout.tokens,
         parameters=_count_parameters(model),
-        is_started=is_started(config, model),
-        recorded=recorded,
+        starts_with_features=starts_with_features(config, model),
     )
+    return decide(facts, recorded)
 
 
 def read_task(config: Config, reporter: Reporter) -> TaskData:
@@ -480,7 +331,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
         "checkpoint_revision": None if folder is None else revision(folder),
         "threads": torch.get_num_threads(),
         **shapes,
-        "parameters": dict(shapes["parameters"]) | {"trained": num_trained},
+        "parameters": shapes["parameters"] | {"trained": num_trained},
     }
 
 

@@ -39,7 +39,7 @@ _ENOUGH_S = 4.0  # after which no further step is timed
 _SLOW_S = 1.0  # a step of a few samples that takes longer is scaled up to the whole step
 _FIRST_SAMPLES = 2  # of a step; they double until one is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
-_FORWARD = 4  # assumed cost of a training step over a forward pass, per sample
+_FORWARDS_OF_STEP = 4  # forward passes that a training step is assumed to cost, per sample
 _USED = 0.9  # of a budget of minutes; the remainder covers what is not timed
 _EPOCHS = "train.epochs"
 _MEMBERS = "train.members"
@@ -71,7 +71,7 @@ def time_steps(built: Built, engine: Engine, reporter: Reporter) -> Costs | None
         costs = Costs(
             step=_time_step(built, engine), align=_time_alignment(built, engine, reporter)
         )
-    # Other errors end the run; a failure to go back would hide them.
+    # Not in a `finally`: other errors end the run, and a failure to go back would hide them.
     built.model.load_state_dict(weights)
     built.model.zero_grad()
     return costs
@@ -85,10 +85,10 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     train = built.plan.train
     tested = len(built.task.train) + len(built.task.validation)
     step_size = train.step_size(train.count_learned(built.task))
-    test = tested * costs.step / _FORWARD / step_size
+    test = tested * costs.step / _FORWARDS_OF_STEP / step_size
     seconds = train.models * (train.epochs * _epoch(built, costs) + test)
     if not train.folds:
-        # Members beside the first align embedders of their own.
+        # Every member but the first aligns an embedder of its own.
         seconds += (train.models - 1) * costs.align
     return {"align": costs.align, "finetune": seconds}
 
@@ -101,21 +101,21 @@ def _epoch(built: Built, costs: Costs) -> float:
     validated = 0 if judging is None else len(judging)
     if judged_on == "folds":
         validated //= train.folds
-    return (count + validated / _FORWARD) / train.step_size(count) * costs.step
+    return (count + validated / _FORWARDS_OF_STEP) / train.step_size(count) * costs.step
 
 
 def _time_step(built: Built, engine: Engine) -> float:
     """Return the seconds of an optimizer step.
 
-    One that is slow with a few of its samples is timed with these alone.
+    A step that is slow with a few of its samples is not timed as a whole, but scaled up from these.
     """
     count = len(built.learned)
     fitted = built.plan.train.fitted(count)
     samples = _FIRST_SAMPLES
     while samples < fitted.batch_size:
         steps = 2 if samples == _FIRST_SAMPLES else 1  # the first step of all warms up
-        part = with_train(built, batch_size=samples, accumulation=1)
-        seconds = _mean_seconds(part, engine, steps)
+        small_step = with_train(built, batch_size=samples, accumulation=1)
+        seconds = _mean_seconds(small_step, engine, steps)
         if seconds > _SLOW_S:
             return seconds * fitted.batch_size / samples * fitted.accumulation
         samples *= 2
@@ -124,7 +124,7 @@ def _time_step(built: Built, engine: Engine) -> float:
 
 
 def _mean_seconds(built: Built, engine: Engine, most_steps: int) -> float:
-    """Return the mean seconds of some optimizer steps, the first left out where there are more."""
+    """Return the mean seconds of a few optimizer steps; the first counts only where it is alone."""
     seconds: list[float] = []
     still = with_train(built, lr=_STILL)
     with closing(OptimizerSteps(still, engine, built.learned, built.plan.seed)) as steps:
@@ -164,10 +164,10 @@ def planned(
     spent_s: float,
     reporter: Reporter,
 ) -> Built:
-    """Return what was built with the time that it will take.
+    """Return what was built, with the expected time in its summary.
 
-    For a budget of minutes the plan is what fits into them. The summary gets expected_s: stage ->
-    seconds, or nothing where no step could be timed.
+    With a budget of minutes, its plan is cut to what fits into them. The summary gets expected_s:
+    stage -> seconds, or nothing where no step could be timed.
 
     Args:
         config, built, engine, reporter: of the run.
@@ -197,6 +197,7 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
 
     plan = built.plan
     budget = f"budget={budget_name(plan)}"
+    # After alignments and the test, which the number of epochs does not change.
     left = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
     epoch = plan.train.models * _epoch(built, costs)
     if left < epoch:
@@ -209,6 +210,7 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
         numbers[_MEMBERS] = 1
         if not plan.train.folds:
             member = seconds(members=2) - seconds()
+            # Further members come only where all epochs of the first fit.
             further = (left - plan.train.epochs * epoch) / member
             numbers[_MEMBERS] += max(0, int(min(further, MOST_MEMBERS - 1)))
     typed = " ".join(f"{key}={number}" for key, number in numbers.items())

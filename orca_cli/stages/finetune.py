@@ -22,6 +22,7 @@ from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, shor
 from orca_cli.scoring.uncertainty import interval
 from orca_cli.stages.build import Built, Record, split_record
 from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
+from orca_cli.stages.task_loss import is_real_valued
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -101,13 +102,13 @@ class Validated:
 
 
 def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Trained:
-    """Train and choose, from the last checkpoint where there is one; the embedder is aligned.
+    """Train the model, whose embedder is aligned, and choose the weights.
 
-    The test split stays closed. Writes 3_finetune/metrics.jsonl and checkpoints; of one model last/
-    and, where something validates, best/; of several a folder for each, member-0/ or fold-0/ and so
-    on; with folds also out_of_fold.npz: outputs, targets and fold of every sample. The model of
-    `built` is moved to the device and ends with the chosen weights, of several models with those of
-    the first.
+    It resumes from the last checkpoint; the test split stays closed. Writes
+    3_finetune/metrics.jsonl and checkpoints; for one model last/ and, where there is validation,
+    best/; for several a folder each, member-0/ or fold-0/ and so on; with folds also
+    out_of_fold.npz: outputs, targets and fold of every sample. The model of `built` is moved to the
+    device and ends with the chosen weights, of several models with those of the first.
 
     Raises:
         NonFiniteError: a loss, a gradient or a validated output is NaN or infinite; the last
@@ -125,6 +126,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
     finished, saved = _resumed(run, members, saver)
+    # The first fold trains the model in place; the others start as it did.
     fold_start = trained_state(built.model) if train.folds else None
     with reporter.track("finetune", sum(steps)) as advance:
         for member in members:
@@ -132,16 +134,16 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 advance(steps[member.number], "")
                 continue
             if member.number > 0:
-                # Each fold has the same start, other members an embedder of their own.
+                # Folds have one start, other members an embedder and a predictor of their own.
                 start = fold_start
                 if start is None:
-                    part = run.part(checkpoints / f"start-{member.number}")
-                    start = drawn_again(built, engine, part, seed=member.seed)
+                    start_run = run.part(checkpoints / f"start-{member.number}")
+                    start = drawn_again(built, engine, start_run, seed=member.seed)
                 load_trained_state(built.model, start)
-            begun = None
+            member_checkpoint = None
             if saved is not None and saved.records["member"] == member.number:
-                begun = saved
-                reporter.say(f"finetune: resumed at step {begun.step} of {sum(steps)}")
+                member_checkpoint = saved
+                reporter.say(f"finetune: resumed at step {saved.step} of {sum(steps)}")
             training = MemberTraining(
                 built=built,
                 engine=engine,
@@ -149,7 +151,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 member=member,
                 saver=saver,
                 first_step=sum(steps[: member.number]),
-                saved=begun,
+                saved=member_checkpoint,
             )
             training.train(advance)
             if not member.folder:
@@ -177,7 +179,7 @@ def _resumed(
                 finished[member.number] = entry
     lines = [line for entry in finished.values() for line in entry.record["lines"]]
     if saved is not None and saved.records["member"] in finished:
-        saved = None  # of the member's last step
+        saved = None  # it is of the last step of a member whose folder was committed afterwards
     if saved is not None:
         lines += saved.records["lines"]
     run.rewind("finetune", lines)
@@ -230,7 +232,8 @@ def _together(
 ) -> Trained:
     """Return several members as one; with folds, writes out_of_fold.npz.
 
-    Its error is that of each sample's outputs by the fold that has not seen it, or by all members.
+    Its error is that of each sample's outputs by the fold that has not seen it; without folds, that
+    of the members' joint outputs.
     """
     model = _ensemble(built, run, members)
     judging = members[0].held_out
@@ -238,7 +241,7 @@ def _together(
     folds = [member.rows for member in members if member.rows is not None]
     if folds:
         judging = built.learned
-        order = np.argsort(np.concatenate(folds))
+        order = np.argsort(np.concatenate(folds))  # from the order of folds to that of the samples
         outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
         outputs = outputs[torch.from_numpy(order)]
         targets = torch.from_numpy(np.array(judging.targets()))
@@ -268,13 +271,13 @@ def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ens
     """Return the members' models, which share what none of them trains."""
     folder = run.stage("finetune")
     states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
+    # Twins share the tensors that no member trains.
     models = [built.model, *(twin(built.model, states[0]) for _ in states[1:])]
     for model, state in zip(models, states, strict=True):
         load_trained_state(model, state)
     kind: str = built.task.kind
     if kind == "dense":
-        is_real = np.issubdtype(built.task.train.targets().dtype, np.floating)
-        kind = "maps" if is_real else "class_maps"
+        kind = "maps" if is_real_valued(built.task.train.targets()) else "class_maps"
     return Ensemble(models, kind)
 
 
@@ -348,7 +351,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         NonFiniteError: an output is NaN or infinite, and the error would be.
         MemoryExhaustedError: a batch does not fit.
     """
-    reads = run.count_test_read()
+    reads = run.count_test_read()  # before the read: an interrupted one counts as well
     with signals.immediate():
         samples = built.task.open_test()
         if len(samples) == 0:
@@ -392,7 +395,7 @@ def best_constant(built: Built) -> Tensor:
     """
     targets = built.learned.targets()
     limit = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
-    if len(targets) > limit:  # all would not fit into memory with room to work in
+    if len(targets) > limit:  # all of them could fill the memory
         generator = seeding.numpy_generator(built.plan.seed, "finetune", "constant")
         targets = targets[np.sort(generator.permutation(len(targets))[:limit])]
     return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))

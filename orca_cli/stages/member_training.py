@@ -69,12 +69,15 @@ def members_of(built: Built) -> list[Member]:
     if plan.train.folds:
         return _folds(built)
     _, held_out = plan.train.judged_on(built.task, built.learned)
-    is_alone = plan.train.members == 1
+    if plan.train.members == 1:
+        return [
+            Member(number=0, folder="", seed=plan.seed, samples=built.learned, held_out=held_out)
+        ]
     return [
         Member(
             number=i,
-            folder="" if is_alone else f"member-{i}",
-            seed=plan.seed if is_alone else seeding.derive(plan.seed, "finetune", "member", i),
+            folder=f"member-{i}",
+            seed=seeding.derive(plan.seed, "finetune", "member", i),
             samples=built.learned,
             held_out=held_out,
         )
@@ -134,6 +137,7 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
+        # Aligned silently: the run shows its own alignment.
         redrawn = replace(built, plan=plan, model=model)
         _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)

@@ -22,7 +22,7 @@ from orca_cli.data.fraction import Part
 from orca_cli.exceptions import DataError, NonFiniteError, governed_by
 from orca_cli.interfaces import Batch, Samples
 from orca_cli.progress import Silent
-from orca_cli.stages.build import Built, Record, build, is_ridge_wanted, with_train
+from orca_cli.stages.build import Built, Record, build, starts_as_ridge, with_train
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine, choose_device
 from orca_cli.training.loop import read_ahead, read_step, train_step
@@ -83,7 +83,7 @@ class OptimizerSteps:
     def take(self, step: int) -> tuple[float, np.ndarray]:
         """Take step 0, 1, ...
 
-        Another order of steps is allowed, and reads batches twice.
+        Steps may be taken in another order, but batches that were read ahead are read again.
 
         Returns:
             the loss as `train_step` reports it, and the rows of its samples, [m] int64.
@@ -105,6 +105,7 @@ class OptimizerSteps:
                     self._share(team)
                 team.order(_STEP, step=step)
             if self._feed is None or step != self._next:
+                # The first step, or one out of turn.
                 self.close()
                 self._feed = read_ahead(self._reads(step))
             self._next = -1  # an error leaves the feed inside the step
@@ -121,6 +122,7 @@ class OptimizerSteps:
                 step=step,
                 reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
+                # The feed goes on to the batches of the next step.
                 prepared=itertools.islice(self._feed, -(-len(rows) // batch_size)),
             )
         self._next = step + 1
@@ -133,7 +135,7 @@ class OptimizerSteps:
         return self._order(epoch)[number * size : (number + 1) * size]
 
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
-        """Yield what reads the batches of a step and all that follow it, one after the other."""
+        """Yield calls that read the batches of a step and then of all steps after it."""
         size = self._settings.batch_size
         pin = self._engine.pin
         for step in range(first_step, self.total):
@@ -160,7 +162,7 @@ class OptimizerSteps:
         team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
         team.share_weights(self._built.model, self._engine.device)
         team.share(checkpoint.optimizer_tensors(self.optimizer), _CPU)
-        team.gathered(lambda: {}, 0)
+        _await_all(team)
         self._is_shared = True
 
     def close(self) -> None:
@@ -181,8 +183,9 @@ def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer
     """Return an optimizer in which what starts at random has the outer rate."""
     train = built.plan.train
     is_body_layer = built.model.embedder.is_body_layer
-    is_ridge = is_ridge_wanted(built.plan, built.model)
+    is_ridge = starts_as_ridge(built.plan, built.model)
 
+    # A body layer and a ridge are fitted already: they learn at the rate of the body.
     def starts_random(name: str) -> bool:
         if name.startswith("embedder."):
             return not is_body_layer
@@ -208,6 +211,11 @@ def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer
     )
 
 
+def _await_all(team: Team) -> None:
+    """Return once all processes have carried out an order; raises what failed in one of them."""
+    team.gathered(lambda: {}, 0)
+
+
 def lead(team: Team, built: Built, engine: Engine) -> None:
     """Let the other processes build what this one has built.
 
@@ -220,7 +228,7 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
         splits=built.summary["splits"],
         decided=built.summary["decided"],
     )
-    team.gathered(lambda: {}, 0)
+    _await_all(team)
 
 
 def share(team: Team, settings: Callable[[], Config]) -> int:
@@ -244,7 +252,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
                     plans.close()
                     steps = _follow_plan(team, built, engine, order)
                     plans.callback(steps.close)
-                    team.gathered(lambda: {}, 0)
+                    _await_all(team)
                 elif order["name"] == _STEP:
                     steps.take(order["step"])
             except NonFiniteError:
@@ -274,6 +282,7 @@ def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> Opt
 
 def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[Built, Engine]:
     """Build what the first process has built, on the device of this one."""
+    # `gathered` tells all processes of a failure in `make`, but returns numbers only.
     results: list[tuple[Built, Engine]] = []
 
     def make() -> dict[int, float]:

@@ -14,8 +14,8 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# From this number of validation samples on they choose the epoch; fewer choose nothing: the choice
-# would be noise, and they are lost for training.
+# From this number on, validation samples choose the epoch. Fewer choose nothing: the choice would
+# be noise, and training would do without them.
 BEST_FROM = 100
 # From this number on they choose by the error; fewer by the loss, which moves with every sample.
 ERROR_FROM = 300
@@ -41,10 +41,7 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     if any(recorded_splits.get(name) != split for name, split in splits.items()):
         return {}
     recorded = record.get("decided", {})
-    return {
-        key: Decision(value=decision["value"], why=decision["why"])
-        for key, decision in recorded.items()
-    }
+    return {key: Decision(**decision) for key, decision in recorded.items()}
 
 
 @dataclass(kw_only=True)
@@ -85,10 +82,10 @@ class TrainPlan(Train):
         return min(self.warmup_epochs, self.warmup_limit * self.falling_epochs)
 
     def fitted(self, samples: int) -> Self:
-        """Return the plan whose optimizer steps ask for no more than this number of samples.
+        """Return the plan with optimizer steps of no more samples than this number.
 
-        That is the plan itself if it does. Batches get smaller, and only where a step has more
-        batches than there are samples it has fewer.
+        It is the plan itself where its steps are no larger. Otherwise their batches get smaller; a
+        step gets fewer batches only where it would have more of them than there are samples.
         """
         if self.batch_size * self.accumulation <= samples:
             return self
@@ -99,7 +96,7 @@ class TrainPlan(Train):
         return replace(self, batch_size=batch_size, accumulation=accumulation)
 
     def step_size(self, samples: int) -> int:
-        """Return how many of a number of samples an optimizer step sees."""
+        """Return how many samples an optimizer step sees, of this number in all."""
         fitted = self.fitted(samples)
         return fitted.batch_size * fitted.accumulation
 
@@ -112,10 +109,8 @@ class TrainPlan(Train):
         return Joined([task.train, task.validation]) if self.refit else task.train
 
     def count_learned(self, task: TaskData) -> int:
-        """Return how many samples each fine-tuning of stage 3 trains on; the most of several."""
-        count = len(task.train)
-        if self.refit:
-            count += len(task.validation)
+        """Return how many samples a fine-tuning of stage 3 trains on; of several, the largest."""
+        count = len(self.learned(task))
         if self.folds:
             count -= count // self.folds
         return count
@@ -176,14 +171,22 @@ def budget_name(settings: Config) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What the rules read and none of them changes; the arguments are those of `decide`."""
+class Facts:
+    """What the rules read and none of them changes.
+
+    Args:
+        config, task: as composed and read.
+        tokens: of a sample.
+        parameters: of the whole model.
+        starts_with_features: whether the embedder starts as the body's own layer, and the predictor
+            as a ridge.
+    """
 
     config: Config
     task: TaskData
     tokens: int
     parameters: int
-    is_started: bool
+    starts_with_features: bool
 
     @property
     def typed(self) -> Train:
@@ -212,33 +215,19 @@ class _Facts:
         return Decision(enough, f"{count} validation samples, not fewer than {bound}")
 
 
-def decide(
-    config: Config,
-    task: TaskData,
-    tokens: int,
-    *,
-    parameters: int,
-    is_started: bool = False,
-    recorded: Decided | None = None,
-) -> Plan:
-    """Return the plan of a run: a function of settings, data and model, but for what is recorded.
+def decide(facts: Facts, recorded: Decided) -> Plan:
+    """Return the plan of a run: a function of facts and recorded decisions.
 
-    Settings that are not open stay.
+    Settings that are not open stay as they are.
 
     Args:
-        config, task: as composed and read.
-        tokens, parameters: of a sample, and of the whole model.
-        is_started: whether the embedder starts as the body's own layer, and the predictor as a
-            ridge.
+        facts: settings, data and model.
         recorded: decisions of an earlier attempt, or by a time that was measured, which take
             precedence over the rules.
     """
-    facts = _Facts(
-        config=config, task=task, tokens=tokens, parameters=parameters, is_started=is_started
-    )
-    recorded = recorded or {}
+    config = facts.config
     decided: dict[str, Decision] = {}
-    # Open settings are None or "auto" in it until their rule has had its turn.
+    # Its open settings are None or "auto" until their rule has had its turn.
     train = TrainPlan(**vars(config.train))
     for name, rule in _RULES.items():
         if getattr(train, name) not in _OPEN:
@@ -252,7 +241,7 @@ def decide(
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
 
-def _select(facts: _Facts, train: TrainPlan) -> Decision:
+def _select(facts: Facts, train: TrainPlan) -> Decision:
     folds = facts.typed.folds
     if folds:
         why = f"train.folds={folds} judges by all samples, and none are left to choose by"
@@ -262,13 +251,13 @@ def _select(facts: _Facts, train: TrainPlan) -> Decision:
     return facts.by_validation(BEST_FROM, fewer="last", enough="best")
 
 
-def _select_by(facts: _Facts, train: TrainPlan) -> Decision | None:
+def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
     if train.select != "best":
         return None
     return facts.by_validation(ERROR_FROM, fewer="loss", enough="error")
 
 
-def _refit(facts: _Facts, train: TrainPlan) -> Decision:
+def _refit(facts: Facts, train: TrainPlan) -> Decision:
     if train.select == "best":
         return Decision(False, "validation chooses")
     if not facts.task.validation_drawn:
@@ -280,13 +269,13 @@ def _refit(facts: _Facts, train: TrainPlan) -> Decision:
     return Decision(True, "nothing is chosen by validation, which was drawn from the training data")
 
 
-def _batch_size(facts: _Facts, train: TrainPlan) -> Decision:
+def _batch_size(facts: Facts, train: TrainPlan) -> Decision:
     samples = train.count_learned(facts.task)
     size = 16 if samples <= _MIDDLE_SET else 32
     return facts.by_budget(train, min(size, samples))
 
 
-def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
+def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     """Decide the number of passes over the samples.
 
     For a budget of minutes it is that of `normal`, until the time of a step is known
@@ -301,40 +290,44 @@ def _epochs(facts: _Facts, train: TrainPlan) -> Decision:
     else:
         steps = min(5000, max(2000, 10 * per_epoch))
     budget = facts.config.budget
-    if budget == "quick" or (budget == "normal" and facts.is_started):
+    if budget == "quick" or (budget == "normal" and facts.starts_with_features):
         steps *= _QUICK
     return facts.by_budget(train, max(1, round(steps / per_epoch)))
 
 
-def _members(facts: _Facts, train: TrainPlan) -> Decision:
+def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
     samples = train.count_learned(facts.task)
     is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
-    members = 1
-    if budget == "thorough":
+    # A length that was typed is that of one model.
+    has_open_length = facts.typed.epochs is None
+    if train.folds:
+        members = 1  # each fold is a model already
+    elif budget == "thorough":
         members = MOST_MEMBERS
-    elif budget == "normal" and is_cheap and not facts.is_started:
-        # A length that was typed is that of one model.
-        members = 2 if facts.typed.epochs is None else 1
-    return facts.by_budget(train, 1 if train.folds else members)
+    elif budget == "normal" and is_cheap and has_open_length and not facts.starts_with_features:
+        members = 2
+    else:
+        members = 1
+    return facts.by_budget(train, members)
 
 
-def _lr(facts: _Facts, train: TrainPlan) -> Decision:
+def _lr(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, _SMALL_RATE if facts.is_small else _LARGE_RATE)
 
 
-def _outer_rate(facts: _Facts, train: TrainPlan) -> Decision:
+def _outer_rate(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
 
 
-def _warmup_epochs(facts: _Facts, train: TrainPlan) -> Decision:
+def _warmup_epochs(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, round(_WARMUP * train.falling_epochs, 6))
 
 
-# Setting of stage 3 -> what decides it where it is open, from the facts and from the plan as far
-# as it is decided; None leaves it open. They are in the order in which they are asked: how long to
-# train depends on what is trained on, and that on what chooses the weights.
-_RULES: Mapping[str, Callable[[_Facts, TrainPlan], Decision | None]] = {
+# Setting of stage 3 -> the rule that decides it where it is open, from the facts and from the plan
+# so far; it returns None to leave the setting open. Rules apply in this order: how long to train
+# depends on what is trained on, and that on what chooses the weights.
+_RULES: Mapping[str, Callable[[Facts, TrainPlan], Decision | None]] = {
     "select": _select,
     "select_by": _select_by,
     "refit": _refit,

@@ -51,6 +51,8 @@ _EMBEDDED_POINTS = 2**13
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
 
+Group = tuple[int, ...]  # the target classes of one problem
+
 
 class Labelled:
     """A split with a class or pseudo-label for every sample, [n].
@@ -89,7 +91,7 @@ class ProblemForm:
 
 def form_of(metric: Metric, settings: Align) -> ProblemForm:
     """Return what problems hold by the settings or, where they say nothing, by the metric."""
-    classes = settings.classes_per_problem
+    classes = settings.classes_per_problem  # 0 for all, as users write it
     if classes is None:
         classes = 0 if metric.all_classes else 1
     points = settings.max_samples
@@ -132,18 +134,17 @@ class Problem:
     form: ProblemForm
     seed: int
 
-    def groups(self, split: Labelled, *names: str | int) -> list[tuple[int, ...]]:
+    def groups(self, split: Labelled, *names: str | int) -> list[Group]:
         """Return the classes of a split in a seeded order, cut into groups of a problem each."""
         generator = seeding.numpy_generator(self.seed, "align", "order", *names)
         order = generator.permutation(list(split.members)).tolist()
-        size = len(order) if self.form.classes is None else self.form.classes
+        size = self.form.classes or len(order)
         return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's.
 
-        An InterruptionError comes between two lists of `distances` and leaves a part of the
-        gradient.
+        An InterruptionError comes between two lists of `distances`, with the gradient incomplete.
 
         Returns:
             the weighted sum of all distances, and the worst diagnostics: the largest iterations and
@@ -153,7 +154,7 @@ class Problem:
         worst: dict[str, float] = {}
         for batch in self.distances(self.train, step):
             total = torch.stack([weight * distance.value for weight, distance in batch]).sum()
-            total.backward()
+            total.backward()  # once for all groups that share a graph
             loss += float(total.detach())
             for _, distance in batch:
                 for name in ("iterations", "marginal_error"):
@@ -170,7 +171,7 @@ class Problem:
         to be differentiated.
         """
         groups = self.groups(split, *names)
-        # Few enough are embedded together that their inputs and points take little memory.
+        # As many groups are embedded together as inputs and points of little memory allow.
         samples = min(self.form.points, self._readable_samples)
         by_inputs = samples_at_once(self.model) // samples
         together = max(1, min(by_inputs, _EMBEDDED_POINTS // self.form.points))
@@ -217,9 +218,7 @@ class Problem:
         source = points_at(self.source, np.sort(rows))
         return float(metric.distance(source, metric.prepare(source), sides.target).value)
 
-    def clouds(
-        self, split: Labelled, groups: Sequence[tuple[int, ...]], *names: str | int
-    ) -> list[Sides]:
+    def clouds(self, split: Labelled, groups: Sequence[Group], *names: str | int) -> list[Sides]:
         """Return for every group the source and its classes' points, drawn and embedded.
 
         A metric of clouds gets the whole source, and at most `form.points` of the target, each
@@ -240,26 +239,28 @@ class Problem:
         )
         clouds = []
         for group, drawing, (x, indices) in zip(groups, drawings, embedded, strict=True):
-            x = x.to(self.source.x.dtype)
+            x = x.to(self.source.x.dtype)  # [samples, points, d]
             # Classes are numbered from 0 within their group.
             numbers = np.searchsorted(np.sort(group), split.labels[indices])
             labels = torch.from_numpy(numbers).to(x.device)
             if drawing.source is None:
+                # The only sample is the cloud.
+                x = x[0]
+                labels = labels[0]
                 source = self.source
-                target = Features(x=x[0], labels=labels[0], num_classes=len(group))
             else:
                 rows = drawing.source.draw(x.shape[1], drawing.generator)
                 source = points_at(self.source, rows)
-                target = Features(x=x, labels=labels, num_classes=len(group))
+            target = Features(x=x, labels=labels, num_classes=len(group))
             clouds.append(Sides(source=source, target=target))
         return clouds
 
-    def _drawing(self, split: Labelled, group: tuple[int, ...], *names: str | int) -> _Drawing:
+    def _drawing(self, split: Labelled, group: Group, *names: str | int) -> _Drawing:
         """Return what is drawn for a group of classes.
 
-        There are as many samples as full ones fit into the points of a problem and both sides, or
-        else two smaller ones. Where a side has a single point, or the metric compares clouds, there
-        is one.
+        There are as many samples of full size as fit into the points of a problem and into both
+        sides; where fewer than two fit, there are two smaller ones. There is one sample where a
+        side has a single point, or the metric compares clouds.
         """
         generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
         is_token = self.form.features == "tokens"
@@ -276,6 +277,7 @@ class Problem:
             labels = self.source.labels.cpu().numpy()
             counts = Counter(labels.tolist())
             source = by_class(labels, choose_classes(counts, samples, most_classes, generator))
+            # Samples of both sides have the same size.
             limit = min(sample_size, limit // samples, source.limit)
         classes = choose_classes(sizes, samples, most_classes, generator)
         draw = self._of_tokens if is_token else self._of_samples
@@ -291,16 +293,16 @@ class Problem:
     ) -> Draw:
         """Return the draw of samples of these classes, of at most `limit` tokens each.
 
-        Of a class as many samples of the split are read as tokens could be taken, or all that it
-        has.
+        As many samples of a class are read as tokens of it could be taken, or all that it has.
         """
         shares: dict[int, int] = {}  # class -> tokens that any sample takes of it, at most
         for labels in classes:
             total = sum(len(split.members[label]) for label in labels)
             for label in labels.tolist():
+                # Rounded up, as systematic sampling may do.
                 share = math.ceil(limit * len(split.members[label]) / total)
                 shares[label] = max(share, shares.get(label, 0))
-        sharing = Counter(np.concatenate(classes).tolist())
+        sharing = Counter(np.concatenate(classes).tolist())  # class -> samples that take from it
         read = []
         fractions = {}
         for label, share in shares.items():
@@ -331,6 +333,7 @@ class Problem:
         drawn = candidates[strata.draw(limit, generator)]  # [samples, points]
 
         def choose(owners: np.ndarray) -> np.ndarray:
+            # Samples that are too short own no point.
             row_of = {owner: row for row, owner in enumerate(owners.tolist())}
             present = []
             for sample in drawn.tolist():
@@ -349,9 +352,9 @@ class Problem:
 
     @property
     def _readable_samples(self) -> int:
-        """Return how many samples of a class are read at most.
+        """Return the largest number of samples of a class that are read.
 
-        Where a sample is a point, they are as many as the points of a problem.
+        Where a sample is a point, it is the number of points in a problem.
         """
         if self.form.features != "tokens":
             return self.form.points
@@ -416,7 +419,8 @@ def make_problem(
 def _labelled_splits(built: Built, source_classes: int) -> tuple[Labelled, Labelled]:
     """Return the training and the validation split with their classes or pseudo-labels.
 
-    By default there are as many pseudo-labels as the source has classes (A.3.4).
+    Unless `align.pseudo_labels` says otherwise, there are as many pseudo-labels as the source has
+    classes (A.3.4).
     """
     task = built.task
     settings = built.plan.align

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orca_cli import seeding, signals
+from orca_cli import seeding
+from orca_cli.data.blocks import in_turn
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import IGNORED_CLASS, Kind
 
@@ -29,10 +30,10 @@ def class_labels(
     """Return a class for every training and validation sample, [n] and [m] int64.
 
     Clusters are those of the training targets. Targets of kind "classes" are returned as they are.
-    One number a sample is binned, so that every class has about as many training samples. Anything
-    else is clustered by k-means after its mean over known targets is subtracted: label sets as they
-    are, real values divided by the deviation of their channel, classes at every position as
-    indicators. What is unknown counts as the mean.
+    If a target is one number, it is binned, so that all classes have about as many training
+    samples. All others are clustered by k-means after the mean of the known ones is subtracted:
+    label sets as they are, real values divided by the deviation of their channel, classes at every
+    position as indicators. Unknown targets count as the mean.
 
     Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read
     as a whole.
@@ -40,7 +41,7 @@ def class_labels(
     Args:
         kind: of the task.
         train, validation: targets, shaped as `interfaces.Batch.y`.
-        num_clusters: number of classes; they are fewer of few samples or equal numbers.
+        num_clusters: number of classes; there may be fewer, of few samples or equal numbers.
         seed: of the clustering.
     """
     if kind == "classes":
@@ -50,26 +51,27 @@ def class_labels(
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
+    state = seeding.derive(seed, "align", "pseudo_labels") % 2**32  # scikit-learn takes 32 bits
     k = min(num_clusters, len(train))
     encoder = _encoder(kind, train)
     with warnings.catch_warnings():
         # Fewer distinct targets than clusters are fine here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(train) * encoder.width <= WHOLE_VALUES:
-            means = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encoder.encode(train))
+            clusters = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encoder.encode(train))
         else:
-            means = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
+            clusters = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
             generator = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
-                order = generator.permutation(len(train))
+                order = generator.permutation(len(train))  # another one in every pass
                 for rows in _batches(train, order, encoder.width, least_size=k):
-                    means.partial_fit(encoder.encode(train[np.sort(rows)]))
+                    # Ascending rows are read from a file faster.
+                    clusters.partial_fit(encoder.encode(train[np.sort(rows)]))
 
         def nearest(targets: np.ndarray) -> np.ndarray:
             labels = []
             for rows in _batches(targets, np.arange(len(targets)), encoder.width):
-                labels.append(means.predict(encoder.encode(targets[rows])))
+                labels.append(clusters.predict(encoder.encode(targets[rows])))
             return np.concatenate(labels).astype(np.int64)
 
         return nearest(train), nearest(validation)
@@ -77,22 +79,23 @@ def class_labels(
 
 def shuffled(labels: Labels, seed: int) -> Labels:
     """Return the labels of both splits, permuted among the samples of each: a control."""
-    train, validation = (
-        split[seeding.numpy_generator(seed, "align", "target_labels", name).permutation(len(split))]
-        for name, split in zip(("train", "validation"), labels, strict=True)
-    )
+    permuted = []
+    for name, split in zip(("train", "validation"), labels, strict=True):
+        generator = seeding.numpy_generator(seed, "align", "target_labels", name)
+        permuted.append(split[generator.permutation(len(split))])
+    train, validation = permuted
     return train, validation
 
 
 def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> Labels:
     """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers.
 
-    What is unknown is in the median's bin. Many equal numbers share a bin, so there may be fewer
-    than `count`; none is empty in training.
+    Unknown numbers are in the median's bin. Equal numbers share a bin, so there may be fewer bins
+    than `count`; every bin has a training sample.
     """
     numbers = np.sort(train[~np.isnan(train)])
     edges = np.unique(np.quantile(numbers, np.arange(1, count) / count, method="inverted_cdf"))
-    edges = edges[edges < numbers[-1]]
+    edges = edges[edges < numbers[-1]]  # the bin above an edge at the largest is empty
     median = numbers[(len(numbers) - 1) // 2]
 
     def binned(y: np.ndarray) -> np.ndarray:
@@ -104,11 +107,11 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> Labels:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """What makes columns of targets that k-means can compare.
+    """Turns targets into columns that k-means can compare.
 
     Args:
         num_classes: of class numbers, which become indicators; None for real values.
-        mean, scale: what is subtracted from the columns and what they are divided by, [width].
+        mean, scale: [width]; a column loses its mean and is divided by its scale.
     """
 
     num_classes: int | None
@@ -153,7 +156,7 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
         for rows in _batches(train, np.arange(len(train)), width):
             yield _columns(train[rows], num_classes).astype(np.float64)
 
-    counts = np.zeros(width)
+    counts = np.zeros(width)  # of known values
     total = np.zeros(width)
     for block in blocks():
         counts += (~np.isnan(block)).sum(0)
@@ -179,9 +182,7 @@ def _batches(
 ) -> Iterator[np.ndarray]:
     """Yield indices of batches of bounded size; smaller ones than `least_size` are left out."""
     size = max(least_size, BATCH_VALUES // max(1, width))
-    for start in range(0, len(order), size):
-        signals.check()
-        rows = order[start : start + size]
+    for rows in in_turn(order, size):
         if len(rows) >= least_size:
             yield rows
             release_pages(targets)

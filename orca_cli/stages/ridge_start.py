@@ -7,25 +7,25 @@ Distort Pretrained Features").
 
 import copy
 import warnings
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding, signals
-from orca_cli.interfaces import Samples, Tokens
+from orca_cli import seeding
+from orca_cli.data.blocks import in_turn
+from orca_cli.interfaces import Loss, Samples, Tokens
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
-from orca_cli.stages.build import Built, is_ridge_wanted
+from orca_cli.stages.build import Built, starts_as_ridge
 from orca_cli.training.engine import Engine
-from orca_cli.training.loop import batches
 
 _MOST_SAMPLES = 2000
 _FEWEST_SAMPLES = 4
 _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
-# Of what went past the body, in all: both alike, the body alone, what went past it alone.
+# The share of the features that went past the body: both alike, the body's alone, these alone.
 _SHARES = (0.5, 0.0, 1.0)
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
@@ -41,9 +41,9 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     samples are used, drawn by the seed; with fewer than 4 known targets nothing is fitted.
 
     Returns:
-        whether it has been fitted, which `predictor.init` may not ask for.
+        whether it was fitted: only where `predictor.init` asks for it.
     """
-    if not is_ridge_wanted(built.plan, built.model):
+    if not starts_as_ridge(built.plan, built.model):
         return False
     rows, targets = _known(built.task.kind, samples, seed)
     if len(rows) < _FEWEST_SAMPLES:
@@ -52,21 +52,15 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     tables = [_standardised(x) for x in _inputs(built.model, engine, samples, rows)]
     weight, bias, held_out = _ridge([table.x for table in tables], _regressed(built, targets))
     if built.task.kind != "values":
-        # The factor on the outputs at which the loss of samples left out is lowest.
-        loss: Any = built.loss
-        if isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss).cpu()
-        outputs = torch.from_numpy(held_out).float()
-        losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
-        scale = float(_SCALES[int(np.nanargmin(losses))])
+        scale = _best_scale(built.loss, torch.from_numpy(held_out).float(), targets)
         weight = scale * weight
         bias = scale * bias
-    # The layers answer to raw features as these weights do to standardised ones.
+    # The layers get raw features, the ridge had standardised ones: mean and factor go into them.
     layers = [predictor.linear]
     if predictor.skip is not None:
         layers.append(predictor.skip)
     ends = np.cumsum([len(table.mean) for table in tables])[:-1]
-    blocks = np.split(weight, ends)
+    blocks = np.split(weight, ends)  # [F, K] and, of what went past the body, [S, K]
     for layer, block, table in zip(layers, blocks, tables, strict=True):
         raw = block * table.factor[:, None]
         layer.weight.copy_(torch.from_numpy(raw.T))
@@ -75,21 +69,30 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     return True
 
 
+def _best_scale(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
+    """Return the factor on outputs [n, K] at which their loss is lowest."""
+    if isinstance(loss, nn.Module):
+        loss = copy.deepcopy(loss).cpu()
+    losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
+    return float(_SCALES[int(np.nanargmin(losses))])
+
+
 def _known(kind: str, samples: Samples, seed: int) -> tuple[np.ndarray, Tensor]:
     """Return rows of samples with a known target, ascending, and their targets."""
-    rows = np.arange(len(samples))
-    if len(rows) > _MOST_SAMPLES:
-        generator = seeding.numpy_generator(seed, "finetune", "ridge")
-        rows = np.sort(generator.permutation(len(rows))[:_MOST_SAMPLES])
+    generator = seeding.numpy_generator(seed, "finetune", "ridge")
+    rows = np.sort(generator.permutation(len(samples))[:_MOST_SAMPLES])  # all where they are fewer
     targets = torch.from_numpy(np.array(samples.targets()[rows]))
-    is_known = targets >= 0 if kind == "classes" else ~targets.isnan().any(1)
+    if kind == "classes":
+        is_known = targets >= 0
+    else:
+        is_known = ~targets.isnan().any(1)
     return rows[is_known.numpy()], targets[is_known]
 
 
 def _inputs(
     model: TransferModel, engine: Engine, samples: Samples, rows: np.ndarray
 ) -> list[np.ndarray]:
-    """Return what the predictor's layers see of samples.
+    """Return the features of samples that the predictor's layers see.
 
     Returns:
         [n, F] and, where features go past the body, [n, S].
@@ -98,8 +101,7 @@ def _inputs(
     predictor = cast(PooledPredictor, model.predictor)
     pooled: list[Tensor] = []
     past_body: list[Tensor] = []
-    for batch_rows in batches(rows, _AT_ONCE):
-        signals.check()
+    for batch_rows in in_turn(rows, _AT_ONCE):
         batch = engine.move(samples.batch(batch_rows))
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
@@ -124,6 +126,7 @@ def _standardised(raw: np.ndarray) -> _Table:
     deviation = raw.std(0)
     varies = deviation > _CONSTANT
     reciprocal = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
+    # The more features there are, the smaller each is: rows of both tables are of one length.
     factor = reciprocal / max(1, varies.sum()) ** 0.5
     return _Table(x=(raw - mean) * factor, mean=mean, factor=factor)
 
@@ -153,7 +156,9 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     widths = [table.shape[1] for table in tables]
     candidates = []
-    for share in _SHARES if len(tables) > 1 else (0.0,):
+    shares = _SHARES if len(tables) > 1 else (0.0,)
+    for share in shares:
+        # The squared lengths of rows add up by these shares.
         weights = np.sqrt([1 - share, share])[: len(tables)]
         factor = np.repeat(weights, widths)
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
@@ -163,7 +168,7 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
             model.fit(np.concatenate(tables, 1) * factor, y)
         candidates.append((model, factor))
     best, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
-    penalty = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
+    penalty_index = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
     weight = best.coef_.reshape(y.shape[1], -1).T * factor[:, None]
-    held_out = best.cv_results_[..., penalty].reshape(y.shape)
+    held_out = best.cv_results_[..., penalty_index].reshape(y.shape)
     return weight, np.atleast_1d(best.intercept_), held_out

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ def moments(batch: Tokens) -> Tensor:
     x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
     counts = batch.mask.sum(1)
     sums = x.sum(1)
+    # The squared length of a sample's mean, once for each of its tokens: n |sum / n|^2.
     means = (sums.square().sum(1) / counts.clamp(min=1)).sum()
     return torch.cat([torch.stack([counts.sum().double(), x.square().sum(), means]), sums.sum(0)])
 
@@ -106,8 +107,8 @@ def collapse(tokens: Tokens) -> dict[str, float]:
 
     Returns:
         variance_within and variance_between as in `variances`, and token_variance, the share of the
-        former in their sum: 0 where all tokens of a sample are alike, 1 where samples do not differ
-        in their means.
+        first in their sum: 0 where all tokens of a sample are alike, 1 where the means of samples
+        do not differ.
 
     Raises:
         NonFiniteError: a token is NaN or infinite.
@@ -156,15 +157,17 @@ def source_features(
     """
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
-    facts = (
+    facts = [
         body.checkpoint_digest,
         body.preparation_digest,
         body.source_resolution,
         getattr(body, "max_source_tokens", ""),
         source.digest,
         wanted,
-    )
-    key = _key(*facts) if all_examples else _key(*facts, "some")
+    ]
+    if not all_examples:
+        facts.append("some")
+    key = _key(*facts)
     path = cache_folder / "source_features" / _key(key, numerics_key(device))
     stored = cached(
         path,
@@ -209,14 +212,29 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     return tokens.x[tokens.mask], torch.nonzero(tokens.mask)[:, 0]
 
 
+class _Ranked(NamedTuple):
+    """Points `x` [p, d] with their labels and random ranks, [p], on the CPU."""
+
+    x: Tensor
+    labels: Tensor
+    ranks: Tensor
+
+
+def _smallest(pieces: list[_Ranked], limit: int) -> _Ranked:
+    """Return at most `limit` points, those with the smallest ranks, in the order of the pieces."""
+    points = _Ranked(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
+    rows = torch.argsort(points.ranks)[:limit].sort().values
+    return _Ranked(*(tensor[rows] for tensor in points))
+
+
 @torch.no_grad()
 def _embed(
     body: Body, source: SourceData, wanted: Wanted, *, reporter: Reporter, all_examples: bool
 ) -> Entry:
     """Embed the source and keep a uniform draw of its points.
 
-    Every point gets a random rank, and those with the smallest ranks are kept: those that are asked
-    for first, then the further ones, each in the order in which they came.
+    Every point gets a random rank, and those with the smallest ranks are kept: first as many as
+    `wanted.points`, then the further ones (`_FRESH`), both in the order of the examples.
     """
     generator = seeding.torch_generator(
         wanted.seed, "align", "source", wanted.features, wanted.points
@@ -229,15 +247,9 @@ def _embed(
         limit += _FRESH
     else:
         order = torch.randperm(len(labels), generator=generator)
-    pieces: list[tuple[Tensor, ...]] = []  # points [p, d], labels [p] and ranks [p], on the CPU
+    pieces: list[_Ranked] = []
     count = 0
     sums = torch.zeros(())
-
-    def drawn() -> tuple[Tensor, ...]:
-        x, point_labels, ranks = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-        smallest = torch.argsort(ranks)[:limit].sort().values
-        return x[smallest], point_labels[smallest], ranks[smallest]
-
     with reporter.track("source features", len(labels)) as advance:
         for batch in order.split(_BATCH):
             signals.check()
@@ -246,12 +258,12 @@ def _embed(
             else:
                 tokens = body.embed_source([inputs[row] for row in batch.tolist()])
             sums = sums + moments(tokens)
-            x, rows = select_points(tokens, wanted.features, wanted.length)
+            x, rows = select_points(tokens, wanted.features, wanted.length)  # [p, d], [p]
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
-            pieces.append((x.cpu(), labels[batch][rows.cpu()], ranks))
+            pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][rows.cpu()], ranks=ranks))
             # Points that cannot be drawn any more are dropped before they take much memory.
-            if sum(len(points) for points, *_ in pieces) > 4 * limit:
-                pieces = [drawn()]
+            if sum(len(piece.ranks) for piece in pieces) > 4 * limit:
+                pieces = [_smallest(pieces, limit)]
             count += len(x)
             advance(len(batch))
             if count >= limit and not all_examples:
@@ -263,10 +275,11 @@ def _embed(
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    x, point_labels, ranks = drawn()
-    is_further = ranks.argsort().argsort() >= wanted.points
+    points = _smallest(pieces, limit)
+    # The first sort of ranks gives the order of the points, the second each point's position.
+    is_further = points.ranks.argsort().argsort() >= wanted.points
     order = torch.argsort(is_further, stable=True)
-    tensors = {"x": x[order].float().contiguous(), "labels": point_labels[order]}
+    tensors = {"x": points.x[order].float().contiguous(), "labels": points.labels[order]}
     record = {"classes": len(source.examples.class_names), "spread": variances(sums)}
     return Entry(tensors, record)
 
@@ -276,7 +289,7 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     x = embedded.tensors["x"]
     labels = embedded.tensors["labels"]
     if wanted.cloud == "gaussian":
-        # A sample of the Gaussian with the points' own mean and covariance.
+        # Sums of the centred points with normal weights are Gaussian, with the points' covariance.
         generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
@@ -289,8 +302,8 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
 
         state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
         count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
-        means = KMeans(count, n_init=_RESTARTS, random_state=state)
-        labels = torch.from_numpy(means.fit_predict(x.numpy()).astype(np.int64))
+        clusters = KMeans(count, n_init=_RESTARTS, random_state=state)
+        labels = torch.from_numpy(clusters.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 
 

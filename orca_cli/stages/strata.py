@@ -23,7 +23,8 @@ def choose_classes(
 ) -> list[np.ndarray]:
     """Return the classes of every sample in random order, drawn anew for each.
 
-    They are drawn from those with a point for every sample; where no class has that many, from all.
+    They are drawn from the classes that have a point for every sample or, if there are none, from
+    all.
 
     Args:
         sizes: class -> number of its points.
@@ -43,8 +44,8 @@ class Strata:
 
     Args:
         members: class -> rows of the points that can be drawn.
-        sizes: class -> number of points that the side has of it, of which those may be a part.
-        classes: those of each sample, as `choose_classes` returns them.
+        sizes: class -> number of points that the side has of it; `members` may hold fewer.
+        classes: of each sample, as `choose_classes` returns them.
     """
 
     members: dict[int, np.ndarray]
@@ -54,38 +55,39 @@ class Strata:
     @property
     def limit(self) -> int:
         """Return the largest size that all samples can have."""
+        # Samples with a class in common divide its points among them.
         sharing = Counter(np.concatenate(self.classes).tolist())
         limits = []
         for labels in self.classes:
             total = sum(self.sizes[label] for label in labels)
             for label in labels:
                 if self.sizes[label]:
+                    # The size of the sample whose share of this class is all that there is for it.
                     points = len(self.members[label]) // sharing[label]
                     limits.append(points * total / self.sizes[label])
         return int(min(limits, default=0))
 
     def draw(self, size: int, generator: Generator) -> np.ndarray:
-        """Return rows of every sample, [samples, size], in random order.
+        """Return the rows of every sample, [samples, size], in random order.
 
-        Fewer where `limit` is below `size`.
-
-        Of a sample's classes each has its share by systematic sampling: exactly so in expectation,
-        and never off by a point.
+        Samples have `limit` points where that is below `size`. Each class of a sample has its share
+        by systematic sampling: exact in expectation, and never off by a whole point.
         """
         size = min(size, self.limit)
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
-        pieces: list[list[np.ndarray]] = [[] for _ in counts]  # rows of each sample, by class
+        pieces = []  # of each class, the rows of every sample
         for label, rows in self.members.items():
             # One draw for all samples, cut into theirs, so that none has a point of another.
-            ends = np.cumsum([count.get(label, 0) for count in counts])
+            ends = np.cumsum([count.get(label, 0) for count in counts])  # [samples]
             drawn = generator.choice(rows, size=ends[-1], replace=False)
-            for sample, points in enumerate(np.split(drawn, ends[:-1])):
-                pieces[sample].append(points)
-        samples = [np.concatenate(sample_pieces) for sample_pieces in pieces]
+            pieces.append(np.split(drawn, ends[:-1]))
+        samples = [np.concatenate(sample_pieces) for sample_pieces in zip(*pieces, strict=True)]
         return np.stack([generator.permutation(sample) for sample in samples])
 
     def _counts(self, labels: np.ndarray, size: int, start: float) -> dict[int, int]:
         """Return class -> number of points that a sample of these classes takes."""
+        # Classes divide a line by their sizes; a comb of `size` teeth, moved by `start`, is laid on
+        # it, and each class takes as many points as it has teeth.
         totals = np.cumsum([self.sizes[label] for label in labels])
         ends = np.floor(totals * size / totals[-1] + start)
         counts = np.diff(ends, prepend=0).astype(int)
@@ -109,6 +111,6 @@ def by_class(
     strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:
         return strata
-    # No sample of these classes can have a point: all points count as one class.
-    one_class = [np.zeros(1, dtype=np.int64)] * len(classes)
+    # A sample would have no point at all: all points count as one class, 0.
+    one_class = [np.zeros(1, dtype=np.int64) for _ in classes]
     return Strata(members={0: np.arange(len(labels))}, sizes={0: len(labels)}, classes=one_class)

@@ -40,14 +40,14 @@ def embed_points(
 ) -> list[DrawnPoints]:
     """Return the points of each draw.
 
-    Of tokens, only those that are drawn are embedded where the embedder can do that (its
-    `tokens_at`).
+    Where points are tokens and the embedder can compute single ones (its `tokens_at`), only those
+    that are drawn are embedded.
 
     Args:
         model, engine: what embeds the samples.
-        samples: of which the draws are.
+        samples: those that the draws index.
         draws: which points to take.
-        features: as in `Align.features`; d is T * D of "sequence", else D.
+        features: as in `Align.features`; d is T * D for "sequence", else D.
     """
     indices = np.concatenate([draw.indices for draw in draws])
     if features == "tokens" and getattr(model.embedder, "tokens_at", None) is not None:
@@ -75,8 +75,8 @@ def _embed_drawn(
         indices: of the samples of all draws.
     """
     masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
-    # Of every token that is not padding: its sample's position in `indices`, and its own in that.
-    owners, places = torch.cat(masks).cpu().numpy().nonzero()
+    # Of every token but padding: its sample (a row of `indices`), and its position in the sample.
+    owners, positions = torch.cat(masks).cpu().numpy().nonzero()
     rows_of_draws = _chosen(draws, owners)
     rows = np.sort(np.concatenate(rows_of_draws, axis=None))
     pieces = []
@@ -85,12 +85,13 @@ def _embed_drawn(
         end = start + len(batch.x)
         batch_rows = rows[(owners[rows] >= start) & (owners[rows] < end)]
         batch_owners = torch.from_numpy(owners[batch_rows] - start).to(batch.x.device)
-        batch_places = torch.from_numpy(places[batch_rows]).to(batch.x.device)
-        pieces.append(model.embedder.tokens_at(batch.x, batch.valid, batch_owners, batch_places))
+        batch_positions = torch.from_numpy(positions[batch_rows]).to(batch.x.device)
+        pieces.append(model.embedder.tokens_at(batch.x, batch.valid, batch_owners, batch_positions))
         start = end
     points = torch.cat(pieces)
     drawn = []
     for draw_rows in rows_of_draws:
+        # `points` are in the order of `rows`, which are sorted.
         order = torch.from_numpy(np.searchsorted(rows, draw_rows)).to(points.device)
         drawn.append((points[order], indices[owners[draw_rows]]))
     return drawn
@@ -108,6 +109,7 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
     for draw in draws:
         end_sample = first_sample + len(draw.indices)
         start, end = np.searchsorted(owners, [first_sample, end_sample])
+        # Of every point of the draw, the sample that owns it; `choose` counts rows from `start`.
         samples = draw.indices[owners[start:end] - first_sample]
         rows_of_draws.append(start + draw.choose(samples))
         first_sample = end_sample
@@ -117,8 +119,8 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
     """Return the embedder's tokens of some samples.
 
-    Large samples are read a few at a time: of their inputs the gradient needs no more than the
-    body's canvas.
+    Large samples are read a few at a time: the gradient does not need their inputs, only what fits
+    onto the body's canvas.
     """
     pieces = [
         model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)

@@ -11,7 +11,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS
 from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy
-from orca_cli.stages.build import make_loss, weighted
+from orca_cli.stages.task_loss import make_loss, weighted
 
 NAN = float("nan")
 RARE = np.repeat([0, 1, 2], [60, 9, 31])
@@ -29,13 +29,13 @@ def test_balanced_weights_of_classes_are_those_of_scikit_learn():
     assert loss.weight == pytest.approx(expected)
 
 
-def test_positions_of_maps_count_and_an_absent_class_has_weight_1():
+def test_positions_of_maps_count_and_absent_classes_weigh_1():
     maps = np.array([[0, 0, 0, 2], [0, 0, IGNORED_CLASS, 2]])
     loss = weighted(MaskedCrossEntropy(), task(maps, "dense"), Train(**BALANCED))
     assert loss.weight == pytest.approx([7 / (2 * 5), 1.0, 7 / (2 * 2)])
 
 
-def test_a_loss_of_torch_keeps_its_settings_with_the_weights_of_a_list():
+def test_a_loss_of_torch_keeps_its_settings_beside_weights():
     plain = nn.CrossEntropyLoss(label_smoothing=0.1)
     loss = weighted(plain, task(RARE), Train(class_weights=[1, 2, 3]))
     assert (loss.weight.tolist(), loss.label_smoothing) == ([1, 2, 3], 0.1)

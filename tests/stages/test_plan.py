@@ -1,4 +1,4 @@
-"""What is decided about a run: only what is open, the same for the same settings and data, and as recorded on a resume."""
+"""The plan of a run: rules decide open settings alone, and a resumed run keeps its decisions."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
 from orca_cli.stages.member_training import is_better, members_of
-from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, decide, read_decisions
+from orca_cli.stages.plan import BEST_FROM, ERROR_FROM, Decision, Facts, decide, read_decisions
 
 NAMES = ("members", "epochs", "batch_size", "lr", "warmup_epochs", "weight_decay", "clip")
 MILLION = 1_000_000
@@ -26,17 +26,28 @@ def plan_for(
     tokens=40,
     parameters=10 * MILLION,
     level="normal",
-    is_started=False,
+    starts_with_features=False,
     recorded=None,
     **train,
 ):
-    return decide(
-        Config(train=Train(**train), budget=level),
-        task(n),
-        tokens,
+    facts = Facts(
+        config=Config(train=Train(**train), budget=level),
+        task=task(n),
+        tokens=tokens,
         parameters=parameters,
-        is_started=is_started,
-        recorded=recorded,
+        starts_with_features=starts_with_features,
+    )
+    return decide(facts, recorded or {})
+
+
+def facts_of(config, data, tokens=25, parameters=MILLION):
+    """Facts of a model that starts at random."""
+    return Facts(
+        config=config,
+        task=data,
+        tokens=tokens,
+        parameters=parameters,
+        starts_with_features=False,
     )
 
 
@@ -50,7 +61,7 @@ def steps(plan, n):
 
 def test_open_settings_are_decided():
     composed = Config()
-    plan = decide(composed, task(85), 25, parameters=10 * MILLION)
+    plan = decide(facts_of(composed, task(85), parameters=10 * MILLION), {})
     assert by_budget(plan) == {f"train.{name}" for name in NAMES}
     for key, decision in plan.decided.items():
         assert getattr(plan.train, key.removeprefix("train.")) == decision.value
@@ -85,7 +96,7 @@ def test_decisions_are_read_where_the_data_are_the_same(record, splits, keys):
 
 
 def test_a_resumed_run_takes_the_decisions_that_it_recorded():
-    """Whatever the rules would say, such as those of a later version; what follows from a recorded number does."""
+    """Rules, which may be a later version's, still decide what follows from a recorded number."""
     plan = plan_for(85, 25, MILLION, recorded=read_decisions(RECORD, SPLITS), lr=0.5)
     assert plan.decided["train.epochs"] == Decision(value=50, why="once")
     assert (plan.train.epochs, plan.train.warmup_epochs) == (50, 5)
@@ -99,7 +110,7 @@ def test_a_recorded_choice_decides_the_rules_below_it():
     config = Config()
     data = task(400, validation=MANY, drawn=True)
     recorded = {"train.select": Decision(value="last", why="once")}
-    plan = decide(config, data, 25, parameters=MILLION, recorded=recorded)
+    plan = decide(facts_of(config, data), recorded)
     assert (plan.train.select, plan.train.select_by, plan.train.refit) == ("last", "auto", True)
     assert plan.decided["train.epochs"].why.startswith("budget=normal: 700 samples of 25 tokens")
     assert list(plan.decided)[:3] == ["train.select", "train.refit", "train.batch_size"]
@@ -123,8 +134,8 @@ def test_steps_count_where_the_batch_is_set():
     assert steps(plan_for(480, batch_size=16, accumulation=3), 480) == pytest.approx(400, rel=0.06)
 
 
-def test_a_model_that_starts_with_features_takes_a_quarter_of_the_steps():
-    plan = plan_for(300, 64, MILLION, is_started=True)
+def test_a_start_with_features_takes_a_quarter_of_the_steps():
+    plan = plan_for(300, 64, MILLION, starts_with_features=True)
     assert (plan.train.members, steps(plan, 300)) == (1, pytest.approx(100, abs=10))
 
 
@@ -156,7 +167,7 @@ def test_members_follow_from_the_budget_and_their_cost(changes, members):
         ({"epochs": 1}, 0.1),
     ],
 )
-def test_the_warm_up_is_a_tenth_of_the_epochs_before_the_rate_is_0(settings, length):
+def test_the_warm_up_is_a_tenth_of_the_epochs_with_a_rate(settings, length):
     assert plan_for(**settings).train.warmup_epochs == pytest.approx(length)
 
 
@@ -187,7 +198,7 @@ def test_what_chooses_the_weights(validation, drawn, settings, expected):
     config = Config(task=fraction, train=Train(epochs=2, **typed))
     checks.check_settings(config)
     data = task(30, validation, drawn)
-    train = decide(config, data, 25, parameters=MILLION).train
+    train = decide(facts_of(config, data), {}).train
     rule = train.select_by if train.select == "best" else None
     assert (train.select, rule, train.refit) == expected
 
@@ -229,7 +240,7 @@ def members(seed=5, split_seed=0, **settings):
         validation_drawn=True,
     )
     config = Config(task={"split_seed": split_seed}, seed=seed, train=Train(**settings))
-    plan = decide(config, data, 4, parameters=MILLION)
+    plan = decide(facts_of(config, data, tokens=4), {})
     learned = plan.train.learned(data)
     return members_of(SimpleNamespace(plan=plan, task=data, learned=learned, summary={}))
 

@@ -1,6 +1,7 @@
-"""What stage 2 draws and embeds: so many points a class, no sample that is not drawn, and large ones a few at a time.
+"""The points that stage 2 draws and embeds: their number in each class, and which samples are read.
 
-And what that makes of `otdd`: 0 with gradient 0 where source and target are one distribution, however uneven its classes.
+With these draws `otdd` is 0 with gradient 0 where source and target are one distribution, however
+uneven its classes.
 """
 
 from types import SimpleNamespace
@@ -87,6 +88,11 @@ def problem_between(source, split, metric, model=None, **settings):
     )
 
 
+def one_point(width):
+    """A source of one point."""
+    return Features(x=torch.zeros(1, width), labels=torch.zeros(1, dtype=torch.long), num_classes=1)
+
+
 class Epoch(NamedTuple):
     """What a step of stage 2 has compared: points, weights of their distances, and the gradient."""
 
@@ -97,7 +103,7 @@ class Epoch(NamedTuple):
 
 def epoch(model, samples, features="pooled", step=0, **settings):
     metric = Count()
-    source = Features(torch.zeros(1, 16), torch.zeros(1, dtype=torch.long), 1)
+    source = one_point(width=16)
     train = Labelled(samples, samples.targets())
     problem = problem_between(
         source, train, metric, model, max_samples=8, features=features, **settings
@@ -130,11 +136,11 @@ def test_only_the_drawn_samples_of_a_class_are_read(model):
 
 
 def test_only_drawn_tokens_are_computed_with_the_same_gradient(model, monkeypatch):
-    """The points and the gradient are those of embedding whole samples at once and choosing from their tokens."""
+    """Points and gradient are the same as of tokens chosen from samples embedded whole, at once."""
     layer = type(model.embedder)
     tokens_at, computed = layer.tokens_at, []
     monkeypatch.setattr(
-        layer, "tokens_at", lambda *words: computed.append(len(words[3])) or tokens_at(*words)
+        layer, "tokens_at", lambda *inputs: computed.append(len(inputs[3])) or tokens_at(*inputs)
     )
     at_once, pieces = Watched(), Watched()
     chosen = epoch(model, at_once, "tokens")
@@ -176,7 +182,7 @@ def numbered(labels):
     """Features whose points are the numbers from 0 on."""
     labels = torch.tensor(labels)
     x = torch.arange(len(labels), dtype=torch.float32)[:, None]
-    return Features(x, labels, int(labels.max()) + 1)
+    return Features(x=x, labels=labels, num_classes=int(labels.max()) + 1)
 
 
 def of_points(source, target, metric, **settings):
@@ -207,26 +213,33 @@ def test_a_metric_of_samples_gets_disjoint_ones_drawn_anew(features):
             assert torch.equal(samples.labels, draw[..., 0])
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "shape"),
-    [
-        ([0], [0], (1, 1)),
-        ([0], [0, 1, 1], (1, 1)),
-        ([0, 0, 1], [0], (1, 1)),
-        ([0, 1, 2, 3], [0, 1, 2, 3, 4], (2, 2)),  # no class has two points
-        ([0] * 9 + [1], [0] + [1] * 7, (2, 3)),  # the single points are left out
-    ],
-)
+# Classes of the points of the source and of the target, samples of a draw and points of a sample.
+FEW_POINTS = [
+    ([0], [0], (1, 1)),
+    ([0], [0, 1, 1], (1, 1)),
+    ([0, 0, 1], [0], (1, 1)),
+    ([0, 1, 2, 3], [0, 1, 2, 3, 4], (2, 2)),  # no class has two points
+    ([0] * 9 + [1], [0] + [1] * 7, (2, 3)),  # the single points are left out
+]
+
+
+@pytest.mark.parametrize(("source", "target", "shape"), FEW_POINTS)
 def test_sides_of_few_points_have_two_samples_or_one(source, target, shape):
-    source, target = numbered(source), numbered(target)
     metric = counting(sample_size=8, all_classes=True)
-    of_points(source, target, metric).backward(0)
-    for drawn in (metric.sources[0], metric.targets[0]):
-        assert drawn.x.shape == (*shape, 1)
-    for labels in (True, False):
-        value, _ = of_points(source, target, OTDD(labels=labels)).backward(0)
-        assert np.isfinite(value)
-        assert target.x.grad.isfinite().all()
+    of_points(numbered(source), numbered(target), metric).backward(0)
+    assert metric.sources[0].x.shape == (*shape, 1)
+    assert metric.targets[0].x.shape == (*shape, 1)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize(
+    ("source", "target"), [(source, target) for source, target, _ in FEW_POINTS]
+)
+def test_otdd_of_few_points_is_finite(source, target, labels):
+    target = numbered(target)
+    value, _ = of_points(numbered(source), target, OTDD(labels=labels)).backward(0)
+    assert np.isfinite(value)
+    assert target.x.grad.isfinite().all()
 
 
 def test_sequences_that_are_too_short_are_left_out():
@@ -235,7 +248,7 @@ def test_sequences_that_are_too_short_are_left_out():
     def embed(x, valid):
         mask = torch.ones(len(x), 2, dtype=torch.bool)
         mask[:, 1] = x[:, 0, 0] % 2 == 0
-        return Tokens(x.expand(-1, 1, 2).mT, mask, (2,))
+        return Tokens(x=x.expand(-1, 1, 2).mT, mask=mask, grid=(2,))
 
     metric = counting(**SAMPLES | {"sample_size": 16})
     problem = of_points(points, points, metric, features="sequence")
@@ -254,7 +267,7 @@ def test_sequences_that_are_too_short_are_left_out():
 
 
 def mean_of_draws(source, target, draws, shift=0):
-    """The value of otdd, its slope in the place of every class, and in that of all, as means over draws of both sides."""
+    """Means over draws of both sides: otdd, its slope in the place of each class, and of all."""
     numbers = [drawn_distance((source, target), OTDD(), draw, shift) for draw in range(draws)]
     return np.mean(numbers, 0)
 
@@ -322,7 +335,8 @@ class Large:
         self.embedder = SimpleNamespace(layout=SimpleNamespace(input_shape=(numbers,), tokens=4))
 
     def embed(self, x, valid):
-        return Tokens(torch.zeros(len(x), 4, 2), torch.ones(len(x), 4, dtype=torch.bool), (4,))
+        mask = torch.ones(len(x), 4, dtype=torch.bool)
+        return Tokens(x=torch.zeros(len(x), 4, 2), mask=mask, grid=(4,))
 
 
 @pytest.mark.parametrize(("numbers", "count"), [(2**20, 32), (2**23, 16), (2**25, 8)])
@@ -330,7 +344,7 @@ def test_of_large_samples_few_are_read(numbers, count):
     """At most 2^27 numbers of a class, and eight samples at least."""
     samples = Watched()
     train = Labelled(samples, np.zeros(len(samples)))
-    source = Features(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), 1)
+    source = one_point(width=2)
     problem = problem_between(source, train, Count(), Large(numbers))
     assert len(list(problem.distances(train, 0))) == 1
     assert len(samples.read) == len(set(samples.read)) == count

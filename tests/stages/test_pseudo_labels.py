@@ -63,7 +63,10 @@ def test_classes_are_their_own_labels():
 
 
 def targets(form, content, region, rng):
-    """Return kind and targets of 200 samples that follow `content`, beside what must not decide their clusters."""
+    """Return kind and targets of 200 samples that follow `content`.
+
+    Gaps or numbers of a large unit, which must not decide the clusters, are in them too.
+    """
     if form == "a number of large values":
         small, large = content + 0.05 * rng.normal(size=200), 1e3 * rng.normal(size=200)
         return "values", np.stack([small, large], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The predictor starts as a ridge on what it sees: against scikit-learn, and in a run that begins with it."""
+"""The predictor starts as a ridge on its inputs: against scikit-learn, and in a run."""
 
 from types import SimpleNamespace
 
@@ -58,7 +58,10 @@ def standard(x):
 
 @torch.no_grad()
 def ridge(model, x, targets):
-    """Return outputs [n, K] on its training samples of scikit-learn's ridge with the best leave-one-out score."""
+    """Return outputs [n, K] of scikit-learn's ridge with the best leave-one-out score.
+
+    They are those on the samples that it was fitted to.
+    """
     features = model.features(x)
     parts = [pooled(features).double().numpy()]
     if features.samples is not None:

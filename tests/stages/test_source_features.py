@@ -1,4 +1,4 @@
-"""The source as labelled points: which points, with which labels, what is kept of them; and how spread tokens are."""
+"""The source as labelled points: which points, their labels and cache; and the spread of tokens."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Counting(SimpleNamespace):
-    """A body whose embedding of example i is i in every token; example i has i % 3 + 1 tokens of 4."""
+    """A body that embeds example i as i in every token; example i has i % 3 + 1 tokens of 4."""
 
     modality, source_resolution, calls = "text", "body", 0
     checkpoint_digest = preparation_digest = "0"
@@ -24,7 +24,8 @@ class Counting(SimpleNamespace):
         Counting.calls += 1
         numbers = torch.tensor([float(text) for text in inputs])
         mask = torch.arange(4) < (numbers % 3 + 1).unsqueeze(1)
-        return Tokens(numbers.view(-1, 1, 1).expand(-1, 4, 2).clone(), mask, (4,))
+        x = numbers.view(-1, 1, 1).expand(-1, 4, 2).clone()
+        return Tokens(x=x, mask=mask, grid=(4,))
 
 
 EXAMPLES = Examples(
@@ -146,7 +147,7 @@ TOKENS = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
 def spread(x, mask=None):
     if mask is None:
         mask = torch.ones_like(x[..., 0], dtype=torch.bool)
-    return collapse(Tokens(x, mask, (5,)))
+    return collapse(Tokens(x=x, mask=mask, grid=(5,)))
 
 
 def test_collapse_has_the_share_of_variance_between_tokens():

@@ -1,4 +1,4 @@
-"""Which points a draw of stage 2 takes: equal samples without a point in common, each class by its share."""
+"""The points of a draw: samples of one size, no point in common, each class by its share."""
 
 import numpy as np
 import pytest

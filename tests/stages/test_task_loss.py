@@ -1,4 +1,4 @@
-"""What stage 3 minimises: every loss that a configuration may name suits some targets, and what does not suit is refused."""
+"""The loss of stage 3: every loss that may be named suits some targets; others are refused."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 from orca_cli.config import parts
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.stages.build import make_loss
+from orca_cli.stages.task_loss import make_loss
 
 # Kind -> targets of four samples with two outputs.
 TARGETS = {

@@ -1,0 +1,173 @@
+"""What stage 3 minimises: the loss of a task, and how it weighs classes and labels."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from orca_cli.config import parts
+from orca_cli.config.schema import Config, Train
+from orca_cli.data.blocks import blocks
+from orca_cli.exceptions import ConfigError, OrcaError
+from orca_cli.interfaces import Loss, TaskData
+from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_targets, default_loss
+
+_CLASS_WEIGHTS = "train.class_weights"
+_LABEL_WEIGHTS = "train.positive_weight"
+_LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
+
+
+def is_real_valued(targets: np.ndarray) -> bool:
+    """Return whether targets are real-valued, as labels are too; else they are class numbers."""
+    return np.issubdtype(targets.dtype, np.floating)
+
+
+def make_loss(config: Config, task: TaskData) -> Loss:
+    """Return what stage 3 minimises: `task.loss`, or the default of the task's kind of targets.
+
+    Raises:
+        ConfigError: the loss does not suit such targets, would count unknown ones, or does not take
+            the weights that are set.
+    """
+    targets = task.train.targets()
+    is_real = is_real_valued(targets)
+    node = parts.named("loss", config.task.get("loss"), task.kind, not is_real)
+    if node is None:
+        loss: Loss = default_loss(task.kind, not is_real)
+    else:
+        loss = parts.build(node, "task.loss")
+        _check_loss(loss, task)
+    # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
+    if is_real and not counts_targets(loss):
+        for block in blocks(targets, np.arange(len(targets))):
+            if np.isnan(block).any():
+                raise ConfigError(
+                    f"{type(loss).__name__} does not leave out unknown targets",
+                    where="task.loss",
+                    hint=_LOSSES,
+                )
+    return weighted(loss, task, config.train)
+
+
+def _check_loss(loss: Any, task: TaskData) -> None:
+    """Call a loss with outputs of zero and targets of the task.
+
+    Raises:
+        ConfigError: it does not return one number with a gradient.
+    """
+    # Not as many samples as outputs: shapes that do not fit could pass.
+    num_samples = 3 if task.num_outputs == 2 else 2
+    targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
+    extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
+    outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
+    name = type(loss).__name__
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
+            number = loss(outputs, targets)
+    except OrcaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{name} is not a loss of this task's outputs and targets: {reason}",
+            where="task.loss",
+            hint=_LOSSES,
+        ) from error
+    is_number = isinstance(number, torch.Tensor) and number.ndim == 0
+    if not (is_number and number.requires_grad):
+        raise ConfigError(
+            f"{name} does not return one number with a gradient", where="task.loss", hint=_LOSSES
+        )
+
+
+def target_counts(task: TaskData) -> np.ndarray:
+    """Return the number of training targets of each class, [K] int64.
+
+    For real-valued targets, such as labels, return how often each output is 0 and how often it is
+    1, [2, K]. Every position of a dense target counts, unknown targets do not.
+    """
+    targets = task.train.targets()
+    k = task.num_outputs
+    is_real = is_real_valued(targets)
+    totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
+    for block in blocks(targets, np.arange(len(targets))):
+        if is_real:
+            outputs = block.reshape(len(block), k, -1)  # [rows, K, positions]
+            totals[0] += (outputs == 0).sum(axis=(0, 2))
+            totals[1] += (outputs == 1).sum(axis=(0, 2))
+        else:
+            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
+    return totals
+
+
+def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
+    """Return a loss with the weights of `train.class_weights` or `train.positive_weight`.
+
+    Where both are null, it is the loss itself. With "balanced", a class with n_k of n training
+    targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label gets the number of
+    samples without it over that of samples with it. A weight that would be 0 or infinite is 1.
+
+    Raises:
+        ConfigError: there are not as many weights as outputs, or they do not suit the targets or
+            the loss.
+    """
+    if train.class_weights is not None:
+        key = _CLASS_WEIGHTS
+        weights = _weights(key, train.class_weights, task)
+        if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
+            return MaskedCrossEntropy(weights)
+        if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
+            return nn.CrossEntropyLoss(
+                torch.tensor(weights),
+                ignore_index=loss.ignore_index,
+                label_smoothing=loss.label_smoothing,
+            )
+    elif train.positive_weight is not None:
+        key = _LABEL_WEIGHTS
+        weights = _weights(key, train.positive_weight, task)
+        if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
+            return MaskedBCE(weights, loss.count_missing)
+    else:
+        return loss
+    raise ConfigError(
+        f"does not apply to the loss {type(loss).__name__}, or that has weights of its own",
+        where=key,
+        hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
+    )
+
+
+def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
+    """Return a weight for each output.
+
+    Args:
+        key: the setting's, `_CLASS_WEIGHTS` or `_LABEL_WEIGHTS`.
+        setting: "balanced" or a list.
+        task: that of the run.
+    """
+    if setting != "balanced":
+        if len(setting) != task.num_outputs:
+            raise ConfigError(
+                f"{len(setting)} weights, but {task.num_outputs} outputs",
+                where=key,
+                hint="give one for each, in their order",
+            )
+        return [float(weight) for weight in setting]
+    sizes = target_counts(task)  # [K], or [2, K] of labels
+    is_of_classes = key == _CLASS_WEIGHTS
+    if is_of_classes == (sizes.ndim > 1):
+        raise ConfigError(
+            "does not fit the targets of this task",
+            where=key,
+            hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
+        )
+    if is_of_classes:
+        numerators = sizes.sum()
+        denominators = (sizes > 0).sum() * sizes
+    else:
+        numerators, denominators = sizes
+    is_finite = (numerators > 0) & (denominators > 0)
+    return np.where(is_finite, numerators / np.maximum(denominators, 1), 1.0).tolist()

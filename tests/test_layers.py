@@ -33,7 +33,7 @@ BUDGETS = {
     "benchmarks": 16500,
     "commands": 15200,
     "config": 11100,
-    "data": 34500,
+    "data": 34900,
     "interfaces": 1300,
     "launching": 6100,
     "metrics": 11100,
@@ -47,7 +47,7 @@ BUDGETS = {
     "top level": 5500,
     "training": 6000,
 }
-LARGEST_PRODUCT = 178_000
+LARGEST_PRODUCT = 182_000
 LARGEST_FILE = 500  # lines
 LARGEST_FUNCTION = 60  # lines, without its signature, which may declare many settings
 

@@ -17,9 +17,10 @@ from orca_cli.report.conditions import PROGRAM, program_name
 from orca_cli.report.formats import FORMATS, Page, page_of
 from orca_cli.report.layout import clean
 from orca_cli.report.paired import compare
+from orca_cli.report.published import with_published
 from orca_cli.report.ranks import rank
 from orca_cli.report.selection import RATE, Values, choose, pair, select_study, where
-from orca_cli.report.table import Table, build_table, with_published
+from orca_cli.report.table import Table, build_table
 from orca_cli.runs.settings import canonical
 from orca_cli.terminal import Result, counted
 

@@ -135,11 +135,10 @@ class _Module:
         arguments = function.args
         # As ast has them: defaults of the last positional parameters, and one entry, perhaps None,
         # for each keyword-only parameter.
-        positional = [*arguments.posonlyargs, *arguments.args]
-        undeclared = len(positional) - len(arguments.defaults)
+        undeclared = len(arguments.args) - len(arguments.defaults)
         defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
         settings: dict[str, Setting] = {}
-        for argument, default in zip([*positional, *arguments.kwonlyargs], defaults, strict=True):
+        for argument, default in zip([*arguments.args, *arguments.kwonlyargs], defaults, strict=True):
             # The fields of the record take the place of the parameter; the function's own come on
             # top.
             if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):

@@ -10,7 +10,7 @@ import orca_cli
 from orca_cli.exceptions import DataError
 from orca_cli.report.formats import Page
 from orca_cli.report.layout import layout_of
-from orca_cli.report.table import with_published
+from orca_cli.report.published import with_published
 from tests.commands.called import read_text, refused
 from tests.report.trees import RELATIVE, add_arms, add_run, csv_lines, report, table_of
 

@@ -2,7 +2,7 @@
 
 A pickle is a program. Python's own machine imports what the program names, and calls it. This one
 cannot: it knows the instructions that data need (numbers, strings, containers, NumPy's arrays and
-scalars) and an exact list of names, each of which means a function of this file. Every other
+scalars) and an exact list of names, each of which means a function of `pickle_callables`. Every other
 instruction or name ends the reading. All that a small file could make large has a bound:
 instructions, containers, copies, integers, keys. No function trusts the pickle: sizes are compared
 before anything is allocated, and of a dtype's state only the byte order is taken over, never its
@@ -10,9 +10,7 @@ flags.
 """
 
 import codecs
-import math
 import pickletools
-import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,7 +19,15 @@ from typing import IO, Any
 
 import numpy as np
 
-from orca_cli.data.untrusted.memory import check_memory, checked_characters
+from orca_cli.data.untrusted.memory import check_memory
+from orca_cli.data.untrusted.pickle_callables import (
+    CALLABLES,
+    fill,
+    make_dtype,
+    make_empty,
+    refused,
+    set_byte_order,
+)
 from orca_cli.exceptions import DataError, UnsafeError
 
 # Instructions, which bound the time of a pickle.
@@ -43,10 +49,6 @@ _MAX_INTEGER = 8192
 _MAX_KEY = 2**16
 # Entries of a tuple that is a key.
 _MAX_KEY_ENTRIES = 32
-# NumPy's own bound before version 2.
-_MAX_AXES = 32
-# A kind (truths, integers, floats, complex numbers, bytes, texts or objects) and a size.
-_DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 # Values that contain no others.
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 # A damaged pickle can break the machine anywhere, and NumPy reports damage in many ways.
@@ -82,11 +84,6 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
         message = f"is a damaged pickle ({type(error).__name__})"
         raise DataError(message, where=where, hint="get the file again") from error
     return value
-
-
-def _refused(predicate: str) -> UnsafeError:
-    """Return the error for a pickle; the predicate says what it does, such as "asks for x"."""
-    return UnsafeError(f"the pickle {predicate}")
 
 
 class _Machine:
@@ -132,21 +129,21 @@ class _Machine:
             if opcode.name in _MAKES_CONTAINER:
                 containers += 1
             if containers > _MAX_CONTAINERS:
-                raise _refused(f"makes more than {_MAX_CONTAINERS:,} containers")
+                raise refused(f"makes more than {_MAX_CONTAINERS:,} containers")
             # A list of what is allowed: an instruction of a new protocol is refused too.
             if opcode.name not in _ACTIONS:
-                raise _refused(f"uses {opcode.name}, which data files need not")
+                raise refused(f"uses {opcode.name}, which data files need not")
             argument = None
             if opcode.arg:
                 read_argument = _READERS.get(opcode.name, opcode.arg.reader)
                 argument = read_argument(self)
             _ACTIONS[opcode.name](self, argument)
-        raise _refused("has too many instructions")
+        raise refused("has too many instructions")
 
     def _count_read(self, size: int) -> None:
         """Count bytes that are about to be read; refuse them beyond the limit."""
         if size > self._left and self._compressed:
-            raise _refused(f"unpacks to more than {self._limit} bytes")
+            raise refused(f"unpacks to more than {self._limit} bytes")
         if size > self._left:
             raise EOFError
         if size > _LARGE:
@@ -212,19 +209,19 @@ class _Machine:
         target = self._stack[-1]
         # The exact type: a pickle of data appends to lists only.
         if type(target) is not list:
-            raise _refused("appends to something that is not a list")
+            raise refused("appends to something that is not a list")
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise _refused("sets items of something that is not a dict")
+            raise refused("sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Tuples within a key are refused: hashing those that share tuples may never end.
             entries = key if type(key) is tuple else (key,)
             if len(entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, entries)):
                 message = "has a dict with a key that is no short text and no number below 64 bits"
-                raise _refused(message)
+                raise refused(message)
             target[key] = value
 
     def make_dict(self) -> None:
@@ -235,28 +232,28 @@ class _Machine:
     def put(self, index: int) -> None:
         # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
         if not 0 <= index <= self._limit - self._left:
-            raise _refused("names a memo entry beyond its size")
+            raise refused("names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
 
     def named(self, module: Any, name: Any) -> None:
         is_text = type(module) is str and type(name) is str
         if not is_text:
-            raise _refused("asks for something without name")
-        if (module, name) not in _NAMES:
+            raise refused("asks for something without name")
+        if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
             shown = [letter if letter.isprintable() else "?" for letter in requested]
-            raise _refused(f"asks for {''.join(shown)}")
-        self.push(_NAMES[module, name])
+            raise refused(f"asks for {''.join(shown)}")
+        self.push(CALLABLES[module, name])
 
     def reduce(self) -> None:
         function, arguments = self.pop(2)
-        # Only `named` puts functions on the stack, so nothing can be called but those of `_NAMES`.
+        # Only `named` puts functions on the stack, so nothing can be called but those of `CALLABLES`.
         if type(function) is not FunctionType or type(arguments) is not tuple:
-            raise _refused("calls something that is not a function")
+            raise refused("calls something that is not a function")
         created = function(*arguments)
         self._count_created(created)
         # They also keep the object alive, so that no other object gets its id.
-        if function in (_empty, _dtype):
+        if function in (make_empty, make_dtype):
             self._fresh[id(created)] = created
         self.push(created)
 
@@ -268,20 +265,20 @@ class _Machine:
             self._created += len(created)
         # A small allowance in any case, and above it a multiple of the bytes that were read so far.
         if self._created > max(_MAX_CREATED, _MAX_COPIES * (self._limit - self._left)):
-            raise _refused("makes more than its size can hold")
+            raise refused("makes more than its size can hold")
 
     def build(self) -> None:
         state = self._stack.pop()
         # Taken out: a state is set once, so that an array cannot change after it was checked.
         target = self._fresh.pop(id(self._stack[-1]), None)
         if isinstance(target, np.ndarray):
-            _set_array(target, state)
+            fill(target, state)
             # It was empty when it was made, and has its size only now.
             self._count_created(target)
         elif isinstance(target, np.dtype):
-            _set_dtype(target, state)
+            set_byte_order(target, state)
         else:
-            raise _refused("sets the state of something that is not a new array")
+            raise refused("sets the state of something that is not a new array")
 
 
 def _is_plain_key(key: Any) -> bool:
@@ -310,7 +307,7 @@ def _check_result(
     # A value that occurs often is traversed once, and counted each time.
     if id(value) in finished:
         return finished[id(value)]
-    endless = _refused("holds containers in one another without end")
+    endless = refused("holds containers in one another without end")
     # A value inside itself, or a chain that is too long for the calls of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
@@ -325,7 +322,7 @@ def _check_result(
     elif type(value) in (list, tuple):
         items = value
     elif not isinstance(value, _PLAIN):
-        raise _refused(f"leaves a {type(value).__name__} as a value")
+        raise refused(f"leaves a {type(value).__name__} as a value")
     size = 1 + len(items)
     depth = 1
     above.add(id(value))
@@ -342,132 +339,6 @@ def _check_result(
     return size, depth
 
 
-# In place of the functions that NumPy's pickles name, with checked arguments.
-
-
-def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    if type(code) is not str or not _DTYPE.fullmatch(code):
-        shown = ascii(code)[:60]
-        raise _refused(f"asks for the dtype {shown}; numbers, strings and objects are allowed")
-    # A copy, since its byte order is set later.
-    dtype = np.dtype(code, False, True)
-    if dtype.itemsize == 0:
-        raise _refused("asks for a dtype of no bytes")
-    return dtype
-
-
-def _set_dtype(dtype: np.dtype, state: Any) -> None:
-    """Give a fresh dtype the byte order in `state`, and nothing else.
-
-    A state that describes another dtype is refused.
-    """
-    if type(state) is not tuple or len(state) not in (8, 9):
-        raise _refused("has a dtype of an unknown version")
-    order, subtype, names, fields, itemsize = state[1:6]
-    is_plain = subtype is None and names is None and fields is None
-    if not is_plain or type(order) is not str or order not in ("<", ">", "|", "="):
-        raise _refused("has a dtype with fields, or one that is not NumPy's")
-    if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
-        raise _refused("has a dtype of another size than it says")
-    # NumPy's own state of this dtype; only its byte order is replaced.
-    fresh_state = list(dtype.__reduce__()[2])
-    # "|" says that a byte order does not apply, as to single bytes.
-    if fresh_state[1] != "|" and order != "|":
-        fresh_state[1] = order
-    dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
-
-
-def _elements(shape: Any, dtype: Any) -> int:
-    """Return the number of elements of an array."""
-    is_shape = (
-        type(shape) is tuple
-        and len(shape) <= _MAX_AXES
-        and all(type(extent) is int and extent >= 0 for extent in shape)
-    )
-    if not (is_shape and isinstance(dtype, np.dtype)):
-        raise _refused("has an array without shape or dtype")
-    # NumPy ignores empty axes when it checks that an array is not too large.
-    if math.prod(extent for extent in shape if extent) * dtype.itemsize >= 2**63:
-        raise _refused("has an array larger than any memory")
-    return math.prod(shape)
-
-
-def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
-    """Return the content of an array of numbers or strings.
-
-    Python 2 stored it as a text, which is decoded as Latin-1.
-    """
-    needed = _elements(shape, dtype) * dtype.itemsize
-    raw = content.encode("latin-1") if type(content) is str else content
-    if dtype.kind == "O" or type(raw) not in (bytes, bytearray) or len(raw) != needed:
-        raise _refused(f"has an array of {needed:,} bytes, and not these as its content")
-    return raw
-
-
-def _ndarray(*_: Any) -> None:
-    """Refuse to be called: pickles only pass NumPy's class on to `_empty`."""
-    raise _refused("makes an array otherwise than empty, to be filled by its state")
-
-
-def _empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    """Return a fresh array, which its state fills."""
-    if subtype is not _ndarray or type(shape) is not tuple or shape != (0,):
-        _ndarray()
-    return np.empty(0, dtype=np.int8)
-
-
-def _set_array(array: np.ndarray, state: Any) -> None:
-    """Fill a fresh array in place."""
-    if type(state) is not tuple or len(state) != 5:
-        raise _refused("has an array of an unknown version")
-    _, shape, dtype, fortran, content = state
-    if not isinstance(dtype, np.dtype) or dtype.kind != "O":
-        content = _raw(content, shape, dtype)
-    elif type(content) is not list or len(content) != _elements(shape, dtype):
-        raise _refused("has an array of objects that are not all there")
-    # Version 1 of NumPy's form, of parts that were checked above.
-    array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
-    checked_characters(array)
-
-
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    """Return a contiguous array as protocol 5 stores it."""
-    raw = _raw(content, shape, dtype)
-    array = np.ndarray(shape, dtype, buffer=raw or None, order="F" if order == "F" else "C")
-    checked_characters(array)
-    return array if axes is None else array.transpose(axes)
-
-
-def _scalar(dtype: Any, content: Any) -> Any:
-    return _from_buffer(content, dtype, (), "C")[()]
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Return the bytes that Python 3 stores as text in protocols 0 to 2."""
-    if type(text) is not str or type(encoding) is not str or encoding not in ("latin1", "latin-1"):
-        raise _refused("encodes something other than bytes")
-    return text.encode("latin-1")
-
-
-def _bytes() -> bytes:
-    """Return no bytes, as Python 3 calls `bytes` in protocols 0 to 2 for an empty value."""
-    return b""
-
-
-# All that a pickle may name: module and name. Python 3 and NumPy 2 have renamed modules.
-_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): _ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _empty,
-    ("numpy._core.multiarray", "_reconstruct"): _empty,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _bytes,
-    ("builtins", "bytes"): _bytes,
-}
 # A mark counts as well: it puts the stack aside and starts a new list.
 _MAKES_CONTAINER = frozenset(
     ("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")

@@ -138,7 +138,9 @@ class _Module:
         undeclared = len(arguments.args) - len(arguments.defaults)
         defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
         settings: dict[str, Setting] = {}
-        for argument, default in zip([*arguments.args, *arguments.kwonlyargs], defaults, strict=True):
+        for argument, default in zip(
+            [*arguments.args, *arguments.kwonlyargs], defaults, strict=True
+        ):
             # The fields of the record take the place of the parameter; the function's own come on
             # top.
             if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):

@@ -171,8 +171,7 @@ def train_step(
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
     The mean of a piece is weighted by the number of samples or known targets that it averages over,
-    so that the gradient is that of one batch of all samples. The gradient is clipped once, as a
-    whole.
+    so that the gradient is that of one batch of all samples. It is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -188,8 +187,7 @@ def train_step(
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
     """
-    # `predict` leaves the model in evaluation mode.
-    model.train()
+    model.train()  # `predict` leaves it in evaluation mode
     optimizer.zero_grad()
     if prepared is None:
         reads = read_step(samples, indices, batch_size, seed=seed, step=step)
@@ -206,8 +204,7 @@ def train_step(
             for index, piece in enumerate(pieces):
                 # A piece with a factor of 0 has no known targets.
                 if piece.batch == number and piece.is_own and factors[index]:
-                    # Seeded for each piece, so that dropout depends on neither earlier steps nor
-                    # other pieces.
+                    # Dropout depends on neither earlier steps nor other pieces.
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
                     losses[index] = _add_gradient(
                         engine, model, loss, piece.cut(batch), factor=factors[index], unit=unit
@@ -222,8 +219,7 @@ def train_step(
         total, norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
-    # Nothing has been changed yet, so the weights that a caller may keep are those before this
-    # step.
+    # The weights are still those before the step.
     if not math.isfinite(total):
         raise _not_finite("loss", total, optimizer, step)
     # At fp16 the scaler leaves out such a step by itself and lowers the scale.

@@ -310,17 +310,22 @@ def _pool(source: _Source) -> Pool:
     )
 
 
+def _targets(source: _Source, form: ArrayPreprocessing) -> tuple[np.ndarray, bool]:
+    """Return the targets of the training file, and whether some may be missing."""
+    y = source.y
+    ends = source.raw.lengths
+    if source.settings.kind != "dense" or form.padding is None or ends is None:
+        return y, source.settings.missing_targets
+    # Dense targets end where their sequences do: all that comes after is a missing target.
+    return form.padding.targets(y, ends, form.channels_last, source.y_where), True
+
+
 def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     """Learn from the training rows how arrays become samples; see `assemble`."""
     settings = source.settings
     ends = source.raw.lengths
     form = _with_length(source.form, ends, rows["train"])
-    y = source.y
-    may_miss = settings.missing_targets
-    # Dense targets end where their sequences do: all that comes after is a missing target.
-    if settings.kind == "dense" and form.padding is not None and ends is not None:
-        y = form.padding.targets(y, ends, form.channels_last, source.y_where)
-        may_miss = True
+    y, may_miss = _targets(source, form)
     targets = fit_targets(
         settings.kind,
         y,

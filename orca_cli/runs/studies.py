@@ -45,6 +45,7 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     lock_path = path.with_suffix(".lock")
     with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
+        # Later members replace earlier ones, as dicts do.
         by_labels = {}
         for member in (*earlier, *members):
             by_labels[tuple(sorted(member.labels.items()))] = member

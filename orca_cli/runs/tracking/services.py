@@ -55,6 +55,7 @@ class Guarded:
         self._name = name
         self._patience_s = patience_s
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        # Set when the recorder is made, when the thread ends, and after a failure.
         self._started = threading.Event()
         self._done = threading.Event()
         self._lost = threading.Event()
@@ -67,11 +68,13 @@ class Guarded:
         except RuntimeError as error:
             self._lose(str(error))
             return
+        # The thread cannot be stopped; it is left to itself.
         if not self._started.wait(self._patience_s):
             self._lose(f"has not started within {self._patience_s:g} s")
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Pass on a copy of a line."""
+        # A copy: the caller may go on changing its line before the thread takes it.
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
@@ -83,6 +86,7 @@ class Guarded:
             return
         self._calls.put(("ended", (state, result)))
         patience_s = self._patience_s
+        # A run that was stopped is to end soon.
         if state != "completed":
             patience_s = min(patience_s, _LAST_PATIENCE_S)
         if not self._done.wait(patience_s):
@@ -104,6 +108,7 @@ class Guarded:
                 message = f"{type(error).__name__}: {error}"
             self._lose(f"failed at '{name}': {' '.join(message.split())}")
             if recorder is not None:
+                # It gets the chance to close its files and its connection.
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
         finally:
@@ -149,6 +154,7 @@ class Curves:
         if self._has_steps:
             self._tracker.log(numbers, step=epoch)
         else:
+            # `define_metric` in `wandb` makes this number the axis of the stage's curves.
             self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
@@ -262,10 +268,12 @@ def mlflow(
     mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker
 
+    # Both log every step of making a database.
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
+    # A store elsewhere has its own place for artifacts.
     artifacts = None if uri else str(store.absolute() / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
@@ -274,6 +282,7 @@ def mlflow(
         filter_string=f"attributes.run_name = '{name}'",
         output_format="list",
     )
+    # Names of runs have the time to the microsecond: at most one has this name.
     earlier = runs[0].info.run_id if runs else None
     tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
     tracker.start()
@@ -288,6 +297,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
     numbers = {}
     for name, value in values.items():
+        # Booleans are integers for Python.
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers[_safe(f"{prefix}/{name}")] = value
     return numbers

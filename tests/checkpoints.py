@@ -16,15 +16,9 @@ def _save_tokenizer(
     folder: Path, special: Sequence[str] = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 ) -> None:
     words = [
-        *special,
-        *_LETTERS,
-        *(f"##{letter}" for letter in _LETTERS),
-        "the",
-        "of",
-        "a",
-        "return",
+        *special, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), "the", "of", "a", "return",
         "list",
-    ]
+    ]  # fmt: skip
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
 
@@ -131,20 +125,12 @@ _DISTIL = {
 }
 _SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
 _MODELS = {
-    "gpt2": (
-        hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}),
-        hf.GPT2Model,
-        _save_byte_pairs,
-    ),
+    "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
     "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
     "mistral": (hf.MistralConfig(**_GROUPED, sliding_window=7), hf.MistralModel, _save_byte_pairs),
     "qwen2": (hf.Qwen2Config(**_GROUPED), hf.Qwen2Model, _save_byte_pairs),
     "qwen3": (hf.Qwen3Config(**_GROUPED, head_dim=8), hf.Qwen3Model, _save_byte_pairs),
-    "modernbert": (
-        hf.ModernBertConfig(**_MARKED, local_attention=8),
-        hf.ModernBertModel,
-        _save_tokenizer,
-    ),
+    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_tokenizer),
     "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_tokenizer),
     "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_tokenizer),
     "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_tokenizer),
@@ -153,7 +139,7 @@ _MODELS = {
     "beit": (hf.BeitConfig(**_IMAGE | _BIASED, drop_path_rate=0.0), hf.BeitModel, None),
     "dinov2": (hf.Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), hf.Dinov2Model, None),
     "siglip": (hf.SiglipConfig(**_SIGLIP), hf.SiglipModel, None),
-}
+}  # fmt: skip
 
 
 def save_tiny(name: str, folder: Path) -> Path:

@@ -52,15 +52,10 @@ VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
 # name -> (body, kind, settings, arrays)
 COMBINATIONS = {
-    "classes of maps": (
-        "vit",
-        "classes",
-        [],
-        {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)},
-    ),
+    "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
     "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)

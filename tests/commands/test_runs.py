@@ -262,14 +262,9 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     leftovers = (damaged, aside, half_removed)
     expected = dict.fromkeys(leftovers, "interrupted write") | {old: "cache"}
     kept = [
-        being_written,
-        elsewhere / ".tmp-old",
-        used,
-        locked,
-        foreign,
-        done,
+        being_written, elsewhere / ".tmp-old", used, locked, foreign, done,
         root / "digits" / "a.bad-2026",
-    ]
+    ]  # fmt: skip
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):

@@ -207,30 +207,9 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
 
 FAULTS = {
     "local": ["job", "second driver", "disk", "driver", "job", "driver"],
-    "ray": [
-        "job",
-        "worker",
-        "disk",
-        "raylet",
-        "driver",
-        "second driver",
-        "job",
-        "worker",
-        "raylet",
-        "driver",
-    ],
-    "slurm": [
-        "job",
-        "worker",
-        "disk",
-        "preempt",
-        "driver",
-        "second driver",
-        "job",
-        "worker",
-        "driver",
-    ],
-}
+    "ray": ["job", "worker", "disk", "raylet", "driver", "second driver", "job", "worker", "raylet", "driver"],
+    "slurm": ["job", "worker", "disk", "preempt", "driver", "second driver", "job", "worker", "driver"],
+}  # fmt: skip
 
 
 def main() -> None:

@@ -380,11 +380,7 @@ def bombs(
 FAMILIES: dict[
     tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callable[[Path], Any], int]
 ] = {
-    ("pickle", ".pkl"): (
-        bombs(PICKLES, lambda path, make: written(path, make())),
-        unpickle,
-        _LIMIT,
-    ),
+    ("pickle", ".pkl"): (bombs(PICKLES, lambda path, make: written(path, make())), unpickle, _LIMIT),
     ("pickle in gzip", ".gz"): (
         bombs(GZIPPED, lambda path, head: gzipped(path, 2**29, head)),
         lambda path: unpickle(path, max_bytes=2**27, gzipped=True),
@@ -397,13 +393,9 @@ FAMILIES: dict[
     ),
     ("npz", ".npz"): (NPZ, read_members, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
-    ("LMDB", ".mdb"): (
-        bombs(LMDB, lmdb_file),
-        lambda path: list(tape.values(path, map(str, range(300)))),
-        _SMALL,
-    ),
+    ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(tape.values(path, map(str, range(300)))), _SMALL),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
-}
+}  # fmt: skip
 BOMBS = [(*family, name) for family, (writers, _, _) in FAMILIES.items() for name in writers]
 
 

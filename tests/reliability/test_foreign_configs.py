@@ -109,11 +109,7 @@ OTHERS = {
         "# @package _global_\nbody:\n  _target_: canary_part.touch\n",
         ["body=mine"],
     ),
-    "paths_from_a_metric": (
-        "metric/mine.yaml",
-        "# @package paths\nruns: ../../x\n",
-        ["metric=mine"],
-    ),
+    "paths_from_a_metric": ("metric/mine.yaml", "# @package paths\nruns: ../../x\n", ["metric=mine"]),
     "hydra_by_package": (
         "metric/mine.yaml",
         "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n",
@@ -130,27 +126,11 @@ OTHERS = {
         "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n",
         ["task=digits"],
     ),
-    "primary_configuration": (
-        "config.yaml",
-        "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT,
-        ["task=digits"],
-    ),
-    "name_of_the_programs_own": (
-        "metric/otdd.yaml",
-        "_target_: canary_part.touch\n",
-        ["metric=otdd"],
-    ),
-    "folder_of_a_corpus": (
-        "source/mine.yaml",
-        CORPUS + "name: ../../..\nfiles: [passwd]\n",
-        ["source=mine"],
-    ),
-    "file_of_a_corpus": (
-        "source/mine.yaml",
-        CORPUS + "name: x\nfiles: [../../etc/passwd]\n",
-        ["source=mine"],
-    ),
-}
+    "primary_configuration": ("config.yaml", "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT, ["task=digits"]),
+    "name_of_the_programs_own": ("metric/otdd.yaml", "_target_: canary_part.touch\n", ["metric=otdd"]),
+    "folder_of_a_corpus": ("source/mine.yaml", CORPUS + "name: ../../..\nfiles: [passwd]\n", ["source=mine"]),
+    "file_of_a_corpus": ("source/mine.yaml", CORPUS + "name: x\nfiles: [../../etc/passwd]\n", ["source=mine"]),
+}  # fmt: skip
 FOLDERS = {
     name: ("task/mine.yaml", content, ["task=mine"]) for name, content in TASKS.items()
 } | OTHERS
@@ -338,15 +318,10 @@ def test_pip_and_torch_run_what_they_are_given(theirs, hostile):
 LOSSES = {"pip": PIP, "importer": IMPORTER}
 # Every command that composes settings; {} stands for the words that choose the task.
 COMMANDS = [
-    "run {}",
-    "run --dry-run {}",
-    "run -m {} seed=0,1",
-    "run -m --dry-run {} seed=0,1",
-    "run -m --config-dir theirs study=mine",
-    "run -m --dry-run --config-dir theirs study=mine",
-    "tune {} trials=2",
-    "data check --config-dir theirs mine",
-]
+    "run {}", "run --dry-run {}", "run -m {} seed=0,1", "run -m --dry-run {} seed=0,1",
+    "run -m --config-dir theirs study=mine", "run -m --dry-run --config-dir theirs study=mine",
+    "tune {} trials=2", "data check --config-dir theirs mine",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", LOSSES)

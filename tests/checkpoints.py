@@ -76,13 +76,9 @@ def _save_byte_pairs(folder: Path) -> None:
 
 
 _BERT = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-}
+    "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 64,
+}  # fmt: skip
 _TEXT = _BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
 _GROUPED = _TEXT | {"num_key_value_heads": 2}
@@ -102,13 +98,9 @@ _BIASED = {
     "use_mean_pooling": True,
 }
 _GPT2 = {
-    "vocab_size": 100,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
+    "vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
     "resid_pdrop": 0.0,
-}
+}  # fmt: skip
 _ESM = {
     "pad_token_id": 0,
     "mask_token_id": 4,
@@ -116,13 +108,9 @@ _ESM = {
     "emb_layer_norm_before": False,
 }
 _DISTIL = {
-    "vocab_size": 100,
-    "dim": 32,
-    "n_layers": 2,
-    "n_heads": 4,
-    "hidden_dim": 48,
+    "vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,
     "max_position_embeddings": 64,
-}
+}  # fmt: skip
 _SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
 _MODELS = {
     "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),

@@ -80,12 +80,8 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
         tmp_path / "grams.csv", index=False
     )
     words = [
-        "task=images",
-        "task.path=photos",
-        "task.table=grams.csv",
-        "task.error=mae",
-        "paths.data=.",
-    ]
+        "task=images", "task.path=photos", "task.table=grams.csv", "task.error=mae", "paths.data=.",
+    ]  # fmt: skip
     assert learned(run_on(*words, "metric=none", "train.epochs=12", body="swin"), 0.5)
 
 
@@ -188,13 +184,8 @@ def long_table(folder):
         for i in range(N)
     ]
     pd.concat(tables).sample(frac=1, random_state=0).to_csv(folder / "own.csv", index=False)
-    return [
-        "task=table",
-        "task.train=own.csv",
-        "task.id=who",
-        "task.time=t",
-        "task.target=kind",
-    ], "own.csv"
+    words = "task=table task.train=own.csv task.id=who task.time=t task.target=kind"
+    return words.split(), "own.csv"
 
 
 FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_table}

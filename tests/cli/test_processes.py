@@ -113,13 +113,9 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run(together, environment, small, still):
     words = [
-        "run",
-        *small,
-        f"body.checkpoint={still}",
-        "metric=none",
-        "train.epochs=100",
+        "run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100",
         "train.checkpoint_s=0",
-    ]
+    ]  # fmt: skip
     pair = together(*words)
     wait_for(environment, AT_STEP, pair[0])
     os.kill(pair[1].pid, signal.SIGKILL)

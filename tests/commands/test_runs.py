@@ -45,13 +45,9 @@ def test_list_has_the_newest_first_and_broken_folders_too(root):
     names = [entry["run"] for entry in entries]
     assert names == sorted(names, reverse=True)
     assert {entry["run"]: entry["state"] for entry in entries} == {
-        done.name: "completed",
-        failed.name: "failed",
-        alive.name: "running",
-        damaged.name: "unreadable",
-        future.name: "unreadable",
-        half.name: "unreadable",
-    }
+        done.name: "completed", failed.name: "failed", alive.name: "running",
+        damaged.name: "unreadable", future.name: "unreadable", half.name: "unreadable",
+    }  # fmt: skip
     assert [entry["replaced"] for entry in entries] == [False] * 6
     reasons = {entry["run"]: entry["reason"] for entry in entries}
     assert "newer program" in reasons[future.name]

@@ -17,16 +17,10 @@ from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
-from tests.untrusted.server import serving, status
+from tests.untrusted.server import status
 
 ROOT = Path(__file__).parent.parent.parent
 ARRAYS = "orca_cli.data.arrays.load"
-
-
-@pytest.fixture
-def web(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

@@ -91,7 +91,9 @@ def claim(
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
+            # A process on another machine sees no lock, but the time of this file.
             storage.heartbeat(path / LOCK),
+            # After a user has deleted the folder, writes fail: none may make it again.
             storage.pinned(path),
         ):
             newer = newer_schema(path / STATUS, path / RESULT)

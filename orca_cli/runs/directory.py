@@ -175,6 +175,7 @@ class RunDirectory:
         Trackers get the lines that they have not had.
         """
         # Written as a whole: a killed process may have left more lines than its checkpoint.
+        # NaN is not JSON: other programs could not read the curve.
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -290,6 +291,7 @@ class RunDirectory:
             "state": state,
             "stage": stage,
             "step": step,
+            # A resumed run keeps the time of its first start.
             "started": before.get("started") or moment,
             "updated": moment,
             "exit_code": code,
@@ -332,6 +334,7 @@ class RunDirectory:
             with storage.guarded(self.path):
                 files = _lasting_files(self.path)
             storage.seal(self.path, files, owner=self.name.identity)
+        # A completed run that is claimed again keeps its record.
         if self.status().get("state") != "completed":
             self.set_state("completed", code=0)
 
@@ -357,6 +360,7 @@ def keeps_weights(path: Path) -> bool:
 
 def _weight_folders(path: Path) -> list[Path]:
     """Return the folders of a run that have the weights that stage 3 trained."""
+    # Its only other folder has checkpoints, which a completed run does not have.
     entries = (path / STAGE_FOLDERS["finetune"]).glob("*")
     return sorted(entry for entry in entries if entry.is_dir())
 

@@ -43,6 +43,7 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     arrays: dict[str, np.ndarray] = {}
     values = _plain(preprocessing, arrays, "")
     owner = type(preprocessing)
+    # In memory: the record has the checksum of these bytes.
     content = save(arrays)
     record = {
         "schema": _SCHEMA,

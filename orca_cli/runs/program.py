@@ -51,6 +51,7 @@ def commit(checkout: Path) -> str | None:
         return None
     # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
     command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
+    # A machine may lack git: the digest of the sources is recorded in any case.
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
             command, capture_output=True, check=True, text=True, timeout=5

@@ -24,6 +24,7 @@ class Member:
 
 def path_of(root: Path, study: str) -> Path:
     """Return the file of a study in a folder of runs."""
+    # Hidden, as are all of the program's own folders among the runs.
     return root / ".studies" / f"{study}.json"
 
 

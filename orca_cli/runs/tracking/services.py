@@ -29,6 +29,7 @@ _NOT_SHOWN = ("tracker", "paths")  # groups of settings that do not say what a r
 _UNSAFE = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
+# State of a run -> the name that MLflow has for it.
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # How long a run waits for a tracker: for imports from a cold disk, a new database, an upload.
 _PATIENCE_S = 120.0
@@ -58,6 +59,7 @@ class Guarded:
         # Set when the recorder is made, when the thread ends, and after a failure.
         self._started = threading.Event()
         self._done = threading.Event()
+        # Set at the first failure: later ones are silent.
         self._lost = threading.Event()
 
     def start(self) -> None:
@@ -95,6 +97,7 @@ class Guarded:
     def _work(self) -> None:
         """Pass on calls until the last one, in the thread; a failure closes the recorder."""
         recorder: Recorder | None = None
+        # For the message, where the recorder cannot be made.
         name = "start"
         try:
             recorder = self._make()
@@ -104,6 +107,7 @@ class Guarded:
                 getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - none may end the run
             message = str(error)
+            # The text of other errors does not say of which kind they are.
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
             self._lose(f"failed at '{name}': {' '.join(message.split())}")
@@ -264,6 +268,7 @@ def mlflow(
     The MLflow run has our run's name, by which a resumed run finds and continues it. Without `uri`
     and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
+    # Otherwise MLflow reports its use to its maker.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker

@@ -149,9 +149,7 @@ def _manifest(folder: Path) -> list[bytes]:
 # Format -> what returns seeds (files that are valid), ending, reader.
 FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], Any]]] = {
     "npz": (
-        lambda _: [
-            saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))
-        ],
+        lambda _: [saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))],
         ".npz",
         _read_npz,
     ),

@@ -143,10 +143,7 @@ REPOSITORIES = {
         UnsafeError,
     ),
     "a quantiser": (
-        _changed(
-            "config.json",
-            quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
-        ),
+        _changed("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         UnsafeError,
     ),
     "another family": (_changed("config.json", with_code=True, model_type="../../evil"), OrcaError),

@@ -23,17 +23,9 @@ from tests.untrusted.pickles import python2
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
 TASKS = [
-    "cifar100",
-    "spherical",
-    "darcy",
-    "psicov",
-    "cosmic",
-    "ninapro",
-    "fsd50k",
-    "ecg",
-    "satellite",
+    "cifar100", "spherical", "darcy", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite",
     "deepsea",
-]
+]  # fmt: skip
 TASKS += ["jsb", "listops", "homology", "domainnet"]
 
 

@@ -16,15 +16,9 @@ def _save_tokenizer(
     folder: Path, special: Sequence[str] = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 ) -> None:
     words = [
-        *special,
-        *_LETTERS,
-        *(f"##{letter}" for letter in _LETTERS),
-        "the",
-        "of",
-        "a",
-        "return",
+        *special, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), "the", "of", "a", "return",
         "list",
-    ]
+    ]  # fmt: skip
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
 
@@ -82,13 +76,9 @@ def _save_byte_pairs(folder: Path) -> None:
 
 
 _BERT = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-}
+    "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 48, "max_position_embeddings": 64,
+}  # fmt: skip
 _TEXT = _BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _MARKED = _TEXT | {"cls_token_id": 1, "sep_token_id": 2}
 _GROUPED = _TEXT | {"num_key_value_heads": 2}
@@ -108,13 +98,9 @@ _BIASED = {
     "use_mean_pooling": True,
 }
 _GPT2 = {
-    "vocab_size": 100,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
+    "vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
     "resid_pdrop": 0.0,
-}
+}  # fmt: skip
 _ESM = {
     "pad_token_id": 0,
     "mask_token_id": 4,
@@ -122,29 +108,17 @@ _ESM = {
     "emb_layer_norm_before": False,
 }
 _DISTIL = {
-    "vocab_size": 100,
-    "dim": 32,
-    "n_layers": 2,
-    "n_heads": 4,
-    "hidden_dim": 48,
+    "vocab_size": 100, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,
     "max_position_embeddings": 64,
-}
+}  # fmt: skip
 _SIGLIP = {"vision_config": _IMAGE, "text_config": _TEXT | {"projection_size": 32}}
 _MODELS = {
-    "gpt2": (
-        hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}),
-        hf.GPT2Model,
-        _save_byte_pairs,
-    ),
+    "gpt2": (hf.GPT2Config(**_GPT2 | {"bos_token_id": 1, "eos_token_id": 2}), hf.GPT2Model, _save_byte_pairs),
     "smollm2": (hf.LlamaConfig(**_GROUPED), hf.LlamaModel, _save_byte_pairs),
     "mistral": (hf.MistralConfig(**_GROUPED, sliding_window=7), hf.MistralModel, _save_byte_pairs),
     "qwen2": (hf.Qwen2Config(**_GROUPED), hf.Qwen2Model, _save_byte_pairs),
     "qwen3": (hf.Qwen3Config(**_GROUPED, head_dim=8), hf.Qwen3Model, _save_byte_pairs),
-    "modernbert": (
-        hf.ModernBertConfig(**_MARKED, local_attention=8),
-        hf.ModernBertModel,
-        _save_tokenizer,
-    ),
+    "modernbert": (hf.ModernBertConfig(**_MARKED, local_attention=8), hf.ModernBertModel, _save_tokenizer),
     "deberta": (hf.DebertaV2Config(**_TEXT | _DEBERTA), hf.DebertaV2Model, _save_tokenizer),
     "t5": (hf.T5Config(**_T5), hf.T5EncoderModel, _save_tokenizer),
     "esm": (hf.EsmConfig(**_TEXT | _ESM), hf.EsmModel, _save_tokenizer),
@@ -153,7 +127,7 @@ _MODELS = {
     "beit": (hf.BeitConfig(**_IMAGE | _BIASED, drop_path_rate=0.0), hf.BeitModel, None),
     "dinov2": (hf.Dinov2Config(**_IMAGE | {"mlp_ratio": 2}), hf.Dinov2Model, None),
     "siglip": (hf.SiglipConfig(**_SIGLIP), hf.SiglipModel, None),
-}
+}  # fmt: skip
 
 
 def save_tiny(name: str, folder: Path) -> Path:

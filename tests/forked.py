@@ -159,14 +159,9 @@ class Server:
 def _serve() -> None:
     """Answer requests until standard input ends."""
     ours = [
-        "config.compose",
-        "commands.run",
-        "stages.build",
-        "stages.align",
-        "stages.finetune",
-        "cli",
+        "config.compose", "commands.run", "stages.build", "stages.align", "stages.finetune", "cli",
         "commands.list",
-    ]
+    ]  # fmt: skip
     names = ["torch", "transformers.models.bert.modeling_bert", "hydra", "accelerate", "ot"]
     names += [
         *(f"orca_cli.{name}" for name in ours),

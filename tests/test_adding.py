@@ -85,13 +85,9 @@ def test_a_task_body_embedder_metric_mode_and_tracker_are_listed_and_in_one_run(
         entries = json.loads(orca("list", group, "--config-dir", "my_conf", "--json"))[group]
         assert names <= {entry["name"] for entry in entries}
     words = [
-        "--config-dir",
-        "my_conf",
-        "task=gestures",
-        "body=bert_small",
-        "embedder=wide",
+        "--config-dir", "my_conf", "task=gestures", "body=bert_small", "embedder=wide",
         "embedder.max_tokens=4",
-    ]
+    ]  # fmt: skip
     words += ["metric=mean_shift", "finetune=values", "train.epochs=2", *QUICK]
     out = orca("run", *words, "tracker=losses")
     for text in ("width 32", "4 tokens", "before alignment", "finetune=values"):

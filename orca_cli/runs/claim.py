@@ -24,7 +24,9 @@ from orca_cli.runs.records import SCHEMA, newer_schema
 LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
 # After this time without a heartbeat a process on another machine counts as dead.
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S
+# Characters that must not get from a damaged record into the name of a lock.
 _UNSAFE = re.compile(r"\W")
+# A reference of this form is the first digits of an identity.
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 
 
@@ -57,6 +59,7 @@ def _is_alive_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: boo
     if holder.get("host") in (None, socket.gethostname()):
         return False
     age = storage.age_s(run / LOCK)
+    # Of unknown age: a process that may be alive must not lose its run.
     return age is None or age < DEAD_AFTER_S
 
 
@@ -88,7 +91,9 @@ def claim(
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
+            # A process on another machine sees no lock, but the time of this file.
             storage.heartbeat(path / LOCK),
+            # After a user has deleted the folder, writes fail: none may make it again.
             storage.pinned(path),
         ):
             newer = newer_schema(path / STATUS, path / RESULT)
@@ -101,6 +106,7 @@ def claim(
                 ) from newer
             # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
+            # The result makes a run completed; its manifest and its status are written later.
             if run.result():
                 run.finish()
             elif not run.status():
@@ -121,6 +127,7 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
             DEAD_AFTER_S.
     """
     holder = _holder(task_folder, identity)
+    # The lock below may be free although a process on another machine has it.
     for run in task_folder.glob(f"*_{identity}"):
         status = read_or_empty(run / STATUS)
         if _is_alive_elsewhere(run, status, recent_counts=False):
@@ -132,6 +139,7 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
                 hint="wait for it to end, or for that time, and type it again",
             )
 
+    # A function: the record is read when the lock is refused, and names the present holder.
     def locked_by() -> str:
         record = read_or_empty(holder)
         return f"this run ({identity}): process {record.get('pid')} on {record.get('host')}"
@@ -167,6 +175,7 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
         status = read_or_empty(path / STATUS)
         if status.get("identity", identity) == identity:
             records[path] = status
+    # `records` keeps the order of `paths`.
     newest = next(iter(records), None)
     if newest is None:
         return None
@@ -174,6 +183,7 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
         status = records[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
+    # A completed folder counts before a newer one, such as a repeat that was interrupted.
     for path in records:
         if read_or_empty(path / RESULT).get("state") == "completed":
             return path
@@ -196,6 +206,7 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
     holder = _holder(task_folder, name.identity[:SHORT])
+    # `claim` takes this lock before it makes the folder: a run may have no folder yet.
     if storage.is_locked(holder.with_suffix(".lock")):
         return "running"
     if path is None:
@@ -228,6 +239,7 @@ def named(reference: str) -> Path:
             hint="give the folder of a run or of an export, or the name of a run in"
             f" {root} (ORCA_RUNS)",
         )
+    # Names of folders begin with the time.
     return max(folders, key=lambda folder: folder.name)
 
 
@@ -265,6 +277,7 @@ def check_removable(path: Path, root: Path) -> Path:
     # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
     relative = real.relative_to(home)
     is_hidden = any(name.startswith(".") for name in relative.parts)
+    # The last parent is the folder of runs itself.
     is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])
     if is_in_run or is_hidden or not is_run(real):
         raise DataError(
@@ -287,6 +300,7 @@ def remove(path: Path, root: Path) -> None:
     Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
     """
     real = check_removable(path, root)
+    # Without a status, the name ends with the digits that the lock has in its own name.
     identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
     # Both locks keep other processes off the run while it is removed.
     with (
@@ -299,6 +313,7 @@ def remove(path: Path, root: Path) -> None:
 def begun(path: Path) -> datetime | None:
     """Return the local time in the name of a run's folder; None where the name has none."""
     try:
+        # 26 characters of the time, to the microsecond, and the underscore after them.
         return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()
     except ValueError:
         return None

@@ -47,6 +47,7 @@ _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
 _CURVE_POINTS = 100  # lines of a short curve
 _ABSENT = "nothing"  # in messages, for a value that a fingerprint does not have
 _RESUME_HINT = "start again with --force, or resume with --allow-inexact-resume"
+# Characters that are replaced in the names of folders.
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -79,6 +80,7 @@ class RunName:
 
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""
+        # The identity comes last: `claim.find` looks for folders whose names end with it.
         fields = (self.body, self.metric, self.finetune, f"s{self.seed}", self.identity[:SHORT])
         safe_fields = [_UNSAFE.sub("-", field) for field in fields]
         return "_".join([storage.timestamp(), *safe_fields])
@@ -126,6 +128,7 @@ class RunDirectory:
             for key, (old, new) in changed.items():
                 changes.append(f"{key} ({old!s:.24}, now {new!s:.24})")
             hint = _RESUME_HINT
+            # The user can set this value back, and then resume exactly.
             if "threads" in changed:
                 hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_RESUME_HINT}"
             raise FingerprintError(
@@ -133,6 +136,7 @@ class RunDirectory:
                 where=self.path.name,
                 hint=hint,
             )
+        # Changes add up: a third attempt that equals the second remains inexact.
         record["inexact"] = sorted({*earlier["inexact"], *changed})
         storage.write_checked_json(self.stage(stage) / FINGERPRINT, record)
 
@@ -142,6 +146,7 @@ class RunDirectory:
         It is `record`, the present one, where the attempt left no work to resume; for build, no
         work of any stage.
         """
+        # `seal` removes the checkpoints of a finished alignment; its manifest shows it instead.
         folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
         patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
         if not any(any(self.path.glob(pattern)) for pattern in patterns):
@@ -150,6 +155,7 @@ class RunDirectory:
         try:
             return storage.read_checked_json(path)
         except ChecksumError as error:
+            # Which values changed is unknown, so that the lost record itself is named.
             if self._allow_inexact:
                 return record | {"inexact": [FINGERPRINT]}
             raise FingerprintError(
@@ -169,6 +175,7 @@ class RunDirectory:
         Trackers get the lines that they have not had.
         """
         # Written as a whole: a killed process may have left more lines than its checkpoint.
+        # NaN is not JSON: other programs could not read the curve.
         text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
         storage.write_text(self.stage(stage) / CURVE, text)
         self.show(stage, lines[self._shown[stage] :])
@@ -205,6 +212,7 @@ class RunDirectory:
         folder = self.stage(stage)
         files = (file for file in folder.iterdir() if file.is_file())
         storage.seal(folder, files, owner=self.name.identity)
+        # Last: a process killed before the manifest is written resumes from them.
         storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
@@ -236,6 +244,7 @@ class RunDirectory:
         """
         # `finish` seals a completed run again.
         storage.remove(self.path / storage.MANIFEST)
+        # A file of lines, so that a process killed while testing has left its own.
         path = self.stage("finetune") / "test_reads.jsonl"
         storage.append_json_line(path, {"time": storage.now().isoformat()})
         return len(storage.read_json_lines(path))
@@ -282,6 +291,7 @@ class RunDirectory:
             "state": state,
             "stage": stage,
             "step": step,
+            # A resumed run keeps the time of its first start.
             "started": before.get("started") or moment,
             "updated": moment,
             "exit_code": code,
@@ -324,6 +334,7 @@ class RunDirectory:
             with storage.guarded(self.path):
                 files = _lasting_files(self.path)
             storage.seal(self.path, files, owner=self.name.identity)
+        # A completed run that is claimed again keeps its record.
         if self.status().get("state") != "completed":
             self.set_state("completed", code=0)
 
@@ -349,6 +360,7 @@ def keeps_weights(path: Path) -> bool:
 
 def _weight_folders(path: Path) -> list[Path]:
     """Return the folders of a run that have the weights that stage 3 trained."""
+    # Its only other folder has checkpoints, which a completed run does not have.
     entries = (path / STAGE_FOLDERS["finetune"]).glob("*")
     return sorted(entry for entry in entries if entry.is_dir())
 
@@ -366,6 +378,7 @@ def _lasting_files(path: Path) -> list[Path]:
         folders = [folder for folder in file.parents if path in folder.parents]
         if str(file.relative_to(path)) in _CHANGING or path / TRACKER in folders:
             continue
+        # The manifest of a sealed folder already has the checksums of the files in it.
         is_sealed = any((folder / storage.MANIFEST).exists() for folder in folders)
         if file.name == storage.MANIFEST or not is_sealed:
             files.append(file)
@@ -374,6 +387,7 @@ def _lasting_files(path: Path) -> list[Path]:
 
 def is_passing(file: Path, run: Path) -> bool:
     """Return whether a file of a run, or a folder around it, is incomplete or moved aside."""
+    # Below the run only: the folders above it may have any name.
     names = map(Path, file.relative_to(run).parts)
     return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
 
@@ -400,6 +414,7 @@ def read_or_empty(path: Path) -> dict[str, Any]:
 def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Return some columns of a curve: at most 100 lines, evenly spread, from first to last."""
     count = min(_CURVE_POINTS, len(lines))
+    # Evenly spread over 0 to len(lines) - 1; `max` is for a curve of a single line.
     rows = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
     points = []
     for row in rows:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from orca_cli.exceptions import UnavailableError
 from orca_cli.runs import program
 
+# Recorded in env.json, for every run.
 PACKAGES = (
     "orca-transfer",
     "torch",
@@ -46,6 +47,7 @@ def requirements() -> list[Requirement]:
         return []
     required = []
     for requirement in map(Requirement, lines):
+        # The marker of an extra's requirement is false where no extra is named.
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             required.append(requirement)
     return required
@@ -61,6 +63,7 @@ def unmet_requirements() -> list[str]:
         return []
     python = metadata.metadata("orca-transfer")["Requires-Python"]
     unmet = []
+    # Python's own limits have a field of their own; they are checked like a package's.
     for requirement in [*required, Requirement(f"python{python or ''}")]:
         name = requirement.name
         limits = requirement.specifier

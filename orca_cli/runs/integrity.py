@@ -17,6 +17,7 @@ from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
+# Records that carry a schema: read here even where no manifest covers them yet.
 _RECORDS = (
     directory.RESULT,
     directory.ENVIRONMENT,
@@ -65,6 +66,7 @@ def check(path: Path) -> Checked:
         raise DataError(
             "not a run: it has no records", where=str(path), hint="rerun the command to start it"
         )
+    # Files that a process is writing would look damaged.
     if is_worked_on(path, read_or_empty(path / directory.STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
@@ -121,6 +123,7 @@ def _verify(report: Checked) -> None:
         CheckpointError: a newer program wrote a manifest.
     """
     path = report.path
+    # A run, its finished stages and its checkpoints have a manifest each.
     manifests = path.rglob(storage.MANIFEST)
     folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
     for folder in folders:
@@ -164,6 +167,7 @@ def _restore_status(report: Checked) -> None:
     if is_consistent and report.state in directory.STATES and _run_name(status) is not None:
         return
     reason = "it was wrong" if status_path.exists() else "it was missing"
+    # The run's name is in both records; env.json has it from the start of the run.
     name = _run_name(completed)
     if name is None:
         name = _run_name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
@@ -181,6 +185,7 @@ def _restore_status(report: Checked) -> None:
         report.state, step = _progress(path)
     # A process may have started to work on the run in the meantime.
     with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+        # A file cannot replace a folder; its content is kept.
         if status_path.is_dir():
             storage.quarantine(status_path)
         RunDirectory(path, name).set_state(report.state, step=step, code=code)
@@ -191,6 +196,7 @@ def _progress(path: Path) -> tuple[str, int | None]:
     """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
     state = "created"
     step: int | None = None
+    # In the order of the stages, so that the last folder that exists decides.
     for stage, name in directory.STAGE_FOLDERS.items():
         folder = path / name
         if folder.exists():
@@ -203,6 +209,7 @@ def _run_name(record: object) -> RunName | None:
     """Return the run's name from a record; None where the record has no complete name."""
     if not isinstance(record, dict):
         return None
+    # All other fields are texts.
     types = {"seed": int, "variant": dict}
     fields: dict[str, Any] = {}
     for name in RunName.__dataclass_fields__:

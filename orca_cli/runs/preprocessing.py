@@ -43,6 +43,7 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     arrays: dict[str, np.ndarray] = {}
     values = _plain(preprocessing, arrays, "")
     owner = type(preprocessing)
+    # In memory: the record has the checksum of these bytes.
     content = save(arrays)
     record = {
         "schema": _SCHEMA,
@@ -69,15 +70,18 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     path = folder / FILE
     arrays_path = folder / ARRAYS_FILE
     record = storage.read_checked_json(path)
+    # Before all other fields: a later program may have renamed them.
     if record.get("schema") != _SCHEMA:
         raise DataError(
             f"has schema {record.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT
         )
+    # The record, with a checksum of its own, vouches for the arrays' bytes.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
             f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
         )
     arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
+    # Only classes of preprocessing are admitted: an export may come from a stranger.
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
@@ -116,6 +120,7 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
     """Return a plain value, as `_plain` made it, in the type of a field's annotation."""
     import torch
 
+    # JSON has no tuples, no dataclasses and no arrays: the annotation decides.
     origin = typing.get_origin(hint)
     members = typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -132,6 +137,7 @@ def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -
     if hint in (np.ndarray, torch.Tensor):
         array = arrays[name.removeprefix(".")]
         return array if hint is np.ndarray else torch.from_numpy(array)
+    # Tuples of preprocessing have any length and a single type.
     if origin is tuple:
         return tuple(_typed(members[0], entry, arrays, name) for entry in value)
     return value

@@ -11,6 +11,7 @@ from typing import Any
 from orca_cli import __version__
 
 SOURCES = Path(__file__).parents[1]
+# Nodes whose first statement may be a docstring.
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -25,6 +26,7 @@ def digest(sources: Path = SOURCES) -> str:
     total = hashlib.sha256()
     for path in sorted(sources.rglob("*.py")):
         if path.is_file():
+            # The name counts too: a module that moves is another program.
             total.update(f"{path.relative_to(sources).as_posix()}\n".encode())
             total.update(_content(path.read_bytes()))
     return total.hexdigest()
@@ -49,6 +51,7 @@ def commit(checkout: Path) -> str | None:
         return None
     # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
     command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
+    # A machine may lack git: the digest of the sources is recorded in any case.
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
             command, capture_output=True, check=True, text=True, timeout=5
@@ -69,6 +72,7 @@ def _text(node: Any) -> str:
     if isinstance(node, list):
         return f"[{' '.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):
+        # Names, numbers and texts of the source.
         return repr(node)
     fields = {name: getattr(node, name, None) for name in node._fields}
     if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

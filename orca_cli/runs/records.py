@@ -36,6 +36,7 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
                 f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)"
             )
         record = json.loads(path.read_bytes())
+    # A missing record is usual, as of a run that has only begun; a broken one never is.
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -43,6 +44,7 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise UnreadableError(f"{path.name} is not a record but {type(record).__name__}")
     schema = record.get("schema")
+    # True is an integer for Python.
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
         raise UnreadableError(
             f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}"

@@ -22,6 +22,7 @@ def settings(path: Path) -> dict[str, Any]:
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values of nested settings; lists are values."""
     for key, value in node.items():
+        # An empty group is a value itself: it would vanish otherwise.
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
@@ -33,6 +34,7 @@ def decided(path: Path) -> dict[str, dict[str, Any]]:
 
     Empty where it decided none, or has not got that far.
     """
+    # The result repeats the summary of stage 1, which an unfinished run has alone.
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
         if not isinstance(decisions, dict):
@@ -69,6 +71,7 @@ def as_typed(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(as_typed, value))}]"
     if isinstance(value, float):
+        # %g has 6 digits, which some numbers exceed.
         short = f"{value:g}"
         return short if float(short) == value else str(value)
     return str(value)

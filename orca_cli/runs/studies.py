@@ -24,6 +24,7 @@ class Member:
 
 def path_of(root: Path, study: str) -> Path:
     """Return the file of a study in a folder of runs."""
+    # Hidden, as are all of the program's own folders among the runs.
     return root / ".studies" / f"{study}.json"
 
 
@@ -45,6 +46,7 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     lock_path = path.with_suffix(".lock")
     with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
+        # Later members replace earlier ones, as dicts do.
         by_labels = {}
         for member in (*earlier, *members):
             by_labels[tuple(sorted(member.labels.items()))] = member

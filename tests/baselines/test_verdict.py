@@ -48,46 +48,18 @@ def against(baselines, ours, groups=None):
 # Samples on which the run is wrong, and the baseline, the first of these, the name of the baseline,
 # the word, and a pattern of the text.
 VERDICTS = [
-    (
-        20,
-        60,
-        0,
-        "forest",
-        "better",
-        r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)",
-    ),
+    (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
     # A difference in few samples counts when the two models disagree on few.
     (60, 70, 0, "forest", "better", ""),
     (60, 62, 100, "forest", "unknown", r"which is better cannot be told with 400 test samples"),
     (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 below a random forest"),
-    (
-        60,
-        60,
-        0,
-        "forest",
-        "equal",
-        r"as good as a random forest \(15.0 % in 2 s\).*, within 1 point",
-    ),
-    (
-        60,
-        20,
-        0,
-        "forest",
-        "worse",
-        r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it",
-    ),
+    (60, 60, 0, "forest", "equal", r"as good as a random forest \(15.0 % in 2 s\).*, within 1 point"),
+    (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it"),
     (20, 60, 0, "features", "better", "; the body helps: that ridge does worse without it$"),
     (60, 20, 0, "features", "worse", "; the body is no help: that ridge does better without it$"),
     (60, 60, 0, "features", "equal", "; the body adds nothing to that ridge, within 1 point$"),
-    (
-        60,
-        62,
-        0,
-        "features",
-        "unknown",
-        "; whether the body adds anything to that ridge cannot be told$",
-    ),
-]
+    (60, 62, 0, "features", "unknown", "; whether the body adds anything to that ridge cannot be told$"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("ours", "theirs", "first", "name", "word", "text"), VERDICTS)

@@ -44,22 +44,12 @@ def tiny(tmp_path_factory):
 def small(tiny):
     """Overrides that make a run of `digits` a matter of seconds: the real stages on a tiny body."""
     return [
-        "task=digits",
-        f"body.checkpoint={tiny['bert']}",
-        "task.train_size=60",
-        "task.validation_size=40",
-        "task.test_size=50",
-        "source.size=160",
-        "align.epochs=3",
-        "align.source_points=200",
-        "align.max_samples=16",
-        "train.epochs=3",
-        "train.warmup_epochs=1",
-        "train.batch_size=16",
-        "train.lr=1e-3",
-        "train.select=best",
+        "task=digits", f"body.checkpoint={tiny['bert']}", "task.train_size=60",
+        "task.validation_size=40", "task.test_size=50", "source.size=160", "align.epochs=3",
+        "align.source_points=200", "align.max_samples=16", "train.epochs=3",
+        "train.warmup_epochs=1", "train.batch_size=16", "train.lr=1e-3", "train.select=best",
         "train.select_by=error",
-    ]
+    ]  # fmt: skip
 
 
 @pytest.fixture

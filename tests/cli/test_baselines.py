@@ -69,13 +69,9 @@ def test_tables_have_boosting_and_the_card_lists_baselines(orca, run, tiny, tmp_
     rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
     (tmp_path / "own.csv").write_text("\n".join(["a,b,c", *rows]))
     words = [
-        "task=table",
-        "task.train=own.csv",
-        "task.target=c",
-        *SHORT,
-        "baselines=simple",
+        "task=table", "task.train=own.csv", "task.target=c", *SHORT, "baselines=simple",
         "train.refit=true",
-    ]
+    ]  # fmt: skip
     done = run(*words, f"body.checkpoint={tiny['bert']}", "source.size=160")
     baselines, splits = done.result["baselines"], done.result["splits"]
     assert list(baselines) == ["constant", "linear", "forest", "boosting", "features", "probe"]

@@ -15,15 +15,8 @@ from orca_cli.terminal import LogReporter
 from tests.training.toy import engine
 
 NAMES = (
-    "epochs",
-    "members",
-    "batch_size",
-    "lr",
-    "outer_rate",
-    "warmup_epochs",
-    "weight_decay",
-    "clip",
-)
+    "epochs", "members", "batch_size", "lr", "outer_rate", "warmup_epochs", "weight_decay", "clip",
+)  # fmt: skip
 
 
 @pytest.fixture

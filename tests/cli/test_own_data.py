@@ -52,15 +52,10 @@ VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
 # name -> (body, kind, settings, arrays)
 COMBINATIONS = {
-    "classes of maps": (
-        "vit",
-        "classes",
-        [],
-        {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)},
-    ),
+    "classes of maps": ("vit", "classes", [], {"x": MAPS, "y": (MAPS.mean((1, 2, 3)) > 0).astype(int)}),
     "series": ("vit", "dense", [], {"x": SERIES, "y": 100 + 5 * SERIES.cumsum(2)}),
     "volumes": ("bert", "dense", ["metric=none"], {"x": VOLUMES, "y": -VOLUMES}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
@@ -85,12 +80,8 @@ def test_numbers_are_predicted_from_images(run_on, tmp_path):
         tmp_path / "grams.csv", index=False
     )
     words = [
-        "task=images",
-        "task.path=photos",
-        "task.table=grams.csv",
-        "task.error=mae",
-        "paths.data=.",
-    ]
+        "task=images", "task.path=photos", "task.table=grams.csv", "task.error=mae", "paths.data=.",
+    ]  # fmt: skip
     assert learned(run_on(*words, "metric=none", "train.epochs=12", body="swin"), 0.5)
 
 
@@ -193,13 +184,8 @@ def long_table(folder):
         for i in range(N)
     ]
     pd.concat(tables).sample(frac=1, random_state=0).to_csv(folder / "own.csv", index=False)
-    return [
-        "task=table",
-        "task.train=own.csv",
-        "task.id=who",
-        "task.time=t",
-        "task.target=kind",
-    ], "own.csv"
+    words = "task=table task.train=own.csv task.id=who task.time=t task.target=kind"
+    return words.split(), "own.csv"
 
 
 FORMS = {"lengths": length_arrays, "symbols": symbol_table, "long table": long_table}

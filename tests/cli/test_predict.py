@@ -33,17 +33,10 @@ from tests.cli.conftest import outputs, run_folders, without_baselines
 TRAIN = 60
 TEST = 20
 QUICK = [
-    "source.size=160",
-    "align.epochs=1",
-    "align.source_points=100",
-    "align.max_samples=16",
-    "align.pseudo_labels=3",
-    "train.epochs=1",
-    "train.warmup_epochs=0.5",
-    "train.batch_size=16",
-    "train.lr=1e-3",
-    "train.eval_batch_size=8",
-]
+    "source.size=160", "align.epochs=1", "align.source_points=100", "align.max_samples=16",
+    "align.pseudo_labels=3", "train.epochs=1", "train.warmup_epochs=0.5", "train.batch_size=16",
+    "train.lr=1e-3", "train.eval_batch_size=8",
+]  # fmt: skip
 
 
 def inputs(shape):
@@ -386,44 +379,16 @@ def files(classes, tiny, tmp_path):
 
 
 REFUSALS = {
-    "a shorter sample": (
-        "{RUN} {FOLDER}/short.npy",
-        11,
-        "samples have shape (2, 7), those of the training set (2, 20)",
-    ),
-    "an unknown label": (
-        "{RUN} {FOLDER}/unseen.npz",
-        11,
-        "1 labels have no training sample, the first is huge at index 19",
-    ),
-    "a huge input": (
-        "{RUN} {FOLDER}/huge.npy --out p.csv",
-        11,
-        "huge.npy: the outputs of sample 11 are NaN or inf",
-    ),
-    "another suffix": (
-        "{RUN} {TEST} --out p.txt",
-        10,
-        "'p.txt' is a folder, or has a suffix that is not written",
-    ),
-    "the input as output": (
-        "{RUN} {FOLDER}/unseen.npz --out {FOLDER}/unseen.npz",
-        10,
-        "--out: is the input",
-    ),
-    "an unfinished run": (
-        "{FOLDER}/unfinished {TEST}",
-        11,
-        "the run is not completed (state: completed)",
-    ),
+    "a shorter sample": ("{RUN} {FOLDER}/short.npy", 11, "samples have shape (2, 7), those of the training set (2, 20)"),
+    "an unknown label": ("{RUN} {FOLDER}/unseen.npz", 11, "1 labels have no training sample, the first is huge at index 19"),
+    "a huge input": ("{RUN} {FOLDER}/huge.npy --out p.csv", 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
+    "another suffix": ("{RUN} {TEST} --out p.txt", 10, "'p.txt' is a folder, or has a suffix that is not written"),
+    "the input as output": ("{RUN} {FOLDER}/unseen.npz --out {FOLDER}/unseen.npz", 10, "--out: is the input"),
+    "an unfinished run": ("{FOLDER}/unfinished {TEST}", 11, "the run is not completed (state: completed)"),
     "a folder": ("{FOLDER} {TEST}", 11, "neither a run nor an export"),
     "no folder of runs": ("{FOLDER}/empty {TEST} --best", 11, "no such folder of runs"),
-    "another checkpoint": (
-        "{RUN} {TEST} --checkpoint {LONG}",
-        13,
-        "has changed since the run: other weights would give",
-    ),
-}
+    "another checkpoint": ("{RUN} {TEST} --checkpoint {LONG}", 13, "has changed since the run: other weights would give"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -62,13 +62,8 @@ def test_two_processes_give_the_run_of_one(fork, together, environment, small, s
     Through both forms of a step: with and without known targets to count.
     """
     words = [
-        "run",
-        *small,
-        f"body.checkpoint={still}",
-        *UNEVEN,
-        "train.members=2",
-        "train.epochs=2",
-    ]
+        "run", *small, f"body.checkpoint={still}", *UNEVEN, "train.members=2", "train.epochs=2",
+    ]  # fmt: skip
     alone = fork(*words, f"paths.runs={tmp_path / 'one'}")
     pair = together(*words)
     assert ended([alone, *pair]) == [0, 0, 0], pair[0].err
@@ -91,14 +86,9 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(
     fork, together, environment, small, still, tmp_path
 ):
     words = [
-        "run",
-        *small,
-        *UNEVEN,
-        f"body.checkpoint={still}",
-        "metric=none",
-        "train.epochs=4",
+        "run", *small, *UNEVEN, f"body.checkpoint={still}", "metric=none", "train.epochs=4",
         "train.checkpoint_s=0",
-    ]
+    ]  # fmt: skip
     whole = together(*words, f"paths.runs={tmp_path / 'whole'}")
     assert ended(whole) == [0, 0], whole[0].err
     pair = together(*words)
@@ -123,13 +113,9 @@ def test_a_signal_to_any_process_ends_all_and_the_run_resumes(
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run(together, environment, small, still):
     words = [
-        "run",
-        *small,
-        f"body.checkpoint={still}",
-        "metric=none",
-        "train.epochs=100",
+        "run", *small, f"body.checkpoint={still}", "metric=none", "train.epochs=100",
         "train.checkpoint_s=0",
-    ]
+    ]  # fmt: skip
     pair = together(*words)
     wait_for(environment, AT_STEP, pair[0])
     os.kill(pair[1].pid, signal.SIGKILL)
@@ -161,14 +147,9 @@ def test_accelerate_launch_starts_one_run(environment, small, still):
         "--multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no"
     )
     command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *start.split(),
-        "-m",
-        "orca_cli",
+        sys.executable, "-m", "accelerate.commands.launch", *start.split(), "-m", "orca_cli",
         *words,
-    ]
+    ]  # fmt: skip
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=300, check=False

@@ -19,13 +19,9 @@ def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path
     At a rate of nearly 0 the weights at the end are those that stage 3 started from.
     """
     small = [
-        *small,
-        "task.layout=image",
-        "source.size=80",
-        "embedder=patch",
-        "train.epochs=1",
+        *small, "task.layout=image", "source.size=80", "embedder=patch", "train.epochs=1",
         "train.lr=1e-30",
-    ]
+    ]  # fmt: skip
     small += ["train.weight_decay=0", "metric=moments"]
 
     def ended(*words):

@@ -65,15 +65,9 @@ RESULT: dict[str, Any] = {
 ADDED: dict[str, dict[str, Any]] = {
     "result.json": RESULT,
     "status.json": {"state": "interrupted", "step": 3, "error": {"kind": "a", "message": "b"}},
-    "env.json": {
-        "schema": 1,
-        "python": "3",
-        "packages": {"torch": "1"},
-        "command": ["a"],
-        "files": {"/x": "y"},
-    },
+    "env.json": {"schema": 1, "python": "3", "packages": {"torch": "1"}, "command": ["a"], "files": {"/x": "y"}},
     "1_build/summary.json": {"decided": {"train.lr": {"value": 0.1, "why": "x"}}, "num_outputs": 3},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

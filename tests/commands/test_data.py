@@ -17,16 +17,10 @@ from orca_cli.data.data_folder import CHECKSUMS
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import TaskData
 from orca_cli.terminal import LogReporter
-from tests.untrusted.server import serving, status
+from tests.untrusted.server import status
 
 ROOT = Path(__file__).parent.parent.parent
 ARRAYS = "orca_cli.data.arrays.load"
-
-
-@pytest.fixture
-def web(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture
@@ -107,16 +101,10 @@ def test_the_block_of_the_page_on_adding_is_accepted(workspace):
 
 MALFORMED = [
     ({"files": [{"path": "../a"}]}, "files[0].path"),
-    (
-        {"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]},
-        "allowed: list of an http or https address",
-    ),
-    (
-        {"files": [{"path": "a", "unpack": "rar"}]},
-        "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?",
-    ),
+    ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "allowed: list of an http or https address"),
+    ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?"),
     ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("block", "message"), MALFORMED, ids=[case[1] for case in MALFORMED])

@@ -14,17 +14,9 @@ from tests.commands.test_score import add_scored_run
 from tests.report.trees import add_run, details
 
 HEAVY = {
-    "torch",
-    "transformers",
-    "ot",
-    "hydra",
-    "omegaconf",
-    "pandas",
-    "scipy",
-    "sklearn",
-    "requests",
+    "torch", "transformers", "ot", "hydra", "omegaconf", "pandas", "scipy", "sklearn", "requests",
     "optuna",
-}
+}  # fmt: skip
 # Commands, and commands with their verbs.
 NAMES = list(COMMANDS)
 for group in ("runs", "data", "body"):

@@ -45,13 +45,9 @@ def test_list_has_the_newest_first_and_broken_folders_too(root):
     names = [entry["run"] for entry in entries]
     assert names == sorted(names, reverse=True)
     assert {entry["run"]: entry["state"] for entry in entries} == {
-        done.name: "completed",
-        failed.name: "failed",
-        alive.name: "running",
-        damaged.name: "unreadable",
-        future.name: "unreadable",
-        half.name: "unreadable",
-    }
+        done.name: "completed", failed.name: "failed", alive.name: "running",
+        damaged.name: "unreadable", future.name: "unreadable", half.name: "unreadable",
+    }  # fmt: skip
     assert [entry["replaced"] for entry in entries] == [False] * 6
     reasons = {entry["run"]: entry["reason"] for entry in entries}
     assert "newer program" in reasons[future.name]
@@ -262,14 +258,9 @@ def test_gc_is_dry_and_then_frees_what_it_said(root, tmp_path):
     leftovers = (damaged, aside, half_removed)
     expected = dict.fromkeys(leftovers, "interrupted write") | {old: "cache"}
     kept = [
-        being_written,
-        elsewhere / ".tmp-old",
-        used,
-        locked,
-        foreign,
-        done,
+        being_written, elsewhere / ".tmp-old", used, locked, foreign, done,
         root / "digits" / "a.bad-2026",
-    ]
+    ]  # fmt: skip
     with open(cache / "floors" / f"{'c' * 32}.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in ([], ["--yes"]):

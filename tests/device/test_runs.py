@@ -74,13 +74,8 @@ COMBINATIONS = [
         "dense",
         ["align.features=pooled", "embedder=overlap", "metric=minibatch_ot", "metric.size=16"],
     ),
-    (
-        "vit",
-        (1, 8, 8),
-        "labels",
-        ["finetune=layernorm", "metric=mmd", "embedder=multiscale", "train.members=2"],
-    ),
-]
+    ("vit", (1, 8, 8), "labels", ["finetune=layernorm", "metric=mmd", "embedder=multiscale", "train.members=2"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "shape", "targets", "more"), COMBINATIONS)

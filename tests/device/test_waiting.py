@@ -64,31 +64,22 @@ def test_tensors_of_two_devices_do_not_meet_and_what_the_host_waits_for_is_count
     with pytest.raises(RuntimeError, match="generator"):
         torch.randn(3, generator=torch.Generator(), device=DEVICE)
     assert torch.equal((torch.tensor(2.0) - x.masked_fill(x > 2, 2.0)).cpu(), 2 - here.clamp(max=2))
-    for calls, expected in (
-        (
-            (
-                lambda: bool((x > 0).all()),
-                x.tolist,
-                x.cpu,
-                lambda: x[x > 0],
-                lambda: torch.unique(x),
-            ),
-            (1, 0),
-        ),
-        (
-            (
-                lambda: here.to(DEVICE),
-                lambda: torch.tensor([1.0], device=DEVICE),
-                lambda: x[torch.tensor([0])],
-            ),
-            (0, 1),
-        ),
-        ((lambda: (x * 2).sum().exp(), lambda: here.to(DEVICE, non_blocking=True)), (0, 0)),
-    ):
-        for call in calls:
-            with counted() as transfers:
-                call()
-            assert (total(transfers.reads), total(transfers.writes)) == expected
+    expected = {
+        lambda: bool((x > 0).all()): (1, 0),
+        x.tolist: (1, 0),
+        x.cpu: (1, 0),
+        lambda: x[x > 0]: (1, 0),
+        lambda: torch.unique(x): (1, 0),
+        lambda: here.to(DEVICE): (0, 1),
+        lambda: torch.tensor([1.0], device=DEVICE): (0, 1),
+        lambda: x[torch.tensor([0])]: (0, 1),
+        lambda: (x * 2).sum().exp(): (0, 0),
+        lambda: here.to(DEVICE, non_blocking=True): (0, 0),
+    }
+    for call, counts in expected.items():
+        with counted() as transfers:
+            call()
+        assert (total(transfers.reads), total(transfers.writes)) == counts
 
 
 def test_newton_waits_twice_an_iteration_at_most_and_sinkhorn_once(device):

@@ -126,15 +126,8 @@ def test_a_lost_job_is_tried_again_and_affects_no_other(tmp_path):
     assert [bool(end.report) for end in ends] == [end.status == 0 for end in ends]
     always = 1 + RETRIES["lost"]  # a job that kills its process every time is given up
     assert [work.begun()[f"[{number}]"] for number in range(8)] == [
-        1,
-        1,
-        always,
-        1,
-        always,
-        1,
-        3,
-        1,
-    ]
+        1, 1, always, 1, always, 1, 3, 1,
+    ]  # fmt: skip
     assert children() == before
 
 

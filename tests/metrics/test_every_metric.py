@@ -107,16 +107,12 @@ INVARIANT = {
     "mmd": Invariant(metric=MMD(), of_scaled=MMD(), factor=1),
     "transrate": Invariant(metric=TransRate(), of_scaled=TransRate(), factor=1),
     "otdd_exact": Invariant(metric=OTDDExact(), of_scaled=OTDDExact(), factor=9),
-    "otdd_gaussian": Invariant(
-        metric=replace(GAUSSIAN, reg=2), of_scaled=replace(GAUSSIAN, reg=18), factor=9
-    ),
+    "otdd_gaussian": Invariant(metric=replace(GAUSSIAN, reg=2), of_scaled=replace(GAUSSIAN, reg=18), factor=9),
     "otdd_by_class, sinkhorn": Invariant(
         metric=replace(SINKHORN, reg=2), of_scaled=replace(SINKHORN, reg=18), factor=9
     ),
-    "otdd_by_class, newton": Invariant(
-        metric=replace(NEWTON, reg=2), of_scaled=replace(NEWTON, reg=18), factor=9
-    ),
-}
+    "otdd_by_class, newton": Invariant(metric=replace(NEWTON, reg=2), of_scaled=replace(NEWTON, reg=18), factor=9),
+}  # fmt: skip
 SHAPES = pytest.mark.parametrize(
     ("n", "k", "m", "classes", "d"), [(11, 3, 8, 2, 3), (6, 1, 9, 4, 7)]
 )

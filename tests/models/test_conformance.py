@@ -300,18 +300,11 @@ def trained(tmp_path_factory):
         np.savez(root / "train.npz", x=x[:18], y=y[:18])
         np.savez(root / "test.npz", x=x[18:], y=y[18:])
         words = [
-            f"body={Path(name).stem}",
-            f"body.checkpoint={node['checkpoint']}",
-            "task=arrays",
-            "task.kind=classes",
-            f"task.train={root / 'train.npz'}",
-            f"task.test={root / 'test.npz'}",
-            "embedder=patch",
-            "metric=none",
-            "finetune=layernorm",
-            "baselines=none",
-            "train.epochs=1",
-        ]
+            f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}", "task=arrays",
+            "task.kind=classes", f"task.train={root / 'train.npz'}",
+            f"task.test={root / 'test.npz'}", "embedder=patch", "metric=none", "finetune=layernorm",
+            "baselines=none", "train.epochs=1",
+        ]  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ORCA_RUNS", str(root / "runs"))
             patch.setenv("ORCA_HOME", str(root / "home"))

@@ -15,18 +15,9 @@ from orca_cli.models.finetuning.modes import Prompt
 from tests.models.conftest import build
 
 TEXT = [
-    "bert",
-    "roberta",
-    "gpt2",
-    "smollm2",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "modernbert",
-    "deberta",
-    "t5",
-    "esm",
-]
+    "bert", "roberta", "gpt2", "smollm2", "mistral", "qwen2", "qwen3", "modernbert", "deberta",
+    "t5", "esm",
+]  # fmt: skip
 
 
 def whole(folder):

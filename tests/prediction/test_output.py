@@ -75,14 +75,8 @@ def test_labels_called_like_other_columns_keep_their_own():
     names = ("index", "p_index", "prediction")
     _, columns = output.parts_of([LOGITS[:5], LOGITS], decoder("labels", names=names), None)
     assert list(columns) == [
-        "index",
-        "index_",
-        "p_index",
-        "prediction",
-        "p_index_",
-        "p_p_index",
-        "p_prediction",
-    ]
+        "index", "index_", "p_index", "prediction", "p_index_", "p_p_index", "p_prediction",
+    ]  # fmt: skip
     assert columns["index"].tolist() == list(range(5, 35))
     assert columns["index_"].tolist() == (LOGITS[:, 0] >= 0).astype(int).tolist()
     probabilities = torch.sigmoid(torch.from_numpy(LOGITS[:, 2]))

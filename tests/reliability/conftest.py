@@ -138,15 +138,9 @@ def with_site(folder: Path, code: str = "") -> dict[str, str]:
 
 # All three stages on a body with dropout, weights chosen by validation, and a checkpoint after every step.
 SHORT = [
-    *(
-        "align.epochs=4",
-        "train.epochs=3",
-        "train.checkpoint_s=0",
-        "source.size=120",
-        "align.source_points=100",
-    ),
+    *("align.epochs=4", "train.epochs=3", "train.checkpoint_s=0", "source.size=120", "align.source_points=100"),
     *("align.classes_per_problem=0", "task.train_size=50", "--quiet"),
-]
+]  # fmt: skip
 EXACT = ["weights_sha256", "error", "validation_error", "trivial_error"]
 EXACT += ["metric_value", "splits", "selected", "inexact"]
 

@@ -70,12 +70,8 @@ class Bench:
         on, runs = ("local", self.folder / "undisturbed") if undisturbed else (self.on, self.runs)
         seeds = [*map(str, range(self.jobs)), *[str(DEADLY)] * (self.deadly and not undisturbed)]
         command = [
-            "run",
-            "-m",
-            *_SMALL.split(),
-            f"body.checkpoint={self.body}",
-            f"seed={','.join(seeds)}",
-        ]
+            "run", "-m", *_SMALL.split(), f"body.checkpoint={self.body}", f"seed={','.join(seeds)}",
+        ]  # fmt: skip
         command += ["--on", on, "--threads", "1", *(["--at-once", "2"] if on == "local" else [])]
         variables = {"PYTHONPATH": self.path, "ORCA_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
         variables |= {"ORCA_HOME": str(self.folder / "home")} | self.variables
@@ -207,30 +203,9 @@ def run(bench: Bench, faults: list[str]) -> list[str]:
 
 FAULTS = {
     "local": ["job", "second driver", "disk", "driver", "job", "driver"],
-    "ray": [
-        "job",
-        "worker",
-        "disk",
-        "raylet",
-        "driver",
-        "second driver",
-        "job",
-        "worker",
-        "raylet",
-        "driver",
-    ],
-    "slurm": [
-        "job",
-        "worker",
-        "disk",
-        "preempt",
-        "driver",
-        "second driver",
-        "job",
-        "worker",
-        "driver",
-    ],
-}
+    "ray": ["job", "worker", "disk", "raylet", "driver", "second driver", "job", "worker", "raylet", "driver"],
+    "slurm": ["job", "worker", "disk", "preempt", "driver", "second driver", "job", "worker", "driver"],
+}  # fmt: skip
 
 
 def main() -> None:

@@ -78,15 +78,8 @@ def stages(argument: str) -> None:
         while (run.path.parent.parent / HELD).exists():
             time.sleep(0.01)
         record = {
-            "error": {
-                "name": "0-1 error",
-                "value": 0.5,
-                "n": 2,
-                "skipped": 0,
-                "percent": True,
-                "others": {},
-            }
-        }
+            "error": {"name": "0-1 error", "value": 0.5, "n": 2, "skipped": 0, "percent": True, "others": {}},
+        }  # fmt: skip
         record |= {
             "pid": os.getpid(),
             "validation_error": 0.5,

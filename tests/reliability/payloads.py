@@ -143,26 +143,16 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "pkgutil.resolve_name": called(Call("pkgutil", "resolve_name", "os:system"), command),
         "pydoc.locate": called(Call("pydoc", "locate", "os.system"), command),
         "getattr of a module": called(Call("builtins", "getattr", module, "system"), command),
-        "__import__": called(
-            Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command
-        ),
+        "__import__": called(Call("builtins", "getattr", Call("builtins", "__import__", "os"), "system"), command),
         "functools.partial": called(Call("functools", "partial", system, command)),
-        "partial by state": called(
-            Raw(plain(partial) + plain((system, (command,), {}, None)) + b"b")
-        ),
-        "operator.methodcaller": called(
-            Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)
-        ),
-        "operator.attrgetter": called(
-            called(Call("operator", "attrgetter", "system"), module), command
-        ),
+        "partial by state": called(Raw(plain(partial) + plain((system, (command,), {}, None)) + b"b")),
+        "operator.methodcaller": called(Call("operator", "methodcaller", "touch"), Call("pathlib", "Path", path)),
+        "operator.attrgetter": called(called(Call("operator", "attrgetter", "system"), module), command),
         "map": Call("builtins", "list", Call("builtins", "map", system, [command])),
         "filter": Call("builtins", "list", Call("builtins", "filter", system, [command])),
-        "map by NEWOBJ": Call(
-            "builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")
-        ),
+        "map by NEWOBJ": Call("builtins", "list", Raw(b"cbuiltins\nmap\n" + plain((system, [command])) + b"\x81")),
         "code object": called(Call("types", "FunctionType", code, Raw(_GLOBALS))),
-    }
+    }  # fmt: skip
     protocols = {"numpy and dots": 4, "pathlib and dots": 4, "__builtin__.eval": 2}
     contents = {title: whole(value, protocols.get(title, 3)) for title, value in call.items()}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -293,11 +283,7 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
         lambda path: pickle.loads(gzip.decompress(path.read_bytes())),
     ),
     "pickle named npy": (Path.write_bytes, ".npy", _load_numpy),
-    "npy of objects": (
-        lambda path, content: path.write_bytes(_npy_of_objects(content)),
-        ".npy",
-        _load_numpy,
-    ),
+    "npy of objects": (lambda path, content: path.write_bytes(_npy_of_objects(content)), ".npy", _load_numpy),
     "npz of objects": (
         lambda path, content: _zipped(path, {"x.npy": _npy_of_objects(content)}),
         ".npz",
@@ -309,12 +295,8 @@ FORMS: dict[str, tuple[Callable[[Path, bytes], Any], str, Callable[[Path], Any]]
     "checkpoint": (_torch_legacy, ".ckpt", _load_torch),
     "joblib": (Path.write_bytes, ".joblib", lambda path: import_module("joblib").load(path)),
     "LMDB": (_lmdb, ".mdb", _load_lmdb),
-    "MATLAB 5": (
-        _matlab,
-        ".mat",
-        lambda path: pickle.loads(import_module("scipy.io").loadmat(path)["x"].tobytes()),
-    ),
-}
+    "MATLAB 5": (_matlab, ".mat", lambda path: pickle.loads(import_module("scipy.io").loadmat(path)["x"].tobytes())),
+}  # fmt: skip
 
 
 def trust(argument: str) -> None:

@@ -162,13 +162,9 @@ LOST: dict[str, Callable[[], None]] = {
     ),
     "rate": _lose_rate,
     "dropout": lambda: _draw_by_count(("orca_cli.training.loop", "seeding.seed_torch"), "dropout"),
-    "order": lambda: _draw_by_count(
-        ("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"
-    ),
+    "order": lambda: _draw_by_count(("orca_cli.stages.optimizer_steps", "seeding.numpy_generator"), "order"),
     "position": lambda: _change_checkpoint(lambda loaded: setattr(loaded, "step", loaded.step - 1)),
-    "weights": lambda: _change_checkpoint(
-        lambda loaded: next(iter(loaded.weights.values())).mul_(1 + 1e-6)
-    ),
+    "weights": lambda: _change_checkpoint(lambda loaded: next(iter(loaded.weights.values())).mul_(1 + 1e-6)),
     "best": lambda: _change_checkpoint(_forget_best),
     "loss": lambda: _change_checkpoint(lambda loaded: loaded.records.update(loss_sum=0.0)),
-}
+}  # fmt: skip

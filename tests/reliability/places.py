@@ -16,13 +16,9 @@ from tests.reliability.phases import PHASES, before
 
 _CAPABILITY_VERSION = 0x20080522  # of the kernel's structure with 64 bits
 _EVENTS = {
-    "open": 0,
-    "socket.connect": 1,
-    "subprocess.Popen": 0,
-    "os.system": 0,
-    "os.exec": 0,
+    "open": 0, "socket.connect": 1, "subprocess.Popen": 0, "os.system": 0, "os.exec": 0,
     "os.posix_spawn": 0,
-}
+}  # fmt: skip
 DENIED = 70  # exit code of the harness where a premise does not hold
 
 

@@ -68,9 +68,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "buffer of a terabyte": lambda: b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",
     "bytes of 4 GB": lambda: b"\x80\x04B" + struct.pack("<I", 2**32 - 1) + b"x.",
     "number of 2 GB": lambda: b"\x80\x04\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
-    "number of 10 MB": lambda: (
-        b"\x80\x04\x8b" + struct.pack("<i", 10 * MIB) + b"\x7f" * 10 * MIB + b"."
-    ),
+    "number of 10 MB": lambda: (b"\x80\x04\x8b" + struct.pack("<i", 10 * MIB) + b"\x7f" * 10 * MIB + b"."),
     "number of a million digits": lambda: b"I" + b"9" * 10**6 + b"\n.",
     "a million tuples in one another": lambda: b"\x80\x02)" + b"\x85" * 10**6 + b".",
     "a million lists in one another": lambda: b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
@@ -89,9 +87,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
         + b"h\x01Nsh\x02Ns" * 200_000
         + b"."
     ),
-    "a text encoded again and again": lambda: copies(
-        b"c_codecs\nencode\n(h\x01U\x06latin1tR", text(MIB), 20_000
-    ),
+    "a text encoded again and again": lambda: copies(b"c_codecs\nencode\n(h\x01U\x06latin1tR", text(MIB), 20_000),
     "an array turned again and again": lambda: copies(
         array_head()
         + b"(I1\n(I131072\nt"
@@ -109,7 +105,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
         + dtype(b"f8")
         + b"I00\nU\x00tb."
     ),
-}
+}  # fmt: skip
 
 
 def header(shape: str, descr: str = "'<f8'", pad: int = 0, version: bytes = b"\x01\x00") -> bytes:
@@ -194,17 +190,13 @@ NPZ: dict[str, Callable[[Path], Path]] = {
     "60,000 members declared": lambda path: written(
         path, b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 60_000, 60_000, 2**31, 0, 0)
     ),
-    "2,000 members": lambda path: zipped(
-        path, {f"{i}.npy": b"" for i in range(2000)}, zipfile.ZIP_STORED
-    ),
-    "a zip in a zip": lambda path: zipped(
-        path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}
-    ),
+    "2,000 members": lambda path: zipped(path, {f"{i}.npy": b"" for i in range(2000)}, zipfile.ZIP_STORED),
+    "a zip in a zip": lambda path: zipped(path, {"x.npy": zipped(path, {"x.npy": bytes(32 * MIB)}).read_bytes()}),
     "weights that are deflated": lambda path: zipped(
         path, {"a/data.pkl": bytes(64 * MIB), "a/data/0": bytes(64 * MIB)}
     ),
     "objects": lambda path: zipped(path, {"x.npy": header("(4611686018427387904,)", "'|O'")}),
-}
+}  # fmt: skip
 
 
 def _deflated_zeros(size: int) -> bytes:
@@ -300,16 +292,12 @@ def gzipped(path: Path, size: int, head: bytes = b"") -> Path:
 
 ARCHIVES: dict[str, Callable[[Path], Path]] = {
     "a tar that declares a terabyte": lambda path: tarred(path.with_suffix(".tar"), "a", 2**40),
-    "a long name of a terabyte": lambda path: tarred(
-        path.with_suffix(".tar"), "././@LongLink", 2**40
-    ),
+    "a long name of a terabyte": lambda path: tarred(path.with_suffix(".tar"), "././@LongLink", 2**40),
     "0.5 MB become 0.5 GB": lambda path: gzipped(path.with_suffix(".gz"), 2**29),
-    "0.5 GB behind a tar": lambda path: gzipped(
-        path.with_suffix(".gz"), 2**29, tarfile.TarInfo("a").tobuf()
-    ),
+    "0.5 GB behind a tar": lambda path: gzipped(path.with_suffix(".gz"), 2**29, tarfile.TarInfo("a").tobuf()),
     "a zip of 0.5 GB": lambda path: zeros_npz(path.with_suffix(".zip"), 2**29),
     "members over one another": lambda path: overlapping(path.with_suffix(".zip")),
-}
+}  # fmt: skip
 
 
 def peak_of(pid: str) -> int:
@@ -380,11 +368,7 @@ def bombs(
 FAMILIES: dict[
     tuple[str, str], tuple[dict[str, Callable[[Path], Path]], Callable[[Path], Any], int]
 ] = {
-    ("pickle", ".pkl"): (
-        bombs(PICKLES, lambda path, make: written(path, make())),
-        unpickle,
-        _LIMIT,
-    ),
+    ("pickle", ".pkl"): (bombs(PICKLES, lambda path, make: written(path, make())), unpickle, _LIMIT),
     ("pickle in gzip", ".gz"): (
         bombs(GZIPPED, lambda path, head: gzipped(path, 2**29, head)),
         lambda path: unpickle(path, max_bytes=2**27, gzipped=True),
@@ -397,13 +381,9 @@ FAMILIES: dict[
     ),
     ("npz", ".npz"): (NPZ, read_members, _SMALL),
     ("MATLAB", ".mat"): (MATLAB, lambda path: matlab.read(path, ["x"]), 6 * _SMALL),
-    ("LMDB", ".mdb"): (
-        bombs(LMDB, lmdb_file),
-        lambda path: list(tape.values(path, map(str, range(300)))),
-        _SMALL,
-    ),
+    ("LMDB", ".mdb"): (bombs(LMDB, lmdb_file), lambda path: list(tape.values(path, map(str, range(300)))), _SMALL),
     ("archive", ""): (ARCHIVES, lambda path: unpack(path, path.parent / "out", Quiet()), _SMALL),
-}
+}  # fmt: skip
 BOMBS = [(*family, name) for family, (writers, _, _) in FAMILIES.items() for name in writers]
 
 

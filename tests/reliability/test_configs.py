@@ -78,16 +78,10 @@ FILES = {
     "unknown_tag": (TASK + "task: !mine {}\n", ["mine.yaml:5"]),
     "alias_bomb": (BOMB, ["mine.yaml", "values"]),
     "contains_itself": ("task: &a\n  x: *a\n", ["mine.yaml:", "itself"]),
-    "ten_thousand_brackets": (
-        "task: " + "[" * 10_000 + "]" * 10_000 + "\n",
-        ["mine.yaml", "nested"],
-    ),
-    "mistyped_key": (
-        DIGITS.replace("validation_size", "validation_sze"),
-        ["did you mean 'validation_size'"],
-    ),
+    "ten_thousand_brackets": ("task: " + "[" * 10_000 + "]" * 10_000 + "\n", ["mine.yaml", "nested"]),
+    "mistyped_key": (DIGITS.replace("validation_size", "validation_sze"), ["did you mean 'validation_size'"]),
     "directory": (None, ["mine.yaml"]),
-}
+}  # fmt: skip
 HARM = ("unknown_tag", "alias_bomb", "contains_itself", "ten_thousand_brackets")
 
 
@@ -117,18 +111,12 @@ def test_files_that_hold_no_settings(called, environment, tmp_path, counted, nam
 
 # Each names two settings that cannot both be meant, and the message names both.
 CONTRADICTIONS = [
-    (
-        ["train.warmup_epochs=9", "train.decay_epochs=5"],
-        ["train.decay_epochs", "train.warmup_epochs"],
-    ),
+    (["train.warmup_epochs=9", "train.decay_epochs=5"], ["train.decay_epochs", "train.warmup_epochs"]),
     (["device=cpu", "precision=fp16"], ["device=cpu", "precision"]),
-    (
-        ["metric=transrate", "align.classes_per_problem=1"],
-        ["TransRate", "align.classes_per_problem"],
-    ),
+    (["metric=transrate", "align.classes_per_problem=1"], ["TransRate", "align.classes_per_problem"]),
     (["task=darcy", "task.path=there"], ["task.path", "task.origin"]),
     (["task=spherical", "task.images=there"], ["task.images", "task.origin"]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "keys"), CONTRADICTIONS, ids=lambda value: value[-1])

@@ -111,14 +111,10 @@ def _another_digest(step: Path, name: str) -> None:
 CHANGES: dict[str, Callable[[Path, str], object]] = {
     "empty": _damaged(damages.cut(0)),
     "cut in the middle": _damaged(damages.cut(0.5)),
-    "zeros at the end": _damaged(
-        damages.changed(lambda old: old[: len(old) // 2] + bytes(len(old) - len(old) // 2))
-    ),
+    "zeros at the end": _damaged(damages.changed(lambda old: old[: len(old) // 2] + bytes(len(old) - len(old) // 2))),
     "missing": _damaged(Path.unlink),
     "a folder": _damaged(damages.folder),
-    "of the other step": lambda step, name: shutil.copy(
-        step.with_name("step-00000001") / name, step / name
-    ),
+    "of the other step": lambda step, name: shutil.copy(step.with_name("step-00000001") / name, step / name),
     "with a file too many": lambda step, name: (step / f"{name}.old").write_bytes(b"x"),
     "with appended bytes": _damaged(damages.changed(lambda old: old + b"\0")),
     "another digest in the manifest": _another_digest,
@@ -127,7 +123,7 @@ CHANGES: dict[str, Callable[[Path, str], object]] = {
         step.with_name("step-00000001"), step, dirs_exist_ok=True
     ),
     "text": _damaged(damages.replaced(b"version https://git-lfs.github.com/spec/v1\n")),
-}
+}  # fmt: skip
 
 
 def test_damage_of_every_kind_is_detected(step_that_loads, scorecard):

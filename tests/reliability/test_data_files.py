@@ -150,12 +150,8 @@ def array_words(tmp_path, tiny):
     def make(**arrays):
         np.savez(tmp_path / "own.npz", **arrays)
         words = [
-            "run",
-            "task=arrays",
-            "task.kind=classes",
-            f"task.train={tmp_path / 'own.npz'}",
-            *BRIEF,
-        ]
+            "run", "task=arrays", "task.kind=classes", f"task.train={tmp_path / 'own.npz'}", *BRIEF,
+        ]  # fmt: skip
         return [*words, f"body.checkpoint={tiny['bert']}", "source=stdlib_docs"]
 
     return make

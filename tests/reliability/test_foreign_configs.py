@@ -43,8 +43,7 @@ TASKS = {
     "target_is_a_system_call": "task:\n  _target_: os.system\n  command: touch canary\n",
     "target_is_eval": TASK + "task:\n  _target_: builtins.eval\n",
     "target_is_a_module_on_the_path": TASK + "task:\n  _target_: canary_part.touch\n",
-    "target_through_a_module_of_ours": TASK
-    + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
+    "target_through_a_module_of_ours": TASK + "task:\n  _target_: orca_cli.data.arrays.reader.np.save\n",
     "target_in_a_loss": MINE + "  loss:\n" + RUNS_IT,
     "target_in_an_error": MINE + "  error:\n" + RUNS_IT,
     "target_nested_in_a_part_of_ours": MINE + NESTED + RUNS_IT,
@@ -85,13 +84,10 @@ TASKS = {
     "runs_elsewhere": MINE + "paths:\n  runs: ../../x\n",
     "runs_elsewhere_by_hparams": MINE + "  hparams: {clean: {minilm: {paths: {runs: ../../x}}}}\n",
     "hydra_by_hparams": MINE + "  hparams: {clean: {minilm: {hydra: {run: {dir: ../../x}}}}}\n",
-    "defaults_by_hparams": MINE
-    + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
-    "target_by_hparams": MINE
-    + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
+    "defaults_by_hparams": MINE + "  hparams: {clean: {minilm: {defaults: [/metric@hydra.callbacks: none]}}}\n",
+    "target_by_hparams": MINE + "  hparams: {clean: {minilm: {metric: {_target_: canary_part.touch}}}}\n",
     "target_by_departures": MINE + "  departures: {clean: {loss: {_target_: canary_part.touch}}}\n",
-    "secret_by_hparams": MINE
-    + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
+    "secret_by_hparams": MINE + "  hparams: {clean: {minilm: {body: {checkpoint: '${oc.env:TOKEN}'}}}}\n",
     "cache_elsewhere": MINE + "paths:\n  cache: /\n",
     "hydra_run_folder": HYDRA + "  run:\n    dir: ../../x\n",
     "hydra_environment": HYDRA + "  job:\n    env_set: {LD_PRELOAD: x}\n",
@@ -100,7 +96,7 @@ TASKS = {
     "hydra_by_defaults": "defaults:\n  - /metric@hydra.callbacks: none\n" + READER,
     "python_object": "a: !!python/object/apply:os.system ['touch canary']\n",
     "python_name": TASK + "task:\n  x: !!python/name:os.system\n",
-}
+}  # fmt: skip
 # name -> (path in the folder, content, words that are typed behind --config-dir)
 OTHERS = {
     "target_in_a_metric": ("metric/mine.yaml", "_target_: canary_part.touch\n", ["metric=mine"]),
@@ -109,11 +105,7 @@ OTHERS = {
         "# @package _global_\nbody:\n  _target_: canary_part.touch\n",
         ["body=mine"],
     ),
-    "paths_from_a_metric": (
-        "metric/mine.yaml",
-        "# @package paths\nruns: ../../x\n",
-        ["metric=mine"],
-    ),
+    "paths_from_a_metric": ("metric/mine.yaml", "# @package paths\nruns: ../../x\n", ["metric=mine"]),
     "hydra_by_package": (
         "metric/mine.yaml",
         "# @package hydra.callbacks.mine\n_target_: canary_part.touch\n",
@@ -130,27 +122,11 @@ OTHERS = {
         "root:\n  handlers: [x]\nhandlers:\n  x:\n    (): canary_part.touch\n",
         ["task=digits"],
     ),
-    "primary_configuration": (
-        "config.yaml",
-        "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT,
-        ["task=digits"],
-    ),
-    "name_of_the_programs_own": (
-        "metric/otdd.yaml",
-        "_target_: canary_part.touch\n",
-        ["metric=otdd"],
-    ),
-    "folder_of_a_corpus": (
-        "source/mine.yaml",
-        CORPUS + "name: ../../..\nfiles: [passwd]\n",
-        ["source=mine"],
-    ),
-    "file_of_a_corpus": (
-        "source/mine.yaml",
-        CORPUS + "name: x\nfiles: [../../etc/passwd]\n",
-        ["source=mine"],
-    ),
-}
+    "primary_configuration": ("config.yaml", "hydra:\n  callbacks:\n    mine:\n  " + RUNS_IT, ["task=digits"]),
+    "name_of_the_programs_own": ("metric/otdd.yaml", "_target_: canary_part.touch\n", ["metric=otdd"]),
+    "folder_of_a_corpus": ("source/mine.yaml", CORPUS + "name: ../../..\nfiles: [passwd]\n", ["source=mine"]),
+    "file_of_a_corpus": ("source/mine.yaml", CORPUS + "name: x\nfiles: [../../etc/passwd]\n", ["source=mine"]),
+}  # fmt: skip
 FOLDERS = {
     name: ("task/mine.yaml", content, ["task=mine"]) for name, content in TASKS.items()
 } | OTHERS
@@ -210,18 +186,14 @@ def test_link_out_of_the_folder(called, tmp_path, counted):
 
 
 TYPED = [
-    "hydra.run.dir=../../x",
-    "hydra.searchpath=[file://theirs]",
+    "hydra.run.dir=../../x", "hydra.searchpath=[file://theirs]",
     "hydra.callbacks.mine._target_=canary_part.touch",
-    "+hydra.callbacks.mine._target_=canary_part.touch",
-    "hydra.job.env_set.LD_PRELOAD=x",
-    "hydra.sweep.dir=../../x",
-    "task._target_=os.system",
-    "body._target_=subprocess.Popen",
+    "+hydra.callbacks.mine._target_=canary_part.touch", "hydra.job.env_set.LD_PRELOAD=x",
+    "hydra.sweep.dir=../../x", "task._target_=os.system", "body._target_=subprocess.Popen",
     "task.loss={_target_:torch.hub.load,repo_or_dir:theirs,source:local,model:touch}",
     "+embedder.more={_target_:canary_part.touch}",
     "+tracker={_target_:orca_cli.exceptions.need,module:canary_part,where:x}",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("word", TYPED)
@@ -338,15 +310,10 @@ def test_pip_and_torch_run_what_they_are_given(theirs, hostile):
 LOSSES = {"pip": PIP, "importer": IMPORTER}
 # Every command that composes settings; {} stands for the words that choose the task.
 COMMANDS = [
-    "run {}",
-    "run --dry-run {}",
-    "run -m {} seed=0,1",
-    "run -m --dry-run {} seed=0,1",
-    "run -m --config-dir theirs study=mine",
-    "run -m --dry-run --config-dir theirs study=mine",
-    "tune {} trials=2",
-    "data check --config-dir theirs mine",
-]
+    "run {}", "run --dry-run {}", "run -m {} seed=0,1", "run -m --dry-run {} seed=0,1",
+    "run -m --config-dir theirs study=mine", "run -m --dry-run --config-dir theirs study=mine",
+    "tune {} trials=2", "data check --config-dir theirs mine",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -401,13 +368,9 @@ def test_run_folder_of_somebody_else_is_read_only_as_json(
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("a: !!python/object/apply:os.system ['touch canary']\n")
     record = {
-        "schema": 1,
-        "run_id": content,
-        "state": "completed",
-        "task": content,
-        "body": content,
+        "schema": 1, "run_id": content, "state": "completed", "task": content, "body": content,
         "error": content,
-    }
+    }  # fmt: skip
     for name in ("status.json", "result.json", "run.json"):
         (run / name).write_text(json.dumps(record | {"path": content}))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -149,37 +149,23 @@ def _manifest(folder: Path) -> list[bytes]:
 # Format -> what returns seeds (files that are valid), ending, reader.
 FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], Any]]] = {
     "npz": (
-        lambda _: [
-            saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))
-        ],
+        lambda _: [saved(lambda file: np.savez_compressed(file, x=np.eye(6, 5), names=["a", "bc"]))],
         ".npz",
         _read_npz,
     ),
-    "npy": (
-        lambda _: [saved(lambda file: np.save(file, np.eye(3, 4, dtype=np.float32)))],
-        ".npy",
-        _read_npz,
-    ),
+    "npy": (lambda _: [saved(lambda file: np.save(file, np.eye(3, 4, dtype=np.float32)))], ".npy", _read_npz),
     "object npy": (
         lambda _: [saved(lambda file: np.save(file, OBJECTS, allow_pickle=True))],
         ".npy",
         lambda path: read_here(str(path)),
     ),
-    "pkl": (
-        lambda _: [pickle.dumps(RECORD, i) for i in range(6)],
-        ".pkl",
-        lambda path: read_here(str(path)),
-    ),
+    "pkl": (lambda _: [pickle.dumps(RECORD, i) for i in range(6)], ".pkl", lambda path: read_here(str(path))),
     "mat 5": (
         lambda _: [_mat5(False), _mat5(True)],
         ".mat",
         lambda path: [matlab.read(path, [name], 2**24) for name in "xct"],
     ),
-    "LMDB": (
-        lambda folder: [_lmdb(folder)],
-        ".mdb",
-        lambda path: [*tape.values(path, [*map(str, range(60)), "zz"])],
-    ),
+    "LMDB": (lambda folder: [_lmdb(folder)], ".mdb", lambda path: [*tape.values(path, [*map(str, range(60)), "zz"])]),
     "tar": (lambda _: [saved(_tar), gzip.compress(saved(_tar))], ".tar", _unpack),
     "zip": (lambda _: [saved(_zip)], ".zip", _unpack),
     "csv": (lambda _: [CSV.encode(), CSV.replace(";", "\t").encode()], ".csv", _read_table),
@@ -195,7 +181,7 @@ FORMATS: dict[str, tuple[Callable[[Path], list[bytes]], str, Callable[[Path], An
         "/config.json",
         lambda path: checkpoints.check_family(path.parent, ("bert",)),
     ),
-}
+}  # fmt: skip
 PR, NIGHTLY = 300, 100_000
 
 

@@ -39,14 +39,9 @@ def write(form: str, folder: Path, content: bytes) -> Path:
 def trusted(tmp_path_factory):
     """Read a file as a program that trusts it, in a fork, which may end as it likes; returns the value or the error as text."""
     needed = (
-        "torch",
-        "pandas",
-        "joblib",
-        "scipy.io",
-        "lmdb",
-        "numpy.f2py.crackfortran",
+        "torch", "pandas", "joblib", "scipy.io", "lmdb", "numpy.f2py.crackfortran",
         payloads.__name__,
-    )
+    )  # fmt: skip
     installed = [name for name in needed if importlib.util.find_spec(name.partition(".")[0])]
 
     def read(form: str, path: Path) -> str:

@@ -104,12 +104,8 @@ def _tokenizer_pickle(folder: Path, canary: Path) -> None:
     for path in (*folder.glob("*token*"), folder / "vocab.txt"):
         path.unlink()
     names = (
-        "tokenizer.pkl",
-        "vocab.pkl",
-        "vocab.bin",
-        "added_tokens.pkl",
-        "pretrained_vocab_file.bin",
-    )
+        "tokenizer.pkl", "vocab.pkl", "vocab.bin", "added_tokens.pkl", "pretrained_vocab_file.bin",
+    )  # fmt: skip
     _pickled(folder, canary, *names)
 
 
@@ -134,19 +130,11 @@ REPOSITORIES = {
     "only .bin": (_only_bin, UnsafeError),
     "a .bin beside safetensors": (_pickled, None),
     "code for the model": (
-        _changed(
-            "config.json",
-            with_code=True,
-            auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"},
-        ),
+        _changed("config.json", with_code=True, auto_map={"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}),
         UnsafeError,
     ),
     "code for the tokenizer": (
-        _changed(
-            "tokenizer_config.json",
-            with_code=True,
-            auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
-        ),
+        _changed("tokenizer_config.json", with_code=True, auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]}),
         None,
     ),
     "pickles for the tokenizer": (_tokenizer_pickle, DataError),
@@ -155,16 +143,13 @@ REPOSITORIES = {
         UnsafeError,
     ),
     "a quantiser": (
-        _changed(
-            "config.json",
-            quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
-        ),
+        _changed("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         UnsafeError,
     ),
     "another family": (_changed("config.json", with_code=True, model_type="../../evil"), OrcaError),
     "an index to other files": (_index, DataError),
     "links": (_links, DataError),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("title", REPOSITORIES)

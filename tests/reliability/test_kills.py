@@ -96,14 +96,8 @@ SETTINGS = [
     ["train.select=last", "train.folds=2"],
     ["train.optimizer=sgd", "train.momentum=0.9", "metric=mmd", "align.classes_per_problem=3"],
     ["align.check_every=1", "align.lr=1e-6", "finetune=layernorm", "precision=bf16"],
-    [
-        "protocol=paper",
-        "metric=moments",
-        "train.optimizer=adam",
-        "finetune=head",
-        "train.decay_epochs=2",
-    ],
-]
+    ["protocol=paper", "metric=moments", "train.optimizer=adam", "finetune=head", "train.decay_epochs=2"],
+]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -41,18 +41,12 @@ DEGENERATE = {
     "all_points_equal": (torch.ones(6, 4), torch.ones(5, 4)),
     "identical_clouds": (points(6), points(6)),
     "huge_against_tiny": (points(6, scale=1e20), points(5, scale=1e-20, seed=1)),
-    "empty_class": (
-        cloud(points(6), classes=4, used=2),
-        cloud(points(5, seed=1), classes=5, used=3),
-    ),
+    "empty_class": (cloud(points(6), classes=4, used=2), cloud(points(5, seed=1), classes=5, used=3)),
     "one_class": (cloud(points(6), classes=1), cloud(points(5, seed=1), classes=1)),
-    "a_class_of_one_point": (
-        Features(points(6), LONELY, 2),
-        Features(points(5, seed=1), LONELY[1:], 2),
-    ),
+    "a_class_of_one_point": (Features(points(6), LONELY, 2), Features(points(5, seed=1), LONELY[1:], 2)),
     "more_dimensions_than_points": (points(4, 50), points(3, 50, seed=1)),
     "far_from_the_origin": (points(6, shift=1e6), points(5, shift=1e6, seed=1)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DEGENERATE)

@@ -17,21 +17,12 @@ from tests.report.trees import add_run
 
 FIGURE = "names that would command a terminal, browser or spreadsheet"
 NAMES = {
-    "colour": "\x1b[31mred",
-    "clipboard": "\x1b]52;c;cm0gLXJmIC8=\x07",
-    "8-bit control": "\x9b31m",
-    "carriage return": "all good\rorca: error: 0",
-    "new line": "a\norca: error: something else",
-    "line separator": "a\u2028b",
-    "reversed": "a\u202egpj.exe",
-    "zero width": "a\u200bb",
-    "null": "a\0b",
-    "markup of rich": "[bold red]a[/] [/x]",
-    "script": "<script>alert(1)</script>",
-    "formula": "=cmd|' /C calc'!A0",
-    "formula by minus": "-2+3",
-    "nothing but letters": "é ± 日本",
-}
+    "colour": "\x1b[31mred", "clipboard": "\x1b]52;c;cm0gLXJmIC8=\x07", "8-bit control": "\x9b31m",
+    "carriage return": "all good\rorca: error: 0", "new line": "a\norca: error: something else",
+    "line separator": "a\u2028b", "reversed": "a\u202egpj.exe", "zero width": "a\u200bb",
+    "null": "a\0b", "markup of rich": "[bold red]a[/] [/x]", "script": "<script>alert(1)</script>",
+    "formula": "=cmd|' /C calc'!A0", "formula by minus": "-2+3", "nothing but letters": "é ± 日本",
+}  # fmt: skip
 _COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028\u2029\u202a-\u202e]")
 
 

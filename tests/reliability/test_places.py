@@ -37,23 +37,11 @@ PLACES = {
     "folder of another": (30, "cannot be written", None),
     "missing": (11, "nowhere.npz", lambda folder: folder / "place" / "a" / "b"),
     "file": (30, "stands where a folder is needed", lambda folder: file(folder) / "runs"),
-    "4096 characters": (
-        30,
-        "File name too long",
-        lambda folder: folder / "/".join(["d" * 99] * 41),
-    ),
-    "not UTF-8, typed": (
-        10,
-        "is not an override",
-        lambda folder: folder / os.fsdecode(b"place\xff"),
-    ),
-    "not UTF-8, in ORCA_RUNS": (
-        11,
-        "nowhere.npz",
-        lambda folder: folder / os.fsdecode(b"place\xff"),
-    ),
+    "4096 characters": (30, "File name too long", lambda folder: folder / "/".join(["d" * 99] * 41)),
+    "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
+    "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
     "loop of links": (30, "a link that leads to no folder", loop),
-}
+}  # fmt: skip
 
 
 def make(how, folder, mounted, not_run):

@@ -95,24 +95,14 @@ _ZERO_ONE, _MACRO_F1 = (
 )
 _BATCHES = {"size": 16, "batch": 5, "drop_tail": True}
 CASES = (
-    *(
-        Case(f"classification.{name}", form)
-        for name in ("ZeroOne", "Balanced")
-        for form in ("classes", "positions")
-    ),
+    *(Case(f"classification.{name}", form) for name in ("ZeroOne", "Balanced") for form in ("classes", "positions")),
     Case("classification.ClassAUROC", "classes"),
     Case("classification.MacroF1", "classes", {"by": "records", "also_first": 2}),
     Case("classification.MacroF1", "classes", {"num_classes": 3, "also_first": 2}),
     Case("classification.MacroF1", "positions"),
     Case("multilabel.MeanAveragePrecision", "labels", {"by": "records"}),
-    *(
-        Case(f"multilabel.{name}", "labels")
-        for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")
-    ),
-    *(
-        Case(f"regression.{name}", "values")
-        for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")
-    ),
+    *(Case(f"multilabel.{name}", "labels") for name in ("MeanAveragePrecision", "MeanAUROC", "LabelMacroF1")),
+    *(Case(f"regression.{name}", "values") for name in ("RMSE", "MAE", "OneMinusR2", "NormalisedRMSE")),
     *(Case(f"regression.{name}", "fields") for name in ("RMSE", "OneMinusR2")),
     *(Case(f"regression.{name}", "fields") for name in ("RelativeL2", "MeanSquared")),
     *(Case("dense.NatsPerFrame", "rolls", {"count_padding": padding}) for padding in (False, True)),
@@ -139,4 +129,4 @@ CASES = (
     ),
     Case("reported.ChunkMean", "classes", {"error": _ZERO_ONE, "size": 25, "batch": 10}),
     Case("reported.ChunkMean", "classes", {"error": _MACRO_F1 | {"by": "records"}, **_BATCHES}),
-)
+)  # fmt: skip

@@ -154,16 +154,10 @@ def mask_error(outputs, targets, groups, report="auroc", count_ignored=False, th
     misses, alarms = ratio(scores <= 0, present), ratio(scores > 0, ~present)
     errors = {
         "auroc": ("1 - AUROC of pixels", less_one(area(scores, present))),
-        "balanced": (
-            "balanced error of pixels",
-            None if misses is None or alarms is None else (misses + alarms) / 2,
-        ),
-        "fnr": (
-            f"false-negative rate at {threshold:g}",
-            ratio(1 / (1 + np.exp(-scores)) <= threshold, present),
-        ),
+        "balanced": ("balanced error of pixels", None if misses is None or alarms is None else (misses + alarms) / 2),
+        "fnr": (f"false-negative rate at {threshold:g}", ratio(1 / (1 + np.exp(-scores)) <= threshold, present)),
         "pixel_auroc": ("1 - AUROC per position", less_one(areas)),
-    }
+    }  # fmt: skip
     _, value = errors.pop(report)
     n, total = (
         (defined, defined + undefined) if report == "pixel_auroc" else (len(scores), known.size)

@@ -55,17 +55,12 @@ def test_a_loss_that_would_broadcast_is_refused_for_one_output():
 @pytest.mark.parametrize(
     ("kind", "target", "settings", "message"),
     [
-        (
-            "classes",
-            "torch.nn.CrossEntropyLoss",
-            {"reduction": "none"},
-            "one number with a gradient",
-        ),
+        ("classes", "torch.nn.CrossEntropyLoss", {"reduction": "none"}, "one number with a gradient"),
         ("classes", "torch.nn.CrossEntropyLoss", {"reduction": "all"}, "is not a valid value"),
         ("classes", "torch.nn.MSELoss", {}, "MSELoss is not a loss of this task's outputs"),
         ("values", "torch.nn.NLLLoss", {}, "NLLLoss is not a loss of this task's outputs"),
     ],
-)
+)  # fmt: skip
 def test_a_loss_that_does_not_suit_is_refused(kind, target, settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
         made(kind, {"_target_": target, **settings})

@@ -16,15 +16,9 @@ from tests.checkpoints import save_tiny_bert
 
 # One arm for each thing in which arms differ: what is trained, from which start, aligned how and with what.
 ARMS = {
-    "orca",
-    "scratch",
-    "frozen",
-    "layernorm",
-    "shuffled_labels",
-    "noise_proxy",
-    "other_proxy",
+    "orca", "scratch", "frozen", "layernorm", "shuffled_labels", "noise_proxy", "other_proxy",
     "moments",
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -32,89 +32,33 @@ BAD = {
     "rank of x": ({"x": X[:, 0, 0]}, {}, r"inputs have shape \(40,\)"),
     "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: .* inputs have dtype complex128"),
-    "invalid characters": (
-        {"y": changed(Y + 97, 5, 0x7FFFFFFF, "<u4").view("<U1")},
-        {},
-        r"\[y\]: .* invalid char",
-    ),
+    "invalid characters": ({"y": changed(Y + 97, 5, 0x7FFFFFFF, "<u4").view("<U1")}, {}, r"\[y\]: .* invalid char"),
     "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "too few samples: 9"),
     "one class": ({"y": Y * 0}, {}, "all 28 training targets are 0"),
-    "negative label": (
-        {"y": changed(Y, 5, -1)},
-        {"num_classes": 5},
-        "labels, -1 to 3, are not 5 classes from 0 on",
-    ),
-    "ignored class": (
-        {"y": changed(Y, 5, -100)},
-        {},
-        "-100, which marks ignored .* the first is -100 at index 5",
-    ),
+    "negative label": ({"y": changed(Y, 5, -1)}, {"num_classes": 5}, "labels, -1 to 3, are not 5 classes from 0 on"),
+    "ignored class": ({"y": changed(Y, 5, -100)}, {}, "-100, which marks ignored .* the first is -100 at index 5"),
     "nan label": ({"y": changed(Y, 2, np.nan, float)}, {}, r"\[y\]: 1 labels .* index 2"),
     "broken label": ({"y": changed(Y, 2, 1.5, float)}, {}, "the first is 1.5 at index 2"),
     "one-hot": ({"y": np.eye(4)[Y]}, {}, "store the position of the 1"),
     "numbers as classes": ({"y": np.arange(N)}, {}, "do not look like classes"),
-    "label set of 2": (
-        {"y": changed(np.eye(4)[Y], (3, 1), 2)},
-        {"kind": "labels"},
-        r"first is 2.0 at index \(",
-    ),
-    "values of maps": (
-        {"y": X},
-        {"kind": "values"},
-        r"values have shape \(40, 2, 5\), expected \(n,\) or \(n, K\)",
-    ),
-    "nan in values": (
-        {"y": changed(Y, 2, np.nan, float)},
-        {"kind": "values"},
-        r"\[y\]: 1 values .* index \(2, 0\)",
-    ),
+    "label set of 2": ({"y": changed(np.eye(4)[Y], (3, 1), 2)}, {"kind": "labels"}, r"first is 2.0 at index \("),
+    "values of maps": ({"y": X}, {"kind": "values"}, r"values have shape \(40, 2, 5\), expected \(n,\) or \(n, K\)"),
+    "nan in values": ({"y": changed(Y, 2, np.nan, float)}, {"kind": "values"}, r"\[y\]: 1 values .* index \(2, 0\)"),
     "equal values": ({"y": Y * 0 + 0.5}, {"kind": "values"}, "all 28 training targets are 0.5"),
-    "output unknown": (
-        {"y": np.stack([Y, Y * np.nan], 1)},
-        KNOWN,
-        "output 1 has no training target",
-    ),
-    "dense extent": (
-        {"y": np.zeros((N, 6))},
-        {"kind": "dense"},
-        r"expected \(n, 5\) or \(n, K, 5\)",
-    ),
-    "dense integer channels": (
-        {"y": np.zeros((N, 3, 5), int)},
-        {"kind": "dense"},
-        "store real-valued targets",
-    ),
+    "output unknown": ({"y": np.stack([Y, Y * np.nan], 1)}, KNOWN, "output 1 has no training target"),
+    "dense extent": ({"y": np.zeros((N, 6))}, {"kind": "dense"}, r"expected \(n, 5\) or \(n, K, 5\)"),
+    "dense integer channels": ({"y": np.zeros((N, 3, 5), int)}, {"kind": "dense"}, "store real-valued targets"),
     "dense negative class": (
         {"y": changed(MAPS % 3, (4, 4), -1)},
         {"kind": "dense"},
         r"first is -1 at index \(4, 4\)",
     ),
-    "dense one class": (
-        {"y": np.zeros((N, 5), int)},
-        {"kind": "dense"},
-        "all 140 training targets are 0",
-    ),
-    "dense far class": (
-        {"y": FAR},
-        {"kind": "dense"},
-        r"\d+ of the classes 0\.\.\d+ have no position",
-    ),
-    "classes beyond memory": (
-        {},
-        {"num_classes": 10**13},
-        "are not 10000000000000 classes from 0 on",
-    ),
+    "dense one class": ({"y": np.zeros((N, 5), int)}, {"kind": "dense"}, "all 140 training targets are 0"),
+    "dense far class": ({"y": FAR}, {"kind": "dense"}, r"\d+ of the classes 0\.\.\d+ have no position"),
+    "classes beyond memory": ({}, {"num_classes": 10**13}, "are not 10000000000000 classes from 0 on"),
     "label beyond int64": ({"y": Y * 1e30}, {}, r"30 labels .* first is 1e\+30 at index 1"),
-    "label of bytes": (
-        {"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]},
-        {},
-        r"\[y\]: holds bytes that are not text",
-    ),
-    "dense gap": (
-        {"y": MAPS % 2 * 2},
-        {"kind": "dense"},
-        "1 of the classes 0..2 have no .* without gaps; task",
-    ),
+    "label of bytes": ({"y": np.array([b"a", b"b", b"c", b"\xff"])[Y]}, {}, r"\[y\]: holds bytes that are not text"),
+    "dense gap": ({"y": MAPS % 2 * 2}, {"kind": "dense"}, "1 of the classes 0..2 have no .* without gaps; task"),
     "split mark": ({"split": np.full(N, "trian")}, {}, "'trian' in row 1 is not a split"),
     "split length": ({"split": np.full(3, "train")}, {}, r"\[split\]: shape \(3,\) does not match"),
     "class of one split": (
@@ -124,7 +68,7 @@ BAD = {
     ),
     "train twice": ({"x_train": X, "y_train": Y}, {}, "holds the train split twice"),
     "only test": ({"split": np.full(N, "test")}, {}, "no rows are for training"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -137,13 +81,7 @@ def test_bad_arrays_are_named_in_one_line(name, tmp_path, build):
 
 
 OTHERS = [
-    (
-        "test",
-        "classes",
-        Y,
-        {"x": X[..., :4]},
-        r"\[x\]: samples have shape \(2, 4\), those of .* set \(2, 5\)",
-    ),
+    ("test", "classes", Y, {"x": X[..., :4]}, r"\[x\]: samples have shape \(2, 4\), those of .* set \(2, 5\)"),
     (
         "test",
         "classes",
@@ -151,21 +89,9 @@ OTHERS = [
         {"y": np.char.add("a", Y.astype(str))},
         r"\[y\]: 40 labels have no training sample, the first is a0",
     ),
-    (
-        "validation",
-        "classes",
-        Y,
-        {"x": changed(X, (7, 1, 2), np.inf)},
-        r"\[x\]: 1 values .* index \(7, 1, 2\)",
-    ),
-    (
-        "validation",
-        "dense",
-        MAPS % 2,
-        {"y": np.full((N, 5), 2)},
-        r"\[y\]: 200 classes are not in 0\.\.1",
-    ),
-]
+    ("validation", "classes", Y, {"x": changed(X, (7, 1, 2), np.inf)}, r"\[x\]: 1 values .* index \(7, 1, 2\)"),
+    ("validation", "dense", MAPS % 2, {"y": np.full((N, 5), 2)}, r"\[y\]: 200 classes are not in 0\.\.1"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("split", "kind", "y", "other", "message"), OTHERS)
@@ -180,14 +106,8 @@ CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
     ({"train": "x.npy"}, "labels: x.npy is one array, without targets; give task.labels=FILE.npy"),
     ({"labels": "y.npy"}, "labels: applies to .npy files; mine.npz holds its own targets"),
-    (
-        {"validation_labels": "y.npy"},
-        "validation_labels: given without its inputs; give task.validation=FILE.npy",
-    ),
-    (
-        {"kind": "values", "num_classes": 4},
-        "num_classes: applies only to classes; remove it: .* how many outputs",
-    ),
+    ({"validation_labels": "y.npy"}, "validation_labels: given without its inputs; give task.validation=FILE.npy"),
+    ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),
     ({"padding": "nan", "lengths": "n"}, "lengths: does not go with task.padding=nan"),
     ({"padding": "lengths"}, "padding: 'lengths' is not allowed; allowed: nan, none or null"),
     ({"group": "x"}, "group: 'x' is the array of inputs; name the array that says"),
@@ -196,7 +116,7 @@ CONTRADICTIONS = [
         "validation_fraction: 16 for test, 24 .* are more than the 40 in all",
     ),
     ({"group": "two"}, "group: 1 for test, 1 .* are more than the 2 in all"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)

@@ -65,12 +65,8 @@ def series(folder):
     }
     pd.DataFrame(columns | {"y": Y.repeat(6)}).to_csv(folder / "t.csv", index=False)
     return "table", {
-        "train": "t.csv",
-        "kind": "classes",
-        "target": "y",
-        "id": "id",
-        "normalize": False,
-    }
+        "train": "t.csv", "kind": "classes", "target": "y", "id": "id", "normalize": False,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", [mapped, lengths, table, identified, series])

@@ -132,13 +132,9 @@ def test_lengths_are_ignored_on_request(read):
 
 # Training sequences have 6 steps at most, those of test up to 9.
 SHORT = {
-    "x_train": X[:40],
-    "y_train": Y[:40],
-    "lengths_train": np.minimum(ENDS, 6)[:40],
-    "x_test": X[40:],
-    "y_test": Y[40:],
-    "lengths_test": ENDS[40:],
-}
+    "x_train": X[:40], "y_train": Y[:40], "lengths_train": np.minimum(ENDS, 6)[:40],
+    "x_test": X[40:], "y_test": Y[40:], "lengths_test": ENDS[40:],
+}  # fmt: skip
 
 
 def test_longer_samples_than_trained_on_are_cut_and_reported(read, reporter):

@@ -86,19 +86,10 @@ def test_the_seed_of_splits_changes_them(read):
 
 FORMATS = {
     "t.parquet": (lambda table: table.astype({"code": "int", "colour": "category"}), {}),
-    "semicolons.csv": (
-        lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"),
-        {"decimal": ","},
-    ),
-    "utf16.tsv": (
-        lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"),
-        {"encoding": "utf-16"},
-    ),
-    "latin.txt": (
-        lambda table: table.to_csv(index=False, sep="|").encode("latin-1"),
-        {"encoding": "latin-1"},
-    ),
-}
+    "semicolons.csv": (lambda table: table.to_csv(sep=";", decimal=",").encode("utf-8-sig"), {"decimal": ","}),
+    "utf16.tsv": (lambda table: table.to_csv(index=False, sep="\t").encode("utf-16"), {"encoding": "utf-16"}),
+    "latin.txt": (lambda table: table.to_csv(index=False, sep="|").encode("latin-1"), {"encoding": "latin-1"}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -222,25 +213,16 @@ def test_bad_tables_are_refused_in_one_line(read, content, message):
     ("settings", "message"),
     [
         ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
-        (
-            {"kind": "values"},
-            r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes",
-        ),
-        (
-            {"features": ["kind"]},
-            r"task\.features: 'kind' is in task.target too; a column has one role",
-        ),
+        ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
+        ({"features": ["kind"]}, r"task\.features: 'kind' is in task.target too; a column has one role"),
         ({"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
-        (
-            {"target": None, "targets": ["row", "row"]},
-            r"task\.targets: 'row' is in task\.targets too",
-        ),
+        ({"target": None, "targets": ["row", "row"]}, r"task\.targets: 'row' is in task\.targets too"),
         ({"group": "kind"}, r"task\.group: 'kind' is in task\.target too"),
         ({"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
         ({"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
         ({"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
     ],
-)
+)  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(read, settings, message):
     with refused(message, (ConfigError, DataError)):
         read(frame(), **settings)
@@ -385,20 +367,12 @@ def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        (
-            ["train"] * 59 + ["trian"],
-            {},
-            r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)",
-        ),
-        (
-            ["train"] * 9 + ["test"] * 51,
-            {},
-            "t.csv: too few rows: 9; provide 10 or more for training",
-        ),
+        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
+        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
         (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
     ],
     ids=["spelling", "few", "shared group"],
-)
+)  # fmt: skip
 def test_bad_columns_of_splits_are_refused(read, marks, settings, message):
     with refused(message, DataError):
         read(frame().assign(split=marks), **settings)

@@ -80,12 +80,8 @@ def test_all_but_the_body_and_its_layer_learn_at_outer_rate(is_body_layer):
     )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     settings = {
-        "optimizer": "sgd",
-        "momentum": 0.0,
-        "lr": 0.01,
-        "warmup_epochs": 0,
-        "outer_rate": 10.0,
-    }
+        "optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "warmup_epochs": 0, "outer_rate": 10.0,
+    }  # fmt: skip
     with plan(model, Pairs(torch.zeros(8, 2)), nn.MSELoss(), **settings) as steps:
         steps.take(0)
         rate = steps.rate(0)

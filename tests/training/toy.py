@@ -16,13 +16,9 @@ from orca_cli.training.engine import Engine
 
 # Of the paper, as far as settings are open.
 SETTLED = {
-    "outer_rate": 1.0,
-    "epochs": 60,
-    "batch_size": 32,
-    "lr": 1e-4,
-    "weight_decay": 0.0,
+    "outer_rate": 1.0, "epochs": 60, "batch_size": 32, "lr": 1e-4, "weight_decay": 0.0,
     "warmup_epochs": 5,
-}
+}  # fmt: skip
 SETTLED |= {"clip": 0, "members": 1, "select": "last", "refit": False}
 
 

@@ -325,12 +325,8 @@ def test_arms_are_the_combinations_that_no_exception_leaves_out(read, tmp_path):
         (seed, *rest) for seed in "01" for rest in combinations
     ]
     assert arms[0].overrides == [
-        "train.epochs=5",
-        "align.epochs=0",
-        "seed=0",
-        "task=digits",
-        "body=minilm",
-    ]
+        "train.epochs=5", "align.epochs=0", "seed=0", "task=digits", "body=minilm",
+    ]  # fmt: skip
     assert [word for word in arms[1].overrides if word.startswith("train.epochs")] == [
         "train.epochs=7"
     ]

@@ -41,12 +41,8 @@ DAMAGE = [
     (lambda folder: storage.write_text(folder / "best" / "more", ""), ChecksumError, "best/more"),
     (with_manifest(schema=2), CheckpointError, "schema 2"),
     (with_manifest(files={"/etc/passwd": FILE}), ChecksumError, "names files outside the folder"),
-    (
-        with_manifest(files={"a/../../secret": FILE}),
-        ChecksumError,
-        "names files outside the folder",
-    ),
-]
+    (with_manifest(files={"a/../../secret": FILE}), ChecksumError, "names files outside the folder"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "error", "message"), DAMAGE)

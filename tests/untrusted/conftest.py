@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orca_cli import signals
+from tests.untrusted.server import web  # noqa: F401 - a fixture
 
 
 class Quiet:

@@ -129,8 +129,8 @@ def drip(length: int, interval_s: float, head: bytes = b"") -> Route:
     return answer
 
 
-@contextmanager
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Run a server on this machine, past any proxy of the environment."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")

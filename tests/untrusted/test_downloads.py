@@ -12,16 +12,10 @@ from orca_cli.data.untrusted.downloads import RefusedError, fetch, open_url
 from orca_cli.exceptions import ChecksumError, NetworkError
 from tests.tasks.builders import refused
 from tests.untrusted.conftest import Quiet
-from tests.untrusted.server import chunked, drip, serving, status
+from tests.untrusted.server import chunked, drip, status
 
 CONTENT = bytes(range(256)) * 2000  # half a MB
 SHA = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def web(monkeypatch):
-    with serving(monkeypatch) as server:
-        yield server
 
 
 @pytest.fixture

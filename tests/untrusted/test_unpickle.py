@@ -56,30 +56,14 @@ def objects(*entries):
 _PART = [np.arange(2)]
 VALUES = {
     "numbers": [1, -5, 2**70, 3.5, True, False, None, b"\x00\xff", b"", "é", ()],
-    "dtypes": [
-        np.arange(3).astype(t) for t in ("u1", "i2", ">i4", "f2", ">f8", "?", "c8", "U3", "S2")
-    ],
-    "orders": [
-        np.asfortranarray(np.eye(3)),
-        np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
-        np.array(3.0),
-    ],
+    "dtypes": [np.arange(3).astype(t) for t in ("u1", "i2", ">i4", "f2", ">f8", "?", "c8", "U3", "S2")],
+    "orders": [np.asfortranarray(np.eye(3)), np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), np.array(3.0)],
     "empty": [np.empty(0), np.empty((0, 3), "f4"), np.array([""])],
-    "scalars": [
-        np.float32(1.5),
-        np.int64(-1),
-        np.bool_(True),
-        np.str_("ab"),
-        np.bytes_(b"ab"),
-        np.complex64(1j),
-    ],
-    "records": {
-        "data": objects(np.arange(5, dtype="i2"), np.arange(3.0)),
-        "label": np.array(["N", "~"]),
-    },
+    "scalars": [np.float32(1.5), np.int64(-1), np.bool_(True), np.str_("ab"), np.bytes_(b"ab"), np.complex64(1j)],
+    "records": {"data": objects(np.arange(5, dtype="i2"), np.arange(3.0)), "label": np.array(["N", "~"])},
     "objects": objects("a", None, 5, np.eye(2), [np.ones(1)], {"x": np.float64(1)}),
     "shared": [_PART, _PART, {"again": _PART}],
-}
+}  # fmt: skip
 
 
 def assert_same(actual, expected):

@@ -29,6 +29,7 @@ _NOT_SHOWN = ("tracker", "paths")  # groups of settings that do not say what a r
 _UNSAFE = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
 _KEY = "WANDB_API_KEY"
 _WAIT_S = 20  # how long W&B may wait for its server
+# State of a run -> the name that MLflow has for it.
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # How long a run waits for a tracker: for imports from a cold disk, a new database, an upload.
 _PATIENCE_S = 120.0
@@ -55,8 +56,10 @@ class Guarded:
         self._name = name
         self._patience_s = patience_s
         self._calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        # Set when the recorder is made, when the thread ends, and after a failure.
         self._started = threading.Event()
         self._done = threading.Event()
+        # Set at the first failure: later ones are silent.
         self._lost = threading.Event()
 
     def start(self) -> None:
@@ -67,11 +70,13 @@ class Guarded:
         except RuntimeError as error:
             self._lose(str(error))
             return
+        # The thread cannot be stopped; it is left to itself.
         if not self._started.wait(self._patience_s):
             self._lose(f"has not started within {self._patience_s:g} s")
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Pass on a copy of a line."""
+        # A copy: the caller may go on changing its line before the thread takes it.
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
@@ -83,6 +88,7 @@ class Guarded:
             return
         self._calls.put(("ended", (state, result)))
         patience_s = self._patience_s
+        # A run that was stopped is to end soon.
         if state != "completed":
             patience_s = min(patience_s, _LAST_PATIENCE_S)
         if not self._done.wait(patience_s):
@@ -91,6 +97,7 @@ class Guarded:
     def _work(self) -> None:
         """Pass on calls until the last one, in the thread; a failure closes the recorder."""
         recorder: Recorder | None = None
+        # For the message, where the recorder cannot be made.
         name = "start"
         try:
             recorder = self._make()
@@ -100,10 +107,12 @@ class Guarded:
                 getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - none may end the run
             message = str(error)
+            # The text of other errors does not say of which kind they are.
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
             self._lose(f"failed at '{name}': {' '.join(message.split())}")
             if recorder is not None:
+                # It gets the chance to close its files and its connection.
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
         finally:
@@ -149,6 +158,7 @@ class Curves:
         if self._has_steps:
             self._tracker.log(numbers, step=epoch)
         else:
+            # `define_metric` in `wandb` makes this number the axis of the stage's curves.
             self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
@@ -258,14 +268,17 @@ def mlflow(
     The MLflow run has our run's name, by which a resumed run finds and continues it. Without `uri`
     and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
     """
+    # Otherwise MLflow reports its use to its maker.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker
 
+    # Both log every step of making a database.
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
+    # A store elsewhere has its own place for artifacts.
     artifacts = None if uri else str(store.absolute() / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
@@ -274,6 +287,7 @@ def mlflow(
         filter_string=f"attributes.run_name = '{name}'",
         output_format="list",
     )
+    # Names of runs have the time to the microsecond: at most one has this name.
     earlier = runs[0].info.run_id if runs else None
     tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
     tracker.start()
@@ -288,6 +302,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
     numbers = {}
     for name, value in values.items():
+        # Booleans are integers for Python.
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers[_safe(f"{prefix}/{name}")] = value
     return numbers

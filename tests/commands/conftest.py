@@ -1,0 +1,1 @@
+from tests.untrusted.server import web  # noqa: F401 - a fixture

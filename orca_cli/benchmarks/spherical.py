@@ -276,13 +276,13 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     # All is zero more than a pixel beyond the image; the bound keeps far points from overflowing.
     points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
     pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
-    sides = (3, 4)  # rows and columns of zeros before and after an image
-    framed = np.pad(images, ((0, 0), (0, 0), sides, sides))
+    zeros = (3, 4)  # rows and columns of zeros before and after an image
+    framed = np.pad(images, ((0, 0), (0, 0), zeros, zeros))
     n, num_channels = images.shape[:2]
     values = np.zeros((n, num_channels, points.shape[1]), dtype=np.float32)  # [n, C, p]
     for step in itertools.product((-1, 1), repeat=2):
         offset = np.array(step)[:, None]
-        row, column = pixels + offset + sides[0]  # [p] each, in the frame
+        row, column = pixels + offset + zeros[0]  # [p] each, in the frame
         # The weight of one neighbour is the distance to the opposite one.
         distances = np.abs(pixels - offset - points)
         weight = distances.prod(axis=0).astype(np.float32)  # [p]
@@ -297,8 +297,8 @@ def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     All are turned by one rotation [3, 3].
     """
     # The grid is turned, not the images, which all lie on the plane.
-    turned = np.einsum("ij,jab->iab", rotation, grid())  # [3, 60, 60]
-    values = sample(images, positions(turned))
+    rotated_grid = np.einsum("ij,jab->iab", rotation, grid())  # [3, 60, 60]
+    values = sample(images, positions(rotated_grid))
     # Each channel of an image is stretched by its own extremes; constants become 0.
     low = values.min(axis=(2, 3), keepdims=True)  # [n, C, 1, 1]
     high = values.max(axis=(2, 3), keepdims=True)

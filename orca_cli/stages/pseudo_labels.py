@@ -125,8 +125,8 @@ class _Encoder:
 
     def encode(self, targets: np.ndarray) -> np.ndarray:
         """Return [n, width] float32; unknown values are 0."""
-        standard = (_columns(targets, self.num_classes) - self.mean) / self.scale
-        return np.nan_to_num(standard).astype(np.float32)
+        standardised = (_columns(targets, self.num_classes) - self.mean) / self.scale
+        return np.nan_to_num(standardised).astype(np.float32)
 
 
 def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:

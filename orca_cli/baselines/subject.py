@@ -1,4 +1,4 @@
-"""A completed run as its baselines see it, from what its stages built or, in a later process, from its folder."""
+"""A completed run as its baselines see it, from its stages or, in a later process, its folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,7 +68,7 @@ def subject_of(
 
 
 def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | None]:
-    """Return what a run saved of its test split: outputs, targets, and its samples' records or None.
+    """Return the saved outputs, targets and groups of the test split; the latter may be None.
 
     DataError where that cannot be read.
     """
@@ -102,5 +102,5 @@ def _reopened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -
 
 
 def _count_read(folder: RunDirectory) -> None:
-    """Record, before it happens, that the test split of a completed run is opened, and count it in the result."""
+    """Count, before it happens, that the test split of a completed run is opened again."""
     folder.write_result(folder.result() | {"test_reads": folder.count_test_read()})

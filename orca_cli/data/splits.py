@@ -208,9 +208,9 @@ def group_rows(
 ) -> dict[str, np.ndarray]:
     """Return the group of each row, file -> [n] int64, numbered over all files.
 
-    Equal values are one group. `columns` has the values [n] of the files of splits, and their origin;
-    1.0 is the group 1, as text too. `rows` are those of each split in the training file, None where
-    all are for training. DataError for a row without a group, and for a group in two splits.
+    Equal values are one group; 1.0 is the group 1, as text too. `columns` has the values [n] of the
+    files of splits, and their origin. `rows` are those of each split in the training file, None
+    where all are for training. DataError for a row without a group, and for a group in two splits.
     """
     if not columns:
         return {}

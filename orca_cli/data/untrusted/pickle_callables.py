@@ -1,4 +1,4 @@
-"""All that a pickle of unknown origin may name, in place of the functions that NumPy's pickles name.
+"""All that a pickle of unknown origin may name, in place of NumPy's own functions.
 
 Every function checks its arguments, which the pickle chooses.
 """

@@ -2,8 +2,8 @@
 
 A pickle is a program. Python's own machine imports what the program names, and calls it. This one
 cannot: it knows the instructions that data need (numbers, strings, containers, NumPy's arrays and
-scalars) and an exact list of names, each of which means a function of `pickle_callables`. Every other
-instruction or name ends the reading. All that a small file could make large has a bound:
+scalars) and an exact list of names, each of which means a function of `pickle_callables`. Every
+other instruction or name ends the reading. All that a small file could make large has a bound:
 instructions, containers, copies, integers, keys. No function trusts the pickle: sizes are compared
 before anything is allocated, and of a dtype's state only the byte order is taken over, never its
 flags.
@@ -247,7 +247,7 @@ class _Machine:
 
     def reduce(self) -> None:
         function, arguments = self.pop(2)
-        # Only `named` puts functions on the stack, so nothing can be called but those of `CALLABLES`.
+        # Only `named` puts functions on the stack, so nothing but `CALLABLES` can be called.
         if type(function) is not FunctionType or type(arguments) is not tuple:
             raise refused("calls something that is not a function")
         created = function(*arguments)

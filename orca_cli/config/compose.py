@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -400,30 +400,31 @@ class Session:
 
     def _load_files(self, overrides: list[str]) -> DictConfig:
         """Compose, after storing in Hydra the declared defaults of the chosen parts."""
+        self._store_declared(overrides)
         loader = GlobalHydra.instance().config_loader()
-        typed_choices = " ".join(text for text in overrides if key_of(text) in _ALL_GROUPS)
-        # The same typed choices pick the same parts, whose defaults are stored already.
-        if typed_choices not in self._stored:
-            self._stored.add(typed_choices)
-            # The defaults list says which part each group has, before any file is composed.
-            listed = loader.compute_defaults_list("config", overrides, RunMode.RUN)
-            self._store_declared(listed.overrides.known_choices)
         return loader.load_configuration("config", overrides, RunMode.RUN)
 
-    def _store_declared(self, chosen: Mapping[str, Any]) -> None:
-        """Store the declared defaults of chosen parts as choices of the groups `declared/GROUP`.
+    def _store_declared(self, overrides: list[str]) -> None:
+        """Store the declared defaults of parts as choices of the groups `declared/GROUP`.
 
-        `chosen` is group -> name of the choice.
+        They are those of all parts that may be chosen: by default, by a typed word, or by the file
+        of another candidate. Defaults of a part that is not chosen in the end have no effect.
         """
-        for group in checks.PARTS:
-            name = str(chosen.get(group))
-            path = choices(group, self._extra).get(name)
-            if path is not None:
-                content = configuration.content(path)
+        candidates = list(configuration.default_choices().items())
+        candidates += [(key_of(text), text.partition("=")[2].strip("'\"")) for text in overrides]
+        while candidates:
+            group, name = candidates.pop()
+            path = choices(group, self._extra).get(name) if group in _ALL_GROUPS else None
+            if path is None or f"{group}/{name}" in self._stored:
+                continue
+            self._stored.add(f"{group}/{name}")
+            content = configuration.content(path)
+            candidates += configuration.picks(content.get("defaults")).items()
+            if group in checks.PARTS:
                 # A file with `@package _global_` holds its group as a key.
-                node = declared_node(group, content.get(group, content))
+                node = {group: declared_node(group, content.get(group, content))}
                 ConfigStore.instance().store(
-                    name, {group: node}, group=f"declared/{group}", package="_global_"
+                    name, node, group=f"declared/{group}", package="_global_"
                 )
 
     def _store_variants(self, overrides: list[str]) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
 Kind = Literal["classes", "labels", "values", "dense"]
 Modality = Literal["text", "image"]
 KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
+# The class that PyTorch's cross-entropy ignores by default.
 IGNORED_CLASS = -100
 
 
@@ -248,6 +249,7 @@ class SourceData:
     digest: str
     read: Callable[[], Examples]
 
+    # It is stored in the instance's dictionary, which `frozen` does not protect.
     @cached_property
     def examples(self) -> Examples:
         """Return the examples, read once.

@@ -152,6 +152,7 @@ class InputLayer(Protocol):
 
     is_body_layer: bool = False
     sample_width: int = 0
+    # A method or None: protocols have no optional methods.
     tokens_at: Any = None
 
     def fit(self, batches: Iterable[Any]) -> None:

@@ -50,6 +50,7 @@ def baseline_names(
     if kind == "dense":
         return [CONSTANT, "linear"]
     has_single_rows = task.get("_target_") == _TABLE and not any(map(task.get, _SERIES))
+    # Inputs with a single position are rows of a table in another format.
     is_table = has_single_rows or math.prod(input_shape[1:]) == 1
     is_series = len(input_shape) == 2 and not is_table
     is_quick = has_aeon() and samples * math.prod(input_shape) <= _QUICK_CELLS

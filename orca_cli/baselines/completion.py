@@ -96,6 +96,7 @@ def complete(
             records[name] = baseline.record()
     # Read again: opening the test split has changed the count of its readings.
     result = folder.result()
+    # Earlier completions took time as well.
     spent_s = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
     # In the order of NAMES, whichever was computed first.
     result["baselines"] = {name: records[name] for name in NAMES if name in records}

@@ -253,6 +253,7 @@ def _fit(
     if name in _EMBEDDED:
         # Computing the features belongs to the cost of these models.
         reading_s = time.monotonic() - began
+    # Raw inputs leave room for fewer samples than features do.
     rows = subject.rows(subject.learned, is_raw)
     y = subject.learned.targets()[rows]
     is_known = _is_known(y)

@@ -193,6 +193,7 @@ class Subject:
         judged: list[np.ndarray] = []
         if self.judge:
             judged += read(self.judge, self.rows(self.judge, raw))
+        # All test samples, as for the run's own error.
         tested = read(self.test, np.arange(len(self.test)))
         return learned, np.concatenate([*judged, *tested])
 

@@ -469,7 +469,7 @@ def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray
         return lambda new: new
     mean = x.mean(axis=0, dtype=np.float64)
     std = x.std(axis=0, dtype=np.float64)
-    # float32 rounds at 6e-8 of a number; smaller deviations are no variation.
+    # float32 rounds at 6e-8 of a number; smaller deviations are not variation.
     varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     mean = mean[varies]
     std = std[varies]
@@ -478,7 +478,7 @@ def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray
         return lambda new: (new[:, varies] - mean) / std
     # Orthonormal columns that span the rows of the training table.
     eigenvalues, eigenvectors = np.linalg.eigh(standardised @ standardised.T)
-    # Directions that are rounding alone would be magnified by their division.
+    # Directions that are only rounding would be magnified when divided by their scale.
     is_spanned = eigenvalues > 1e-10 * max(eigenvalues[-1], 1e-300)
     scales = np.sqrt(eigenvalues[is_spanned])
     basis = (standardised.T @ eigenvectors[:, is_spanned]) / scales

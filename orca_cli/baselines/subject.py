@@ -90,7 +90,7 @@ def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | No
 
 def _rebuilt(config: Config, folder: RunDirectory) -> Built:
     """Return what stage 1 of a completed run built, on the CPU."""
-    # Stage 1 opens the test split then.
+    # Stage 1 then opens the test split in place of validation.
     if config.train.validate_on == "test":
         _count_read(folder)
     # Nothing is trained here.

@@ -63,6 +63,7 @@ def verdict(
     score = error(outputs.numpy(), targets.numpy(), groups)
     if score.value is None or not candidates:
         return None
+    # Samples of one record are one unit.
     count = count_units(targets.numpy(), groups)
     size: float = count
     scale: float | None = None

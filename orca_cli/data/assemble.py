@@ -122,11 +122,13 @@ def draw(
     if not shares:
         return {}, []
     train = pool.rows["train"]
+    # Splits are drawn from training rows only, so marked splits keep theirs.
     classes = None if pool.classes is None else pool.classes[train]
     groups = None if pool.groups is None else pool.groups[train]
     joint_groups, note_on_identical = joined(groups, pool.contents(train))
     # Whole units are drawn, so that no group is divided between two splits.
     units = merged(len(train), classes, joint_groups)
+    # The settings that an error about the sizes names.
     keys = ["task.validation_fraction", "task.test_fraction"]
     if groups is not None:
         keys.insert(0, "task.group")

@@ -97,6 +97,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 
     names, numbers = np.unique(groups, return_inverse=True)  # names ascend
     num_nodes = len(names) + int(inputs.max()) + 1
+    # Groups are the first nodes, and inputs follow them.
     edges = (numbers, len(names) + inputs)
     graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))
     _, components = connected_components(graph, directed=False)

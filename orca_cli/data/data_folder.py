@@ -39,6 +39,7 @@ def is_there(file: DataFile, folder: Path) -> bool:
             return True
     # Names that the catalogue lists, or that were recorded when the archive was unpacked.
     members = file.members or tuple(_unpacked(folder, file))
+    # An archive that was deleted after it was unpacked is not missed.
     if members and all((folder / member).exists() for member in members):
         return True
     # A packed archive is not enough: readers need its content.

@@ -113,6 +113,7 @@ class Joined:
         y = torch.cat([batch.y for batch in batches])[order]
         if all(batch.valid is None for batch in batches):
             return Batch(x, y)
+        # Splits without padding get a mask that is True everywhere.
         valid = torch.cat([_mask(batch) for batch in batches])[order]
         return Batch(x, y, valid)
 

@@ -182,5 +182,6 @@ def _state_of(files: Sequence[Path]) -> str:
             stat = path.stat()
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        # Another size or time is taken for another content.
         digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -38,6 +38,7 @@ class Sequences:
         The other arguments are those of `SymbolSamples`.
         """
         is_used = ~self.longer | (over_length == "truncate")
+        # The length of each sequence, [n].
         sizes = np.diff(self.ends, prepend=0)
         sequences = Sequences(
             tokens=self.tokens[np.repeat(is_used, sizes)],

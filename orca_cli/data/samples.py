@@ -152,6 +152,7 @@ class ArraySamples:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[indices]
         x, valid = read(self._x, rows)
+        # Sequences that know their lengths make their own mask.
         if self._valid is not None:
             valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)

@@ -106,6 +106,7 @@ def split(
             where=keys[0],
             hint=f"change {', '.join(keys)}",
         )
+    # The name keeps this draw apart from others by the same seed.
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         order = _spread(order, classes)

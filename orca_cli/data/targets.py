@@ -199,6 +199,7 @@ def fit_targets(
             where="task.num_classes",
             hint=f"remove it: {where} says how many outputs there are",
         )
+    # The data number these classes themselves, so nothing has to be learned.
     if kind == "classes" and names:
         return TargetForm(kind="classes", num_outputs=len(names), names=names)
     if kind == "classes":

@@ -214,4 +214,5 @@ def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
     if "split" not in arrays:
         return {}
     marks = arrays["split"]
+    # Marks may be stored as bytes.
     return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)

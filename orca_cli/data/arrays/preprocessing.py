@@ -74,9 +74,11 @@ class Padding:
         missing = np.nan
         if y.dtype.kind in "iub":
             missing = IGNORED_CLASS
+            # Unsigned integers could not hold -100.
             y = y.astype(np.int64)
         # Cut to L steps, as the inputs are.
         y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
+        # [n, steps]
         is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
         if y.ndim == 3:
             is_after_end = is_after_end[:, None]  # for all outputs
@@ -222,6 +224,7 @@ class ArrayPreprocessing:
             raise DataError(
                 f"samples of different shapes: {error}", where=where, hint="give one array"
             ) from error
+        # Sequences of a list are padded part by part, when they are asked for.
         as_raw: Callable[[Any], RawInputs] = self._padded
         if isinstance(samples, np.ndarray):
             self.check(samples, where)
@@ -252,6 +255,7 @@ class ArrayPreprocessing:
     def _padded(self, sequences: list[np.ndarray]) -> RawInputs:
         """Return sequences of several lengths as an array, NaN after ends; lengths if needed."""
         lengths = np.array([self._steps(sequence.shape) for sequence in sequences])
+        # As long as the longest of this part; all are brought to L steps later.
         shape = with_steps(self.stored_shape, lengths.max(), self.channels_last)
         x = np.full((len(sequences), *shape), np.nan)
         for row, sequence in zip(x, sequences, strict=True):

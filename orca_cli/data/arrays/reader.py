@@ -235,6 +235,7 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
         _check_layout(x)
     return ArrayPreprocessing(
         stored_shape=x.shape[1:],
+        # Null is false from here on: the layout was checked above.
         channels_last=bool(settings.channels_last),
         # A placeholder, like the scale, until `_fit` learns both.
         targets=TargetForm(kind="values"),
@@ -312,9 +313,11 @@ def _pool(source: _Source) -> Pool:
         unit="samples",
         where=source.where,
         rows=source.splits.rows,
+        # Train is among them, and is never drawn.
         supplied=source.splits.arrays,
         classes=classes,
         groups=source.groups.get("train"),
+        # Called only where a split is drawn, since it reads all inputs.
         contents=partial(hashes_of_rows, form.assembled(source.raw, source.where)),
     )
 

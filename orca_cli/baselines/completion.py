@@ -26,6 +26,7 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
     """
     splits = result.get("splits") or {}
     summary = read_or_empty(folder.stage("build") / SUMMARY)
+    # The summary is empty where it cannot be read, and says nothing about the baselines then.
     if "test" not in splits or not {"kind", "input_shape"} <= summary.keys():
         return []
     names = baseline_names(
@@ -63,6 +64,7 @@ def complete(
         The interruption that ended it, or None. What was computed until then is in the record, and
         in the cache.
     """
+    # These import torch, for which only a run that lacks baselines has to wait.
     from orca_cli.baselines.compute import compute
     from orca_cli.baselines.subject import saved_outputs, subject_of
     from orca_cli.baselines.verdict import verdict
@@ -89,10 +91,14 @@ def complete(
         return stop
     records = dict(recorded)
     for name, baseline in baselines.items():
+        # A failure now does not replace figures in the record.
         if baseline.outputs is not None or name not in recorded:
             records[name] = baseline.record()
+    # Read again: opening the test split has changed the count of its readings.
     result = folder.result()
+    # Earlier completions took time as well.
     spent_s = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
+    # In the order of NAMES, whichever was computed first.
     result["baselines"] = {name: records[name] for name in NAMES if name in records}
     result["comparison"] = comparison
     result["seconds"] = result["seconds"] | {"baselines": round(spent_s, 2)}

@@ -111,6 +111,7 @@ def compute(
             except InterruptionError:
                 raise
             except (OrcaError, OSError, MemoryError, ValueError) as failure:
+                # The record and the log have one line for it.
                 line = " ".join(str(failure).split())
                 baseline = Baseline(error=None, reason=line or type(failure).__name__)
             if baseline.reason:
@@ -126,6 +127,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
     learned = subject.learned
     splits = ["train"]
+    # Stage 3 may have trained on the validation samples as well.
     if len(learned) > len(subject.task.train):
         splits.append("val")
     versions = {package: version(package) for package in PACKAGES[name]}
@@ -138,6 +140,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
     outputs = entry.tensors["outputs"]
     test_error = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
     validation_error = None
+    # Absent where the training samples are too few for folds.
     if "held_out" in entry.tensors:
         held_out = entry.tensors["held_out"].numpy()
         rows = entry.tensors["rows"].numpy()
@@ -162,6 +165,7 @@ def _constant(subject: Subject) -> Entry:
     samples = subject.judge or subject.learned
     rows = subject.rows(samples, raw=False)
     tensors = {
+        # A view: the constant is not copied for each sample.
         "outputs": constant.expand(len(subject.targets), *constant.shape),
         "rows": torch.from_numpy(rows),
     }
@@ -177,6 +181,7 @@ def _constant(subject: Subject) -> Entry:
 def _constants_of_folds(subject: Subject, rows: np.ndarray, fold: np.ndarray) -> Tensor:
     """Return for each of these training samples the best constant of the other folds, [n, ...]."""
     y = subject.learned.targets()[rows]
+    # The constant too is judged on samples that it was not computed from.
     constants = []
     for number in range(FOLDS):
         constants.append(subject.error.constant(y[fold != number], subject.task.num_outputs))
@@ -196,12 +201,15 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> Entry
         "causal": task.causal,
         "balanced": isinstance(subject.error, Balanced),
     }
+    # The key contains the weights, so the model is made even where the cache has the outputs.
     start = subject.start() if name == PROBE else None
     judged_on = "folds" if subject.judge is None else subject.digests["val"]
     splits, _ = facts
     data = [subject.digests[split] for split in (*splits, "test")]
+    # All that the outputs depend on and nothing else, so that runs share what they can.
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
     if name in _EMBEDDED:
+        # Weights by their digest, and by text what the state does not contain.
         embedding = start or subject.embedder
         layout = str(getattr(subject.embedder, "layout", None))
         key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])
@@ -243,12 +251,15 @@ def _fit(
     began = time.monotonic()
     x, new = _inputs(name, subject, start)
     if name in _EMBEDDED:
+        # Computing the features belongs to the cost of these models.
         reading_s = time.monotonic() - began
+    # Raw inputs leave room for fewer samples than features do.
     rows = subject.rows(subject.learned, is_raw)
     y = subject.learned.targets()[rows]
     is_known = _is_known(y)
     if not is_known.any():
         raise DataError("no training sample has a target")
+    # Classifiers need a class for every sample; the other models leave out NaN themselves.
     if settings["form"] == "classes":
         x = x[is_known]
         y = y[is_known]
@@ -268,6 +279,7 @@ def _fit(
         "new": new,
     }
     try:
+        # A separate process can be ended at its limit, even within a library's call.
         fitted = isolation.isolated(
             models.fitted,
             "baselines",
@@ -278,6 +290,7 @@ def _fit(
         )
     except isolation.StoppedError as error:
         raise DataError(f"it {error}") from error
+    # Among the new samples, those that judge come before those of the test split.
     judged = subject.rows(subject.judge, is_raw)
     outputs = torch.from_numpy(fitted["outputs"])
     tensors = {"outputs": outputs[len(judged) :]}
@@ -326,6 +339,7 @@ def _form(subject: Subject) -> str:
     task = subject.task
     if task.kind != "dense":
         return task.kind
+    # A few samples show the form, and all of them may be a large memory map.
     targets = task.train.targets()[:64]
     form = "class_maps"
     extent = targets.shape[1:]
@@ -333,6 +347,7 @@ def _form(subject: Subject) -> str:
         form = "maps"
         extent = targets.shape[2:]
         if not isinstance(subject.error, _MEASURES_OF_NUMBERS):
+            # Zeros and ones are masks unless the error measures them as numbers.
             is_zero_or_one = np.isin(targets[~np.isnan(targets)], (0, 1))
             form = "masks" if is_zero_or_one.all() else "maps"
     has_several_labels = form == "masks" and task.num_outputs > 1

@@ -110,7 +110,9 @@ class Subject:
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features by the function `table`, [n, F] and [m, F] float32."""
         rows = len(self.rows(self.learned, raw=False))
+        # The fewer the samples, the more features each may have.
         wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, rows)))
+        # Neither the training nor the test table exceeds MOST_CELLS values.
         room = max(1, MOST_CELLS // max(rows, len(self.test)))
         limit = min(wished, room)
 
@@ -191,6 +193,7 @@ class Subject:
         judged: list[np.ndarray] = []
         if self.judge:
             judged += read(self.judge, self.rows(self.judge, raw))
+        # All test samples, as for the run's own error.
         tested = read(self.test, np.arange(len(self.test)))
         return learned, np.concatenate([*judged, *tested])
 

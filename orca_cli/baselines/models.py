@@ -95,6 +95,7 @@ def fitted(
     for package in packages:
         importlib.import_module(package)
     settings: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
+    # Processor time, so that other load does not make a model look slow.
     start = time.process_time()
     outputs, about = _outputs(model, form, x, y, new=new, groups=groups, **settings)
     record = {"outputs": outputs, "about": about, "seconds": time.process_time() - start}
@@ -104,6 +105,7 @@ def fitted(
     for number in np.unique(fold):
         train = fold != number
         test = fold == number
+        # All is chosen anew without the fold, so that no penalty has seen its samples.
         held_out[test], _ = _outputs(
             model,
             form,
@@ -257,6 +259,7 @@ def _chosen_c(
         y = y[rows]
         groups = _taken(groups, rows)
     units = len(y if groups is None else np.unique(groups))
+    # Stratified folds need a class with at least as many samples as folds.
     count = min(FOLDS, int(np.bincount(y).max()), units)
     if count < 2:
         return 1.0
@@ -264,6 +267,7 @@ def _chosen_c(
     wrong = np.zeros(len(CS))
     loss = np.zeros(len(CS))
     for train, test in kind(count, shuffle=True, random_state=SEED).split(x, y, groups):
+        # Folds of whole groups may be empty, or leave one class for training.
         if not len(test) or len(np.unique(y[train])) < 2:
             continue
         truth = y[test]
@@ -279,6 +283,7 @@ def _chosen_c(
             scores = _scores(model, x[test], k)
             wrong[i] += weights[truth[scores.argmax(axis=1) != truth]].sum()
             loss[i] -= (weights[truth] * scores[np.arange(len(test)), truth]).sum()
+    # No fold could be used; 1 is scikit-learn's default.
     if not loss.any():
         return 1.0
     return float(CS[np.lexsort((loss, wrong))[0]])
@@ -464,6 +469,7 @@ def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray
         return lambda new: new
     mean = x.mean(axis=0, dtype=np.float64)
     std = x.std(axis=0, dtype=np.float64)
+    # float32 rounds at 6e-8 of a number; smaller deviations are not variation.
     varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
     mean = mean[varies]
     std = std[varies]
@@ -472,6 +478,7 @@ def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray
         return lambda new: (new[:, varies] - mean) / std
     # Orthonormal columns that span the rows of the training table.
     eigenvalues, eigenvectors = np.linalg.eigh(standardised @ standardised.T)
+    # Directions that are only rounding would be magnified when divided by their scale.
     is_spanned = eigenvalues > 1e-10 * max(eigenvalues[-1], 1e-300)
     scales = np.sqrt(eigenvalues[is_spanned])
     basis = (standardised.T @ eigenvectors[:, is_spanned]) / scales

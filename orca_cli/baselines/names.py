@@ -49,7 +49,9 @@ def baseline_names(
         return []
     if kind == "dense":
         return [CONSTANT, "linear"]
+    # A sequence column or a long table makes series instead.
     has_single_rows = task.get("_target_") == _TABLE and not any(map(task.get, _SERIES))
+    # Inputs with a single position are rows of a table in another format.
     is_table = has_single_rows or math.prod(input_shape[1:]) == 1
     is_series = len(input_shape) == 2 and not is_table
     is_quick = has_aeon() and samples * math.prod(input_shape) <= _QUICK_CELLS

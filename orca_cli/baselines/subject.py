@@ -39,16 +39,21 @@ def subject_of(
     if built is None:
         built = _rebuilt(config, folder)
     for name, split in built.summary["splits"].items():
+        # Baselines on changed data could not be compared with the run's own error.
         if split["sha256"] != digests[name]:
             message = "the data are not those of the run any more"
             raise DataError(message, where=folder.path.name)
     task, plan = built.task, built.plan
+    # The targets that the run's error was measured on, read without opening the test split.
     _, targets, groups = saved_outputs(folder)
+    # Validation samples that stage 3 trained on cannot say which model is best.
     learns_from_training_only = len(built.learned) == len(task.train)
 
+    # A function, since only the probe needs the whole model.
     def start() -> TransferModel:
         return make_model(plan, task)[0].to(choose_device(plan.device))
 
+    # Opening the test split again is counted, so it waits until outputs are missing in the cache.
     def open_test() -> Samples:
         return _reopened(folder, task.open_test, digests["test"]) if test is None else test
 
@@ -74,6 +79,7 @@ def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | No
     """
     path = folder.stage("finetune") / PREDICTIONS
     try:
+        # Arrays are read on access, so all of them are taken while the file is open.
         with np.load(path, allow_pickle=False) as arrays:
             outputs = torch.from_numpy(arrays["outputs"])
             targets = torch.from_numpy(arrays["targets"])
@@ -84,8 +90,10 @@ def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | No
 
 def _rebuilt(config: Config, folder: RunDirectory) -> Built:
     """Return what stage 1 of a completed run built, on the CPU."""
+    # Stage 1 then opens the test split in place of validation.
     if config.train.validate_on == "test":
         _count_read(folder)
+    # Nothing is trained here.
     train = replace(config.train, gradient_checkpointing=False)
     with signals.immediate(), same_threads_after():
         return build(replace(config, train=train, device="cpu"), Silent(), folder.result())

@@ -57,16 +57,20 @@ def verdict(
     """
     candidates = {}
     for name, baseline in baselines.items():
+        # Without a validation error a model cannot be chosen by it.
         if baseline.error is not None and baseline.validation_error is not None:
             candidates[name] = baseline
     score = error(outputs.numpy(), targets.numpy(), groups)
     if score.value is None or not candidates:
         return None
+    # Samples of one record are one unit.
     count = count_units(targets.numpy(), groups)
     size: float = count
     scale: float | None = None
     if error.percent:
+        # Records, and classes of unequal weight, make a split count as fewer samples.
         size = effective_size(score, targets.numpy(), groups)
+        # Fractions are at most 1, so the margin is one point.
         scale = 1.0
     elif CONSTANT in baselines:
         scale = baselines[CONSTANT].error
@@ -79,8 +83,10 @@ def verdict(
         size=size,
         scale=scale,
     )
+    # Among equals the first counts, in the order of NAMES.
     rival = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
     compared = {
+        # The ridge on the embedder's features shows the body's worth, whichever model is the rival.
         name: tested.compared_with(candidates[name])
         for name in candidates.keys() & {rival, FEATURES}
     }
@@ -146,6 +152,7 @@ class _Tested:
 
     def compared_with(self, rival: Baseline) -> dict[str, Any]:
         """Return the difference of a rival's error, its standard error, and the word for it."""
+        # Only models with an error are candidates, and they have outputs.
         assert rival.error is not None
         assert rival.outputs is not None
         models = [self.outputs, rival.outputs.numpy()]
@@ -193,6 +200,7 @@ class _Sentences:
                 return f"{distance} better than {chosen}"
             case "worse":
                 advice = "try more training data or another body"
+                # Nobody should use the constant; it shows that the run has learned nothing.
                 if name != CONSTANT:
                     advice = f"use it, or {advice}"
                 return f"{model} does better here by {distance}: {advice}"
@@ -200,6 +208,7 @@ class _Sentences:
                 return f"as good as {chosen}, within {self._margin}: they are {distance} apart"
             case _ if deviation is None:
                 return f"{distance} {side} {chosen}; how sure that is cannot be computed"
+            # The deviation contains the difference, so that is 0 as well.
             case _ if deviation == 0:
                 return (
                     f"no different from {chosen}, on {self.split}: too few to tell which is better"

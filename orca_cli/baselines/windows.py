@@ -37,6 +37,7 @@ class Windows:
         return cls(
             extent=extent,
             window=(2 * radius + 1,) * len(extent),
+            # A causal window has the same size, and ends at its own position.
             sides=(2 * radius, 0) if causal else (radius, radius),
             centre=np.zeros(()),
             coordinates=np.zeros((int(np.prod(extent)), 0)),

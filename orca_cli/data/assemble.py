@@ -78,12 +78,15 @@ def assemble(
             where=pool.where,
             hint=f"provide {_MIN_SAMPLES} or more for training",
         )
+    # The draw comes first: `fit` may learn from the training samples only.
     drawn, notes_on_draw = draw(pool, fractions, split_seed)
     fitted = fit(pool.rows | drawn)
     targets = fitted.targets
+    # The test split stays closed until `open_test` below is called.
     train = fitted.samples("train")
     validation = fitted.samples("validation")
     warnings = targets.warnings(train.targets())
+    # Joined only now, since opening a split may add to the notes of `fit`.
     note = "; ".join([*notes_on_draw, *fitted.notes, *warnings])
     sizes = f"{len(train)} training and {len(validation)} validation {pool.unit}"
     reporter.say(f"{name}: {sizes}; {note}")
@@ -113,15 +116,19 @@ def draw(
     """
     validation_fraction, test_fraction = fractions
     shares = {"validation": validation_fraction, "test": test_fraction}
+    # Splits that are marked or have data of their own are not drawn.
     for split_name in {*pool.rows, *pool.supplied}:
         shares.pop(split_name, None)
     if not shares:
         return {}, []
     train = pool.rows["train"]
+    # Splits are drawn from training rows only, so marked splits keep theirs.
     classes = None if pool.classes is None else pool.classes[train]
     groups = None if pool.groups is None else pool.groups[train]
     joint_groups, note_on_identical = joined(groups, pool.contents(train))
+    # Whole units are drawn, so that no group is divided between two splits.
     units = merged(len(train), classes, joint_groups)
+    # The settings that an error about the sizes names.
     keys = ["task.validation_fraction", "task.test_fraction"]
     if groups is not None:
         keys.insert(0, "task.group")
@@ -133,6 +140,7 @@ def draw(
         classes=units.classes,
         keys=keys,
     )
+    # From the drawn units back to the rows of the training data.
     rows = {
         split_name: train[np.isin(units.numbers, getattr(drawn, split_name))]
         for split_name in ("train", *shares)
@@ -140,6 +148,7 @@ def draw(
     details = []
     if classes is not None:
         details.append("stratified")
+    # Where every unit is a single sample, groups changed nothing.
     if groups is not None and units.count < len(train):
         details.append(f"{units.count} groups kept together")
     details.append(f"split_seed={seed}")

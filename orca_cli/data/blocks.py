@@ -37,6 +37,7 @@ class Ragged:
         dtype: DTypeLike,
         storage: object = None,
     ) -> None:
+        # Shape, axes and dtype as an array has them: most code takes either form.
         self.shape = (len(lengths), *sample)
         self.ndim = len(self.shape)
         self.dtype = np.dtype(dtype)
@@ -53,6 +54,7 @@ class Ragged:
         for i, row in enumerate(rows):
             length = self.lengths[row]
             x[i, :, :length] = self._row(int(row))[:, :length]
+        # Without this, memory would grow to the size of the map.
         release_pages(self._storage)
         is_inside = np.arange(self.shape[2]) < self.lengths[rows, None]  # [B, L]
         return x, is_inside
@@ -65,6 +67,7 @@ def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     if isinstance(x, Ragged):
         return x.read(rows)
+    # In C order, the same numbers sum to the same bits, however the file lays them out.
     block = np.ascontiguousarray(x[rows])
     release_pages(x)
     return block, None
@@ -84,6 +87,7 @@ def masked_blocks(
     x: np.ndarray | Ragged, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
+    # At least 1, since a sample without values has no bytes.
     row_bytes = max(1, x.dtype.itemsize * math.prod(x.shape[1:]))
     for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
         yield read(x, block_rows)
@@ -103,6 +107,7 @@ def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
 
     Nothing is copied.
     """
+    # Checked first: inputs [N, L] have no axis of channels, whatever the setting says.
     if x.ndim == 2:
         return x[:, None]
     if channels_last and x.ndim > 2:

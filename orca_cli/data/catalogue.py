@@ -30,6 +30,7 @@ from orca_cli.config.declarations import declared_node
 from orca_cli.config.ranges import Count, OneOf
 from orca_cli.exceptions import ConfigError, suggest
 
+# In the order in which data sets are listed and looked up.
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")
 
@@ -81,6 +82,7 @@ class DataSet:
     @property
     def bytes(self) -> int | None:
         """Return the size of all files as far as known; None where none is."""
+        # Files of unknown size count as 0: the sum is a lower bound.
         return sum(file.bytes or 0 for file in self.files) or None
 
 
@@ -101,6 +103,7 @@ def find(word: str, entries: list[DataSet]) -> list[DataSet]:
 
     ConfigError if none has that name.
     """
+    # A bare NAME has no separator, and is looked for in both groups.
     group, separator, name = word.rpartition("=")
     candidates = [entry for entry in entries if not separator or entry.group == group]
     matches = [entry for entry in candidates if entry.name == name]
@@ -120,6 +123,7 @@ def read(group: str, name: str, path: Path) -> DataSet:
     description = configuration.description(path)
     if node.get("data") is None:
         return DataSet(name=name, group=group, description=description)
+    # Name, group and description come from the file itself, so the block may not set them.
     block = _settings(DataSet, node["data"], f"{path}: data", ("name", "group", "description"))
     files = []
     for i, file in enumerate(block.pop("files", ())):
@@ -146,5 +150,6 @@ def _settings(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()
     for key, entry in configuration.mapping(block, where).items():
         if entry is not None:
             settings[key] = tuple(entry) if isinstance(entry, list) else entry
+    # Refuses unknown keys and values of another type.
     parts.bind(kind, settings, where, reserved)
     return settings

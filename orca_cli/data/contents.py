@@ -18,6 +18,7 @@ MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
 _FEW = 30  # distinct inputs
 _MOST_SAMPLES = 20_000
 _MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
+# Of the inputs that are read at once: 32 MiB in float32.
 _BATCH_VALUES = 2**23
 
 
@@ -29,6 +30,7 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     digests = []
     for content in contents:
         signals.check()
+        # 64 bits fit into one integer, so that NumPy can sort and compare the hashes.
         digest = hashlib.blake2b(content, digest_size=8).digest()
         digests.append(int.from_bytes(digest))
     return np.array(digests, np.uint64)
@@ -95,6 +97,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 
     names, numbers = np.unique(groups, return_inverse=True)  # names ascend
     num_nodes = len(names) + int(inputs.max()) + 1
+    # Groups are the first nodes, and inputs follow them.
     edges = (numbers, len(names) + inputs)
     graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))
     _, components = connected_components(graph, directed=False)
@@ -149,6 +152,7 @@ def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) 
         generator = seeding.numpy_generator(seed, "overlap")
         rows = np.sort(generator.choice(len(samples), limit, replace=False))
     batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
+    # An empty split has an empty array, which `concatenate` needs.
     digests = [np.empty(0, np.uint64)]
     for batch_rows in in_turn(rows, batch_size):
         batch = samples.batch(batch_rows)

@@ -24,6 +24,7 @@ CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
 _AGAIN = "move the file away and get it again"
+# The word of `state`, by the origin of data that do not come in files.
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
 
 
@@ -38,8 +39,10 @@ def is_there(file: DataFile, folder: Path) -> bool:
             return True
     # Names that the catalogue lists, or that were recorded when the archive was unpacked.
     members = file.members or tuple(_unpacked(folder, file))
+    # An archive that was deleted after it was unpacked is not missed.
     if members and all((folder / member).exists() for member in members):
         return True
+    # A packed archive is not enough: readers need its content.
     return file.unpack is None and (folder / file.path).is_file()
 
 
@@ -51,6 +54,7 @@ def state(entry: DataSet, data_folder: Path) -> str:
     file does not say.
     """
     are_there = [is_there(file, data_folder / entry.name) for file in entry.files]
+    # A data set may list no files, and `all` of nothing is true.
     if are_there and all(are_there):
         return "present"
     if entry.origin != "files":
@@ -66,6 +70,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
     """
     what = f"the data of {entry.name}"
     folder = data_folder / entry.name
+    # `wait` is called again and again, but its message is needed once.
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
     def wait() -> None:
@@ -73,6 +78,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
         say_once()
 
     with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
+        # Only under the lock: temporary files are now those of killed processes.
         storage.clean_temporary(folder)
         yield folder
 
@@ -108,6 +114,7 @@ def verify(file: DataFile, folder: Path) -> str:
     if expected_digest is not None and expected_digest != digest:
         source = "published"
         hint = _AGAIN
+        # The recorded digest is that of the first file that was seen, which may be the wrong one.
         if not file.sha256:
             source = f"recorded in {CHECKSUMS}"
             hint = f"{_AGAIN}; if this file is right, delete {folder / CHECKSUMS}"
@@ -149,6 +156,7 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     # Read before unpacking: the archive may hold a file of this name.
     content = _read(folder)
     digest = content["files"].get(file.path, {}).get("sha256")
+    # An archive that was replaced has another digest, and its members are out of date.
     if _is_unpacked(folder, file) and content["unpacked"][file.path].get("sha256") == digest:
         return 0
     from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
@@ -159,6 +167,7 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     try:
         paths = archives.unpack(archive, archive.parent, reporter, members=is_selected)
     except DataError as error:
+        # An error about another path does not make the archive a bad one.
         if error.where != str(archive):
             raise
         # If the archive stayed in its place and in the record, it would pass for the right file,
@@ -169,6 +178,7 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
         raise DataError(
             f"{error.what}; moved to {moved.name}", where=error.where, hint=error.hint
         ) from error
+    # Relative names stay true where the data folder is moved.
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
@@ -182,6 +192,7 @@ def _is_unpacked(folder: Path, file: DataFile) -> bool:
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             return False
+    # Without a record nothing was unpacked.
     return bool(sizes)
 
 

@@ -60,13 +60,17 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
             where="task.train_fraction",
             hint="at least 2 are needed",
         )
+    # Only samples of a single class can be drawn in proportion.
     classes = task.train.targets() if task.kind == "classes" else None
+    # Derived, so that this draw is independent of the draw of splits by the same seed.
     draw_seed = seeding.derive(seed, "train_fraction")
+    # `split` takes train from the end of one order, so a smaller part lies within a larger one.
     drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
     draw = f"task.train_fraction={fraction:g}"
     consequence = ""
     if classes is not None:
         draw += ", every class in proportion"
+        # A part with fewer samples than classes cannot hold every class.
         num_lost = len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
         if num_lost > 0:
             consequence = f", which leaves {num_lost} classes without any"
@@ -85,6 +89,7 @@ class Joined:
 
     def __init__(self, splits: Sequence[Samples]) -> None:
         self._splits = splits
+        # Where each split ends among all samples, [number of splits].
         self._ends = np.cumsum([len(samples) for samples in splits])
 
     def __len__(self) -> int:
@@ -98,6 +103,7 @@ class Joined:
         owners = np.searchsorted(self._ends, indices, side="right")  # the split of each sample
         starts = self._ends - [len(samples) for samples in self._splits]
         batches = []
+        # One read for each split; the requested order is restored below.
         for i in np.unique(owners):
             rows = indices[owners == i] - starts[i]
             batches.append(self._splits[i].batch(rows, augment))
@@ -107,6 +113,7 @@ class Joined:
         y = torch.cat([batch.y for batch in batches])[order]
         if all(batch.valid is None for batch in batches):
             return Batch(x, y)
+        # Splits without padding get a mask that is True everywhere.
         valid = torch.cat([_mask(batch) for batch in batches])[order]
         return Batch(x, y, valid)
 

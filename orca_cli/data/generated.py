@@ -20,6 +20,7 @@ from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter
 
+# Of what `MapSamples` writes; a change makes every cached copy a miss.
 _MAPS_VERSION = 1
 
 
@@ -42,6 +43,7 @@ def folder_of(
         make: called with an empty folder, whose content appears under the final name when it
             returns.
     """
+    # Sorted, so that the order of the parameters does not change the folder's name.
     text = json.dumps(parameters, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = cache_folder / "generated" / f"{name}-{digest[:12]}"
@@ -107,12 +109,14 @@ class MapSamples(ABC):
                 for index in range(count):
                     signals.check()
                     values, record = self.read_target(index)
+                    # Little-endian on every machine, as the header says.
                     file.write(values.astype("<f4").tobytes())
                     records.append(record)
                     advance()
             storage.write_json(folder / "records.json", records)
 
         folder = folder_of(cache_folder, name, parameters=parameters, make=make, reporter=reporter)
+        # Mapped, so that memory does not grow with the split.
         self._maps = np.load(folder / "targets.npy", mmap_mode="r", allow_pickle=False)
         self.records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
         self._shape = shape
@@ -139,8 +143,10 @@ class MapSamples(ABC):
 
         `augment` is passed to `read`.
         """
+        # Left uninitialised: `read` fills x and the mask for every sample.
         x = np.empty((len(indices), *self._shape), np.float32)
         valid = np.empty((len(indices), *self._shape[1:]), bool)
+        # A copy: rows may be replaced, and the pages of the map are released below.
         y = np.array(self._maps[indices])
         for row, index in enumerate(indices):
             x[row], valid[row], target = self.read(int(index), augment)
@@ -176,5 +182,6 @@ def _state_of(files: Sequence[Path]) -> str:
             stat = path.stat()
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        # Another size or time is taken for another content.
         digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

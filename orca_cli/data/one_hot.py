@@ -38,6 +38,7 @@ class Sequences:
         The other arguments are those of `SymbolSamples`.
         """
         is_used = ~self.longer | (over_length == "truncate")
+        # The length of each sequence, [n].
         sizes = np.diff(self.ends, prepend=0)
         sequences = Sequences(
             tokens=self.tokens[np.repeat(is_used, sizes)],
@@ -87,6 +88,7 @@ class SymbolSamples(ArraySamples):
         sizes = np.diff(ends, prepend=0)
         starts = ends - sizes
         symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
+        # Made for each batch: all columns at once would take V times the memory of the tokens.
         columns = Ragged(
             row=lambda i: sequences.tokens[starts[i] : ends[i]] == symbols,
             lengths=sizes,
@@ -107,6 +109,7 @@ class SymbolSamples(ArraySamples):
         batch = super().batch(indices)
         if self._mask:
             return batch
+        # The zero columns after an end count as input then.
         return replace(batch, valid=None)
 
     def digest(self) -> str:

@@ -18,6 +18,7 @@ def file_path(file: str, data_folder: Path) -> Path:
     """Return a file's path in the working folder, or in the data folder if it is only there."""
     path = Path(file).expanduser()
     path_in_data = data_folder / path
+    # A file that is in neither folder keeps its path as typed, for the error.
     if not path.exists() and path_in_data.exists():
         return path_in_data
     return path
@@ -59,6 +60,7 @@ def check_columns(
         if name is None or name in columns:
             continue
         hint = suggest(name, columns)
+        # Without a similar name, the list of columns helps more.
         if not hint.startswith("did you mean"):
             hint = f"columns: {listed(columns)}"
         raise DataError(f"{where} has no column '{name}'", where=key, hint=hint)
@@ -107,6 +109,7 @@ def check_labels(labels: np.ndarray, where: str) -> None:
     label = labels[missing.argmax()]
     noun = "target"
     hint = "remove these rows"
+    # An empty field is surely missing, while a word such as "none" may be a class.
     if label:
         noun = f"target ('{label}')"
         hint = f"{hint}; if '{label}' is a class, give it another name"

@@ -29,6 +29,7 @@ def random_crop(
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
     tops = generator.integers(0, windows.shape[2], size=len(images))
     lefts = generator.integers(0, windows.shape[3], size=len(images))
+    # Only the chosen windows are copied; the view of all takes no memory.
     return windows[np.arange(len(images)), :, tops, lefts]
 
 
@@ -49,6 +50,7 @@ def augmented(
 
     Images that have this size and no padding are not cropped.
     """
+    # Otherwise the only window is the whole image.
     if padding or images.shape[2:] != size:
         images = random_crop(images, size, padding, generator)
     if flip:
@@ -65,6 +67,7 @@ def normalised(
     """
     x = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
+        # In float32: numbers in float64 would make the whole batch float64.
         means = np.array(mean, np.float32)  # [C]
         deviations = np.array(std, np.float32)
         x = (x - means[:, None, None]) / deviations[:, None, None]
@@ -101,6 +104,7 @@ class PixelSamples(ArraySamples):
         They are cropped and flipped at random where `augment` is given.
         """
         rows = self._rows[indices]
+        # Pixels stay uint8 until they are augmented: float32 takes four times the memory.
         images, _ = read(self._x, rows)
         if augment is not None:
             images = augmented(

@@ -38,6 +38,7 @@ def find(
     folder = Path(path or data_folder / task).expanduser()
     if not folder.exists():
         folder = data_folder / folder
+    # The setting names the file itself, whatever it is called.
     if folder.is_file() and len(names) == 1:
         return [folder]
     missing = []
@@ -46,6 +47,7 @@ def find(
         present = [path for path in paths if path is not None]
         if len(present) == len(file_names):
             return present
+        # The first missing name of each list is enough for the message.
         missing.append(f"'{file_names[paths.index(None)]}'")
     get = (
         f"`orca data get {task}` fetches what can be fetched,"
@@ -63,6 +65,7 @@ def _find_in(folder: Path, name: str) -> Path | None:
 
     None where there is no such file.
     """
+    # Sorted, so that the same file counts on every machine.
     candidates = sorted(folder.glob(name)) if "*" in name else [folder / name]
     # Unpacked archives have names without a suffix, and LMDB data sets are folders.
     may_be_folder = Path(name).suffix in ("", ".lmdb")
@@ -77,6 +80,7 @@ def file_identity(path: Path) -> dict[str, int | float | str]:
 
     They are what a copy in the cache depends on (see `generated.folder_of`).
     """
+    # The content is not read: that would take minutes for files of gigabytes.
     state = path.stat()
     return {"file": str(path.resolve()), "size": state.st_size, "modified": state.st_mtime_ns}
 
@@ -128,11 +132,13 @@ def check_array(
         dtype: of NumPy; "numbers" is real numbers and booleans of any type.
         holds: "finite" refuses NaN and infinity, "binary" all but 0 and 1.
     """
+    # As Python writes a shape: (3,) or (3, 4).
     sizes = ", ".join(map(str, shape))
     form = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
     subject = f"{what} is " if what else ""
     if not isinstance(array, np.ndarray):
         raise fault(f"{subject}a {type(array).__name__}; expected {dtype} {form}", where)
+    # Booleans, integers and floats: neither complex numbers nor objects.
     has_type = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
     if not has_type or not _has_shape(array, shape):
         raise fault(f"{subject}{array.dtype} {array.shape}; expected {dtype} {form}", where)
@@ -170,11 +176,13 @@ def class_numbers(
         values = np.asarray(labels)
     except ValueError:  # ragged lists
         values = np.empty(0, object)
+    # Floats pass here; fractions and NaN are refused with the classes out of range.
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
         raise fault(f"labels are {values.dtype} {values.shape}; expected ({n},)", where)
     values = values.reshape(-1)
     is_class = np.isin(values, np.arange(first, first + num_classes))
     if not is_class.all():
+        # The first that is False.
         i = is_class.argmin()
         last = first + num_classes - 1
         raise fault(f"label {values[i]} at index {i} is not an integer in {first}..{last}", where)

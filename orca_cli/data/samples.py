@@ -61,6 +61,7 @@ class Gaps:
                 is_gap = is_missing[sample, channel]
                 is_known = ~is_gap if valid is None else ~is_gap & valid[sample]
                 known_steps = np.flatnonzero(is_known)
+                # Where no step is known, the mean stays.
                 if len(known_steps) > 0:
                     series = filled[sample, channel]
                     gap_steps = np.flatnonzero(is_gap)
@@ -79,6 +80,7 @@ def count_missing(x: np.ndarray | Ragged) -> int:
         return 0
     count = 0
     for block in blocks(x, np.arange(len(x))):
+        # A gap in any channel counts the whole sample once.
         is_incomplete = np.isnan(block).reshape(len(block), -1).any(axis=1)  # [B]
         count += int(is_incomplete.sum())
     return count
@@ -150,6 +152,7 @@ class ArraySamples:
         """Return the samples with these indices; nothing is augmented."""
         rows = self._rows[indices]
         x, valid = read(self._x, rows)
+        # Sequences that know their lengths make their own mask.
         if self._valid is not None:
             valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
@@ -217,6 +220,7 @@ def as_inputs(
         x = np.where(valid[:, None], x, 0)
     if flags is not None:
         x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
+    # Rounded to float32 only after all arithmetic.
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:
         return inputs, None
@@ -295,6 +299,7 @@ def fit_inputs(
     notes = []
     if moments.num_missing.any():
         notes.append(_note_on_filling(gaps, moments.num_missing))
+    # Deviation 1 keeps a constant channel from a division by 0.
     scale = ChannelScale(mean=moments.mean, std=np.where(is_constant, 1.0, std))
     return FittedInputs(scale=scale, gaps=gaps, notes=notes, warnings=warnings)
 
@@ -363,6 +368,7 @@ def target_scale(y: np.ndarray) -> Scale:
     known target.
     """
     mean, std = _target_moments(y)
+    # A single far channel makes all of them float64, since a tensor has one dtype.
     is_far = np.abs(mean) > _FARTHEST * std
     dtype = np.dtype("float64" if is_far.any() else "float32")
     # The moments are those of the targets that the model sees, which are of this dtype.
@@ -393,4 +399,6 @@ def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def rounding(dtype: np.dtype) -> float:
     """Return the share of numbers of a dtype below which their differences are rounding."""
+    # float32 rounds at 6e-8 of a number. float64 rounds at 1e-16, but sums of many numbers lose
+    # some digits more.
     return 1e-7 if dtype == np.float32 else 1e-12

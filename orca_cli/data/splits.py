@@ -50,6 +50,7 @@ def marked_rows(
     """
     texts = np.char.lower(np.char.strip(marks.astype(str)))
     rows: dict[str, np.ndarray] = {}
+    # Every mark is wrong until a split claims it.
     is_wrong = np.ones(texts.shape, dtype=bool)
     for split_name, spellings in PART_NAMES.items():
         is_marked = np.isin(texts, [*spellings, _NUMBERS[split_name]])
@@ -95,6 +96,7 @@ def split(
     """
     n_test = _count(test, n)
     n_validation = _count(validation, n)
+    # A smaller training set leaves the other splits as they are, and samples unused.
     n_left = n - n_test - n_validation
     n_train = n_left if train is None else train
     if n_left < 1 or n_train > n_left:
@@ -104,6 +106,7 @@ def split(
             where=keys[0],
             hint=f"change {', '.join(keys)}",
         )
+    # The name keeps this draw apart from others by the same seed.
     order = numpy_generator(seed, "split").permutation(n)
     if classes is not None:
         order = _spread(order, classes)
@@ -150,6 +153,7 @@ def folds(
     and so do those of each class [n] in them. Samples of one group [n] are in one fold; sizes are
     numbers of groups then, and the class of a group is the most frequent one in it.
     """
+    # Whole units are dealt out, so that no group is divided between folds.
     units = merged(n, classes, groups)
     if units.count < count:
         members = "training samples" if groups is None else "groups of samples"
@@ -193,6 +197,7 @@ def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Uni
     codes = np.unique(classes, return_inverse=True)[1]
     if groups is None:
         return Units(numbers=numbers, count=count, classes=codes)
+    # Each pair of a unit and a class that occurs, and how often it does.
     (pair_units, pair_codes), counts = np.unique(
         np.stack([numbers, codes]), axis=1, return_counts=True
     )
@@ -219,13 +224,16 @@ def group_rows(
     for file, (column, where) in columns.items():
         texts = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
         names[file] = np.array(texts, dtype=str)
+        # NaN and None become these texts above.
         refuse_rows(np.isin(names[file], ("", "nan", "None")), "group", where)
         file_rows = {file: np.arange(len(texts))}
+        # Only the training file may hold rows of several splits.
         if file == "train" and rows:
             file_rows = rows
         for split_name, split_rows in file_rows.items():
             groups[f"{where} ({split_name})"] = np.unique(names[file][split_rows])
     _check_disjoint(groups)
+    # Numbered over all files, so that a group has one number wherever it occurs.
     all_names = np.concatenate(list(names.values()))
     numbers = np.unique(all_names, return_inverse=True)[1]
     ends = np.cumsum([len(file_names) for file_names in names.values()])
@@ -268,6 +276,7 @@ def hold_out(
     train = drawn.train
     held_out = drawn.validation
     if validation == "last":
+        # The draw above decides how many rows are held out; these are then the last ones.
         cut = len(classes) - len(held_out)
         held_out = np.arange(cut, len(classes))
         train = split(

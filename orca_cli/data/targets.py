@@ -52,6 +52,7 @@ class TargetForm:
             return self._positions(y, where)
         if self.kind in ("classes", "class_maps"):
             return self._integers(y, where)
+        # The scale is float64 only where float32 would round away what matters.
         dtype = np.float32 if self.scale is None else self.scale.mean.numpy().dtype
         return self.numbers(y, where).astype(dtype)
 
@@ -85,6 +86,7 @@ class TargetForm:
                 hint="store real-valued targets as float32",
             )
         integers = y.astype(np.int64)
+        # While K is unknown, every whole number passes that float64 holds exactly.
         highest = self.num_outputs - 1 if self.num_outputs else _LARGEST
         is_wrong = (integers < 0) | (integers > highest)
         if self.kind == "class_maps":
@@ -119,6 +121,7 @@ class TargetForm:
             )
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
+            # NaN passes: `check_finite` has refused it where no target may be missing.
             is_wrong = ~((y == 0) | (y == 1) | np.isnan(y))
             if is_wrong.any():
                 raise DataError(
@@ -145,6 +148,7 @@ class TargetForm:
             text = f"{counted(k, 'number')} a sample"
         else:
             text = f"{k} {self.kind}"
+        # Names that are just 0..K-1 add nothing to K.
         if not self.names or self.classes == tuple(range(k)):
             return text
         return f"{text} ({listed(self.names)})"
@@ -155,6 +159,7 @@ class TargetForm:
             return []
         warnings = []
         for label, adjective in ((1, "positive"), (0, "negative")):
+            # NaN equals neither number, so missing labels do not count.
             absent = np.flatnonzero(~(train_targets == label).any(axis=0))
             if len(absent) > 0:
                 names = listed(self.names[i] if self.names else i for i in absent)
@@ -182,6 +187,7 @@ def fit_targets(
     `num_classes` is K, of classes. DataError where nothing can be learned: one class, equal
     numbers, an output or a class of maps without a training target.
     """
+    # Dense targets stored as integers are classes, all others are numbers.
     has_class_maps = kind == "dense" and y.dtype.kind in "iub"
     if kind == "classes" and missing:
         raise ConfigError(
@@ -193,6 +199,7 @@ def fit_targets(
             where="task.num_classes",
             hint=f"remove it: {where} says how many outputs there are",
         )
+    # The data number these classes themselves, so nothing has to be learned.
     if kind == "classes" and names:
         return TargetForm(kind="classes", num_outputs=len(names), names=names)
     if kind == "classes":
@@ -214,6 +221,7 @@ def _fit_classes(
     labels = plain_labels(y, where)[rows]
     classes, counts = np.unique(labels, return_counts=True)
     k = len(classes)
+    # Classes named by text have no numbers to check.
     are_from_0 = classes.dtype.kind == "U" or (classes[0], classes[-1]) == (0, k - 1)
     if num_classes is not None and (k != num_classes or not are_from_0):
         raise DataError(

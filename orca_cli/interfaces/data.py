@@ -14,8 +14,11 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
 Kind = Literal["classes", "labels", "values", "dense"]
+# Of bodies, and of the sources that go with them.
 Modality = Literal["text", "image"]
+# For checks of a kind that a record names.
 KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
+# The class that PyTorch's cross-entropy ignores by default.
 IGNORED_CLASS = -100
 
 
@@ -248,6 +251,7 @@ class SourceData:
     digest: str
     read: Callable[[], Examples]
 
+    # It is stored in the instance's dictionary, which `frozen` does not protect.
     @cached_property
     def examples(self) -> Examples:
         """Return the examples, read once.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
 
+# The task of a linear layer in a block, by which `finetune` selects layers.
 Role = Literal["query", "key", "value", "output", "feed_forward"]
 Resolution = Literal["input", "body"]
 
@@ -42,11 +43,13 @@ class TokenLayout:
     @property
     def tokens(self) -> int:
         """Return T, the number of tokens of a sample."""
+        # Prefix tokens do not count.
         return math.prod(self.grid)
 
     @property
     def padded(self) -> tuple[int, ...]:
         """Return the extent after padding its end to a multiple of k."""
+        # The grid is rounded up, so that this is never less than the extent.
         return tuple(self.kernel * size for size in self.grid)
 
 
@@ -152,6 +155,7 @@ class InputLayer(Protocol):
 
     is_body_layer: bool = False
     sample_width: int = 0
+    # A method or None: protocols have no optional methods.
     tokens_at: Any = None
 
     def fit(self, batches: Iterable[Any]) -> None:

@@ -97,7 +97,9 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
             hint=f"give task.{labels}=FILE.npy, or store both in an .npz file",
         )
     label_arrays = open_arrays(paths[labels], f"task.{labels}")
+    # The labels may come from an .npz file too; its arrays keep their names.
     named_arrays = {name or roles.names["y"]: array for name, array in label_arrays.items()}
+    # Last, so that no array in the file of labels replaces the inputs.
     return named_arrays | {roles.names["x"]: arrays[""]}
 
 
@@ -118,6 +120,7 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
                     f"holds the {split_name} split twice", where=str(path), hint=_listed(content)
                 )
         arrays["train"] = unmarked
+    # Without marks, every row is for training.
     if not rows:
         x = arrays["train"]["x"]
         rows = {"train": np.arange(x.shape[0])}
@@ -144,12 +147,15 @@ def locate_new(
     array `split` marks; empty takes all.
     """
     roles = Roles(names=names, optional=("y",))
+    # The only array of an .npy file is that of the inputs.
     content = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
     endings = _endings(content, names["x"])
+    # Arrays named for the part take precedence over marks of rows.
     if not part or part in endings:
         return _by_role(content, path, roles, endings.get(part, "")), None
     if "split" in content:
         arrays = _by_role(content, path, roles)
+        # New data need not mark any row for training.
         rows = _marked(arrays, for_training=False)
         if part in rows:
             return arrays, rows[part]
@@ -165,6 +171,7 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
 
     A split with several such endings has the first.
     """
+    # A split may have several spellings in a file; PART_NAMES says which one counts.
     endings = {}
     for split_name, spellings in PART_NAMES.items():
         for spelling in spellings:
@@ -177,6 +184,7 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
 def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arrays:
     """Return the arrays of a file whose names have an ending, with marks of splits if any."""
     arrays: Arrays = {}
+    # No setting renames the array of marks.
     for role, name in (*roles.names.items(), ("split", "split")):
         if name + ending in content:
             arrays[role] = content[name + ending]
@@ -190,6 +198,7 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
     if not x.shape or x.shape[0] == 0:
         raise DataError("no samples", where=x.where, hint="give a file with samples")
     for role, array in arrays.items():
+        # The other axes of inputs, targets and lengths are checked where these are read.
         has_more_axes = role in ("group", "split") and len(array.shape) > 1
         if array.shape[:1] != x.shape[:1] or has_more_axes:
             raise DataError(
@@ -205,4 +214,5 @@ def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
     if "split" not in arrays:
         return {}
     marks = arrays["split"]
+    # Marks may be stored as bytes.
     return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)

@@ -70,18 +70,25 @@ class Padding:
                 where=where,
                 hint="dense targets have the extent of the inputs",
             )
+        # Losses and errors leave out NaN among numbers, and -100 among classes.
         missing = np.nan
         if y.dtype.kind in "iub":
             missing = IGNORED_CLASS
+            # Unsigned integers could not hold -100.
             y = y.astype(np.int64)
+        # Cut to L steps, as the inputs are.
         y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
+        # [n, steps]
         is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
         if y.ndim == 3:
             is_after_end = is_after_end[:, None]  # for all outputs
         if not self.missing_targets:
+            # Anything may follow an end, so 0 takes its place in the check.
             check_finite(np.where(is_after_end, 0, y), where)
+        # The file may have fewer steps than L; those that it lacks are missing too.
         padded = np.full((*y.shape[:-1], self.length), missing, y.dtype)
         padded[..., : y.shape[-1]] = np.where(is_after_end, missing, y)
+        # Back to the layout of the file, which `TargetForm` reads.
         return np.moveaxis(padded, -1, axis)
 
 
@@ -138,6 +145,7 @@ class ArrayPreprocessing:
         expected = self.stored_shape  # with the L steps that inputs are brought to
         hint = f"the model takes real numbers, {described(self.file_shape)} a sample"
         if self.padding is not None and shape:
+            # The number of steps always passes; all other axes are compared.
             expected = with_steps(expected, self._steps(shape), self.channels_last)
             hint = f"{hint}, with any number of steps"
         if shape != expected or x.dtype.kind not in "fiub":
@@ -155,6 +163,7 @@ class ArrayPreprocessing:
     def oriented(self, raw: RawInputs, where: str) -> np.ndarray | Ragged:
         """Return what `assembled` returns, of finite numbers; gaps are NaN still."""
         x = self.assembled(raw, where)
+        # Checked block by block, so that no mapped file is held whole.
         num_checked = 0
         for block in blocks(x, np.arange(len(x))):
             check_finite(block, where, allow_nan=self.gaps is not None, offset=num_checked)
@@ -178,6 +187,7 @@ class ArrayPreprocessing:
         """Return the samples of an .npz file, with targets if it has them, or of an .npy file."""
         names = {"x": self.names[0], "y": self.names[1]}
         if self.padding is not None and self.padding.marked_by == "lengths":
+            # Lengths in the file are used only where the model was trained with lengths.
             names["lengths"] = self.padding.array
         arrays, part_rows = locate_new(path, where, names, part)
         x = arrays["x"]
@@ -199,6 +209,7 @@ class ArrayPreprocessing:
             ends = self.ends(inputs(0, len(rows)), x.where) if self.targets.extent else None
             return self.encoded_targets(y.read()[rows], y.where, ends)
 
+        # Samples of a part are named by their rows in the file.
         ids = None if part_rows is None else list(map(str, part_rows))
         return NewData(count=len(rows), inputs=inputs, targets=targets, where=x.where, ids=ids)
 
@@ -213,12 +224,14 @@ class ArrayPreprocessing:
             raise DataError(
                 f"samples of different shapes: {error}", where=where, hint="give one array"
             ) from error
+        # Sequences of a list are padded part by part, when they are asked for.
         as_raw: Callable[[Any], RawInputs] = self._padded
         if isinstance(samples, np.ndarray):
             self.check(samples, where)
             as_raw = RawInputs
         else:
             for i, sequence in enumerate(samples):
+                # `check` expects an axis of samples in front.
                 self.check(sequence[None], f"{where}, sample {i}")
         return NewData(
             count=len(samples),
@@ -242,9 +255,12 @@ class ArrayPreprocessing:
     def _padded(self, sequences: list[np.ndarray]) -> RawInputs:
         """Return sequences of several lengths as an array, NaN after ends; lengths if needed."""
         lengths = np.array([self._steps(sequence.shape) for sequence in sequences])
+        # As long as the longest of this part; all are brought to L steps later.
         shape = with_steps(self.stored_shape, lengths.max(), self.channels_last)
         x = np.full((len(sequences), *shape), np.nan)
         for row, sequence in zip(x, sequences, strict=True):
+            # After `check` sequences differ in their steps only, so each fills the start of its
+            # row.
             row[tuple(map(slice, sequence.shape))] = sequence
         if self.padding is None or self.padding.marked_by == "nan":
             return RawInputs(x)
@@ -311,6 +327,7 @@ def _checked_lengths(lengths: np.ndarray, n: int, num_steps: int, where: str) ->
             where=where,
             hint=hint,
         )
+    # NaN fails every comparison.
     is_length = (lengths >= 1) & (lengths <= num_steps) & (lengths == np.floor(lengths))
     if not is_length.all():
         raise DataError(
@@ -330,6 +347,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     lengths = []
     steps = np.arange(x.shape[2]) + 1  # [W]
     for block in blocks(x, np.arange(len(x))):
+        # A step is present where any channel has a number.
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]
         # The last step that is present; 0 where none is.
         lengths.append((is_present * steps).max(axis=1))

@@ -134,6 +134,7 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
     [n, 1, L]. Of a split with a file of its own, test in particular, only headers and groups are
     read before it is opened. MemoryExhaustedError: an array does not fit.
     """
+    # Contradictions are refused before a file is opened.
     _check_settings(settings)
     source = _open(settings, data_folder, reporter)
     return assemble(
@@ -149,6 +150,7 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
 
 def _check_settings(settings: ArraySettings) -> None:
     """Raise ConfigError for settings that exclude each other, whatever the files hold."""
+    # With `padding` set, no array of lengths is read.
     if settings.lengths is not None and settings.padding is not None:
         raise ConfigError(
             f"does not go with task.padding={settings.padding}",
@@ -180,10 +182,12 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
             hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
             " with task.channels_last=true channels last",
         )
+    # Headers of all files: a test file of another shape fails now, not at the end of a run.
     for arrays in splits.arrays.values():
         form.check(arrays["x"], arrays["x"].where)
     raw = _read(train, form)
     y = train["y"].read()
+    # Groups of every file are read: a group in two splits must fail before training.
     group_columns = {}
     for split_name, arrays in splits.arrays.items():
         if "group" in arrays:
@@ -213,6 +217,7 @@ def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
         "test_labels": settings.test_labels,
     }
     names = {"x": settings.x, "y": settings.y}
+    # Only then do lengths in the files count.
     if settings.padding is None:
         names["lengths"] = settings.lengths or LENGTHS
     if settings.group is not None:
@@ -230,11 +235,14 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
         _check_layout(x)
     return ArrayPreprocessing(
         stored_shape=x.shape[1:],
+        # Null is false from here on: the layout was checked above.
         channels_last=bool(settings.channels_last),
+        # A placeholder, like the scale, until `_fit` learns both.
         targets=TargetForm(kind="values"),
         scale=None,
         names=(settings.x, settings.y),
         padding=padding,
+        # Set already: without gaps, `oriented` would refuse NaN.
         gaps=Gaps(how=settings.gaps, fill=np.zeros(0)),
     )
 
@@ -265,6 +273,7 @@ def _check_layout(x: StoredArray) -> None:
 
     They have a last axis of 4 or less behind axes of 8 or more, and would be read as (n, C, *E).
     """
+    # Inputs (n, L) have no channels that could be last.
     if len(x.shape) < 3:
         return
     *sides, last = x.shape[1:]
@@ -294,6 +303,7 @@ def _pool(source: _Source) -> Pool:
     classes = None
     if source.settings.kind == "classes":
         classes = plain_labels(source.y, source.y_where)
+        # Numbers need no such check: `plain_labels` refuses NaN.
         if classes.dtype.kind == "U":
             check_labels(classes, source.y_where)
     if form.padding is not None:
@@ -303,9 +313,11 @@ def _pool(source: _Source) -> Pool:
         unit="samples",
         where=source.where,
         rows=source.splits.rows,
+        # Train is among them, and is never drawn.
         supplied=source.splits.arrays,
         classes=classes,
         groups=source.groups.get("train"),
+        # Called only where a split is drawn, since it reads all inputs.
         contents=partial(hashes_of_rows, form.assembled(source.raw, source.where)),
     )
 
@@ -324,6 +336,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     """Learn from the training rows how arrays become samples; see `assemble`."""
     settings = source.settings
     ends = source.raw.lengths
+    # The length comes first, since inputs and targets are both cut to it.
     form = _with_length(source.form, ends, rows["train"])
     y, may_miss = _targets(source, form)
     targets = fit_targets(
@@ -337,6 +350,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         missing=may_miss,
     )
     x = form.oriented(source.raw, source.where)
+    # All rows, so that a class that only a drawn split has is refused before training.
     encoded = targets.encode(y, source.y_where)
     # Without gaps nothing is filled, and digests do not depend on how it would be.
     has_gaps = count_missing(x) > 0
@@ -349,6 +363,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         where=source.where,
     )
     scale = inputs.scale if settings.normalize else None
+    # The gaps are kept even where no input has any: new data may.
     form = replace(form, targets=targets, scale=scale, gaps=inputs.gaps)
 
     # All splits in the training file share these arrays, and differ in their rows.
@@ -386,6 +401,7 @@ def _with_length(
     """Return the form with the length that is set, or that of the longest training sequence."""
     if form.padding is None or ends is None:
         return form
+    # From training rows alone: other splits must not decide the shape of the input.
     length = form.padding.length or int(ends[rows].max())
     stored_shape = with_steps(form.stored_shape, length, form.channels_last)
     padding = replace(form.padding, length=length)

@@ -199,6 +199,7 @@ def prepared_metric(
     """
     x = source.cloud.x
     text = json.dumps(settings, sort_keys=True)
+    # The target has no part in it, so all tasks with this source share the entry.
     path = cache_folder / "metric_sources" / _key(source.key, text, x.dtype, numerics_key(x.device))
     prepared = cached(path, lambda: Entry(metric.prepare(source.cloud)))
     return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
@@ -302,6 +303,7 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     if wanted.cloud == "gaussian":
         # Sums of the centred points with normal weights are Gaussian, with the points' covariance.
         generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
+        # [n, n], each row of squared length 1 in expectation
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
         x = mean + noise @ (x - mean)

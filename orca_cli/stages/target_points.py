@@ -56,6 +56,7 @@ def embed_points(
         return _embed_drawn(model, read, draws, indices)
     # [B, T, D]
     tokens = embed(model, engine, samples, indices)
+    # [p, d] and [p]
     points, owners_of_points = select_points(tokens, features, model.embedder.layout.tokens)
     owners = owners_of_points.cpu().numpy()
     drawn = []
@@ -127,6 +128,7 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     Large samples are read a few at a time: the gradient does not need their inputs, only what fits
     onto the body's canvas.
     """
+    # All pieces stay in one graph: the caller differentiates through every sample.
     pieces = [
         model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
     ]

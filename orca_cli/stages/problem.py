@@ -352,7 +352,7 @@ class Problem:
             for sample in drawn.tolist():
                 present.append([row_of[index] for index in sample if index in row_of])
             size = min(len(rows) for rows in present)
-            # A class without any point would leave the distance unnoticed.
+            # Otherwise a class that lost all its points would drop out of the distance unnoticed.
             lost_classes = np.setdiff1d(split.labels[drawn], split.labels[owners])
             if size == 0 or len(lost_classes) > 0:
                 raise ConfigError(

@@ -71,6 +71,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     if not has_alignment(built.plan):
         return {}
     embedder_file = run.stage("align") / _EMBEDDER
+    # The folder is sealed last, so the embedder in a sealed folder has taken all steps.
     summary = run.sealed_summary("align")
     if summary is not None:
         built.model.embedder.load_state_dict(storage.read_tensors(embedder_file))
@@ -79,9 +80,11 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     source, trajectory = obtain_trajectory(built, engine, run, reporter)
     record = trajectory.record
     lines = record["lines"]
+    # Step 0 is a multiple of every `align.check_every`, so the first line has all diagnostics.
     spread = {}
     for name, after in record["collapse"].items():
         spread[name] = {"before": lines[0][name], "after": after}
+    # The source has the two variances only; token_variance is compared with its own start.
     for name, variance in source.spread.items():
         spread[name]["source"] = variance
     if _have_drawn_together(spread):
@@ -97,6 +100,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         "curve": short_curve(lines, _COLUMNS),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
+    # A trajectory from the cache has left the model's embedder as it was.
     built.model.embedder.load_state_dict(trajectory.tensors)
     storage.write_with(embedder_file, lambda path: save_tensors(path, trajectory.tensors))
     run.write_summary("align", {"aligned": aligned})
@@ -107,10 +111,12 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
 def _have_drawn_together(spread: Record) -> bool:
     """Return whether a warning is due: see `align`."""
     share = spread["token_variance"]
+    # The two variances add up to the mean squared distance of tokens to the mean of all.
     within = spread["variance_within"]
     between = spread["variance_between"]
     total = {name: within[name] + between[name] for name in ("before", "after", "source")}
     is_alike = share["after"] < _COLLAPSED * share["before"]
+    # Below both bounds: coming down to the spread of the source is the aim, not a collapse.
     return is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"])
 
 
@@ -136,15 +142,20 @@ def obtain_trajectory(
     built.model.to(engine.device)
     hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
     with governed_by("align", hint), trainable(built.model.embedder):
+        # Nothing is half done before the first step, so a signal may end the preparation anywhere.
         with signals.immediate():
             problem, source = make_problem(built, engine, reporter)
         key = fingerprint(built, source.key, engine.device)
+        # Before the cache is asked: the steps of a resumed run must all belong to one trajectory.
         run.check_fingerprint("align", {"trajectory": key})
         trajectory = cached(
             cache_folder(built.plan) / _CACHE / key,
             lambda: Trainer(plan=built.plan, problem=problem, run=run, reporter=reporter).train(),
+            # A run resumed inexactly publishes nothing: others rely on an entry's bits (decision
+            # 0012).
             keep=lambda: not run.inexact(),
         )
+    # A trajectory from the cache has written no lines in this run.
     run.rewind("align", trajectory.record["lines"])
     return source, trajectory
 
@@ -163,6 +174,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
     finally:
         for parameter, requires_grad in settings:
             parameter.requires_grad_(requires_grad)
+            # Stage 3 never clears the gradients of what it freezes: they would stay in memory.
             parameter.grad = None
 
 
@@ -175,15 +187,19 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
     splits = built.summary["splits"]
     facts = {
         "version": _VERSION,
+        # Decides how pseudo-labels are made.
         "kind": built.task.kind,
+        # Validation samples count as well: the lines hold their distances.
         "data": [splits["train"]["sha256"], splits["val"]["sha256"]],
         "source": source_key,
         "metric": plan.metric,
         "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(built.model.embedder.layout)],
+        # Whatever made the embedder: the body's layer, random draws, inputs that it was fitted to.
         "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
         "seed": plan.seed,
+        # Versions, threads and device decide the last bits (decision 0012).
         "numerics": numerics(device),
     }
     text = json.dumps(facts, sort_keys=True, default=str)
@@ -193,6 +209,7 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
 def _optimizer_settings(plan: Plan) -> dict[str, Any]:
     if plan.protocol in AS_PUBLISHED:  # as stage 3 (paper A.3.4)
         return {"kind": plan.train.optimizer, "momentum": plan.train.momentum, "betas": BETAS}
+    # Fixed, so that runs that differ in `train.optimizer` share a trajectory; torch's own betas.
     return {"kind": "adamw", "momentum": 0.0, "betas": (0.9, 0.999)}
 
 
@@ -219,10 +236,12 @@ def limited_rates(
     for name, parameter in embedder.named_parameters():
         sizes[name] = float(parameter.detach().float().square().mean().sqrt())
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
+    # Groups are split even without a limit, since `_epoch` expects a group for each parameter.
     if largest_step is None:
         return [1.0 for _ in sizes]
     if embedder.is_body_layer:
         largest_step *= _BODY_LAYER_STEP
+    # A long sequence makes a wide filter with small weights, which a common rate would erase.
     factors = []
     for name, size in sizes.items():
         # Of a bias, the size of its layer's weight; of other parameters, their own.
@@ -269,6 +288,7 @@ class Trainer:
         )
         self._lines: list[Record] = []  # one for each step taken
         saved = self._saver.load()
+        # Measured once: the embedder of a checkpoint has moved already.
         if saved is None:
             self._before = self.problem.value(self.problem.train)
         else:
@@ -277,6 +297,7 @@ class Trainer:
             self._before = saved.records["before"]
             self._lines = saved.records["lines"]
             self.reporter.say(f"align: resumed at step {saved.step} of {settings.epochs}")
+        # Lines after the checkpoint are dropped, since their steps are taken again.
         self.run.rewind("align", self._lines)
 
     def train(self) -> Entry:
@@ -301,6 +322,7 @@ class Trainer:
                     lines.append(line)
                     self.run.record("align", line)
                     advance(1, f"distance {line['loss']:.4g}")
+                    # Saved before the check below raises, so that an interruption repeats no step.
                     if signals.pending() or self._saver.is_due(len(lines)):
                         self._save()
                     signals.check()
@@ -342,15 +364,18 @@ class Trainer:
             group["lr"] = lr * factor
         try:
             line: Record = {"epoch": step}
+            # Before the step, so that the first line shows the embedder as it was made.
             if step % settings.check_every == 0:
                 line |= self._diagnose() | {"heldout": self.problem.value(self.problem.heldout)}
                 if settings.exact:
                     line["heldout_exact"] = self.problem.exact_value()
+            # `_diagnose` leaves the model in evaluation mode.
             self.problem.model.train()
             self._optimizer.zero_grad()
             loss, diagnostics = self.problem.backward(step)
             gradients = [p.grad for p in self._embedder.parameters() if p.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
+            # Before the step: the weights would take over a NaN, and keep it.
             if not math.isfinite(norm):
                 raise NonFiniteError(f"the gradient of the distance is {norm}")
         except NonFiniteError as error:
@@ -360,6 +385,7 @@ class Trainer:
                 hint="try a smaller align.lr",
             ) from error
         # One align.lr suits metrics whose gradients differ by orders of magnitude.
+        # A resumed run has the first norm in its first line.
         first_norm = self._lines[0]["gradient_norm"] if self._lines else norm
         if settings.unit_gradient and first_norm > 0:
             torch._foreach_mul_(gradients, 1 / first_norm)

@@ -94,16 +94,20 @@ def build(
     task = read_task(config, reporter)
     _note_uneven_classes(task, reporter)
     model, _ = make_model(config, task, is_trained=is_trained)
+    # The body's own input layer embeds the source, so it has to take such examples.
     if source is not None and source.modality != model.body.modality:
         raise ConfigError(
             f"the source holds {source.modality} data, but the body takes {model.body.modality}",
             where="source",
             hint="use stdlib_docs for text, cifar10 or digits for images",
         )
+    # Threads speed up a small model a little, but slow down runs side by side (decision 0022).
     limit_threads(_count_parameters(model), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(model.body)
+    # By these hashes recorded decisions are known to be of the same data.
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
+    # Made after the model, since rules read its size and the number of its tokens.
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
     error = named_error(
         config.task.get("error"),
@@ -133,6 +137,7 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
         return
     sizes = target_counts(task)
     largest = sizes.max()
+    # Classes without a training sample are left out: no weight can help them.
     smallest = sizes[sizes > 0].min(initial=largest)
     if largest > _UNEVEN * smallest:
         reporter.say(
@@ -170,6 +175,7 @@ def make_model(
         seed=settings.seed,
     )
     _fit_embedder(model, task.train, settings.seed, is_trained=is_trained)
+    # Modes such as LoRA add weights, which libraries draw from torch's own generator.
     seeding.seed_torch(settings.seed, "build", "finetune")
     mode.apply(model)
     if starts_with_features(settings, model) and not _is_trained(model.body):
@@ -185,9 +191,11 @@ def _fit_embedder(model: TransferModel, samples: Samples, seed: int, *, is_train
     """Show training samples to an embedder that learns from inputs; others do not read them."""
     limit = _FITTED
     if not is_trained:
+        # A dry run keeps no model, so bounded work matters more than a good fit.
         limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
     generator = seeding.numpy_generator(seed, "build", "fit")
     rows = np.sort(generator.permutation(len(samples))[:limit])  # all where they are fewer
+    # Read as they are asked for: an embedder that does not learn from inputs reads none.
     read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
     model.embedder.fit((batch.x, batch.valid) for batch in read)
 
@@ -203,6 +211,7 @@ def _count_parameters(model: nn.Module) -> int:
 
 def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
     """Return whether a run's predictor begins as a ridge (`predictor.init`)."""
+    # Only this predictor has a linear layer for each table of features, as a ridge gives it.
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
@@ -261,9 +270,12 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if config.task.get("train_on_validation"):
         warning = "warning: the validation samples are trained on"
         task = replace(task, note=f"{task.note}; {warning}" if task.note else warning)
+    # Drawn by the split's seed, so that runs of all seeds learn from the same part.
     task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
+    # The way of the released code (docs/selection.md).
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test(), validation_drawn=False)
+    # Checked last: fraction and protocol have decided the splits by now.
     for name, split in (("training", task.train), ("validation", task.validation)):
         if len(split) == 0:
             raise DataError(
@@ -329,6 +341,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
         "size": task.size,
         "checkpoint_sha256": model.body.checkpoint_digest,
         "checkpoint_revision": None if folder is None else revision(folder),
+        # The number of threads decides the last bits of sums (decision 0012).
         "threads": torch.get_num_threads(),
         **shapes,
         "parameters": shapes["parameters"] | {"trained": num_trained},
@@ -342,6 +355,7 @@ def _training_summary(plan: Plan, task: TaskData) -> Record:
     return {
         "steps": {
             "align": plan.align.epochs if has_alignment(plan) else 0,
+            # With folds an upper bound: the largest training set of a member counts for all.
             "finetune": train.models * steps,
         },
         "members": train.models,

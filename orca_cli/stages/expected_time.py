@@ -67,6 +67,7 @@ def time_steps(built: Built, engine: Engine, reporter: Reporter) -> Costs | None
     weights = checkpoint.snapshot(built.model)
     costs = None
     # A stage itself will report numbers that are not finite.
+    # Dropout draws from torch's generator, which the run has to find as it was.
     with signals.immediate(), torch.random.fork_rng(devices=[]), suppress(NonFiniteError):
         costs = Costs(
             step=_time_step(built, engine), align=_time_alignment(built, engine, reporter)
@@ -85,6 +86,7 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     train = built.plan.train
     tested = len(built.task.train) + len(built.task.validation)
     step_size = train.step_size(train.count_learned(built.task))
+    # Seconds of a forward pass over all samples of the test.
     test = tested * costs.step / _FORWARDS_OF_STEP / step_size
     seconds = train.models * (train.epochs * _epoch(built, costs) + test)
     if not train.folds:
@@ -100,6 +102,7 @@ def _epoch(built: Built, costs: Costs) -> float:
     judged_on, judging = train.judged_on(built.task, built.learned)
     validated = 0 if judging is None else len(judging)
     if judged_on == "folds":
+        # Each member validates on its own fold.
         validated //= train.folds
     return (count + validated / _FORWARDS_OF_STEP) / train.step_size(count) * costs.step
 
@@ -117,6 +120,7 @@ def _time_step(built: Built, engine: Engine) -> float:
         small_step = with_train(built, batch_size=samples, accumulation=1)
         seconds = _mean_seconds(small_step, engine, steps)
         if seconds > _SLOW_S:
+            # Scaled by samples and by the batches of a step.
             return seconds * fitted.batch_size / samples * fitted.accumulation
         samples *= 2
     steps = min(_STEPS, max(1, count // built.plan.train.step_size(count)))
@@ -145,13 +149,16 @@ def _time_alignment(built: Built, engine: Engine, reporter: Reporter) -> float:
         return 0.0
     settings = built.plan.align
     with governed_by("align"), trainable(built.model.embedder):
+        # The cost of a step does not depend on which points are drawn.
         problem, _ = make_problem(built, engine, reporter, all_examples=False)
         built.model.train()
         start = time.perf_counter()
+        # No optimizer step follows, so the weights stay as they are.
         problem.backward(0)
         step_end = time.perf_counter()
         problem.value(problem.train)
         value_end = time.perf_counter()
+    # One value before the first step, one after the last, and one at every check.
     values = 2 + math.ceil(settings.epochs / settings.check_every)
     return settings.epochs * (step_end - start) + values * (value_end - step_end)
 
@@ -175,11 +182,13 @@ def planned(
             are taken; empty for none.
         spent_s: seconds that the run has taken so far, which count against the budget.
     """
+    # Not timed again: the plan of a resumed run must not change with the machine's load.
     if read_decisions(earlier, built.summary["splits"]):
         return replace(built, summary=built.summary | {"expected_s": earlier.get("expected_s")})
     costs = time_steps(built, engine, reporter)
     if costs is None:
         return built
+    # A number of epochs that the user typed is never cut.
     if is_minutes(config) and _EPOCHS in built.plan.decided:
         built = replanned(built, config, _fitting(built, costs, spent_s, reporter))
     expected_s = {stage: round(seconds, 2) for stage, seconds in expected(built, costs).items()}
@@ -208,7 +217,9 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
     numbers = {_EPOCHS: max(1, int(min(left / epoch, plan.train.epochs)))}
     if _MEMBERS in plan.decided:
         numbers[_MEMBERS] = 1
+        # Each fold is a member already.
         if not plan.train.folds:
+            # A further member with its own alignment and test.
             member = seconds(members=2) - seconds()
             # Further members come only where all epochs of the first fit.
             further = (left - plan.train.epochs * epoch) / member

@@ -122,6 +122,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     built.model.to(engine.device)
     train = built.plan.train
     members = members_of(built)
+    # Folds may differ in size by a sample or a group, so each member has its own number.
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
@@ -140,6 +141,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                     start_run = run.part(checkpoints / f"start-{member.number}")
                     start = drawn_again(built, engine, start_run, seed=member.seed)
                 load_trained_state(built.model, start)
+            # Members share a series of checkpoints; the newest is that of the interrupted member.
             member_checkpoint = None
             if saved is not None and saved.records["member"] == member.number:
                 member_checkpoint = saved
@@ -155,6 +157,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             )
             training.train(advance)
             if not member.folder:
+                # A single model writes best/ and last/ in place of a folder of its own.
                 return _alone(training)
             finished[member.number] = _finish(training)
     entries = [finished[member.number] for member in members]
@@ -182,6 +185,7 @@ def _resumed(
         saved = None  # it is of the last step of a member whose folder was committed afterwards
     if saved is not None:
         lines += saved.records["lines"]
+    # Lines of epochs that will be trained again are dropped.
     run.rewind("finetune", lines)
     return finished, saved
 
@@ -193,12 +197,14 @@ def _finish(training: MemberTraining) -> Entry:
     weights = training.chosen()
     tensors = {}
     if member.rows is not None and member.held_out is not None:
+        # The chosen weights, which are not always those of the last step.
         load_trained_state(built.model, weights)
         batch_size = built.plan.train.eval_batch_size
         with signals.immediate():
             outputs, _ = predict(training.engine, built.model, member.held_out, batch_size)
         tensors["outputs"] = outputs
     entry = Entry(tensors, {"epoch": training.epoch, "lines": training.lines})
+    # Weights, outputs and record in one commit: a resumed run finds all of them or none.
     folder = training.run.stage("finetune") / member.folder
     checkpoint.commit_weights(folder, weights, owner=training.run.name.identity, finished=entry)
     return entry
@@ -210,8 +216,10 @@ def _alone(training: MemberTraining) -> Trained:
     folder = training.run.stage("finetune")
     owner = training.run.name.identity
     checkpoint.commit_weights(folder / "last", trained_state(built.model), owner=owner)
+    # Empty where nothing validates.
     if training.best:
         checkpoint.commit_weights(folder / "best", training.best, owner=owner)
+    # Only now: until last/ was written, the model had to keep the weights of the last step.
     load_trained_state(built.model, training.chosen())
     return _outcome(
         built,
@@ -245,6 +253,7 @@ def _together(
         outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
         outputs = outputs[torch.from_numpy(order)]
         targets = torch.from_numpy(np.array(judging.targets()))
+        # [n], the fold that held out each sample
         numbers = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
         run.write_arrays(
             "finetune",
@@ -276,6 +285,7 @@ def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ens
     for model, state in zip(models, states, strict=True):
         load_trained_state(model, state)
     kind: str = built.task.kind
+    # Maps of numbers are averaged as they are, maps of classes as probabilities.
     if kind == "dense":
         kind = "maps" if is_real_valued(built.task.train.targets()) else "class_maps"
     return Ensemble(models, kind)
@@ -287,6 +297,7 @@ def _mean_lines(entries: Sequence[Entry]) -> list[Record]:
     for lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
         line = dict(lines[0])
         for name in _MEANS:
+            # A mean over some of the members only would not compare with other lines.
             numbers = [member_line[name] for member_line in lines]
             line[name] = None if None in numbers else sum(numbers) / len(numbers)
         curve.append(line)
@@ -312,11 +323,13 @@ def _outcome(
     """
     train = built.plan.train
     judged_on, judging = train.judged_on(built.task, built.learned)
+    # `orca predict --best` compares errors on the same samples only, which it knows by this hash.
     digest = None
     if judged_on == "folds":
         digest = built.learned.digest()
     elif judging is not None:
         digest = built.summary["splits"]["val"]["sha256"]
+    # docs/selection.md explains the keys.
     selected = {
         "by": train.select,
         "rule": train.select_by if train.select == "best" else None,
@@ -372,6 +385,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
             "the training set as well; the test error is likely optimistic"
         )
     constant = best_constant(built)
+    # A view, so that equal outputs of all samples take no memory.
     constant = constant.expand(len(targets), *constant.shape)
     trivial = score(built.error, constant, samples, targets).value
     arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
@@ -416,6 +430,7 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
     trained = validated.trained
     splits = dict(built.summary["splits"])
     if tested is not None:
+        # Stage 1 left the test split closed, so its size and hash come from the test.
         splits["test"] = tested.split
     seconds = dict(validated.seconds)
     seconds["finetune"] += seconds.pop("test", 0.0)
@@ -449,6 +464,7 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
 
 def _error_record(error: Error, tested: Tested | None) -> Record:
     """Return the test error as a result holds it, and the reason where there is none."""
+    # The record has the same keys where the test split stayed closed.
     measured = Score(value=None, n=0)
     reason: str | None = "the test split stayed closed (test=false)"
     if tested is not None:

@@ -90,18 +90,21 @@ def _folds(built: Built) -> list[Member]:
     plan = built.plan
     learned = built.learned
     classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
+    # Copies of an input share a fold: in training, they would make the error of the fold too low.
     groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
     if note:
         log.info(f"folds: {note.replace('split', 'fold')}")
     numbers = folds(
         len(learned),
         plan.train.folds,
+        # The split's seed, so that runs of all seeds have the same folds.
         seed=plan.task.get("split_seed", 0),
         classes=classes,
         groups=groups,
     )  # [n], of the fold that holds each sample out
     members = []
     for i in range(plan.train.folds):
+        # [m], the samples that this member holds out
         rows = np.flatnonzero(numbers == i)
         member = Member(
             number=i,
@@ -132,9 +135,11 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     Raises:
         OrcaError: any that `align.obtain_trajectory` raises.
     """
+    # Fixed here: a null `align.source_seed` would follow the new seed to other source points.
     align = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
     plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
+    # To the bit the model that a run of this seed makes (decision 0021).
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
         # Aligned silently: the run shows its own alignment.
@@ -193,6 +198,7 @@ class MemberTraining:
             "member": member.number,
         }
         if saved is not None:
+            # Checkpoints count the steps of the stage, over all members.
             self._step = saved.step - self.first_step
             self.best = saved.kept
             self._records |= saved.records
@@ -215,10 +221,13 @@ class MemberTraining:
         """
         shown = 0
         with closing(self._steps):
+            # A fitted start may be better than every epoch, so it competes as epoch 0.
             if self._is_start_fitted and self.member.held_out is not None:
                 self._records["start"] = self._validated()
                 self.best = trained_state(self.built.model)
             while True:
+                # Asked before the step: a checkpoint may lie between an epoch's last step and its
+                # validation.
                 if self._step == self._steps.per_epoch * (len(self.lines) + 1):
                     self._end_epoch()
                 error = self.lines[-1]["validation_error"] if self.lines else None
@@ -234,6 +243,7 @@ class MemberTraining:
                 if is_last:
                     return
                 loss, rows = self._steps.take(self._step)
+                # Weighted by samples, since the last step of an epoch may see fewer.
                 self._records["loss_sum"] += loss * len(rows)
                 self._step += 1
 
@@ -292,7 +302,9 @@ class MemberTraining:
         earlier = list(self.lines)
         if records["start"] is not None:
             earlier.append(records["start"])
+        # Few samples choose by the loss, which moves with each of them (docs/selection.md).
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
+        # Kept with select=last too: a single model writes both best/ and last/.
         if self.member.held_out is not None and is_better(line, earlier, rule):
             records["best_epoch"] = line["epoch"]
             self.best = trained_state(self.built.model)
@@ -308,6 +320,7 @@ class MemberTraining:
         samples = self.member.held_out
         if samples is None:
             return {"validation_error": None, "validation_loss": None}
+        # Every epoch opens the test split here, and the result counts how often.
         if self._train.validate_on == "test":
             self.run.count_test_read()
         built = self.built

@@ -60,18 +60,21 @@ class OptimizerSteps:
         self._engine = engine
         self._samples = samples
         self._seed = seed
+        # A fold or a part may have fewer samples than a step would see.
         self._settings = train.fitted(len(samples))
         if isinstance(built.loss, nn.Module):
             built.loss.to(engine.device)  # weights of classes
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
         self.optimizer = engine.prepare(_make_optimizer(built, engine.device))
+        # The released code leaves real targets in the task's units (docs/protocols.md).
         unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
 
         # Drawn once an epoch; what is read ahead may be of the next one.
         @functools.lru_cache(2)
         def order(epoch: int) -> np.ndarray:
+            # Named by the epoch, so that a resumed run has the same order (decision 0003).
             generator = seeding.numpy_generator(seed, "finetune", "order", epoch)
             return generator.permutation(len(samples))
 
@@ -91,16 +94,21 @@ class OptimizerSteps:
         Raises:
             NonFiniteError, MemoryExhaustedError: the weights are as they were.
         """
+        # Set anew at every step, so that no checkpoint needs the state of a schedule.
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step) * group["rate"]
         batch_size = self._settings.batch_size
         team = self._engine.team
         rows = self._rows(step)
         with (
+            # A signal that raised inside a step would leave the others in a collective call forever
+            # (decision 0019).
             signals.postponed() if team is not None else nullcontext(),
             governed_by("train.batch_size", _SMALLER),
         ):
             if team is not None and team.leads:
+                # Once for each plan: after that, the number of a step tells the others all they
+                # need.
                 if not self._is_shared:
                     self._share(team)
                 team.order(_STEP, step=step)
@@ -120,6 +128,7 @@ class OptimizerSteps:
                 clip=self._settings.clip or None,
                 seed=self._seed,
                 step=step,
+                # The released code adds up the mean losses of a step's batches (docs/protocols.md).
                 reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
                 unit=self.unit,
                 # The feed goes on to the batches of the next step.
@@ -138,9 +147,11 @@ class OptimizerSteps:
         """Yield calls that read the batches of a step and then of all steps after it."""
         size = self._settings.batch_size
         pin = self._engine.pin
+        # Up to the end of training, so that the next step's batches are read during this one.
         for step in range(first_step, self.total):
             rows = self._rows(step)
             for read in read_step(self._samples, rows, size, seed=self._seed, step=step):
+                # Bound now: the loop has moved on by the time that the thread calls.
                 yield functools.partial(lambda read: pin(read()), read)
 
     def _share(self, team: Team) -> None:
@@ -149,6 +160,7 @@ class OptimizerSteps:
         They get the weights and the optimizer's state as they are now.
         """
         learned = self._built.learned
+        # Rows travel, not samples: every process has read the same data itself.
         if self._samples is learned:
             rows = np.arange(len(learned))
         else:
@@ -163,6 +175,7 @@ class OptimizerSteps:
         team.share_weights(self._built.model, self._engine.device)
         team.share(checkpoint.optimizer_tensors(self.optimizer), _CPU)
         _await_all(team)
+        # From here on every process has the plan, or the error has been raised above.
         self._is_shared = True
 
     def close(self) -> None:
@@ -174,6 +187,7 @@ class OptimizerSteps:
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         settings = self._settings
+        # Settings count epochs, the schedule counts steps.
         warmup = settings.warmup_length * self.per_epoch
         decay = (settings.decay_epochs or settings.epochs) * self.per_epoch
         return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
@@ -207,6 +221,7 @@ def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer
         betas=BETAS,
         outer=outer,
         outer_rate=train.outer_rate,
+        # A third of the time on a CPU; on other devices torch chooses (`make_optimizer`).
         fused=device.type == "cpu",
     )
 
@@ -249,6 +264,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
                 if order["name"] == _BUILD:
                     built, engine = _build(team, settings, order)
                 elif order["name"] == _PLAN:
+                    # A plan that was replaced must not go on reading ahead.
                     plans.close()
                     steps = _follow_plan(team, built, engine, order)
                     plans.callback(steps.close)
@@ -258,6 +274,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
             except NonFiniteError:
                 pass  # the first process ends the run
             except Exception as error:
+                # All processes know of `team.failure`, and the first one reports it.
                 if error is not team.failure and error.__cause__ is not team.failure:
                     raise
             order = team.listen()
@@ -266,14 +283,17 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
 
 def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> OptimizerSteps:
     """Return the steps that the first process has made, with its weights and optimizer state."""
+    # Received in the order in which `_share` sends: rows, weights, optimizer.
     rows = team.share({}, _CPU)["rows"].numpy()
     samples = built.learned
+    # As many rows as samples are all of them, in their own order.
     if len(rows) != len(built.learned):
         samples = Part(built.learned, rows)
     team.share_weights(built.model, engine.device)
     state = team.share({}, _CPU)
     ordered = with_train(built, **order["train"])
     steps = OptimizerSteps(ordered, engine, samples, order["seed"])
+    # Before the first step an optimizer has no state.
     if state:
         checkpoint.restore_optimizer(steps.optimizer, state)
     engine.restore_scaler(order["scaler"])
@@ -289,6 +309,7 @@ def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[B
         config = settings()
         device = team.device(choose_device(config.device))
         built = build(config, Silent(), order)
+        # With other data, the rows of an order would mean other samples.
         for name, split in built.summary["splits"].items():
             first_split = order["splits"][name]
             if split != first_split:

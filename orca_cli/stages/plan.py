@@ -38,6 +38,7 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     There are none where its data were not these `splits`.
     """
     recorded_splits = record.get("splits", {})
+    # Rules read numbers of samples, so their decisions hold for these data alone.
     if any(recorded_splits.get(name) != split for name, split in splits.items()):
         return {}
     recorded = record.get("decided", {})
@@ -91,6 +92,7 @@ class TrainPlan(Train):
             return self
         accumulation = self.accumulation
         if accumulation > samples:
+            # As many whole batches as the samples fill.
             accumulation = max(1, samples // self.batch_size)
         batch_size = min(self.batch_size, samples // accumulation)
         return replace(self, batch_size=batch_size, accumulation=accumulation)
@@ -112,6 +114,7 @@ class TrainPlan(Train):
         """Return how many samples a fine-tuning of stage 3 trains on; of several, the largest."""
         count = len(self.learned(task))
         if self.folds:
+            # The smallest fold leaves the most samples to train on.
             count -= count // self.folds
         return count
 
@@ -126,6 +129,7 @@ class TrainPlan(Train):
             "validation", "test", "folds" or "nothing", and the samples; None for nothing.
         """
         if self.folds:
+            # Before `refit`: folds hold out validation samples too, where those are trained on.
             return "folds", learned
         if self.refit:
             return "nothing", None
@@ -150,6 +154,8 @@ _SMALL_SET = 500
 _MIDDLE_SET = 5000
 _SHORT = 128  # tokens of a sample, up to which members of a small model cost little
 _SMALL = 50_000_000  # parameters of the largest model that learns at the higher rate
+# Rates and numbers of steps and members were chosen by test errors on small sets; other sets have
+# to confirm them (docs/evidence/defaults.md).
 _SMALL_RATE = 2e-4
 _LARGE_RATE = 5e-5
 _OUTER_RATE = 10.0
@@ -236,7 +242,9 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
         decision = rule(facts, train)
         if decision is None:
             continue
+        # A resumed run keeps its own value, even where a rule has changed since.
         decided[key] = recorded.get(key, decision)
+        # Rules further down read this setting.
         train = replace(train, **{name: decided[key].value})
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
@@ -252,6 +260,7 @@ def _select(facts: Facts, train: TrainPlan) -> Decision:
 
 
 def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
+    # Left open, since nothing reads it.
     if train.select != "best":
         return None
     return facts.by_validation(ERROR_FROM, fewer="loss", enough="error")
@@ -260,8 +269,10 @@ def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
 def _refit(facts: Facts, train: TrainPlan) -> Decision:
     if train.select == "best":
         return Decision(False, "validation chooses")
+    # Samples that the user set apart stay apart.
     if not facts.task.validation_drawn:
         return Decision(False, "validation was not drawn from the training data")
+    # The validation samples are the test split here, which nothing may train on.
     if facts.typed.validate_on == "test":
         return Decision(False, "train.validate_on=test")
     if facts.config.task.get("train_fraction") is not None:
@@ -283,6 +294,7 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     """
     samples = train.count_learned(facts.task)
     per_epoch = train.steps_per_epoch(samples)
+    # Bounds are in steps, since a pass over a small set takes only a few.
     if samples <= _SMALL_SET:
         steps = 400.0
     elif samples <= _MIDDLE_SET:
@@ -290,14 +302,17 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     else:
         steps = min(5000, max(2000, 10 * per_epoch))
     budget = facts.config.budget
+    # From the body's features and a ridge on them, training gains little (docs/evidence/start.md).
     if budget == "quick" or (budget == "normal" and facts.starts_with_features):
         steps *= _QUICK
+    # One whole pass at least, whatever the bound on steps (docs/budget.md).
     return facts.by_budget(train, max(1, round(steps / per_epoch)))
 
 
 def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
     samples = train.count_learned(facts.task)
+    # The gain of a second member was not measured on larger sets and bodies (decision 0021).
     is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
     # A length that was typed is that of one model.
     has_open_length = facts.typed.epochs is None
@@ -317,6 +332,7 @@ def _lr(facts: Facts, train: TrainPlan) -> Decision:
 
 
 def _outer_rate(facts: Facts, train: TrainPlan) -> Decision:
+    # A rate that the user typed holds for all parameters.
     return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
 
 

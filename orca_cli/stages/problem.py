@@ -137,6 +137,7 @@ class Problem:
     def groups(self, split: Labelled, *names: str | int) -> list[Group]:
         """Return the classes of a split in a seeded order, cut into groups of a problem each."""
         generator = seeding.numpy_generator(self.seed, "align", "order", *names)
+        # The names include the step, so that other classes share a problem at every step.
         order = generator.permutation(list(split.members)).tolist()
         size = self.form.classes or len(order)
         return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
@@ -152,6 +153,7 @@ class Problem:
         """
         loss = 0.0
         worst: dict[str, float] = {}
+        # Differentiated list by list, so that memory holds the graph of a single list.
         for batch in self.distances(self.train, step):
             total = torch.stack([weight * distance.value for weight, distance in batch]).sum()
             total.backward()  # once for all groups that share a graph
@@ -173,6 +175,7 @@ class Problem:
         groups = self.groups(split, *names)
         # As many groups are embedded together as inputs and points of little memory allow.
         samples = min(self.form.points, self._readable_samples)
+        # It is 0 where the samples of a group exceed the limit, and the group is embedded alone.
         by_inputs = samples_at_once(self.model) // samples
         together = max(1, min(by_inputs, _EMBEDDED_POINTS // self.form.points))
         for start in range(0, len(groups), together):
@@ -180,6 +183,7 @@ class Problem:
             batch = groups[start : start + together]
             distances = []
             for group, sides in zip(batch, self.clouds(split, batch, *names), strict=True):
+                # n_k / n of Algorithm 1, added up over the classes of the group.
                 weight = sum(len(split.members[label]) for label in group) / len(split.samples)
                 distance = self.metric.distance(sides.source, self.prepared, sides.target)
                 distances.append((weight, distance))
@@ -229,6 +233,7 @@ class Problem:
             ConfigError: a point is all tokens of a sample, and all drawn samples of a class are too
                 short for one.
         """
+        # All draws come first: samples of several groups go through the embedder together.
         drawings = [self._drawing(split, group, *names) for group in groups]
         embedded = embed_points(
             self.model,
@@ -249,6 +254,7 @@ class Problem:
                 labels = labels[0]
                 source = self.source
             else:
+                # The target may have come out smaller than its limit; samples of the source follow.
                 rows = drawing.source.draw(x.shape[1], drawing.generator)
                 source = points_at(self.source, rows)
             target = Features(x=x, labels=labels, num_classes=len(group))
@@ -265,6 +271,7 @@ class Problem:
         generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
         is_token = self.form.features == "tokens"
         points_of_sample = self.model.embedder.layout.tokens if is_token else 1
+        # With padding, which is known only once samples are read: an upper bound.
         sizes = {label: len(split.members[label]) * points_of_sample for label in group}
         sample_size = self.metric.sample_size
         most_classes = self.metric.sample_classes
@@ -272,10 +279,14 @@ class Problem:
         samples = 1
         limit = self.form.points
         if sample_size:
+            # Both sides give the same number of points, so the smaller side decides.
             points = min(limit, len(self.source.x), sum(sizes.values()))
+            # Two samples of a side at least: debiasing subtracts their distance from each other.
             samples = max(min(2, points), points // sample_size)
             labels = self.source.labels.cpu().numpy()
             counts = Counter(labels.tolist())
+            # By the rule of the target: sides that are drawn by different rules leave a gradient
+            # where source and target are alike (decision 0016).
             source = by_class(labels, choose_classes(counts, samples, most_classes, generator))
             # Samples of both sides have the same size.
             limit = min(sample_size, limit // samples, source.limit)
@@ -309,11 +320,13 @@ class Problem:
             members = split.members[label]
             size = min(share * sharing[label], len(members), self._readable_samples)
             read.append(generator.choice(members, size=size, replace=False))
+            # A class keeps the share of all its samples, however few of them are read.
             fractions[label] = size / len(members)
 
         def choose(owners: np.ndarray) -> np.ndarray:
             return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
+        # `Draw` takes ascending samples; no two classes have one in common.
         return Draw(indices=np.sort(np.concatenate(read)), choose=choose)
 
     def _of_samples(
@@ -339,6 +352,7 @@ class Problem:
             for sample in drawn.tolist():
                 present.append([row_of[index] for index in sample if index in row_of])
             size = min(len(rows) for rows in present)
+            # Otherwise a class that lost all its points would drop out of the distance unnoticed.
             lost_classes = np.setdiff1d(split.labels[drawn], split.labels[owners])
             if size == 0 or len(lost_classes) > 0:
                 raise ConfigError(
@@ -375,6 +389,7 @@ def make_problem(
         UnavailableError: the device has no float64.
         OrcaError: any that `source_features` raises.
     """
+    # Sums over the source are taken in float64 (`source_features.moments`).
     if engine.device.type == "mps":
         raise UnavailableError(
             "mps has no float64", where="device", hint="use device=cpu, or metric=none"
@@ -386,6 +401,7 @@ def make_problem(
         features=settings.features,
         length=built.model.embedder.layout.tokens,
         points=settings.source_points,
+        # By default not the run's seed: runs of all seeds share one draw, and its cached features.
         seed=source_seed(plan),
         cloud=settings.source_cloud,
         labels=settings.source_labels,

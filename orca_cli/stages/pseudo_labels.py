@@ -16,6 +16,7 @@ from orca_cli.interfaces import IGNORED_CLASS, Kind
 
 # Values that k-means may see at once (256 MiB in float32); more come in batches.
 WHOLE_VALUES = 2**26
+# Values of a batch (64 MiB in float32).
 BATCH_VALUES = 2**24
 _RESTARTS = 10
 _PASSES = 3
@@ -52,6 +53,7 @@ def class_labels(
     from sklearn.exceptions import ConvergenceWarning
 
     state = seeding.derive(seed, "align", "pseudo_labels") % 2**32  # scikit-learn takes 32 bits
+    # k-means cannot make more clusters than there are samples.
     k = min(num_clusters, len(train))
     encoder = _encoder(kind, train)
     with warnings.catch_warnings():
@@ -64,11 +66,13 @@ def class_labels(
             generator = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
                 order = generator.permutation(len(train))  # another one in every pass
+                # k-means cannot begin with a batch of fewer than k samples.
                 for rows in _batches(train, order, encoder.width, least_size=k):
                     # Ascending rows are read from a file faster.
                     clusters.partial_fit(encoder.encode(train[np.sort(rows)]))
 
         def nearest(targets: np.ndarray) -> np.ndarray:
+            # In batches however the clusters were made: a split may be a memory map.
             labels = []
             for rows in _batches(targets, np.arange(len(targets)), encoder.width):
                 labels.append(clusters.predict(encoder.encode(targets[rows])))
@@ -94,8 +98,10 @@ def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> Labels:
     than `count`; every bin has a training sample.
     """
     numbers = np.sort(train[~np.isnan(train)])
+    # An edge is itself one of the numbers (inverted_cdf), and belongs to the bin below it.
     edges = np.unique(np.quantile(numbers, np.arange(1, count) / count, method="inverted_cdf"))
     edges = edges[edges < numbers[-1]]  # the bin above an edge at the largest is empty
+    # The lower of two middle ones, so that it is one of the numbers.
     median = numbers[(len(numbers) - 1) // 2]
 
     def binned(y: np.ndarray) -> np.ndarray:
@@ -135,6 +141,7 @@ def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:
     if num_classes is None:
         return flat
     indicators = (flat[:, :, None] == np.arange(num_classes)).astype(np.float32)
+    # NaN, so that unknown classes count as the mean, as unknown numbers do.
     indicators[flat == IGNORED_CLASS] = np.nan
     return indicators.reshape(len(targets), -1)
 
@@ -153,6 +160,7 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
         dtype = np.dtype(np.float32)
 
     def blocks() -> Iterator[np.ndarray]:
+        # In float64: sums over a large split lose digits in float32.
         for rows in _batches(train, np.arange(len(train)), width):
             yield _columns(train[rows], num_classes).astype(np.float64)
 
@@ -163,7 +171,9 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
         total += np.nansum(block, axis=0)
     mean = (total / np.maximum(counts, 1)).astype(dtype)
     scale = np.ones(width, dtype)
+    # Indicators and labels are all 0 or 1, so they share a unit already.
     if num_classes is None and kind != "labels":
+        # A second pass, around the mean: in sums of raw squares a small variance would vanish.
         squares = np.zeros(width)
         for block in blocks():
             squares += np.nansum((block - mean) ** 2, axis=0)
@@ -185,4 +195,5 @@ def _batches(
     for rows in in_turn(order, size):
         if len(rows) >= least_size:
             yield rows
+            # The pages of a memory map would otherwise stay in memory.
             release_pages(targets)

@@ -51,7 +51,9 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     predictor = cast(PooledPredictor, built.model.predictor)
     tables = [_standardised(x) for x in _inputs(built.model, engine, samples, rows)]
     weight, bias, held_out = _ridge([table.x for table in tables], _regressed(built, targets))
+    # Outputs near 0 and 1 would make the probabilities of all classes nearly alike.
     if built.task.kind != "values":
+        # By the loss of samples left out: on fitted samples the outputs look surer than they are.
         scale = _best_scale(built.loss, torch.from_numpy(held_out).float(), targets)
         weight = scale * weight
         bias = scale * bias
@@ -59,6 +61,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     layers = [predictor.linear]
     if predictor.skip is not None:
         layers.append(predictor.skip)
+    # Rows of `weight` at which a table ends, [tables - 1].
     ends = np.cumsum([len(table.mean) for table in tables])[:-1]
     blocks = np.split(weight, ends)  # [F, K] and, of what went past the body, [S, K]
     for layer, block, table in zip(layers, blocks, tables, strict=True):
@@ -71,6 +74,7 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
 
 def _best_scale(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     """Return the factor on outputs [n, K] at which their loss is lowest."""
+    # A copy, since `cpu` would move the weights of the run's own loss.
     if isinstance(loss, nn.Module):
         loss = copy.deepcopy(loss).cpu()
     losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
@@ -97,12 +101,14 @@ def _inputs(
     Returns:
         [n, F] and, where features go past the body, [n, S].
     """
+    # Without dropout, whose noise the ridge would fit.
     model.eval()
     predictor = cast(PooledPredictor, model.predictor)
     pooled: list[Tensor] = []
     past_body: list[Tensor] = []
     for batch_rows in in_turn(rows, _AT_ONCE):
         batch = engine.move(samples.batch(batch_rows))
+        # In the precision of training, as the predictor will see the features.
         with engine.autocast():
             features: Tokens = model.features(batch.x, batch.valid)
         pooled.append(predictor.pool(features))
@@ -139,6 +145,7 @@ def _regressed(built: Built, targets: Tensor) -> np.ndarray:
     if built.task.kind == "classes":
         return np.eye(built.task.num_outputs)[targets.numpy()]
     if built.task.kind == "labels":
+        # Signs, since an output of 0 is a probability of one half.
         return 2 * targets.double().numpy() - 1
     if built.model.has_scale:
         targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
@@ -161,14 +168,18 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
         # The squared lengths of rows add up by these shares.
         weights = np.sqrt([1 - share, share])[: len(tables)]
         factor = np.repeat(weights, widths)
+        # Without `cv` it leaves out each sample in turn, by a formula. With `scoring` it stores the
+        # outputs of samples left out, not their errors.
         model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
             # Of matrices that are nearly singular, at the lowest penalties.
             warnings.simplefilter("ignore")
             model.fit(np.concatenate(tables, 1) * factor, y)
         candidates.append((model, factor))
+    # Chosen, since both tables together are not always best (docs/evidence/start.md).
     best, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
     penalty_index = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
+    # Back to the tables as they came, [F, K].
     weight = best.coef_.reshape(y.shape[1], -1).T * factor[:, None]
     held_out = best.cv_results_[..., penalty_index].reshape(y.shape)
     return weight, np.atleast_1d(best.intercept_), held_out

@@ -75,6 +75,7 @@ def moments(batch: Tokens) -> Tensor:
         [3 + D] float64: the number of tokens, the sum of their squared lengths, the sum over tokens
         of the squared length of their sample's mean, and the sum of the tokens [D].
     """
+    # In float64, since variances are small differences of these large sums.
     x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
     counts = batch.mask.sum(1)
     sums = x.sum(1)
@@ -92,8 +93,10 @@ def variances(moments: Tensor) -> dict[str, float]:
         mean squared distance to the mean.
     """
     count, squares, means = moments[:3].tolist()
+    # Without any token all sums are 0, and so are the variances.
     count = max(count, 1.0)
     overall_mean = float((moments[3:] / count).square().sum()) * count
+    # Rounding may leave the difference of two equal sums below 0.
     within = max(0.0, squares - means) / count
     between = max(0.0, means - overall_mean) / count
     return {"variance_within": within, "variance_between": between}
@@ -120,6 +123,7 @@ def collapse(tokens: Tokens) -> dict[str, float]:
             hint="try a smaller align.lr",
         )
     x = tokens.x.double()
+    # Centred first: far from 0, sums of squares would swamp their differences.
     centred = replace(tokens, x=x - x[tokens.mask].mean(0))
     spread = variances(moments(centred))
     total = sum(spread.values())
@@ -155,6 +159,7 @@ def source_features(
         ConfigError: features are sequences, and fewer than two examples have the length of one.
         DataError, UnsafeError: files of the source do not have the expected form.
     """
+    # Only sequences depend on the target's length; all other targets share an entry.
     if wanted.features != "sequence":
         wanted = replace(wanted, length=0)
     facts = [
@@ -166,6 +171,7 @@ def source_features(
         wanted,
     ]
     if not all_examples:
+        # Points of a few examples must not pass for a draw from all of them.
         facts.append("some")
     key = _key(*facts)
     path = cache_folder / "source_features" / _key(key, numerics_key(device))
@@ -175,6 +181,7 @@ def source_features(
             _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
         ),
     )
+    # The points after the first `wanted.points` are the further ones (`_FRESH`).
     cloud = Features(
         x=stored.tensors["x"][: wanted.points].to(device),
         labels=stored.tensors["labels"][: wanted.points].to(device),
@@ -192,6 +199,7 @@ def prepared_metric(
     """
     x = source.cloud.x
     text = json.dumps(settings, sort_keys=True)
+    # The target has no part in it, so all tasks with this source share the entry.
     path = cache_folder / "metric_sources" / _key(source.key, text, x.dtype, numerics_key(x.device))
     prepared = cached(path, lambda: Entry(metric.prepare(source.cloud)))
     return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
@@ -246,9 +254,11 @@ def _embed(
     if all_examples:
         limit += _FRESH
     else:
+        # The loop ends early, and the first examples of a file may all be of one class.
         order = torch.randperm(len(labels), generator=generator)
     pieces: list[_Ranked] = []
     count = 0
+    # Grows to [3 + D] with the first batch.
     sums = torch.zeros(())
     with reporter.track("source features", len(labels)) as advance:
         for batch in order.split(_BATCH):
@@ -259,6 +269,8 @@ def _embed(
                 tokens = body.embed_source([inputs[row] for row in batch.tolist()])
             sums = sums + moments(tokens)
             x, rows = select_points(tokens, wanted.features, wanted.length)  # [p, d], [p]
+            # Ranks, since the number of points is known only at the end, and all may not fit into
+            # memory.
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
             pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][rows.cpu()], ranks=ranks))
             # Points that cannot be drawn any more are dropped before they take much memory.
@@ -291,6 +303,7 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     if wanted.cloud == "gaussian":
         # Sums of the centred points with normal weights are Gaussian, with the points' covariance.
         generator = seeding.torch_generator(wanted.seed, "align", "source", "gaussian")
+        # [n, n], each row of squared length 1 in expectation
         noise = torch.randn(len(x), len(x), generator=generator) / len(x) ** 0.5
         mean = x.mean(0)
         x = mean + noise @ (x - mean)
@@ -300,7 +313,9 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
     elif wanted.labels == "clusters":
         from sklearn.cluster import KMeans
 
+        # scikit-learn takes seeds of 32 bits.
         state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
+        # k-means cannot make more clusters than there are distinct points.
         count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
         clusters = KMeans(count, n_init=_RESTARTS, random_state=state)
         labels = torch.from_numpy(clusters.fit_predict(x.numpy()).astype(np.int64))

@@ -32,6 +32,7 @@ def choose_classes(
         most_classes: how many classes a sample has at most; 0: no limit, as in `Metric`.
         generator: of the draw.
     """
+    # A class with fewer points than samples would leave some sample without any of them.
     large = [label for label, size in sizes.items() if size >= samples]
     candidates = large or list(sizes)
     limit = most_classes or None
@@ -61,6 +62,7 @@ class Strata:
         for labels in self.classes:
             total = sum(self.sizes[label] for label in labels)
             for label in labels:
+                # A class without points takes no share, and so sets no limit.
                 if self.sizes[label]:
                     # The size of the sample whose share of this class is all that there is for it.
                     points = len(self.members[label]) // sharing[label]
@@ -74,6 +76,7 @@ class Strata:
         by systematic sampling: exact in expectation, and never off by a whole point.
         """
         size = min(size, self.limit)
+        # Each sample has a start of its own: with a common one, all would round up the same class.
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
         pieces = []  # of each class, the rows of every sample
         for label, rows in self.members.items():
@@ -89,6 +92,7 @@ class Strata:
         # Classes divide a line by their sizes; a comb of `size` teeth, moved by `start`, is laid on
         # it, and each class takes as many points as it has teeth.
         totals = np.cumsum([self.sizes[label] for label in labels])
+        # `start` is in [0, 1), so the last end is `size` itself.
         ends = np.floor(totals * size / totals[-1] + start)
         counts = np.diff(ends, prepend=0).astype(int)
         return dict(zip(labels.tolist(), counts, strict=True))
@@ -107,6 +111,7 @@ def by_class(
     members = {int(label): np.flatnonzero(labels == label) for label in np.unique(classes)}
     sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
     if fractions is not None:
+        # Scaled up to the whole side: reading a part of a class leaves its share as it is.
         sizes = {label: size / fractions[label] for label, size in sizes.items()}
     strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:

@@ -51,9 +51,12 @@ def embed_points(
     """
     indices = np.concatenate([draw.indices for draw in draws])
     if features == "tokens" and getattr(model.embedder, "tokens_at", None) is not None:
+        # Inputs are kept, since their masks decide which tokens are drawn before any is embedded.
         read = list(_batches(model, engine, samples, indices))
         return _embed_drawn(model, read, draws, indices)
+    # [B, T, D]
     tokens = embed(model, engine, samples, indices)
+    # [p, d] and [p]
     points, owners_of_points = select_points(tokens, features, model.embedder.layout.tokens)
     owners = owners_of_points.cpu().numpy()
     drawn = []
@@ -78,12 +81,14 @@ def _embed_drawn(
     # Of every token but padding: its sample (a row of `indices`), and its position in the sample.
     owners, positions = torch.cat(masks).cpu().numpy().nonzero()
     rows_of_draws = _chosen(draws, owners)
+    # Ascending rows are in the order of samples, so that each batch embeds a run of them.
     rows = np.sort(np.concatenate(rows_of_draws, axis=None))
     pieces = []
     start = 0
     for batch in read:
         end = start + len(batch.x)
         batch_rows = rows[(owners[rows] >= start) & (owners[rows] < end)]
+        # `tokens_at` counts samples from the start of the batch.
         batch_owners = torch.from_numpy(owners[batch_rows] - start).to(batch.x.device)
         batch_positions = torch.from_numpy(positions[batch_rows]).to(batch.x.device)
         pieces.append(model.embedder.tokens_at(batch.x, batch.valid, batch_owners, batch_positions))
@@ -108,6 +113,7 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
     first_sample = 0
     for draw in draws:
         end_sample = first_sample + len(draw.indices)
+        # `owners` ascend, so the points of a draw are neighbouring rows.
         start, end = np.searchsorted(owners, [first_sample, end_sample])
         # Of every point of the draw, the sample that owns it; `choose` counts rows from `start`.
         samples = draw.indices[owners[start:end] - first_sample]
@@ -122,6 +128,7 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
     Large samples are read a few at a time: the gradient does not need their inputs, only what fits
     onto the body's canvas.
     """
+    # All pieces stay in one graph: the caller differentiates through every sample.
     pieces = [
         model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
     ]
@@ -132,6 +139,7 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
 
 def samples_at_once(model: TransferModel) -> int:
     """Return how many samples are read at once, as `EMBEDDED_VALUES` allows."""
+    # A sample above the limit is read alone.
     return max(1, EMBEDDED_VALUES // math.prod(model.embedder.layout.input_shape))
 
 

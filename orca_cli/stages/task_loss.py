@@ -38,6 +38,7 @@ def make_loss(config: Config, task: TaskData) -> Loss:
         loss: Loss = default_loss(task.kind, not is_real)
     else:
         loss = parts.build(node, "task.loss")
+        # A loss of the user's own fails now rather than after the alignment.
         _check_loss(loss, task)
     # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
     if is_real and not counts_targets(loss):
@@ -60,6 +61,7 @@ def _check_loss(loss: Any, task: TaskData) -> None:
     # Not as many samples as outputs: shapes that do not fit could pass.
     num_samples = 3 if task.num_outputs == 2 else 2
     targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
+    # Positions of a dense target: [n, K, *E] for numbers, [n, *E] for classes.
     extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
     outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
     name = type(loss).__name__
@@ -68,6 +70,7 @@ def _check_loss(loss: Any, task: TaskData) -> None:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
             number = loss(outputs, targets)
+    # Such an error already says where, and what to do.
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
@@ -94,12 +97,14 @@ def target_counts(task: TaskData) -> np.ndarray:
     k = task.num_outputs
     is_real = is_real_valued(targets)
     totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
+    # In blocks, since targets may be a memory map that is larger than the memory.
     for block in blocks(targets, np.arange(len(targets))):
         if is_real:
             outputs = block.reshape(len(block), k, -1)  # [rows, K, positions]
             totals[0] += (outputs == 0).sum(axis=(0, 2))
             totals[1] += (outputs == 1).sum(axis=(0, 2))
         else:
+            # Unknown classes are negative.
             totals += np.bincount(block[block >= 0].ravel(), minlength=k)
     return totals
 
@@ -120,6 +125,7 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
         weights = _weights(key, train.class_weights, task)
         if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
             return MaskedCrossEntropy(weights)
+        # A subclass may compute more than the new loss would, so it is refused.
         if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.reduction == "mean":
             return nn.CrossEntropyLoss(
                 torch.tensor(weights),
@@ -158,6 +164,7 @@ def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
         return [float(weight) for weight in setting]
     sizes = target_counts(task)  # [K], or [2, K] of labels
     is_of_classes = key == _CLASS_WEIGHTS
+    # Weights of classes need counts [K], those of labels counts [2, K].
     if is_of_classes == (sizes.ndim > 1):
         raise ConfigError(
             "does not fit the targets of this task",
@@ -168,6 +175,7 @@ def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
         numerators = sizes.sum()
         denominators = (sizes > 0).sum() * sizes
     else:
+        # [K] each: samples without the label, samples with it
         numerators, denominators = sizes
     is_finite = (numerators > 0) & (denominators > 0)
     return np.where(is_finite, numerators / np.maximum(denominators, 1), 1.0).tolist()

@@ -32,7 +32,7 @@ BUDGETS = {
     "baselines": 8800,
     "benchmarks": 16500,
     "commands": 15200,
-    "config": 11100,
+    "config": 11200,
     "data": 34900,
     "interfaces": 1300,
     "launching": 6100,

@@ -49,7 +49,7 @@ BUDGETS = {
 }
 LARGEST_PRODUCT = 182_000
 LARGEST_FILE = 500  # lines
-LARGEST_FUNCTION = 60  # lines, without its signature, which may declare many settings
+LARGEST_FUNCTION = 60  # lines, without signature and docstring, which may declare many settings
 
 
 def unit(path: Path) -> str:
@@ -130,11 +130,11 @@ def test_no_function_is_longer_than_a_page():
         for node in nodes(path)
         if isinstance(node, ast.FunctionDef)
     ]
-    too_long = [
-        (path, node)
-        for path, node in functions
-        if node.end_lineno - node.body[0].lineno >= LARGEST_FUNCTION
-    ]
+    too_long = []
+    for path, node in functions:
+        first = node.body[min(ast.get_docstring(node) is not None, len(node.body) - 1)]
+        if node.end_lineno - first.lineno >= LARGEST_FUNCTION:
+            too_long.append((path, node))
     assert [f"{path.relative_to(ROOT)}: {node.name}" for path, node in too_long] == []
 
 

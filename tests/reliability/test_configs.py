@@ -79,7 +79,7 @@ FILES = {
     "alias_bomb": (BOMB, ["mine.yaml", "values"]),
     "contains_itself": ("task: &a\n  x: *a\n", ["mine.yaml:", "itself"]),
     "ten_thousand_brackets": ("task: " + "[" * 10_000 + "]" * 10_000 + "\n", ["mine.yaml", "nested"]),
-    "mistyped_key": (DIGITS.replace("validation_size", "validation_sze"), ["did you mean 'validation_size'"]),
+    "mistyped_key": (DIGITS.replace("  data:", "  validation_sze: 30\n  data:"), ["did you mean 'validation_size'"]),
     "directory": (None, ["mine.yaml"]),
 }  # fmt: skip
 HARM = ("unknown_tag", "alias_bomb", "contains_itself", "ten_thousand_brackets")

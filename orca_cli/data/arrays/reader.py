@@ -237,7 +237,7 @@ def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
         stored_shape=x.shape[1:],
         # Null is false from here on: the layout was checked above.
         channels_last=bool(settings.channels_last),
-        # A placeholder, like the scale, until `_fit` learns both.
+        # Unknown, like the scale, until `_fit` learns both.
         targets=TargetForm(kind="values"),
         scale=None,
         names=(settings.x, settings.y),

@@ -57,11 +57,6 @@ class _Member(NamedTuple):
     is_plain: bool
     open: Callable[[], Any]
 
-    @property
-    def label(self) -> str:
-        """Return its name for messages."""
-        return f"member {ascii(self.name[:100])}"
-
 
 def unpack(
     archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None
@@ -87,7 +82,9 @@ def unpack(
     opened = _members(archive)
     reporter.say(f"unpacking {archive.name}")
     # On the file system of the target, so that files can be moved by a rename.
-    parent = folder if folder.is_dir() else storage.make_folder(folder.parent)
+    parent = folder
+    if not folder.is_dir():
+        parent = storage.make_folder(folder.parent)
     with (
         storage.guarded(folder),
         tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=parent) as temporary,
@@ -98,8 +95,9 @@ def unpack(
             # An error of the disk: storage explains it.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            message = f"is a damaged archive: {error}"
-            raise DataError(message, where=str(archive), hint="get the file again") from error
+            raise DataError(
+                f"is a damaged archive: {error}", where=str(archive), hint="get the file again"
+            ) from error
         # A file gets its name once its content is on the disk.
         os.sync()
         signals.check()
@@ -115,15 +113,18 @@ def unpack(
 def _check_target(folder: Path, path: PurePosixPath) -> None:
     """Refuse a path at which a link would redirect the file, or a file or folder is in its way."""
     target = folder / path
-    parents = [folder / parent for parent in path.parents if parent.parts]
-    # A link that somebody planted would lead the file out of the folder.
-    is_redirected = any(
-        parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents
-    )
-    is_folder = target.is_dir() and not target.is_symlink()
-    if is_redirected or is_folder:
-        message = "a link or a file stands where a folder is needed, or a folder where a file is"
-        raise UnsafeError(message, where=str(target), hint="move it away")
+    is_blocked = target.is_dir() and not target.is_symlink()
+    # The last of the parents is the folder itself.
+    for parent in map(folder.joinpath, path.parents[:-1]):
+        # A link that somebody planted would lead the file out of the folder.
+        if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
+            is_blocked = True
+    if is_blocked:
+        raise UnsafeError(
+            "a link or a file stands where a folder is needed, or a folder where a file is",
+            where=str(target),
+            hint="move it away",
+        )
 
 
 def _members(path: Path) -> Iterator[_Member]:
@@ -151,7 +152,9 @@ def _members(path: Path) -> Iterator[_Member]:
 
 def _open(path: Path, is_packed: bool) -> IO[bytes] | gzip.GzipFile:
     """Open a file for reading, through gzip where it is packed."""
-    return gzip.open(path) if is_packed else open(path, "rb")
+    if is_packed:
+        return gzip.open(path)
+    return open(path, "rb")
 
 
 def _write(
@@ -175,8 +178,8 @@ def _write(
             # The file system decides which names are the same.
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
-            message = f"{member.label} occurs twice, or lies inside a file"
-            raise _refusal(archive, message) from error
+            label = _label(member.name)
+            raise _refusal(archive, f"{label} occurs twice, or lies inside a file") from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):
                 signals.check()
@@ -188,36 +191,46 @@ def _write(
     return paths
 
 
+def _label(name: str) -> str:
+    """Return the name of a member for messages."""
+    return f"member {ascii(name[:100])}"
+
+
 def _check_member(archive: Path, member: _Member) -> None:
-    path = PurePosixPath(member.name)
+    name = member.name
+    path = PurePosixPath(name)
     has_name = bool(path.parts) or member.is_folder
     if not member.is_plain or not has_name:
-        raise _refusal(archive, f"{member.label} is a link, a device or no file at all")
+        raise _refusal(archive, f"{_label(name)} is a link, a device or no file at all")
     if (
         path.is_absolute()
         or ".." in path.parts
-        or "\\" in member.name
+        or "\\" in name
         # A drive of Windows.
-        or member.name[1:2] == ":"
-        or not member.name.isprintable()
+        or name[1:2] == ":"
+        or not name.isprintable()
     ):
-        message = f"{member.label} leads out of the folder, or has an unsafe name"
-        raise _refusal(archive, message)
+        raise _refusal(archive, f"{_label(name)} leads out of the folder, or has an unsafe name")
 
 
 def _check_total(archive: Path, total: int) -> None:
     """Refuse an archive that unpacks to too many bytes."""
-    by_ratio = max(_FREE_BYTES, archive.stat().st_size * _MAX_RATIO)
+    archive_size = archive.stat().st_size
+    by_ratio = max(_FREE_BYTES, archive_size * _MAX_RATIO)
     if total > min(_MAX_BYTES, by_ratio):
-        message = (
-            f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
+        raise _refusal(
+            archive,
+            f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size,"
+            " as bombs do",
         )
-        raise _refusal(archive, message)
 
 
 def _refusal(archive: Path, message: str) -> UnsafeError:
-    hint = "nothing was unpacked; get the archive from a source that you trust"
-    return UnsafeError(message, where=str(archive), hint=hint)
+    return UnsafeError(
+        message,
+        where=str(archive),
+        hint="nothing was unpacked; get the archive from a source that you trust",
+    )
 
 
 class _Stream:
@@ -240,7 +253,11 @@ class _Stream:
 
 
 def _in_gzip(path: Path) -> Iterator[_Member]:
-    name = path.name[:-3] if path.name.lower().endswith(".gz") else f"{path.name}.unpacked"
+    name = path.name
+    if name.lower().endswith(".gz"):
+        name = name[:-3]
+    else:
+        name = f"{name}.unpacked"
     with gzip.open(path) as file:
         yield _Member(
             name=name,
@@ -259,11 +276,12 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
         ) as archive:
             for header in archive:
                 is_known = header.type in (*_CONTENT, tarfile.DIRTYPE)
+                # A sparse file could declare any size with hardly a byte in the archive.
+                is_plain = is_known and not header.issparse()
                 yield _Member(
                     name=header.name,
                     is_folder=header.isdir(),
-                    # A sparse file could declare any size with hardly a byte in the archive.
-                    is_plain=is_known and not header.issparse(),
+                    is_plain=is_plain,
                     open=partial(archive.extractfile, header),
                 )
                 # Otherwise the headers of a large archive would fill the memory.
@@ -275,9 +293,11 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
 
 def _in_zip(path: Path) -> Iterator[_Member]:
     with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
+        entries = archive.infolist()
         # zipfile reads no more of a member than the member declares.
-        _check_total(path, sum(entry.file_size for entry in archive.infolist()))
-        for entry in archive.infolist():
+        total = sum(entry.file_size for entry in entries)
+        _check_total(path, total)
+        for entry in entries:
             # 0 where the archive was made by a system without such types.
             file_type = stat.S_IFMT(entry.external_attr >> 16)
             yield _Member(
@@ -323,13 +343,14 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        message = f"not a readable {kind}: {error}"
-        raise DataError(message, where=where, hint="write or get it again") from error
+        raise DataError(
+            f"not a readable {kind}: {error}", where=where, hint="write or get it again"
+        ) from error
     with archive:
         entries = archive.infolist()
-        if len(entries) > max_members:
-            message = f"{len(entries)} members, at most {max_members} are read"
-            raise UnsafeError(message, where=where)
+        count = len(entries)
+        if count > max_members:
+            raise UnsafeError(f"{count} members, at most {max_members} are read", where=where)
         for entry in entries:
             _check_entry(entry, where)
         # Members of one file cannot have more bytes together than the file.
@@ -339,16 +360,19 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
 
 
 def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
-    label = f"member {ascii(entry.filename[:100])}"
     if not entry.filename:
         raise DataError("a member has no name", where=where, hint="get the file again")
+    label = _label(entry.filename)
     is_encrypted = entry.flag_bits & 1
     if is_encrypted or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        message = f"{label} is encrypted or has an unusual compression"
-        raise DataError(message, where=where, hint="unpack it yourself")
-    if entry.file_size > entry.compress_size * MAX_DEFLATE + 1024:
-        message = (
-            f"{label} declares {entry.file_size:,} bytes, more than its {entry.compress_size:,} "
-            "can hold"
+        raise DataError(
+            f"{label} is encrypted or has an unusual compression",
+            where=where,
+            hint="unpack it yourself",
         )
-        raise UnsafeError(message, where=where)
+    if entry.file_size > entry.compress_size * MAX_DEFLATE + 1024:
+        raise UnsafeError(
+            f"{label} declares {entry.file_size:,} bytes,"
+            f" more than its {entry.compress_size:,} can hold",
+            where=where,
+        )

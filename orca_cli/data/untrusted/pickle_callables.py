@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted.memory import checked_characters
+from orca_cli.data.untrusted.memory import checked_characters, is_shape
 from orca_cli.exceptions import UnsafeError
 
-# NumPy's own bound before version 2.
-_MAX_AXES = 32
 # A kind (truths, integers, floats, complex numbers, bytes, texts or objects) and a size.
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 
@@ -59,12 +57,7 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
 
 def _elements(shape: Any, dtype: Any) -> int:
     """Return the number of elements of an array."""
-    is_shape = (
-        type(shape) is tuple
-        and len(shape) <= _MAX_AXES
-        and all(type(extent) is int and extent >= 0 for extent in shape)
-    )
-    if not (is_shape and isinstance(dtype, np.dtype)):
+    if not (is_shape(shape) and isinstance(dtype, np.dtype)):
         raise refused("has an array without shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(extent for extent in shape if extent) * dtype.itemsize >= 2**63:
@@ -78,10 +71,10 @@ def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
     Python 2 stored it as a text, which is decoded as Latin-1.
     """
     needed = _elements(shape, dtype) * dtype.itemsize
-    raw = content.encode("latin-1") if type(content) is str else content
-    if dtype.kind == "O" or type(raw) not in (bytes, bytearray) or len(raw) != needed:
+    stored = content.encode("latin-1") if type(content) is str else content
+    if dtype.kind == "O" or type(stored) not in (bytes, bytearray) or len(stored) != needed:
         raise refused(f"has an array of {needed:,} bytes, and not these as its content")
-    return raw
+    return stored
 
 
 def _ndarray(*_: Any) -> None:
@@ -112,10 +105,12 @@ def fill(array: np.ndarray, state: Any) -> None:
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """Return a contiguous array as protocol 5 stores it."""
-    raw = _raw(content, shape, dtype)
-    array = np.ndarray(shape, dtype, buffer=raw or None, order="F" if order == "F" else "C")
+    content = _raw(content, shape, dtype)
+    array = np.ndarray(shape, dtype, buffer=content or None, order="F" if order == "F" else "C")
     checked_characters(array)
-    return array if axes is None else array.transpose(axes)
+    if axes is None:
+        return array
+    return array.transpose(axes)
 
 
 def _scalar(dtype: Any, content: Any) -> Any:

@@ -98,16 +98,19 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
     try:
         return isolated(function, where, *limits(size), **arguments)
     except StoppedError as error:
-        hint = "the file is damaged or hostile; get it from a source that you trust"
-        raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
+        raise WorkerError(
+            f"reading it {error}",
+            where=where,
+            hint="the file is damaged or hostile; get it from a source that you trust",
+        ) from error
 
 
 def limits(size: int) -> Limits:
     """Return the limits of reading a file of `size` bytes."""
     seconds = 5 + size // 2**18
     # Whole GiB, so that small files share a process.
-    memory = 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
-    return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory)
+    memory_gib = 4 + 4 * size // 2**30
+    return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory_gib * 2**30)
 
 
 def isolated(
@@ -152,7 +155,8 @@ def isolated(
 def close() -> None:
     """End the processes, whatever they are doing."""
     while _running:
-        _running.popitem()[1].end()
+        _, process = _running.popitem()
+        process.end()
 
 
 class _Process(io.RawIOBase):
@@ -169,8 +173,8 @@ class _Process(io.RawIOBase):
             variables = os.environ | dict.fromkeys(_THREADS, "1")
         # The folder of the program, then those where this process finds its packages, but never the
         # current folder, in which a module could have been planted.
-        path = [str(Path(__file__).parents[3])]
-        path += [entry for entry in sys.path if os.path.isabs(entry)]
+        program_folder = Path(__file__).parents[3]
+        path = [str(program_folder), *filter(os.path.isabs, sys.path)]
         # -I: no variables and no folders of the user; -S: no .pth files, which may hold code; -B:
         # no compiled modules are written.
         command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
@@ -217,8 +221,9 @@ class _Process(io.RawIOBase):
             raise self._ended() from broken
         except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
-            message = f"failed: its process returned a malformed response: {malformed}"
-            raise StoppedError(message) from malformed
+            raise StoppedError(
+                f"failed: its process returned a malformed response: {malformed}"
+            ) from malformed
         except BaseException:
             # The process may still be at work on this call.
             self.end()
@@ -277,13 +282,14 @@ class _Process(io.RawIOBase):
                 raise StoppedError(f"failed: its process gave no answer in {self._wait_s:g} s")
 
     def _ended(self) -> StoppedError:
-        code = self._process.wait()
+        exit_code = self._process.wait()
         # The kernel sends it at the limit of computing time.
-        if code == -signal.SIGXCPU:
+        if exit_code == -signal.SIGXCPU:
             return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
-        if code < 0:
-            return StoppedError(f"failed: its process was ended by {signal.Signals(-code).name}")
-        return StoppedError(f"failed: its process ended with exit code {code}")
+        if exit_code < 0:
+            ending_signal = signal.Signals(-exit_code)
+            return StoppedError(f"failed: its process was ended by {ending_signal.name}")
+        return StoppedError(f"failed: its process ended with exit code {exit_code}")
 
 
 def _error_of(name: str, message: str, where: str, hint: str) -> Exception:
@@ -304,7 +310,8 @@ def _forget() -> None:
     global _lock
     _lock = threading.Lock()
     while _running:
-        _running.popitem()[1].forget()
+        _, process = _running.popitem()
+        process.forget()
 
 
 # The processes by whether they are confined.
@@ -352,12 +359,14 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     module, name, arguments, folder, seconds = request
     # The limit counts from the start of the process, which has served others before.
     used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds_used = math.ceil(used.ru_utime + used.ru_stime)
     # From now on the kernel lets this process compute for this long.
-    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+    _limit(resource.RLIMIT_CPU, seconds_used + seconds)
     try:
         # Paths in the arguments may be relative to the parent's working folder.
         os.chdir(folder)
-        return "value", getattr(importlib.import_module(module), name)(**arguments)
+        function = getattr(importlib.import_module(module), name)
+        return "value", function(**arguments)
     except OrcaError as error:
         texts = [text[:_MAX_MESSAGE] for text in (error.what, error.where, error.hint)]
         return "error", [type(error).__name__, *texts]
@@ -367,7 +376,8 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
             limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
         return "failed", f"needs more than {limit}"
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
-        return "failed", f"failed: {type(error).__name__}: {error}"[:_MAX_MESSAGE]
+        message = f"failed: {type(error).__name__}: {error}"
+        return "failed", message[:_MAX_MESSAGE]
 
 
 def _limit(resource_number: int, limit: int) -> None:
@@ -375,8 +385,10 @@ def _limit(resource_number: int, limit: int) -> None:
     hard = resource.getrlimit(resource_number)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
+    new_hard = limit
     # The limit of computing time grows with each request; the others cannot be raised again.
-    new_hard = hard if resource_number == resource.RLIMIT_CPU else limit
+    if resource_number == resource.RLIMIT_CPU:
+        new_hard = hard
     # A system may lack this limit; the others apply.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource_number, (limit, new_hard))

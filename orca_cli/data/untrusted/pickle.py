@@ -61,22 +61,27 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     if size > max_bytes:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=path)
     with open(path, "rb", buffering=2**16) as stream:
-        if not stream.peek(len(NPY)).startswith(NPY):
+        head = stream.peek(len(NPY))
+        if not head.startswith(NPY):
             return pickle_machine.read(stream, path, size)
         # A file that np.save wrote: a header, then numbers, or a pickle of objects.
         header = read_header(stream, size, path, objects=True)
         if not header.dtype.hasobject:
+            stored = read_npy(Path(path))
             # Copied, since the worker's answer cannot contain a memory map.
-            return np.array(read_npy(Path(path)).read())
+            return np.array(stored.read())
         # `read_header` reads beyond the header.
         stream.seek(header.offset)
         array = pickle_machine.read(stream, path, size - header.offset)
     # The header and the pickle both have the shape; a damaged file may contradict itself.
     is_of_objects = isinstance(array, np.ndarray) and array.dtype == object
     if not is_of_objects or array.shape != header.shape:
-        message = f"does not hold the objects {header.shape} that its header declares"
-        raise DataError(message, where=path)
-    return array[()] if array.shape == () else array
+        raise DataError(
+            f"does not hold the objects {header.shape} that its header declares", where=path
+        )
+    if array.shape == ():
+        return array[()]
+    return array
 
 
 def read_bytes_here(content: bytes, name: str) -> Any:

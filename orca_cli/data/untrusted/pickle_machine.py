@@ -81,8 +81,10 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     except EOFError as error:
         raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
-        message = f"is a damaged pickle ({type(error).__name__})"
-        raise DataError(message, where=where, hint="get the file again") from error
+        kind = type(error).__name__
+        raise DataError(
+            f"is a damaged pickle ({kind})", where=where, hint="get the file again"
+        ) from error
     return value
 
 
@@ -119,7 +121,8 @@ class _Machine:
         containers = 0
         # One instruction a turn: its byte, its argument, its action.
         for _ in range(_MAX_OPCODES):
-            opcode = pickletools.code2op.get(chr(self.read(1)[0]))  # type: ignore[attr-defined]
+            code = self.read(1)[0]
+            opcode = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
             if opcode is None:
                 raise DataError("is not a pickle, or is damaged", hint="get the file again")
             if opcode.name == "STOP":
@@ -139,6 +142,9 @@ class _Machine:
                 argument = read_argument(self)
             _ACTIONS[opcode.name](self, argument)
         raise refused("has too many instructions")
+
+    def _bytes_read(self) -> int:
+        return self._limit - self._left
 
     def _count_read(self, size: int) -> None:
         """Count bytes that are about to be read; refuse them beyond the limit."""
@@ -168,9 +174,11 @@ class _Machine:
     def quoted(self) -> str:
         """Return the argument of STRING; `pickletools` would read ASCII only."""
         line = self.readline()[:-1]
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        quote = line[:1]
+        if len(line) < 2 or not line.endswith(quote) or quote not in (b"'", b'"'):
             raise ValueError("a string without quotes")
-        return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
+        content, _ = codecs.escape_decode(line[1:-1])
+        return content.decode("latin-1")
 
     def content(self) -> bytearray:
         """Return the argument of BYTEARRAY8, an array's content; `pickletools` would copy it."""
@@ -220,8 +228,9 @@ class _Machine:
             # Tuples within a key are refused: hashing those that share tuples may never end.
             entries = key if type(key) is tuple else (key,)
             if len(entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, entries)):
-                message = "has a dict with a key that is no short text and no number below 64 bits"
-                raise refused(message)
+                raise refused(
+                    "has a dict with a key that is no short text and no number below 64 bits"
+                )
             target[key] = value
 
     def make_dict(self) -> None:
@@ -231,7 +240,7 @@ class _Machine:
 
     def put(self, index: int) -> None:
         # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
-        if not 0 <= index <= self._limit - self._left:
+        if not 0 <= index <= self._bytes_read():
             raise refused("names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
 
@@ -241,8 +250,10 @@ class _Machine:
             raise refused("asks for something without name")
         if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
-            shown = [letter if letter.isprintable() else "?" for letter in requested]
-            raise refused(f"asks for {''.join(shown)}")
+            for letter in requested:
+                if not letter.isprintable():
+                    requested = requested.replace(letter, "?")
+            raise refused(f"asks for {requested}")
         self.push(CALLABLES[module, name])
 
     def reduce(self) -> None:
@@ -264,7 +275,7 @@ class _Machine:
         elif created:
             self._created += len(created)
         # A small allowance in any case, and above it a multiple of the bytes that were read so far.
-        if self._created > max(_MAX_CREATED, _MAX_COPIES * (self._limit - self._left)):
+        if self._created > max(_MAX_CREATED, _MAX_COPIES * self._bytes_read()):
             raise refused("makes more than its size can hold")
 
     def build(self) -> None:

@@ -49,7 +49,8 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         # A database with other values would otherwise fail far from here, when it is encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
-        if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
+        is_number = isinstance(fold, (int, np.integer))
+        if not is_number or not 0 <= fold < NUM_FOLDS:
             raise fault(f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}", where)
         yield sequence, int(fold)
 
@@ -64,20 +65,27 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         database.begin(buffers=True) as transaction,
     ):
         # Reading a page beyond the end of a map would crash the process.
-        needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+        num_pages = database.info()["last_pgno"] + 1
+        needed = num_pages * database.stat()["psize"]
         size = Path(path).stat().st_size
         if needed > size:
-            message = f"is cut off: {size:,} of {needed:,} bytes"
-            raise DataError(message, where=path, hint="get the file again")
+            raise DataError(
+                f"is cut off: {size:,} of {needed:,} bytes", where=path, hint="get the file again"
+            )
         contents: list[bytes | None] = []
         for key in keys:
             content = transaction.get(key.encode())
+            if content is None:
+                contents.append(None)
+                continue
             # Before it is copied.
-            if content is not None and len(content) > max_value:
-                message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
-                raise UnsafeError(message, where=path)
+            if len(content) > max_value:
+                raise UnsafeError(
+                    f"a value has {len(content):,} bytes, at most {max_value:,} are read",
+                    where=path,
+                )
             # Copied: the view of the map ends with the transaction.
-            contents.append(None if content is None else bytes(content))
+            contents.append(bytes(content))
         return contents
 
 
@@ -118,7 +126,9 @@ def values(
         UnavailableError: the package lmdb is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    file = path / "data.mdb" if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / "data.mdb"
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
     need("lmdb", where)

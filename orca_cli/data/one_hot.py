@@ -60,7 +60,8 @@ def longer_note(
     for split_name, sequences in splits.items():
         num_longer = int(sequences.longer.sum())
         if num_longer > 0:
-            counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
+            num_sequences = len(sequences.ends)
+            counts.append(f"{num_longer} of {num_sequences} in {split_name}")
     if not counts:
         return ""
     return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
@@ -69,7 +70,7 @@ def longer_note(
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return the symbols of all texts [sum of lengths] uint8, and the end of each [n] int64."""
     symbols = np.frombuffer(b"".join(texts), np.uint8)
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    ends = np.cumsum(list(map(len, texts)), dtype=np.int64)
     return symbols, ends
 
 
@@ -88,9 +89,14 @@ class SymbolSamples(ArraySamples):
         sizes = np.diff(ends, prepend=0)
         starts = ends - sizes
         symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
+
+        def one_hot(row: int) -> np.ndarray:
+            columns: np.ndarray = sequences.tokens[starts[row] : ends[row]] == symbols
+            return columns  # [V, l]
+
         # Made for each batch: all columns at once would take V times the memory of the tokens.
         columns = Ragged(
-            row=lambda i: sequences.tokens[starts[i] : ends[i]] == symbols,
+            row=one_hot,
             lengths=sizes,
             sample=(num_symbols, length),
             dtype=np.uint8,
@@ -115,7 +121,8 @@ class SymbolSamples(ArraySamples):
     def digest(self) -> str:
         """Return a SHA-256 over sequences, classes, the length of the input, and having no mask."""
         mask = "" if self._mask else " unmasked"
-        digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
+        header = f"{self._name} {self._length} {len(self)}{mask}"
+        digest = hashlib.sha256(header.encode())
         for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):
             digest.update(array.tobytes())
         return digest.hexdigest()

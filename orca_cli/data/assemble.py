@@ -114,8 +114,7 @@ def draw(
     the groups where there are any. Draws are stratified by class, a group by its most frequent one.
     Rows of one group, and identical inputs, stay together; see `contents.joined`.
     """
-    validation_fraction, test_fraction = fractions
-    shares = {"validation": validation_fraction, "test": test_fraction}
+    shares = dict(zip(("validation", "test"), fractions, strict=True))
     # Splits that are marked or have data of their own are not drawn.
     for split_name in {*pool.rows, *pool.supplied}:
         shares.pop(split_name, None)
@@ -141,10 +140,10 @@ def draw(
         keys=keys,
     )
     # From the drawn units back to the rows of the training data.
-    rows = {
-        split_name: train[np.isin(units.numbers, getattr(drawn, split_name))]
-        for split_name in ("train", *shares)
-    }
+    rows: dict[str, np.ndarray] = {}
+    for split_name in ("train", *shares):
+        is_drawn = np.isin(units.numbers, getattr(drawn, split_name))
+        rows[split_name] = train[is_drawn]
     details = []
     if classes is not None:
         details.append("stratified")

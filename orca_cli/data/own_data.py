@@ -82,9 +82,10 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
     """
     if not missing.any():
         return
-    row = missing.argmax() + 1
+    num_missing = missing.sum()
+    first_row = missing.argmax() + 1
     raise DataError(
-        f"{missing.sum()} rows have no {what}, the first is row {row}", where=where, hint=hint
+        f"{num_missing} rows have no {what}, the first is row {first_row}", where=where, hint=hint
     )
 
 
@@ -92,8 +93,9 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
     """Raise DataError if entries of a column are wrong ([n] bool); it names the first."""
     if not wrong.any():
         return
-    row = wrong.argmax()
-    raise DataError(f"'{values[row]}' in row {row + 1} {what}", where=where, hint=hint)
+    first_row = wrong.argmax()
+    entry = values[first_row]
+    raise DataError(f"'{entry}' in row {first_row + 1} {what}", where=where, hint=hint)
 
 
 def is_missing(text: str) -> bool:
@@ -118,7 +120,7 @@ def check_labels(labels: np.ndarray, where: str) -> None:
 
 def listed(names: Iterable[object], limit: int = _SHOWN) -> str:
     """Return names with commas between them; of more than `limit`, the number of the others."""
-    texts = [str(name) for name in names]
+    texts = list(map(str, names))
     shown = ", ".join(texts[:limit])
     if len(texts) <= limit:
         return shown

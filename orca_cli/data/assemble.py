@@ -71,10 +71,10 @@ def assemble(
     training data hold, drawn ones included. DataError for fewer than 10 training samples before the
     draw.
     """
-    count = len(pool.rows["train"])
-    if count < _MIN_SAMPLES:
+    num_samples = len(pool.rows["train"])
+    if num_samples < _MIN_SAMPLES:
         raise DataError(
-            f"too few {pool.unit}: {count}",
+            f"too few {pool.unit}: {num_samples}",
             where=pool.where,
             hint=f"provide {_MIN_SAMPLES} or more for training",
         )
@@ -83,19 +83,19 @@ def assemble(
     fitted = fit(pool.rows | drawn)
     targets = fitted.targets
     # The test split stays closed until `open_test` below is called.
-    train = fitted.samples("train")
-    validation = fitted.samples("validation")
-    warnings = targets.warnings(train.targets())
+    training_samples = fitted.samples("train")
+    validation_samples = fitted.samples("validation")
+    warnings = targets.warnings(training_samples.targets())
     # Joined only now, since opening a split may add to the notes of `fit`.
     note = "; ".join([*notes_on_draw, *fitted.notes, *warnings])
-    sizes = f"{len(train)} training and {len(validation)} validation {pool.unit}"
+    sizes = f"{len(training_samples)} training and {len(validation_samples)} validation {pool.unit}"
     reporter.say(f"{name}: {sizes}; {note}")
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,
         num_outputs=targets.num_outputs,
-        train=train,
-        validation=validation,
+        train=training_samples,
+        validation=validation_samples,
         open_test=lambda: fitted.samples("test"),
         target_scale=targets.scale,
         class_names=targets.names,
@@ -120,38 +120,38 @@ def draw(
         shares.pop(split_name, None)
     if not shares:
         return {}, []
-    train = pool.rows["train"]
+    training_rows = pool.rows["train"]
     # Splits are drawn from training rows only, so marked splits keep theirs.
-    classes = None if pool.classes is None else pool.classes[train]
-    groups = None if pool.groups is None else pool.groups[train]
-    joint_groups, note_on_identical = joined(groups, pool.contents(train))
+    classes = None if pool.classes is None else pool.classes[training_rows]
+    groups = None if pool.groups is None else pool.groups[training_rows]
+    joint_groups, note_on_identical = joined(groups, pool.contents(training_rows))
     # Whole units are drawn, so that no group is divided between two splits.
-    units = merged(len(train), classes, joint_groups)
+    units = merged(len(training_rows), classes, joint_groups)
     # The settings that an error about the sizes names.
-    keys = ["task.validation_fraction", "task.test_fraction"]
+    settings = ["task.validation_fraction", "task.test_fraction"]
     if groups is not None:
-        keys.insert(0, "task.group")
+        settings.insert(0, "task.group")
     drawn = split(
         units.count,
         validation=shares.get("validation", 0.0),
         test=shares.get("test", 0.0),
         seed=seed,
         classes=units.classes,
-        keys=keys,
+        keys=settings,
     )
     # From the drawn units back to the rows of the training data.
-    rows: dict[str, np.ndarray] = {}
+    drawn_rows: dict[str, np.ndarray] = {}
     for split_name in ("train", *shares):
         is_drawn = np.isin(units.numbers, getattr(drawn, split_name))
-        rows[split_name] = train[is_drawn]
+        drawn_rows[split_name] = training_rows[is_drawn]
     details = []
     if classes is not None:
         details.append("stratified")
     # Where every unit is a single sample, groups changed nothing.
-    if groups is not None and units.count < len(train):
+    if groups is not None and units.count < len(training_rows):
         details.append(f"{units.count} groups kept together")
     details.append(f"split_seed={seed}")
     notes = [f"{' and '.join(shares)} drawn from the training data ({', '.join(details)})"]
     if note_on_identical:
         notes.append(note_on_identical)
-    return rows, notes
+    return drawn_rows, notes

@@ -70,10 +70,10 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
         return groups, "too many inputs to be compared: identical ones may be in several splits"
     # Of each distinct input its first row and its number of rows; of each row the position [n] of
     # its input among them.
-    _, first_rows, positions, counts = np.unique(
+    _, first_rows, positions, row_counts = np.unique(
         contents, return_index=True, return_inverse=True, return_counts=True
     )
-    counts_of_repeated = counts[counts > 1]
+    counts_of_repeated = row_counts[row_counts > 1]
     num_repeated = int(counts_of_repeated.sum())
     if num_repeated == 0:
         return groups, ""
@@ -151,10 +151,10 @@ def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) 
     Of a split that is not read whole, the samples are drawn by the seed.
     """
     rows = np.arange(len(samples))
-    limit = _most_samples(input_shape)
-    if len(samples) > limit:
+    most_samples = _most_samples(input_shape)
+    if len(samples) > most_samples:
         generator = seeding.numpy_generator(seed, "overlap")
-        rows = np.sort(generator.choice(len(samples), limit, replace=False))
+        rows = np.sort(generator.choice(len(samples), most_samples, replace=False))
     by_values = _BATCH_VALUES // math.prod(input_shape)
     batch_size = max(1, min(256, by_values))
     # An empty split has an empty array, which `concatenate` needs.

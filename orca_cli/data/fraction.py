@@ -55,11 +55,11 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     """
     if fraction is None:
         return task
-    total = len(task.train)
-    count = max(1, round(fraction * total))
-    if count < 2:
+    num_samples = len(task.train)
+    num_used = max(1, round(fraction * num_samples))
+    if num_used < 2:
         raise DataError(
-            f"{fraction:g} leaves {count} of {total} training samples",
+            f"{fraction:g} leaves {num_used} of {num_samples} training samples",
             where="task.train_fraction",
             hint="at least 2 are needed",
         )
@@ -70,17 +70,19 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     # Derived, so that this draw is independent of the draw of splits by the same seed.
     draw_seed = seeding.derive(seed, "train_fraction")
     # `split` takes train from the end of one order, so a smaller part lies within a larger one.
-    drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
-    draw = f"task.train_fraction={fraction:g}"
+    drawn = split(
+        num_samples, validation=0, test=0, train=num_used, seed=draw_seed, classes=classes
+    )
+    manner = f"task.train_fraction={fraction:g}"
     consequence = ""
     if classes is not None:
-        draw += ", every class in proportion"
+        manner += ", every class in proportion"
         # A part with fewer samples than classes cannot hold every class.
         drawn_classes = np.unique(classes[drawn.train])
         num_lost = len(np.unique(classes)) - len(drawn_classes)
         if num_lost > 0:
             consequence = f", which leaves {num_lost} classes without any"
-    note = f"{count} of {total} training samples are used ({draw}){consequence}"
+    note = f"{num_used} of {num_samples} training samples are used ({manner}){consequence}"
     if task.note:
         note = f"{task.note}; {note}"
     return replace(task, train=Part(whole=task.train, rows=drawn.train), note=note)
@@ -117,13 +119,13 @@ class Joined:
             batches.append(samples.batch(rows, augment))
         # `order` has the position of each requested sample among those of all batches.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
-        x = torch.cat([batch.x for batch in batches])[order]
-        y = torch.cat([batch.y for batch in batches])[order]
+        inputs = torch.cat([batch.x for batch in batches])[order]
+        targets = torch.cat([batch.y for batch in batches])[order]
         if all(batch.valid is None for batch in batches):
-            return Batch(x, y)
+            return Batch(inputs, targets)
         # Splits without padding get a mask that is True everywhere.
         valid = torch.cat([_mask(batch) for batch in batches])[order]
-        return Batch(x, y, valid)
+        return Batch(inputs, targets, valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""

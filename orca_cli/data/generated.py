@@ -44,8 +44,8 @@ def folder_of(
             returns.
     """
     # Sorted, so that the order of the parameters does not change the folder's name.
-    text = json.dumps(parameters, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    parameters_json = json.dumps(parameters, sort_keys=True)
+    digest = hashlib.sha256(parameters_json.encode()).hexdigest()
     folder_name = f"{name}-{digest[:12]}"
     folder = cache_folder / "generated" / folder_name
     with storage.cached(
@@ -171,8 +171,8 @@ class MapSamples(ABC):
 
     def digest(self) -> str:
         """Return a SHA-256 over facts and records: what the files held when targets were read."""
-        text = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        facts_json = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
+        return hashlib.sha256(facts_json.encode()).hexdigest()
 
 
 def _state_of(files: Sequence[Path]) -> str:

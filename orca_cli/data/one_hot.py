@@ -39,10 +39,10 @@ class Sequences:
         """
         is_used = ~self.longer | (over_length == "truncate")
         # The length of each sequence, [n].
-        sizes = np.diff(self.ends, prepend=0)
+        lengths = np.diff(self.ends, prepend=0)
         sequences = Sequences(
-            tokens=self.tokens[np.repeat(is_used, sizes)],
-            ends=np.cumsum(sizes[is_used]),
+            tokens=self.tokens[np.repeat(is_used, lengths)],
+            ends=np.cumsum(lengths[is_used]),
             classes=self.classes[is_used],
             longer=self.longer[is_used],
         )
@@ -86,8 +86,8 @@ class SymbolSamples(ArraySamples):
         self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool
     ) -> None:
         ends = sequences.ends
-        sizes = np.diff(ends, prepend=0)
-        starts = ends - sizes
+        lengths = np.diff(ends, prepend=0)
+        starts = ends - lengths
         symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
 
         def one_hot(row: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class SymbolSamples(ArraySamples):
         # Made for each batch: all columns at once would take V times the memory of the tokens.
         columns = Ragged(
             row=one_hot,
-            lengths=sizes,
+            lengths=lengths,
             sample=(num_symbols, length),
             dtype=np.uint8,
         )

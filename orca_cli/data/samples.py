@@ -49,9 +49,9 @@ class Gaps:
         is_missing = np.isnan(x)
         if valid is not None:
             is_missing &= valid[:, None]
-        flags = is_missing[:, list(self.flagged)]  # [B, I, *E]
+        indicators = is_missing[:, list(self.flagged)]  # [B, I, *E]
         if not is_missing.any():
-            return x, flags
+            return x, indicators
         # In float64: a mean in float32 would not be the one that the scale subtracts.
         means = _per_channel(self.fill, x.ndim)
         filled = np.where(is_missing, means, x.astype(np.float64))
@@ -68,7 +68,7 @@ class Gaps:
                     series = filled[sample, channel]
                     gap_steps = np.flatnonzero(is_gap)
                     series[is_gap] = np.interp(gap_steps, known_steps, series[known_steps])
-        return filled, flags
+        return filled, indicators
 
 
 def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
@@ -217,17 +217,17 @@ def as_inputs(
     first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
     and are not scaled. Without scale or gaps that step is left out.
     """
-    flags = None
+    indicators = None
     if gaps is not None:
-        x, flags = gaps.filled(x, valid)
+        x, indicators = gaps.filled(x, valid)
     if scale is not None:
         # In float64: float32 would lose a small signal on a large offset.
         x = (x - _per_channel(scale.mean, x.ndim)) / _per_channel(scale.std, x.ndim)
     if valid is not None:
         # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)
-    if flags is not None:
-        x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
+    if indicators is not None:
+        x = np.concatenate([x, indicators], axis=1)  # [B, C + I, *E]
     # Rounded to float32 only after all arithmetic.
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:

@@ -48,12 +48,12 @@ def marked_rows(
     for others, and where `for_training` is set and no row is for training; `hint` follows what is
     allowed.
     """
-    texts = np.char.lower(np.char.strip(marks.astype(str)))
+    mark_texts = np.char.lower(np.char.strip(marks.astype(str)))
     marked: dict[str, np.ndarray] = {}
     # Every mark is wrong until a split claims it.
-    is_wrong = np.ones(texts.shape, dtype=bool)
+    is_wrong = np.ones(mark_texts.shape, dtype=bool)
     for split_name, spellings in PART_NAMES.items():
-        is_marked = np.isin(texts, [*spellings, _NUMBERS[split_name]])
+        is_marked = np.isin(mark_texts, [*spellings, _NUMBERS[split_name]])
         is_wrong &= ~is_marked
         if is_marked.any():
             marked[split_name] = np.flatnonzero(is_marked)
@@ -131,16 +131,16 @@ def _count(size: int | float, n_samples: int) -> int:
     return max(int(size > 0), round(size * n_samples))
 
 
-def _spread(order: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _spread(random_order: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return a random order [n] changed so that every stretch holds each class in proportion."""
     # A sample's rank within its class, as a fraction, spreads every class evenly over the order.
     # The last of each class has rank 1, so that the end of the order, train, has every class.
-    ranks = np.empty(len(order))
+    ranks = np.empty(len(random_order))
     for label in np.unique(classes):
-        members = order[classes[order] == label]
+        members = random_order[classes[random_order] == label]
         ranks[members] = np.arange(1, len(members) + 1) / len(members)
     # The sort is stable: samples of the same rank stay in the random order.
-    return order[np.argsort(ranks[order], kind="stable")]
+    return random_order[np.argsort(ranks[random_order], kind="stable")]
 
 
 def folds(

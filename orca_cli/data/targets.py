@@ -232,11 +232,11 @@ def fit_targets(
 
 
 def _fit_classes(
-    y: np.ndarray, rows: np.ndarray, where: str, num_classes: int | None
+    y: np.ndarray, training_rows: np.ndarray, where: str, num_classes: int | None
 ) -> TargetForm:
     """Return the form of class labels [N]; the classes are those that occur in training rows."""
-    labels = plain_labels(y, where)[rows]
-    classes, counts = np.unique(labels, return_counts=True)  # classes ascend
+    labels = plain_labels(y, where)[training_rows]
+    classes, label_counts = np.unique(labels, return_counts=True)  # classes ascend
     num_present = len(classes)
     lowest = classes[0]
     highest = classes[-1]
@@ -253,7 +253,7 @@ def _fit_classes(
     if num_present < 2:
         raise _equal_targets(num_labels, classes, where)
     # Most of many labels occur once, as numbers to predict do.
-    are_mostly_single = 2 * np.sum(counts == 1) > num_present
+    are_mostly_single = 2 * np.sum(label_counts == 1) > num_present
     if are_mostly_single and 2 * num_present > num_labels > 20:
         raise DataError(
             f"{num_present} different labels in {num_labels} training samples"
@@ -270,9 +270,11 @@ def _fit_classes(
     )
 
 
-def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
+def _fit_class_maps(
+    form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
+) -> TargetForm:
     """Return the form with its number of classes, which is known or that of the training rows."""
-    training_maps = form.encode(y, where)[rows]
+    training_maps = form.encode(y, where)[training_rows]
     present = np.unique(training_maps[training_maps != IGNORED_CLASS])  # ascending
     num_present = len(present)
     if num_present < 2:
@@ -289,13 +291,15 @@ def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: st
     return replace(form, num_outputs=num_classes)
 
 
-def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
+def _fit_numbers(
+    form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
+) -> TargetForm:
     """Return the form of labels, values or maps with K, and of numbers with their scale."""
     numbers = form.numbers(y, where)  # [N, K, *E]
     form = replace(form, num_outputs=numbers.shape[1])
     if form.kind == "labels":
         return form
-    targets = numbers[rows]
+    targets = numbers[training_rows]
     if targets.dtype.kind != "f":
         targets = targets.astype(np.float64)
     other_axes = (0, *range(2, targets.ndim))
@@ -316,12 +320,12 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
     return replace(form, scale=target_scale(targets))
 
 
-def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:
+def _equal_targets(num_targets: int, targets: np.ndarray, where: str) -> DataError:
     """Return the error for training targets that are all equal; with none, all are ignored."""
     target_texts = map(str, targets.tolist())
     shown = ", ".join(target_texts) or "ignored"
     return DataError(
-        f"all {count} training targets are {shown}",
+        f"all {num_targets} training targets are {shown}",
         where=where,
         hint="provide two classes or more, or numbers that differ by more than their rounding",
     )
@@ -386,12 +390,12 @@ def check_finite(
         return
     # Numbers beyond the range of float32 become infinite.
     with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
+        in_float32 = values.astype(np.float32)
     if allow_nan:
-        is_wrong = np.isinf(narrow)
+        is_wrong = np.isinf(in_float32)
         problem = "values are infinite"
     else:
-        is_wrong = ~np.isfinite(narrow)
+        is_wrong = ~np.isfinite(in_float32)
         problem = "values are NaN or infinite"
     num_wrong = is_wrong.sum()
     if num_wrong == 0:

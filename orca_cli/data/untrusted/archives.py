@@ -79,18 +79,18 @@ def unpack(
             folder, or occurs twice; more members or bytes than allowed; or content that grows as
             only bombs do. No member is skipped silently.
     """
-    opened = _members(archive)
+    entries = _members(archive)
     reporter.say(f"unpacking {archive.name}")
     # On the file system of the target, so that files can be moved by a rename.
-    parent = folder
+    existing_folder = folder
     if not folder.is_dir():
-        parent = storage.make_folder(folder.parent)
+        existing_folder = storage.make_folder(folder.parent)
     with (
         storage.guarded(folder),
-        tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=parent) as temporary,
+        tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=existing_folder) as temporary,
     ):
         try:
-            paths = _write(archive, opened, Path(temporary), members or (lambda name: True))
+            paths = _write(archive, entries, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             # An error of the disk: storage explains it.
             if isinstance(error, OSError) and error.errno is not None:
@@ -139,10 +139,10 @@ def _members(path: Path) -> Iterator[_Member]:
     is_packed = head.startswith(GZIP)
     with damage(str(path), "archive"), _open(path, is_packed) as file:
         # The first header, if it is a tar.
-        block = file.read(tarfile.BLOCKSIZE)
+        first_header = file.read(tarfile.BLOCKSIZE)
     try:
         # The header of a tar has a checksum, so other content does not pass for one.
-        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(first_header, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if is_packed:
             return _in_gzip(path)
@@ -162,10 +162,10 @@ def _write(
 ) -> list[PurePosixPath]:
     """Write the wanted members below a folder and return their paths; all are checked."""
     paths: list[PurePosixPath] = []
-    count = 0
+    num_members = 0
     for member in members:
-        count += 1
-        if count > _MAX_MEMBERS:
+        num_members += 1
+        if num_members > _MAX_MEMBERS:
             raise _refusal(archive, f"has more than {_MAX_MEMBERS} members")
         # Unwanted members as well: an archive with one unsafe name is refused.
         _check_member(archive, member)
@@ -186,7 +186,7 @@ def _write(
                 file.write(chunk)
         paths.append(path)
     # An error of damaged archives, as those of zipfile and tarfile.
-    if count == 0:
+    if num_members == 0:
         raise ValueError("no members")
     return paths
 
@@ -213,11 +213,11 @@ def _check_member(archive: Path, member: _Member) -> None:
         raise _refusal(archive, f"{_label(name)} leads out of the folder, or has an unsafe name")
 
 
-def _check_total(archive: Path, total: int) -> None:
+def _check_total(archive: Path, total_bytes: int) -> None:
     """Refuse an archive that unpacks to too many bytes."""
     archive_size = archive.stat().st_size
     by_ratio = max(_FREE_BYTES, archive_size * _MAX_RATIO)
-    if total > min(_MAX_BYTES, by_ratio):
+    if total_bytes > min(_MAX_BYTES, by_ratio):
         raise _refusal(
             archive,
             f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size,"
@@ -295,8 +295,8 @@ def _in_zip(path: Path) -> Iterator[_Member]:
     with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
         entries = archive.infolist()
         # zipfile reads no more of a member than the member declares.
-        total = sum(entry.file_size for entry in entries)
-        _check_total(path, total)
+        total_bytes = sum(entry.file_size for entry in entries)
+        _check_total(path, total_bytes)
         for entry in entries:
             # 0 where the archive was made by a system without such types.
             file_type = stat.S_IFMT(entry.external_attr >> 16)
@@ -348,9 +348,9 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
         ) from error
     with archive:
         entries = archive.infolist()
-        count = len(entries)
-        if count > max_members:
-            raise UnsafeError(f"{count} members, at most {max_members} are read", where=where)
+        num_members = len(entries)
+        if num_members > max_members:
+            raise UnsafeError(f"{num_members} members, at most {max_members} are read", where=where)
         for entry in entries:
             _check_entry(entry, where)
         # Members of one file cannot have more bytes together than the file.

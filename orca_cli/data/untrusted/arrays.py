@@ -121,11 +121,11 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
     # In the file too, since `head` begins where the file does.
     offset = head.tell()
     # Objects are a pickle, whose size does not follow from the shape.
-    needed = math.prod(shape) * dtype.itemsize
-    remaining = size - offset
-    if needed > remaining and not dtype.hasobject:
+    needed_bytes = math.prod(shape) * dtype.itemsize
+    remaining_bytes = size - offset
+    if needed_bytes > remaining_bytes and not dtype.hasobject:
         raise DataError(
-            f"the header declares {needed:,} bytes, the file holds {remaining:,}",
+            f"the header declares {needed_bytes:,} bytes, the file holds {remaining_bytes:,}",
             where=where,
             hint="write it again",
         )
@@ -137,8 +137,8 @@ def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
     if dtype.kind == "V" or not is_shape(shape):
         return False
     # NumPy ignores empty axes when it checks that an array is not too large.
-    size = math.prod(extent for extent in shape if extent > 0) * dtype.itemsize
-    return 0 < size < 2**63
+    num_bytes = math.prod(extent for extent in shape if extent > 0) * dtype.itemsize
+    return 0 < num_bytes < 2**63
 
 
 def read_npy(path: Path) -> StoredArray:

@@ -174,10 +174,18 @@ class _Process(io.RawIOBase):
         # The folder of the program, then those where this process finds its packages, but never the
         # current folder, in which a module could have been planted.
         program_folder = Path(__file__).parents[3]
-        path = [str(program_folder), *filter(os.path.isabs, sys.path)]
+        module_folders = [str(program_folder), *filter(os.path.isabs, sys.path)]
         # -I: no variables and no folders of the user; -S: no .pth files, which may hold code; -B:
         # no compiled modules are written.
-        command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            _START.format(path=module_folders),
+            str(memory),
+        ]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -337,8 +345,14 @@ def serve(memory: int) -> None:
     # Texts that a library prints must not get among the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # These signals are for the parent, which ends this process or closes its input.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
+        signal.signal(signal_number, signal.SIG_IGN)
     # A crash leaves no file of this process's memory.
     _limit(resource.RLIMIT_CORE, 0)
     if memory:
@@ -358,8 +372,8 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     """Return the kind of an answer, which is value, error or failed, and its content."""
     module, name, arguments, folder, seconds = request
     # The limit counts from the start of the process, which has served others before.
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds_used = math.ceil(used.ru_utime + used.ru_stime)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds_used = math.ceil(usage.ru_utime + usage.ru_stime)
     # From now on the kernel lets this process compute for this long.
     _limit(resource.RLIMIT_CPU, seconds_used + seconds)
     try:
@@ -371,10 +385,10 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
         texts = [text[:_MAX_MESSAGE] for text in (error.what, error.where, error.hint)]
         return "error", [type(error).__name__, *texts]
     except MemoryError:
-        limit = "the free memory"
+        memory_limit = "the free memory"
         if memory:
-            limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
-        return "failed", f"needs more than {limit}"
+            memory_limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
+        return "failed", f"needs more than {memory_limit}"
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
         message = f"failed: {type(error).__name__}: {error}"
         return "failed", message[:_MAX_MESSAGE]
@@ -382,16 +396,16 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
 
 def _limit(resource_number: int, limit: int) -> None:
     """Set a limit of this process, but never above the one that it inherited."""
-    hard = resource.getrlimit(resource_number)[1]
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    new_hard = limit
+    hard_limit = resource.getrlimit(resource_number)[1]
+    if hard_limit != resource.RLIM_INFINITY:
+        limit = min(limit, hard_limit)
+    new_hard_limit = limit
     # The limit of computing time grows with each request; the others cannot be raised again.
     if resource_number == resource.RLIMIT_CPU:
-        new_hard = hard
+        new_hard_limit = hard_limit
     # A system may lack this limit; the others apply.
     with suppress(ValueError, OSError):
-        resource.setrlimit(resource_number, (limit, new_hard))
+        resource.setrlimit(resource_number, (limit, new_hard_limit))
 
 
 def _confine(memory: int) -> None:

@@ -58,29 +58,29 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
 
     with open(path, "rb") as file:
         # The header ends with the version, 1.0, and the byte order.
-        mark = file.read(128)[124:]
-    if mark not in (b"\x00\x01IM", b"\x01\x00MI"):
+        version_mark = file.read(128)[124:]
+    if version_mark not in (b"\x00\x01IM", b"\x01\x00MI"):
         raise DataError("not a MATLAB file, or one of another version", where=path, hint=_ALLOWED)
     with damage(path, "MATLAB file"):
         # Names and declared shapes only: nothing large is read before they are checked.
         variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         file_size = Path(path).stat().st_size
-        total = 0
+        total_bytes = 0
         for name, shape, kind in variables:
             if name not in names:
                 continue
             num_elements = math.prod(shape)
-            total += num_elements * _SIZES.get(kind, 8)
+            total_bytes += num_elements * _SIZES.get(kind, 8)
             # The product of two negative axes would pass for a size.
             is_negative = min(shape, default=0) < 0
-            if is_negative or num_elements > file_size * MAX_DEFLATE or total > max_bytes:
+            if is_negative or num_elements > file_size * MAX_DEFLATE or total_bytes > max_bytes:
                 raise UnsafeError(
                     f"'{name}' declares the shape {shape}, more than the file can hold"
                     " or than is read",
                     where=path,
                     hint="get the file from a source that you trust",
                 )
-            check_memory(total, path, hint="use a machine with more memory")
+            check_memory(total_bytes, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
             # The conversion would drop imaginary parts.
             warnings.simplefilter("error", np.exceptions.ComplexWarning)

@@ -62,11 +62,11 @@ def release_pages(array: object) -> None:
     while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
-    pages = getattr(owner, "base", None)
-    if not is_read_only or not isinstance(pages, mmap.mmap) or len(pages) < _LARGE:
+    memory_map = getattr(owner, "base", None)
+    if not is_read_only or not isinstance(memory_map, mmap.mmap) or len(memory_map) < _LARGE:
         return
     if hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
+        memory_map.madvise(mmap.MADV_DONTNEED)
 
 
 def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:

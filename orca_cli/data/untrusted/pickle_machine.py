@@ -192,17 +192,17 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         """Take the values above the last mark off the stack."""
-        items = self._stack
+        values = self._stack
         self._stack = self._marked.pop()
-        return items
+        return values
 
     def pop(self, count: int) -> list[Any]:
         """Take the last values off the stack."""
-        items = self._stack[-count:]
-        if len(items) != count:
+        values = self._stack[-count:]
+        if len(values) != count:
             raise IndexError
         del self._stack[-count:]
-        return items
+        return values
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -213,12 +213,12 @@ class _Machine:
             raise ValueError("a number of too many digits")
         self._stack.append(value)
 
-    def append(self, items: list[Any]) -> None:
+    def append(self, values: list[Any]) -> None:
         target = self._stack[-1]
         # The exact type: a pickle of data appends to lists only.
         if type(target) is not list:
             raise refused("appends to something that is not a list")
-        target.extend(items)
+        target.extend(values)
 
     def set_items(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -322,27 +322,27 @@ def _check_result(
     # A value inside itself, or a chain that is too long for the calls of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
-    items: Any = ()
+    elements: Any = ()
     if isinstance(value, np.ndarray):
         # Other arrays hold no values that have to be traversed.
         if value.dtype.kind == "O":
-            items = value.ravel()
+            elements = value.ravel()
     elif type(value) is dict:
         # Keys are plain, as `set_items` ensures.
-        items = value.values()
+        elements = value.values()
     elif type(value) in (list, tuple):
-        items = value
+        elements = value
     elif not isinstance(value, _PLAIN):
         raise refused(f"leaves a {type(value).__name__} as a value")
-    size = 1 + len(items)
+    size = 1 + len(elements)
     depth = 1
     above.add(id(value))
-    for item in items:
-        if isinstance(item, _PLAIN):
+    for element in elements:
+        if isinstance(element, _PLAIN):
             continue
-        item_size, item_depth = _check_result(item, finished=finished, above=above)
-        size += item_size
-        depth = max(depth, item_depth + 1)
+        element_size, element_depth = _check_result(element, finished=finished, above=above)
+        size += element_size
+        depth = max(depth, element_depth + 1)
         if size > _MAX_VALUES or depth > _MAX_DEPTH:
             raise endless
     above.discard(id(value))

@@ -35,15 +35,15 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         DataError: its values have another form.
         UnsafeError, UnavailableError, WorkerError: as `values`.
     """
-    (total,) = values(path, ["num_examples"], reader=objects_here)
+    (num_proteins,) = values(path, ["num_examples"], reader=objects_here)
     # `isinstance` would let a truth pass.
-    if type(total) is not int or total < 0:
-        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", path)
-    records = values(path, map(str, range(total)), reader=objects_here)
-    for number, record in enumerate(records):
-        where = f"{path}[{number}]"
+    if type(num_proteins) is not int or num_proteins < 0:
+        raise fault(f"'num_examples' is {str(num_proteins)[:20]}, not a count", path)
+    records = values(path, map(str, range(num_proteins)), reader=objects_here)
+    for protein_number, record in enumerate(records):
+        where = f"{path}[{protein_number}]"
         if not isinstance(record, dict):
-            raise fault(f"has no protein {number} of {total}", where)
+            raise fault(f"has no protein {protein_number} of {num_proteins}", where)
         sequence = record.get("primary")
         fold = record.get("fold_label")
         # A database with other values would otherwise fail far from here, when it is encoded.
@@ -66,11 +66,13 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
     ):
         # Reading a page beyond the end of a map would crash the process.
         num_pages = database.info()["last_pgno"] + 1
-        needed = num_pages * database.stat()["psize"]
-        size = Path(path).stat().st_size
-        if needed > size:
+        needed_bytes = num_pages * database.stat()["psize"]
+        file_size = Path(path).stat().st_size
+        if needed_bytes > file_size:
             raise DataError(
-                f"is cut off: {size:,} of {needed:,} bytes", where=path, hint="get the file again"
+                f"is cut off: {file_size:,} of {needed_bytes:,} bytes",
+                where=path,
+                hint="get the file again",
             )
         contents: list[bytes | None] = []
         for key in keys:
@@ -132,11 +134,13 @@ def values(
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
     need("lmdb", where)
-    size = file.stat().st_size
+    file_size = file.stat().st_size
     remaining = iter(keys)
     while True:
         # Each call of the worker opens the database anew, so it fetches several values.
         batch = list(islice(remaining, _BATCH))
         if not batch:
             return
-        yield from isolation.read(reader, where, size, path=where, keys=batch, max_value=max_value)
+        yield from isolation.read(
+            reader, where, file_size, path=where, keys=batch, max_value=max_value
+        )

@@ -24,6 +24,8 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 
 _MIN_SAMPLES = 10
+# The rows of splits in the training data, by the splits' names.
+SplitRows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Pool:
 
     unit: str  # what samples are called in the note
     where: str
-    rows: dict[str, np.ndarray]  # of train and of other splits that the training data mark
+    rows: SplitRows  # of train and of other splits that the training data mark
     supplied: Iterable[str]  # splits with data of their own
     classes: np.ndarray | None  # [N] to stratify by
     groups: np.ndarray | None  # [N] of samples that stay together
@@ -52,7 +54,7 @@ class Fitted:
     notes: Sequence[str]  # opening train and validation may add some
 
 
-Fit = Callable[[dict[str, np.ndarray]], Fitted]
+Fit = Callable[[SplitRows], Fitted]
 
 
 def assemble(
@@ -105,9 +107,7 @@ def assemble(
     )
 
 
-def draw(
-    pool: Pool, fractions: tuple[float, float], seed: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[SplitRows, list[str]]:
     """Return the rows of train and of the splits that are drawn from it, and notes on the draw.
 
     Both are empty where the data give every split. `fractions` are those of validation and test, of
@@ -140,7 +140,7 @@ def draw(
         keys=settings,
     )
     # From the drawn units back to the rows of the training data.
-    drawn_rows: dict[str, np.ndarray] = {}
+    drawn_rows: SplitRows = {}
     for split_name in ("train", *shares):
         is_drawn = np.isin(units.numbers, getattr(drawn, split_name))
         drawn_rows[split_name] = training_rows[is_drawn]

@@ -43,8 +43,7 @@ def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | Non
     """
     if len(rows) * bytes_of_row(x) > _MOST_BYTES:
         return None
-    block_contents = starmap(_bytes_of, masked_blocks(x, rows))
-    return hashes(chain.from_iterable(block_contents))
+    return hashes(chain.from_iterable(starmap(_bytes_of, masked_blocks(x, rows))))
 
 
 def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:

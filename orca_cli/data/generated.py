@@ -112,8 +112,7 @@ class MapSamples(ABC):
                     signals.check()
                     target, record = self.read_target(index)
                     # Little-endian on every machine, as the header says.
-                    little_endian = target.astype("<f4")
-                    file.write(little_endian.tobytes())
+                    file.write(target.astype("<f4").tobytes())
                     records.append(record)
                     advance()
             storage.write_json(folder / "records.json", records)

@@ -60,8 +60,7 @@ def longer_note(
     for split_name, sequences in splits.items():
         num_longer = int(sequences.longer.sum())
         if num_longer > 0:
-            num_sequences = len(sequences.ends)
-            counts.append(f"{num_longer} of {num_sequences} in {split_name}")
+            counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
     if not counts:
         return ""
     return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
@@ -91,8 +90,7 @@ class SymbolSamples(ArraySamples):
         symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
 
         def one_hot(row: int) -> np.ndarray:
-            columns: np.ndarray = sequences.tokens[starts[row] : ends[row]] == symbols
-            return columns  # [V, l]
+            return sequences.tokens[starts[row] : ends[row]] == symbols  # [V, l]
 
         # Made for each batch: all columns at once would take V times the memory of the tokens.
         columns = Ragged(

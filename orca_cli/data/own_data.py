@@ -82,10 +82,9 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
     """
     if not missing.any():
         return
-    num_missing = missing.sum()
     first_row = missing.argmax() + 1
     raise DataError(
-        f"{num_missing} rows have no {what}, the first is row {first_row}", where=where, hint=hint
+        f"{missing.sum()} rows have no {what}, the first is row {first_row}", where=where, hint=hint
     )
 
 

@@ -185,12 +185,15 @@ class ArraySamples:
             for block in blocks(array, rows):
                 digest.update(block.tobytes())
 
-        add("x", self._x, self._rows)
-        add("y", self._y, self._rows)
-        optional = {"valid": self._valid, "groups": self._groups}
+        arrays: dict[str, np.ndarray | Ragged | None] = {
+            "x": self._x,
+            "y": self._y,
+            "valid": self._valid,
+            "groups": self._groups,
+        }
         if isinstance(self._x, Ragged):
-            optional["lengths"] = self._x.lengths
-        for name, array in optional.items():
+            arrays["lengths"] = self._x.lengths
+        for name, array in arrays.items():
             if array is not None:
                 add(name, array, self._rows)
         if self._scale is not None:

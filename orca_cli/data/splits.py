@@ -18,13 +18,12 @@ from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
 # How splits are called in names of arrays (x_train, x_val, ...) and folders, and in columns and
-# arrays of marks.
+# arrays of marks. The number of a split in this order is a mark too.
 PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-_NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
 _WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")  # as pandas writes a column of integers with a gap
 
 
@@ -52,16 +51,15 @@ def marked_rows(
     marked: dict[str, np.ndarray] = {}
     # Every mark is wrong until a split claims it.
     is_wrong = np.ones(mark_texts.shape, dtype=bool)
-    for split_name, spellings in PART_NAMES.items():
-        is_marked = np.isin(mark_texts, [*spellings, _NUMBERS[split_name]])
+    for number, (split_name, spellings) in enumerate(PART_NAMES.items()):
+        is_marked = np.isin(mark_texts, [*spellings, str(number)])
         is_wrong &= ~is_marked
         if is_marked.any():
             marked[split_name] = np.flatnonzero(is_marked)
-    problem = f"is not a split ({is_wrong.sum()} rows)"
     refuse_entry(
         wrong=is_wrong,
         values=marks,
-        what=problem,
+        what=f"is not a split ({is_wrong.sum()} rows)",
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )

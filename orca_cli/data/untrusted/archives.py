@@ -178,8 +178,9 @@ def _write(
             # The file system decides which names are the same.
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
-            label = _label(member.name)
-            raise _refusal(archive, f"{label} occurs twice, or lies inside a file") from error
+            raise _refusal(
+                archive, f"{_label(member.name)} occurs twice, or lies inside a file"
+            ) from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):
                 signals.check()

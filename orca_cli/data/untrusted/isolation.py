@@ -295,8 +295,8 @@ class _Process(io.RawIOBase):
         if exit_code == -signal.SIGXCPU:
             return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
         if exit_code < 0:
-            ending_signal = signal.Signals(-exit_code)
-            return StoppedError(f"failed: its process was ended by {ending_signal.name}")
+            signal_name = signal.Signals(-exit_code).name
+            return StoppedError(f"failed: its process was ended by {signal_name}")
         return StoppedError(f"failed: its process ended with exit code {exit_code}")
 
 

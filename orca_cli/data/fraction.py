@@ -124,7 +124,7 @@ class Joined:
         if all(batch.valid is None for batch in batches):
             return Batch(inputs, targets)
         # Splits without padding get a mask that is True everywhere.
-        valid = torch.cat([_mask(batch) for batch in batches])[order]
+        valid = torch.cat(list(map(_mask, batches)))[order]
         return Batch(inputs, targets, valid)
 
     def targets(self) -> np.ndarray:

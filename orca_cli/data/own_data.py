@@ -104,7 +104,7 @@ def is_missing(text: str) -> bool:
 
 def check_labels(labels: np.ndarray, where: str) -> None:
     """Raise DataError where text labels [n] say that they are missing; it counts them."""
-    missing = np.array([is_missing(text) for text in labels.tolist()], dtype=bool)
+    missing = np.array(list(map(is_missing, labels.tolist())), dtype=bool)
     if not missing.any():
         return
     label = labels[missing.argmax()]

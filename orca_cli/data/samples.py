@@ -73,7 +73,8 @@ class Gaps:
 
 def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
     """Return numbers [C] in a shape that broadcasts over arrays [n, C, *E] of `ndim` axes."""
-    return numbers.reshape(-1, *(1,) * (ndim - 2))
+    single_axes = (1,) * (ndim - 2)
+    return numbers.reshape(-1, *single_axes)
 
 
 def count_missing(x: np.ndarray | Ragged) -> int:
@@ -225,7 +226,9 @@ def as_inputs(
         x, indicators = gaps.filled(x, valid)
     if scale is not None:
         # In float64: float32 would lose a small signal on a large offset.
-        x = (x - _per_channel(scale.mean, x.ndim)) / _per_channel(scale.std, x.ndim)
+        mean = _per_channel(scale.mean, x.ndim)
+        std = _per_channel(scale.std, x.ndim)
+        x = (x - mean) / std
     if valid is not None:
         # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)

@@ -132,7 +132,7 @@ class TargetForm:
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             # NaN passes: `check_finite` has refused it where no target may be missing.
-            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y))
+            is_wrong = ~(np.isin(y, (0, 1)) | np.isnan(y))
             num_wrong = is_wrong.sum()
             if num_wrong > 0:
                 raise DataError(

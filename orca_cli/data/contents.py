@@ -96,12 +96,12 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    names, numbers = np.unique(groups, return_inverse=True)  # names ascend
-    num_groups = len(names)
+    group_names, group_numbers = np.unique(groups, return_inverse=True)  # names ascend
+    num_groups = len(group_names)
     num_inputs = int(inputs.max()) + 1
     num_nodes = num_groups + num_inputs
     # Groups are the first nodes, and inputs follow them.
-    edges = (numbers, num_groups + inputs)
+    edges = (group_numbers, num_groups + inputs)
     has_edge = np.ones(len(groups), dtype=bool)
     graph = coo_array((has_edge, edges), shape=(num_nodes, num_nodes))
     _, components = connected_components(graph, directed=False)
@@ -109,7 +109,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     _, first_groups, positions = np.unique(
         components[:num_groups], return_index=True, return_inverse=True
     )
-    return names[first_groups[positions]][numbers]
+    return group_names[first_groups[positions]][group_numbers]
 
 
 def count_shared(
@@ -149,16 +149,16 @@ def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) 
 
     Of a split that is not read whole, the samples are drawn by the seed.
     """
-    rows = np.arange(len(samples))
+    read_rows = np.arange(len(samples))
     most_samples = _most_samples(input_shape)
     if len(samples) > most_samples:
         generator = seeding.numpy_generator(seed, "overlap")
-        rows = np.sort(generator.choice(len(samples), most_samples, replace=False))
+        read_rows = np.sort(generator.choice(len(samples), most_samples, replace=False))
     by_values = _BATCH_VALUES // math.prod(input_shape)
     batch_size = max(1, min(256, by_values))
     # An empty split has an empty array, which `concatenate` needs.
     digests = [np.empty(0, np.uint64)]
-    for batch_rows in in_turn(rows, batch_size):
+    for batch_rows in in_turn(read_rows, batch_size):
         batch = samples.batch(batch_rows)
         inputs = batch.x.numpy()
         valid = None if batch.valid is None else batch.valid.numpy()

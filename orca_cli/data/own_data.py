@@ -104,17 +104,17 @@ def is_missing(text: str) -> bool:
 
 def check_labels(labels: np.ndarray, where: str) -> None:
     """Raise DataError where text labels [n] say that they are missing; it counts them."""
-    missing = np.array(list(map(is_missing, labels.tolist())), dtype=bool)
-    if not missing.any():
+    is_absent = np.array(list(map(is_missing, labels.tolist())), dtype=bool)
+    if not is_absent.any():
         return
-    label = labels[missing.argmax()]
-    noun = "target"
+    label = labels[is_absent.argmax()]
+    missing_noun = "target"
     hint = "remove these rows"
     # An empty field is surely missing, while a word such as "none" may be a class.
     if label:
-        noun = f"target ('{label}')"
+        missing_noun = f"target ('{label}')"
         hint = f"{hint}; if '{label}' is a class, give it another name"
-    refuse_rows(missing, noun, where, hint)
+    refuse_rows(is_absent, missing_noun, where, hint)
 
 
 def listed(names: Iterable[object], limit: int = _SHOWN) -> str:

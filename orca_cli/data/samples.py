@@ -363,8 +363,8 @@ def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
             is_known &= valid[:, None]
         block_known = is_known.sum(axis=other_axes).astype(np.float64)  # [C]
         total_known = np.maximum(num_known + block_known, 1)
-        sums = np.where(is_known, block, 0).sum(axis=other_axes, dtype=np.float64)
-        block_mean = sums / np.maximum(block_known, 1)
+        known_sums = np.where(is_known, block, 0).sum(axis=other_axes, dtype=np.float64)
+        block_mean = known_sums / np.maximum(block_known, 1)
         # Blocks are merged about their own means, so that no large offset is squared.
         deviations = np.where(is_known, block - _per_channel(block_mean, x.ndim), 0)
         deviations = deviations.astype(np.float64)

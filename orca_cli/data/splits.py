@@ -108,14 +108,14 @@ def split(
             hint=f"change {settings}",
         )
     # The name keeps this draw apart from others by the same seed.
-    order = numpy_generator(seed, "split").permutation(n_samples)
+    random_order = numpy_generator(seed, "split").permutation(n_samples)
     if classes is not None:
-        order = _spread(order, classes)
+        random_order = _spread(random_order, classes)
     train_start = n_samples - n_train
     return Split(
-        train=np.sort(order[train_start:]),
-        validation=np.sort(order[n_test:validation_end]),
-        test=np.sort(order[:n_test]),
+        train=np.sort(random_order[train_start:]),
+        validation=np.sort(random_order[n_test:validation_end]),
+        test=np.sort(random_order[:n_test]),
     )
 
 

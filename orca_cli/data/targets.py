@@ -145,8 +145,8 @@ class TargetForm:
     def _expected(self) -> str:
         """Return the shapes that `numbers` takes, as text."""
         sizes = self._sizes()
-        single = f"(n{sizes or ','})"
-        return f"expected {single} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
+        single_output = f"(n{sizes or ','})"
+        return f"expected {single_output} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
 
     def _sizes(self) -> str:
         """Return the extent as text that follows another size, such as ", 8, 8"."""
@@ -177,10 +177,10 @@ class TargetForm:
         for number, adjective in ((1, "positive"), (0, "negative")):
             # NaN equals neither number, so missing labels do not count.
             is_present = (train_targets == number).any(axis=0)
-            absent = np.flatnonzero(~is_present)
-            if len(absent) > 0:
-                names = listed(label_names[label] for label in absent)
-                warnings.append(f"warning: label {names} has no {adjective} training sample")
+            absent_labels = np.flatnonzero(~is_present)
+            if len(absent_labels) > 0:
+                absent_names = listed(label_names[label] for label in absent_labels)
+                warnings.append(f"warning: label {absent_names} has no {adjective} training sample")
         return warnings
 
 
@@ -409,8 +409,8 @@ def check_finite(
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
     """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
-    index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
-    sample, *position = map(int, index)
+    first_index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
+    sample, *position = map(int, first_index)
     sample += offset
-    shown = (sample, *position) if position else sample
-    return f"the first is {values[index]} at index {shown}"
+    shown_index = (sample, *position) if position else sample
+    return f"the first is {values[first_index]} at index {shown_index}"

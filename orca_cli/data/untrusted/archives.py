@@ -90,7 +90,7 @@ def unpack(
         tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=existing_folder) as temporary,
     ):
         try:
-            paths = _write(archive, entries, Path(temporary), members or (lambda name: True))
+            member_paths = _write(archive, entries, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             # An error of the disk: storage explains it.
             if isinstance(error, OSError) and error.errno is not None:
@@ -102,20 +102,20 @@ def unpack(
         os.sync()
         signals.check()
         # All targets are checked before the first file is moved.
-        for path in paths:
-            _check_target(folder, path)
-        for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(temporary, path), folder / path)
-    return [folder / path for path in paths]
+        for member_path in member_paths:
+            _check_target(folder, member_path)
+        for member_path in member_paths:
+            (folder / member_path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(temporary, member_path), folder / member_path)
+    return [folder / member_path for member_path in member_paths]
 
 
-def _check_target(folder: Path, path: PurePosixPath) -> None:
+def _check_target(folder: Path, member_path: PurePosixPath) -> None:
     """Refuse a path at which a link would redirect the file, or a file or folder is in its way."""
-    target = folder / path
+    target = folder / member_path
     is_blocked = target.is_dir() and not target.is_symlink()
     # The last of the parents is the folder itself.
-    for parent in map(folder.joinpath, path.parents[:-1]):
+    for parent in map(folder.joinpath, member_path.parents[:-1]):
         # A link that somebody planted would lead the file out of the folder.
         if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
             is_blocked = True
@@ -127,17 +127,17 @@ def _check_target(folder: Path, path: PurePosixPath) -> None:
         )
 
 
-def _members(path: Path) -> Iterator[_Member]:
+def _members(archive_path: Path) -> Iterator[_Member]:
     """Return the entries of an archive; its format is known by its content.
 
     Raises:
         DataError: missing, or not an archive.
     """
-    head = first_bytes(path, str(path), _ALLOWED)
+    head = first_bytes(archive_path, str(archive_path), _ALLOWED)
     if head.startswith(ZIP):
-        return _in_zip(path)
+        return _in_zip(archive_path)
     is_packed = head.startswith(GZIP)
-    with damage(str(path), "archive"), _open(path, is_packed) as file:
+    with damage(str(archive_path), "archive"), _open(archive_path, is_packed) as file:
         # The first header, if it is a tar.
         first_header = file.read(tarfile.BLOCKSIZE)
     try:
@@ -145,9 +145,11 @@ def _members(path: Path) -> Iterator[_Member]:
         tarfile.TarInfo.frombuf(first_header, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if is_packed:
-            return _in_gzip(path)
-        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    return _in_tar(path, is_packed)
+            return _in_gzip(archive_path)
+        raise DataError(
+            "not an archive that is read", where=str(archive_path), hint=_ALLOWED
+        ) from error
+    return _in_tar(archive_path, is_packed)
 
 
 def _open(path: Path, is_packed: bool) -> IO[bytes] | gzip.GzipFile:
@@ -161,7 +163,7 @@ def _write(
     archive: Path, members: Iterator[_Member], folder: Path, is_wanted: Callable[[str], bool]
 ) -> list[PurePosixPath]:
     """Write the wanted members below a folder and return their paths; all are checked."""
-    paths: list[PurePosixPath] = []
+    member_paths: list[PurePosixPath] = []
     num_members = 0
     for member in members:
         num_members += 1
@@ -169,10 +171,10 @@ def _write(
             raise _refusal(archive, f"has more than {_MAX_MEMBERS} members")
         # Unwanted members as well: an archive with one unsafe name is refused.
         _check_member(archive, member)
-        path = PurePosixPath(member.name)
-        if member.is_folder or not is_wanted(str(path)):
+        member_path = PurePosixPath(member.name)
+        if member.is_folder or not is_wanted(str(member_path)):
             continue
-        target = folder / path
+        target = folder / member_path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # The file system decides which names are the same.
@@ -185,11 +187,11 @@ def _write(
             for chunk in iter(partial(stream.read, _CHUNK), b""):
                 signals.check()
                 file.write(chunk)
-        paths.append(path)
+        member_paths.append(member_path)
     # An error of damaged archives, as those of zipfile and tarfile.
     if num_members == 0:
         raise ValueError("no members")
-    return paths
+    return member_paths
 
 
 def _label(name: str) -> str:
@@ -253,24 +255,24 @@ class _Stream:
         return content
 
 
-def _in_gzip(path: Path) -> Iterator[_Member]:
-    name = path.name
+def _in_gzip(archive_path: Path) -> Iterator[_Member]:
+    name = archive_path.name
     if name.lower().endswith(".gz"):
         name = name[:-3]
     else:
         name = f"{name}.unpacked"
-    with gzip.open(path) as file:
+    with gzip.open(archive_path) as file:
         yield _Member(
             name=name,
             is_folder=False,
             is_plain=True,
-            open=lambda: nullcontext(_Stream(file, path)),
+            open=lambda: nullcontext(_Stream(file, archive_path)),
         )
 
 
-def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
-    with _open(path, is_packed) as file:
-        stream: Any = _Stream(file, path)
+def _in_tar(archive_path: Path, is_packed: bool) -> Iterator[_Member]:
+    with _open(archive_path, is_packed) as file:
+        stream: Any = _Stream(file, archive_path)
         # Mode r|: each byte is read once, and passes `_Stream`, which counts.
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header
@@ -292,12 +294,12 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
             pass
 
 
-def _in_zip(path: Path) -> Iterator[_Member]:
-    with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
+def _in_zip(archive_path: Path) -> Iterator[_Member]:
+    with open_zip(archive_path, _MAX_MEMBERS, "zip archive") as archive:
         entries = archive.infolist()
         # zipfile reads no more of a member than the member declares.
         total_bytes = sum(entry.file_size for entry in entries)
-        _check_total(path, total_bytes)
+        _check_total(archive_path, total_bytes)
         for entry in entries:
             # 0 where the archive was made by a system without such types.
             file_type = stat.S_IFMT(entry.external_attr >> 16)

@@ -221,9 +221,9 @@ class _Process(io.RawIOBase):
         error: Exception | None = None
         try:
             pickle.dump(request, self, protocol=5)
-            limit = self.memory or _MAX_ANSWER
-            kind, content = pickle_machine.read(self._answers, where, limit)
-            if kind == "error":
+            max_answer_bytes = self.memory or _MAX_ANSWER
+            answer_kind, content = pickle_machine.read(self._answers, where, max_answer_bytes)
+            if answer_kind == "error":
                 error = _error_of(*content)
         except BrokenPipeError as broken:
             raise self._ended() from broken
@@ -236,7 +236,7 @@ class _Process(io.RawIOBase):
             # The process may still be at work on this call.
             self.end()
             raise
-        if kind == "value":
+        if answer_kind == "value":
             return content
         if error is not None:
             raise error
@@ -266,21 +266,21 @@ class _Process(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer with some of the answer."""
         self._wait([self._from], [])
-        count = os.readv(self._from, [buffer])
+        num_read = os.readv(self._from, [buffer])
         # The end of a pipe: its process has ended.
-        if count == 0:
+        if num_read == 0:
             raise self._ended()
-        return count
+        return num_read
 
     def write(self, content: Any) -> int:
         """Write all of a part of a request, and return its size."""
         unwritten = memoryview(content).cast("B")
-        size = len(unwritten)
+        num_bytes = len(unwritten)
         while unwritten:
             self._wait([], [self._to])
-            count = os.write(self._to, unwritten)
-            unwritten = unwritten[count:]
-        return size
+            num_written = os.write(self._to, unwritten)
+            unwritten = unwritten[num_written:]
+        return num_bytes
 
     def _wait(self, readable: list[int], writable: list[int]) -> None:
         signals.check()
@@ -300,17 +300,17 @@ class _Process(io.RawIOBase):
         return StoppedError(f"failed: its process ended with exit code {exit_code}")
 
 
-def _error_of(name: str, message: str, where: str, hint: str) -> Exception:
+def _error_of(class_name: str, message: str, where: str, hint: str) -> Exception:
     """Return one of our errors, as the process wrote it.
 
     Raises:
         KeyError, TypeError: it wrote something else.
     """
-    kind = vars(exceptions)[name]
+    error_class = vars(exceptions)[class_name]
     # The module has other names, such as imported ones.
-    if not issubclass(kind, OrcaError):
-        raise TypeError(name)
-    return kind(str(message), where=str(where), hint=str(hint))
+    if not issubclass(error_class, OrcaError):
+        raise TypeError(class_name)
+    return error_class(str(message), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
@@ -370,7 +370,7 @@ def serve(memory: int) -> None:
 
 def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     """Return the kind of an answer, which is value, error or failed, and its content."""
-    module, name, arguments, folder, seconds = request
+    module_name, function_name, arguments, working_folder, seconds = request
     # The limit counts from the start of the process, which has served others before.
     usage = resource.getrusage(resource.RUSAGE_SELF)
     seconds_used = math.ceil(usage.ru_utime + usage.ru_stime)
@@ -378,8 +378,8 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     _limit(resource.RLIMIT_CPU, seconds_used + seconds)
     try:
         # Paths in the arguments may be relative to the parent's working folder.
-        os.chdir(folder)
-        function = getattr(importlib.import_module(module), name)
+        os.chdir(working_folder)
+        function = getattr(importlib.import_module(module_name), function_name)
         return "value", function(**arguments)
     except OrcaError as error:
         texts = [text[:_MAX_MESSAGE] for text in (error.what, error.where, error.hint)]

@@ -66,11 +66,11 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
         variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         file_size = Path(path).stat().st_size
         total_bytes = 0
-        for name, shape, kind in variables:
+        for name, shape, matlab_class in variables:
             if name not in names:
                 continue
             num_elements = math.prod(shape)
-            total_bytes += num_elements * _SIZES.get(kind, 8)
+            total_bytes += num_elements * _SIZES.get(matlab_class, 8)
             # The product of two negative axes would pass for a size.
             is_negative = min(shape, default=0) < 0
             if is_negative or num_elements > file_size * MAX_DEFLATE or total_bytes > max_bytes:
@@ -101,10 +101,10 @@ def _plain(array: Any, name: str, where: str) -> np.ndarray:
         DataError: it, or a cell of it, is a struct, object, function or sparse matrix.
     """
     if type(array) is not np.ndarray or array.dtype.kind not in "biufUO":
-        kind = "struct" if isinstance(array, np.ndarray) else type(array).__name__
-        shown = ascii(name)[1:-1]
+        type_name = "struct" if isinstance(array, np.ndarray) else type(array).__name__
+        shown_name = ascii(name)[1:-1]
         raise DataError(
-            f"'{shown}' is a {kind}",
+            f"'{shown_name}' is a {type_name}",
             where=where,
             hint="save it as an array of numbers or text, or as a cell array",
         )

@@ -57,9 +57,9 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     stream: Any
     if gzipped:
         # No gzip file of this size can hold more.
-        limit = min(max_bytes, file_size * MAX_DEFLATE)
+        max_read = min(max_bytes, file_size * MAX_DEFLATE)
         with gzip.open(path) as stream:
-            return pickle_machine.read(stream, path, limit, compressed=True)
+            return pickle_machine.read(stream, path, max_read, compressed=True)
     if file_size > max_bytes:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=path)
     with open(path, "rb", buffering=2**16) as stream:
@@ -69,9 +69,9 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
         # A file that np.save wrote: a header, then numbers, or a pickle of objects.
         header = read_header(stream, file_size, path, objects=True)
         if not header.dtype.hasobject:
-            stored = read_npy(Path(path))
+            stored_array = read_npy(Path(path))
             # Copied, since the worker's answer cannot contain a memory map.
-            return np.array(stored.read())
+            return np.array(stored_array.read())
         # `read_header` reads beyond the header.
         stream.seek(header.offset)
         array = pickle_machine.read(stream, path, file_size - header.offset)

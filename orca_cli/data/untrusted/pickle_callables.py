@@ -41,17 +41,17 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
     """
     if type(state) is not tuple or len(state) not in (8, 9):
         raise refused("has a dtype of an unknown version")
-    order, subtype, names, fields, itemsize = state[1:6]
+    byte_order, subtype, names, fields, itemsize = state[1:6]
     is_plain = subtype is None and names is None and fields is None
-    if not is_plain or type(order) is not str or order not in ("<", ">", "|", "="):
+    if not is_plain or type(byte_order) is not str or byte_order not in ("<", ">", "|", "="):
         raise refused("has a dtype with fields, or one that is not NumPy's")
     if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
         raise refused("has a dtype of another size than it says")
     # NumPy's own state of this dtype; only its byte order is replaced.
     fresh_state = list(dtype.__reduce__()[2])
     # "|" says that a byte order does not apply, as to single bytes.
-    if fresh_state[1] != "|" and order != "|":
-        fresh_state[1] = order
+    if fresh_state[1] != "|" and byte_order != "|":
+        fresh_state[1] = byte_order
     dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
 
 
@@ -65,16 +65,20 @@ def _elements(shape: Any, dtype: Any) -> int:
     return math.prod(shape)
 
 
-def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
+def _array_bytes(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
     """Return the content of an array of numbers or strings.
 
     Python 2 stored it as a text, which is decoded as Latin-1.
     """
-    needed = _elements(shape, dtype) * dtype.itemsize
-    stored = content.encode("latin-1") if type(content) is str else content
-    if dtype.kind == "O" or type(stored) not in (bytes, bytearray) or len(stored) != needed:
-        raise refused(f"has an array of {needed:,} bytes, and not these as its content")
-    return stored
+    needed_bytes = _elements(shape, dtype) * dtype.itemsize
+    array_bytes = content.encode("latin-1") if type(content) is str else content
+    if (
+        dtype.kind == "O"
+        or type(array_bytes) not in (bytes, bytearray)
+        or len(array_bytes) != needed_bytes
+    ):
+        raise refused(f"has an array of {needed_bytes:,} bytes, and not these as its content")
+    return array_bytes
 
 
 def _ndarray(*_: Any) -> None:
@@ -95,7 +99,7 @@ def fill(array: np.ndarray, state: Any) -> None:
         raise refused("has an array of an unknown version")
     _, shape, dtype, fortran, content = state
     if not isinstance(dtype, np.dtype) or dtype.kind != "O":
-        content = _raw(content, shape, dtype)
+        content = _array_bytes(content, shape, dtype)
     elif type(content) is not list or len(content) != _elements(shape, dtype):
         raise refused("has an array of objects that are not all there")
     # Version 1 of NumPy's form, of parts that were checked above.
@@ -105,7 +109,7 @@ def fill(array: np.ndarray, state: Any) -> None:
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """Return a contiguous array as protocol 5 stores it."""
-    content = _raw(content, shape, dtype)
+    content = _array_bytes(content, shape, dtype)
     array = np.ndarray(shape, dtype, buffer=content or None, order="F" if order == "F" else "C")
     checked_characters(array)
     if axes is None:

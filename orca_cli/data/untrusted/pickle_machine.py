@@ -81,9 +81,9 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     except EOFError as error:
         raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
-        kind = type(error).__name__
+        error_name = type(error).__name__
         raise DataError(
-            f"is a damaged pickle ({kind})", where=where, hint="get the file again"
+            f"is a damaged pickle ({error_name})", where=where, hint="get the file again"
         ) from error
     return value
 
@@ -118,11 +118,11 @@ class _Machine:
             DataError: it is not a pickle.
             Exception: it is damaged, and Python or NumPy says so (`_DAMAGE`).
         """
-        containers = 0
+        num_containers = 0
         # One instruction a turn: its byte, its argument, its action.
         for _ in range(_MAX_OPCODES):
-            code = self.read(1)[0]
-            opcode = pickletools.code2op.get(chr(code))  # type: ignore[attr-defined]
+            opcode_byte = self.read(1)[0]
+            opcode = pickletools.code2op.get(chr(opcode_byte))  # type: ignore[attr-defined]
             if opcode is None:
                 raise DataError("is not a pickle, or is damaged", hint="get the file again")
             if opcode.name == "STOP":
@@ -130,8 +130,8 @@ class _Machine:
                     raise ValueError("values are left")
                 return self._stack[0]
             if opcode.name in _MAKES_CONTAINER:
-                containers += 1
-            if containers > _MAX_CONTAINERS:
+                num_containers += 1
+            if num_containers > _MAX_CONTAINERS:
                 raise refused(f"makes more than {_MAX_CONTAINERS:,} containers")
             # A list of what is allowed: an instruction of a new protocol is refused too.
             if opcode.name not in _ACTIONS:
@@ -220,23 +220,23 @@ class _Machine:
             raise refused("appends to something that is not a list")
         target.extend(values)
 
-    def set_items(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) is not dict or len(items) % 2:
+    def set_items(self, keys_and_values: list[Any]) -> None:
+        dictionary = self._stack[-1]
+        if type(dictionary) is not dict or len(keys_and_values) % 2:
             raise refused("sets items of something that is not a dict")
-        for key, value in zip(items[::2], items[1::2], strict=True):
+        for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
             # Tuples within a key are refused: hashing those that share tuples may never end.
-            entries = key if type(key) is tuple else (key,)
-            if len(entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, entries)):
+            key_entries = key if type(key) is tuple else (key,)
+            if len(key_entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, key_entries)):
                 raise refused(
                     "has a dict with a key that is no short text and no number below 64 bits"
                 )
-            target[key] = value
+            dictionary[key] = value
 
     def make_dict(self) -> None:
-        items = self.pop_to_mark()
+        keys_and_values = self.pop_to_mark()
         self.push({})
-        self.set_items(items)
+        self.set_items(keys_and_values)
 
     def put(self, index: int) -> None:
         # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
@@ -250,9 +250,9 @@ class _Machine:
             raise refused("asks for something without name")
         if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
-            for letter in requested:
-                if not letter.isprintable():
-                    requested = requested.replace(letter, "?")
+            for character in requested:
+                if not character.isprintable():
+                    requested = requested.replace(character, "?")
             raise refused(f"asks for {requested}")
         self.push(CALLABLES[module, name])
 

@@ -135,12 +135,12 @@ def values(
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
     need("lmdb", where)
     file_size = file.stat().st_size
-    remaining = iter(keys)
+    remaining_keys = iter(keys)
     while True:
         # Each call of the worker opens the database anew, so it fetches several values.
-        batch = list(islice(remaining, _BATCH))
-        if not batch:
+        key_batch = list(islice(remaining_keys, _BATCH))
+        if not key_batch:
             return
         yield from isolation.read(
-            reader, where, file_size, path=where, keys=batch, max_value=max_value
+            reader, where, file_size, path=where, keys=key_batch, max_value=max_value
         )

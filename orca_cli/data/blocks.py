@@ -62,7 +62,11 @@ class Ragged:
         return batch, is_inside
 
 
-def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+# Arrays in memory, memory maps, and sequences: all have shape, ndim, dtype and len.
+AnyArray = np.ndarray | Ragged
+
+
+def read(x: AnyArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return rows of x in C order, and [B, L] bool, False after sequences' ends; None of arrays.
 
     Mapped pages are released.
@@ -85,14 +89,12 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def bytes_of_row(x: np.ndarray | Ragged) -> int:
+def bytes_of_row(x: AnyArray) -> int:
     """Return the bytes that a row of x takes."""
     return x.dtype.itemsize * math.prod(x.shape[1:])
 
 
-def masked_blocks(
-    x: np.ndarray | Ragged, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def masked_blocks(x: AnyArray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
     # At least 1, since a sample without values has no bytes.
     row_bytes = max(1, bytes_of_row(x))
@@ -100,7 +102,7 @@ def masked_blocks(
         yield read(x, block_rows)
 
 
-def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: AnyArray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield x[rows] in C-ordered blocks of about 16 MiB.
 
     Sums over them do not depend on the order of bytes.

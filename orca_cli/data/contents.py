@@ -11,7 +11,7 @@ from itertools import chain, starmap
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import Ragged, bytes_of_row, in_turn, masked_blocks
+from orca_cli.data.blocks import AnyArray, bytes_of_row, in_turn, masked_blocks
 from orca_cli.interfaces import Samples
 
 _MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
@@ -36,7 +36,7 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.array(digests, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
+def hashes_of_rows(x: AnyArray, rows: np.ndarray) -> np.ndarray | None:
     """Return a hash of each of the `rows` [n] of inputs, read block by block in one pass.
 
     None of more than 2 GiB.
@@ -109,7 +109,8 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     _, first_groups, positions = np.unique(
         components[:num_groups], return_index=True, return_inverse=True
     )
-    return group_names[first_groups[positions]][group_numbers]
+    component_names = group_names[first_groups[positions]]  # of each group
+    return component_names[group_numbers]
 
 
 def count_shared(

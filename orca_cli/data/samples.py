@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from orca_cli.data.blocks import Ragged, blocks, masked_blocks, read
+from orca_cli.data.blocks import AnyArray, Ragged, blocks, masked_blocks, read
 from orca_cli.data.own_data import described_extent, listed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Scale
@@ -77,7 +77,7 @@ def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
     return numbers.reshape(-1, *single_axes)
 
 
-def count_missing(x: np.ndarray | Ragged) -> int:
+def count_missing(x: AnyArray) -> int:
     """Return how many inputs [n, C, *E] have a value that is NaN."""
     if x.dtype.kind != "f":
         return 0
@@ -130,7 +130,7 @@ class ArraySamples:
 
     def __init__(
         self,
-        x: np.ndarray | Ragged,
+        x: AnyArray,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -179,14 +179,14 @@ class ArraySamples:
         digest = hashlib.sha256()
 
         # Order, names and headers are part of the digests that runs have recorded.
-        def add(name: str, array: np.ndarray | Ragged, rows: np.ndarray) -> None:
+        def add(name: str, array: AnyArray, rows: np.ndarray) -> None:
             shape = (len(rows), *array.shape[1:])
             header = f"{name} {array.dtype.str} {shape}"
             digest.update(header.encode())
             for block in blocks(array, rows):
                 digest.update(block.tobytes())
 
-        arrays: dict[str, np.ndarray | Ragged | None] = {
+        arrays: dict[str, AnyArray | None] = {
             "x": self._x,
             "y": self._y,
             "valid": self._valid,
@@ -261,7 +261,7 @@ class _Moments:
 
 
 def fit_inputs(
-    x: np.ndarray | Ragged,
+    x: AnyArray,
     rows: np.ndarray,
     has_gaps: bool,
     how: How,
@@ -349,7 +349,7 @@ def _moments(x: np.ndarray, rows: np.ndarray) -> _Moments:
     return _Moments(mean=mean, variance=squares / num_values, num_missing=num_missing)
 
 
-def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
+def _moments_of_known(x: AnyArray, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without their padding and gaps, in one pass."""
     other_axes = (0, *range(2, x.ndim))
     num_missing = np.zeros(x.shape[1], dtype=np.int64)  # [C], as all sums below

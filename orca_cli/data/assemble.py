@@ -24,6 +24,8 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 
 _MIN_SAMPLES = 10
+# The rows of splits in the training data, by the splits' names.
+SplitRows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Pool:
 
     unit: str  # what samples are called in the note
     where: str
-    rows: dict[str, np.ndarray]  # of train and of other splits that the training data mark
+    rows: SplitRows  # of train and of other splits that the training data mark
     supplied: Iterable[str]  # splits with data of their own
     classes: np.ndarray | None  # [N] to stratify by
     groups: np.ndarray | None  # [N] of samples that stay together
@@ -52,7 +54,7 @@ class Fitted:
     notes: Sequence[str]  # opening train and validation may add some
 
 
-Fit = Callable[[dict[str, np.ndarray]], Fitted]
+Fit = Callable[[SplitRows], Fitted]
 
 
 def assemble(
@@ -71,10 +73,10 @@ def assemble(
     training data hold, drawn ones included. DataError for fewer than 10 training samples before the
     draw.
     """
-    count = len(pool.rows["train"])
-    if count < _MIN_SAMPLES:
+    num_samples = len(pool.rows["train"])
+    if num_samples < _MIN_SAMPLES:
         raise DataError(
-            f"too few {pool.unit}: {count}",
+            f"too few {pool.unit}: {num_samples}",
             where=pool.where,
             hint=f"provide {_MIN_SAMPLES} or more for training",
         )
@@ -83,19 +85,19 @@ def assemble(
     fitted = fit(pool.rows | drawn)
     targets = fitted.targets
     # The test split stays closed until `open_test` below is called.
-    train = fitted.samples("train")
-    validation = fitted.samples("validation")
-    warnings = targets.warnings(train.targets())
+    training_samples = fitted.samples("train")
+    validation_samples = fitted.samples("validation")
+    warnings = targets.warnings(training_samples.targets())
     # Joined only now, since opening a split may add to the notes of `fit`.
     note = "; ".join([*notes_on_draw, *fitted.notes, *warnings])
-    sizes = f"{len(train)} training and {len(validation)} validation {pool.unit}"
+    sizes = f"{len(training_samples)} training and {len(validation_samples)} validation {pool.unit}"
     reporter.say(f"{name}: {sizes}; {note}")
     return TaskData(
         kind=kind,
         input_shape=fitted.input_shape,
         num_outputs=targets.num_outputs,
-        train=train,
-        validation=validation,
+        train=training_samples,
+        validation=validation_samples,
         open_test=lambda: fitted.samples("test"),
         target_scale=targets.scale,
         class_names=targets.names,
@@ -105,54 +107,51 @@ def assemble(
     )
 
 
-def draw(
-    pool: Pool, fractions: tuple[float, float], seed: int
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[SplitRows, list[str]]:
     """Return the rows of train and of the splits that are drawn from it, and notes on the draw.
 
     Both are empty where the data give every split. `fractions` are those of validation and test, of
     the groups where there are any. Draws are stratified by class, a group by its most frequent one.
     Rows of one group, and identical inputs, stay together; see `contents.joined`.
     """
-    validation_fraction, test_fraction = fractions
-    shares = {"validation": validation_fraction, "test": test_fraction}
+    shares = dict(zip(("validation", "test"), fractions, strict=True))
     # Splits that are marked or have data of their own are not drawn.
     for split_name in {*pool.rows, *pool.supplied}:
         shares.pop(split_name, None)
     if not shares:
         return {}, []
-    train = pool.rows["train"]
+    training_rows = pool.rows["train"]
     # Splits are drawn from training rows only, so marked splits keep theirs.
-    classes = None if pool.classes is None else pool.classes[train]
-    groups = None if pool.groups is None else pool.groups[train]
-    joint_groups, note_on_identical = joined(groups, pool.contents(train))
+    classes = None if pool.classes is None else pool.classes[training_rows]
+    groups = None if pool.groups is None else pool.groups[training_rows]
+    joint_groups, note_on_identical = joined(groups, pool.contents(training_rows))
     # Whole units are drawn, so that no group is divided between two splits.
-    units = merged(len(train), classes, joint_groups)
+    units = merged(len(training_rows), classes, joint_groups)
     # The settings that an error about the sizes names.
-    keys = ["task.validation_fraction", "task.test_fraction"]
+    settings = ["task.validation_fraction", "task.test_fraction"]
     if groups is not None:
-        keys.insert(0, "task.group")
+        settings.insert(0, "task.group")
     drawn = split(
         units.count,
         validation=shares.get("validation", 0.0),
         test=shares.get("test", 0.0),
         seed=seed,
         classes=units.classes,
-        keys=keys,
+        keys=settings,
     )
     # From the drawn units back to the rows of the training data.
-    rows = {
-        split_name: train[np.isin(units.numbers, getattr(drawn, split_name))]
-        for split_name in ("train", *shares)
-    }
+    drawn_rows: SplitRows = {}
+    for split_name in ("train", *shares):
+        is_drawn = np.isin(units.numbers, getattr(drawn, split_name))
+        drawn_rows[split_name] = training_rows[is_drawn]
     details = []
     if classes is not None:
         details.append("stratified")
     # Where every unit is a single sample, groups changed nothing.
-    if groups is not None and units.count < len(train):
+    if groups is not None and units.count < len(training_rows):
         details.append(f"{units.count} groups kept together")
     details.append(f"split_seed={seed}")
     notes = [f"{' and '.join(shares)} drawn from the training data ({', '.join(details)})"]
     if note_on_identical:
         notes.append(note_on_identical)
-    return rows, notes
+    return drawn_rows, notes

@@ -50,17 +50,23 @@ class Ragged:
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the sequences with these indices [B, C, L], and [B, L] bool, False after ends."""
-        x = np.zeros((len(rows), *self.shape[1:]), self.dtype)
-        for i, row in enumerate(rows):
+        batch_shape = (len(rows), *self.shape[1:])
+        batch = np.zeros(batch_shape, self.dtype)
+        for position, row in enumerate(rows):
             length = self.lengths[row]
-            x[i, :, :length] = self._row(int(row))[:, :length]
+            sequence = self._row(int(row))
+            batch[position, :, :length] = sequence[:, :length]
         # Without this, memory would grow to the size of the map.
         release_pages(self._storage)
         is_inside = np.arange(self.shape[2]) < self.lengths[rows, None]  # [B, L]
-        return x, is_inside
+        return batch, is_inside
 
 
-def read(x: np.ndarray | Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+# Arrays in memory, memory maps, and sequences: all have shape, ndim, dtype and len.
+AnyArray = np.ndarray | Ragged
+
+
+def read(x: AnyArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return rows of x in C order, and [B, L] bool, False after sequences' ends; None of arrays.
 
     Mapped pages are released.
@@ -83,17 +89,20 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def masked_blocks(
-    x: np.ndarray | Ragged, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def bytes_of_row(x: AnyArray) -> int:
+    """Return the bytes that a row of x takes."""
+    return x.dtype.itemsize * math.prod(x.shape[1:])
+
+
+def masked_blocks(x: AnyArray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
     # At least 1, since a sample without values has no bytes.
-    row_bytes = max(1, x.dtype.itemsize * math.prod(x.shape[1:]))
+    row_bytes = max(1, bytes_of_row(x))
     for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
         yield read(x, block_rows)
 
 
-def blocks(x: np.ndarray | Ragged, rows: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: AnyArray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield x[rows] in C-ordered blocks of about 16 MiB.
 
     Sums over them do not depend on the order of bytes.

@@ -11,10 +11,10 @@ from itertools import chain, starmap
 import numpy as np
 
 from orca_cli import seeding, signals
-from orca_cli.data.blocks import Ragged, in_turn, masked_blocks
+from orca_cli.data.blocks import AnyArray, bytes_of_row, in_turn, masked_blocks
 from orca_cli.interfaces import Samples
 
-MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
+_MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
 _FEW = 30  # distinct inputs
 _MOST_SAMPLES = 20_000
 _MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
@@ -36,12 +36,12 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
     return np.array(digests, np.uint64)
 
 
-def hashes_of_rows(x: np.ndarray | Ragged, rows: np.ndarray) -> np.ndarray | None:
+def hashes_of_rows(x: AnyArray, rows: np.ndarray) -> np.ndarray | None:
     """Return a hash of each of the `rows` [n] of inputs, read block by block in one pass.
 
     None of more than 2 GiB.
     """
-    if len(rows) * x.dtype.itemsize * math.prod(x.shape[1:]) > MOST_BYTES:
+    if len(rows) * bytes_of_row(x) > _MOST_BYTES:
         return None
     return hashes(chain.from_iterable(starmap(_bytes_of, masked_blocks(x, rows))))
 
@@ -51,10 +51,10 @@ def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
     if x.dtype.kind == "f":
         x = x + x.dtype.type(0)  # -0.0 becomes 0.0
         x[np.isnan(x)] = np.nan  # of its many bit patterns, one
-    for i in range(len(x)):
-        content = x[i].tobytes()
+    for row in range(len(x)):
+        content = x[row].tobytes()
         if valid is not None:
-            content += valid[i].tobytes()
+            content += valid[row].tobytes()
         yield content
 
 
@@ -69,10 +69,11 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
         return groups, "too many inputs to be compared: identical ones may be in several splits"
     # Of each distinct input its first row and its number of rows; of each row the position [n] of
     # its input among them.
-    _, first_rows, positions, counts = np.unique(
+    _, first_rows, positions, row_counts = np.unique(
         contents, return_index=True, return_inverse=True, return_counts=True
     )
-    num_repeated = int(counts[counts > 1].sum())
+    counts_of_repeated = row_counts[row_counts > 1]
+    num_repeated = int(counts_of_repeated.sum())
     if num_repeated == 0:
         return groups, ""
     note = f"{num_repeated} samples have inputs that others have too"
@@ -95,17 +96,21 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    names, numbers = np.unique(groups, return_inverse=True)  # names ascend
-    num_nodes = len(names) + int(inputs.max()) + 1
+    group_names, group_numbers = np.unique(groups, return_inverse=True)  # names ascend
+    num_groups = len(group_names)
+    num_inputs = int(inputs.max()) + 1
+    num_nodes = num_groups + num_inputs
     # Groups are the first nodes, and inputs follow them.
-    edges = (numbers, len(names) + inputs)
-    graph = coo_array((np.ones(len(groups), dtype=bool), edges), shape=(num_nodes, num_nodes))
+    edges = (group_numbers, num_groups + inputs)
+    has_edge = np.ones(len(groups), dtype=bool)
+    graph = coo_array((has_edge, edges), shape=(num_nodes, num_nodes))
     _, components = connected_components(graph, directed=False)
     # A component has the name of its first group.
     _, first_groups, positions = np.unique(
-        components[: len(names)], return_index=True, return_inverse=True
+        components[:num_groups], return_index=True, return_inverse=True
     )
-    return names[first_groups[positions]][numbers]
+    component_names = group_names[first_groups[positions]]  # of each group
+    return component_names[group_numbers]
 
 
 def count_shared(
@@ -119,11 +124,9 @@ def count_shared(
     """
     earlier_hashes = _hashes_of_drawn(earlier, input_shape, seed)
     later_hashes = _hashes_of_drawn(later, input_shape, seed)
-    return {
-        "shared": int(np.isin(later_hashes, earlier_hashes).sum()),
-        "of": len(later_hashes),
-        "complete": len(earlier_hashes) == len(earlier) and len(later_hashes) == len(later),
-    }
+    is_shared = np.isin(later_hashes, earlier_hashes)
+    is_complete = len(earlier_hashes) == len(earlier) and len(later_hashes) == len(later)
+    return {"shared": int(is_shared.sum()), "of": len(later_hashes), "complete": is_complete}
 
 
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
@@ -138,7 +141,8 @@ def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | Non
 
 def _most_samples(input_shape: tuple[int, ...]) -> int:
     """Return the number of samples up to which a split is read whole."""
-    return min(_MOST_SAMPLES, max(1, _MOST_VALUES // math.prod(input_shape)))
+    by_values = _MOST_VALUES // math.prod(input_shape)
+    return min(_MOST_SAMPLES, max(1, by_values))
 
 
 def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -146,16 +150,18 @@ def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) 
 
     Of a split that is not read whole, the samples are drawn by the seed.
     """
-    rows = np.arange(len(samples))
-    limit = _most_samples(input_shape)
-    if len(samples) > limit:
+    read_rows = np.arange(len(samples))
+    most_samples = _most_samples(input_shape)
+    if len(samples) > most_samples:
         generator = seeding.numpy_generator(seed, "overlap")
-        rows = np.sort(generator.choice(len(samples), limit, replace=False))
-    batch_size = max(1, min(256, _BATCH_VALUES // math.prod(input_shape)))
+        read_rows = np.sort(generator.choice(len(samples), most_samples, replace=False))
+    by_values = _BATCH_VALUES // math.prod(input_shape)
+    batch_size = max(1, min(256, by_values))
     # An empty split has an empty array, which `concatenate` needs.
     digests = [np.empty(0, np.uint64)]
-    for batch_rows in in_turn(rows, batch_size):
+    for batch_rows in in_turn(read_rows, batch_size):
         batch = samples.batch(batch_rows)
+        inputs = batch.x.numpy()
         valid = None if batch.valid is None else batch.valid.numpy()
-        digests.append(hashes(_bytes_of(batch.x.numpy(), valid)))
+        digests.append(hashes(_bytes_of(inputs, valid)))
     return np.concatenate(digests)

@@ -34,12 +34,15 @@ class Part:
     def groups(self) -> np.ndarray | None:
         """Return the record of each sample, [n] int64, or None."""
         groups = self.whole.groups()
-        return None if groups is None else groups[self.rows]
+        if groups is None:
+            return None
+        return groups[self.rows]
 
     def digest(self) -> str:
         """Return a SHA-256 over the digest of the whole and the chosen rows."""
-        text = f"{self.whole.digest()} {self.rows.dtype.str}"
-        return hashlib.sha256(text.encode() + self.rows.tobytes()).hexdigest()
+        header = f"{self.whole.digest()} {self.rows.dtype.str}"
+        content = header.encode() + self.rows.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
@@ -52,29 +55,34 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     """
     if fraction is None:
         return task
-    total = len(task.train)
-    count = max(1, round(fraction * total))
-    if count < 2:
+    num_samples = len(task.train)
+    num_used = max(1, round(fraction * num_samples))
+    if num_used < 2:
         raise DataError(
-            f"{fraction:g} leaves {count} of {total} training samples",
+            f"{fraction:g} leaves {num_used} of {num_samples} training samples",
             where="task.train_fraction",
             hint="at least 2 are needed",
         )
     # Only samples of a single class can be drawn in proportion.
-    classes = task.train.targets() if task.kind == "classes" else None
+    classes = None
+    if task.kind == "classes":
+        classes = task.train.targets()
     # Derived, so that this draw is independent of the draw of splits by the same seed.
     draw_seed = seeding.derive(seed, "train_fraction")
     # `split` takes train from the end of one order, so a smaller part lies within a larger one.
-    drawn = split(total, validation=0, test=0, train=count, seed=draw_seed, classes=classes)
-    draw = f"task.train_fraction={fraction:g}"
+    drawn = split(
+        num_samples, validation=0, test=0, train=num_used, seed=draw_seed, classes=classes
+    )
+    manner = f"task.train_fraction={fraction:g}"
     consequence = ""
     if classes is not None:
-        draw += ", every class in proportion"
+        manner += ", every class in proportion"
         # A part with fewer samples than classes cannot hold every class.
-        num_lost = len(np.unique(classes)) - len(np.unique(classes[drawn.train]))
+        drawn_classes = np.unique(classes[drawn.train])
+        num_lost = len(np.unique(classes)) - len(drawn_classes)
         if num_lost > 0:
             consequence = f", which leaves {num_lost} classes without any"
-    note = f"{count} of {total} training samples are used ({draw}){consequence}"
+    note = f"{num_used} of {num_samples} training samples are used ({manner}){consequence}"
     if task.note:
         note = f"{task.note}; {note}"
     return replace(task, train=Part(whole=task.train, rows=drawn.train), note=note)
@@ -89,8 +97,10 @@ class Joined:
 
     def __init__(self, splits: Sequence[Samples]) -> None:
         self._splits = splits
-        # Where each split ends among all samples, [number of splits].
-        self._ends = np.cumsum([len(samples) for samples in splits])
+        # Where each split begins and ends among all samples, [number of splits].
+        sizes = list(map(len, splits))
+        self._ends = np.cumsum(sizes)
+        self._starts = self._ends - sizes
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -101,21 +111,21 @@ class Joined:
         The splits draw from `augment` one after the other.
         """
         owners = np.searchsorted(self._ends, indices, side="right")  # the split of each sample
-        starts = self._ends - [len(samples) for samples in self._splits]
         batches = []
         # One read for each split; the requested order is restored below.
-        for i in np.unique(owners):
-            rows = indices[owners == i] - starts[i]
-            batches.append(self._splits[i].batch(rows, augment))
+        for owner in np.unique(owners):
+            rows = indices[owners == owner] - self._starts[owner]
+            samples = self._splits[owner]
+            batches.append(samples.batch(rows, augment))
         # `order` has the position of each requested sample among those of all batches.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
-        x = torch.cat([batch.x for batch in batches])[order]
-        y = torch.cat([batch.y for batch in batches])[order]
+        inputs = torch.cat([batch.x for batch in batches])[order]
+        targets = torch.cat([batch.y for batch in batches])[order]
         if all(batch.valid is None for batch in batches):
-            return Batch(x, y)
+            return Batch(inputs, targets)
         # Splits without padding get a mask that is True everywhere.
-        valid = torch.cat([_mask(batch) for batch in batches])[order]
-        return Batch(x, y, valid)
+        valid = torch.cat(list(map(_mask, batches)))[order]
+        return Batch(inputs, targets, valid)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -133,7 +143,8 @@ class Joined:
 
     def digest(self) -> str:
         """Return a SHA-256 over the splits' own."""
-        text = " ".join(["joined", *(samples.digest() for samples in self._splits)])
+        digests = [samples.digest() for samples in self._splits]
+        text = " ".join(["joined", *digests])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -44,19 +44,20 @@ def folder_of(
             returns.
     """
     # Sorted, so that the order of the parameters does not change the folder's name.
-    text = json.dumps(parameters, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    path = cache_folder / "generated" / f"{name}-{digest[:12]}"
+    parameters_json = json.dumps(parameters, sort_keys=True)
+    digest = hashlib.sha256(parameters_json.encode()).hexdigest()
+    folder_name = f"{name}-{digest[:12]}"
+    folder = cache_folder / "generated" / folder_name
     with storage.cached(
-        path, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
+        folder, waiting_for=f"generates {name}", say=reporter.say, check=signals.check
     ) as is_whole:
         if is_whole:
-            return path
-        reporter.say(f"generating {name} once into {path}")
-        with storage.commit_folder(path) as temporary:
+            return folder
+        reporter.say(f"generating {name} once into {folder}")
+        with storage.commit_folder(folder) as temporary:
             make(temporary)
             storage.write_json(temporary / "parameters.json", parameters)
-    return path
+    return folder
 
 
 class MapSamples(ABC):
@@ -104,13 +105,14 @@ class MapSamples(ABC):
                 reporter.track(f"reading {name}", count) as advance,
             ):
                 # A header, then map after map, so that one is held at a time.
-                header = {"descr": "<f4", "fortran_order": False, "shape": (count, 1, *shape[1:])}
+                targets_shape = (count, 1, *shape[1:])
+                header = {"descr": "<f4", "fortran_order": False, "shape": targets_shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for index in range(count):
                     signals.check()
-                    values, record = self.read_target(index)
+                    target, record = self.read_target(index)
                     # Little-endian on every machine, as the header says.
-                    file.write(values.astype("<f4").tobytes())
+                    file.write(target.astype("<f4").tobytes())
                     records.append(record)
                     advance()
             storage.write_json(folder / "records.json", records)
@@ -143,18 +145,20 @@ class MapSamples(ABC):
 
         `augment` is passed to `read`.
         """
-        # Left uninitialised: `read` fills x and the mask for every sample.
-        x = np.empty((len(indices), *self._shape), np.float32)
-        valid = np.empty((len(indices), *self._shape[1:]), bool)
+        # Left uninitialised: `read` fills the input and the mask of every sample.
+        batch_size = len(indices)
+        channels, height, width = self._shape
+        inputs = np.empty((batch_size, channels, height, width), np.float32)
+        valid = np.empty((batch_size, height, width), bool)
         # A copy: rows may be replaced, and the pages of the map are released below.
-        y = np.array(self._maps[indices])
+        targets = np.array(self._maps[indices])
         for row, index in enumerate(indices):
-            x[row], valid[row], target = self.read(int(index), augment)
+            inputs[row], valid[row], target = self.read(int(index), augment)
             if target is not None:
-                y[row, 0] = target
+                targets[row, 0] = target
         release_pages(self._maps)
         mask = torch.from_numpy(valid) if self.masked else None
-        return Batch(torch.from_numpy(x), torch.from_numpy(y), mask)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), mask)
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
@@ -166,8 +170,8 @@ class MapSamples(ABC):
 
     def digest(self) -> str:
         """Return a SHA-256 over facts and records: what the files held when targets were read."""
-        text = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        facts_json = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
+        return hashlib.sha256(facts_json.encode()).hexdigest()
 
 
 def _state_of(files: Sequence[Path]) -> str:
@@ -183,5 +187,6 @@ def _state_of(files: Sequence[Path]) -> str:
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
         # Another size or time is taken for another content.
-        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        line = f"{path} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()

@@ -39,10 +39,10 @@ class Sequences:
         """
         is_used = ~self.longer | (over_length == "truncate")
         # The length of each sequence, [n].
-        sizes = np.diff(self.ends, prepend=0)
+        lengths = np.diff(self.ends, prepend=0)
         sequences = Sequences(
-            tokens=self.tokens[np.repeat(is_used, sizes)],
-            ends=np.cumsum(sizes[is_used]),
+            tokens=self.tokens[np.repeat(is_used, lengths)],
+            ends=np.cumsum(lengths[is_used]),
             classes=self.classes[is_used],
             longer=self.longer[is_used],
         )
@@ -69,7 +69,7 @@ def longer_note(
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Return the symbols of all texts [sum of lengths] uint8, and the end of each [n] int64."""
     symbols = np.frombuffer(b"".join(texts), np.uint8)
-    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    ends = np.cumsum(list(map(len, texts)), dtype=np.int64)
     return symbols, ends
 
 
@@ -85,13 +85,17 @@ class SymbolSamples(ArraySamples):
         self, name: str, sequences: Sequences, num_symbols: int, length: int, mask: bool
     ) -> None:
         ends = sequences.ends
-        sizes = np.diff(ends, prepend=0)
-        starts = ends - sizes
+        lengths = np.diff(ends, prepend=0)
+        starts = ends - lengths
         symbols = np.arange(num_symbols)[:, None]  # [V, 1], compared with tokens [l]
+
+        def one_hot(row: int) -> np.ndarray:
+            return sequences.tokens[starts[row] : ends[row]] == symbols  # [V, l]
+
         # Made for each batch: all columns at once would take V times the memory of the tokens.
         columns = Ragged(
-            row=lambda i: sequences.tokens[starts[i] : ends[i]] == symbols,
-            lengths=sizes,
+            row=one_hot,
+            lengths=lengths,
             sample=(num_symbols, length),
             dtype=np.uint8,
         )
@@ -115,7 +119,8 @@ class SymbolSamples(ArraySamples):
     def digest(self) -> str:
         """Return a SHA-256 over sequences, classes, the length of the input, and having no mask."""
         mask = "" if self._mask else " unmasked"
-        digest = hashlib.sha256(f"{self._name} {self._length} {len(self)}{mask}".encode())
+        header = f"{self._name} {self._length} {len(self)}{mask}"
+        digest = hashlib.sha256(header.encode())
         for array in (self._sequences.tokens, self._sequences.ends, self._sequences.classes):
             digest.update(array.tobytes())
         return digest.hexdigest()

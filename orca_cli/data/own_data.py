@@ -82,9 +82,9 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
     """
     if not missing.any():
         return
-    row = missing.argmax() + 1
+    first_row = missing.argmax() + 1
     raise DataError(
-        f"{missing.sum()} rows have no {what}, the first is row {row}", where=where, hint=hint
+        f"{missing.sum()} rows have no {what}, the first is row {first_row}", where=where, hint=hint
     )
 
 
@@ -92,8 +92,9 @@ def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, h
     """Raise DataError if entries of a column are wrong ([n] bool); it names the first."""
     if not wrong.any():
         return
-    row = wrong.argmax()
-    raise DataError(f"'{values[row]}' in row {row + 1} {what}", where=where, hint=hint)
+    first_row = wrong.argmax()
+    entry = values[first_row]
+    raise DataError(f"'{entry}' in row {first_row + 1} {what}", where=where, hint=hint)
 
 
 def is_missing(text: str) -> bool:
@@ -103,22 +104,22 @@ def is_missing(text: str) -> bool:
 
 def check_labels(labels: np.ndarray, where: str) -> None:
     """Raise DataError where text labels [n] say that they are missing; it counts them."""
-    missing = np.array([is_missing(text) for text in labels.tolist()], dtype=bool)
-    if not missing.any():
+    is_absent = np.array(list(map(is_missing, labels.tolist())), dtype=bool)
+    if not is_absent.any():
         return
-    label = labels[missing.argmax()]
-    noun = "target"
+    label = labels[is_absent.argmax()]
+    missing_noun = "target"
     hint = "remove these rows"
     # An empty field is surely missing, while a word such as "none" may be a class.
     if label:
-        noun = f"target ('{label}')"
+        missing_noun = f"target ('{label}')"
         hint = f"{hint}; if '{label}' is a class, give it another name"
-    refuse_rows(missing, noun, where, hint)
+    refuse_rows(is_absent, missing_noun, where, hint)
 
 
 def listed(names: Iterable[object], limit: int = _SHOWN) -> str:
     """Return names with commas between them; of more than `limit`, the number of the others."""
-    texts = [str(name) for name in names]
+    texts = list(map(str, names))
     shown = ", ".join(texts[:limit])
     if len(texts) <= limit:
         return shown

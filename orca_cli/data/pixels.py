@@ -35,8 +35,9 @@ def random_crop(
 
 def random_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the images [B, C, H, W], each mirrored left to right with probability 1/2."""
-    mirrored = generator.random(len(images)) < 0.5
-    return np.where(mirrored[:, None, None, None], images[..., ::-1], images)
+    is_mirrored = generator.random(len(images)) < 0.5
+    mirror_images = images[..., ::-1]
+    return np.where(is_mirrored[:, None, None, None], mirror_images, images)
 
 
 def augmented(
@@ -65,13 +66,13 @@ def normalised(
 
     With mean and std [C], positive, (pixel - mean) / std of these.
     """
-    x = images.astype(np.float32) / np.float32(255)
+    pixels = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
         # In float32: numbers in float64 would make the whole batch float64.
         means = np.array(mean, np.float32)  # [C]
         deviations = np.array(std, np.float32)
-        x = (x - means[:, None, None]) / deviations[:, None, None]
-    return torch.from_numpy(np.ascontiguousarray(x))
+        pixels = (pixels - means[:, None, None]) / deviations[:, None, None]
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 class PixelSamples(ArraySamples):
@@ -114,8 +115,8 @@ class PixelSamples(ArraySamples):
                 flip=self._flip,
                 generator=augment,
             )
-        x = normalised(images, self._pixel_mean, self._pixel_std)
-        return Batch(x, torch.from_numpy(self._y[rows]))
+        inputs = normalised(images, self._pixel_mean, self._pixel_std)
+        return Batch(inputs, torch.from_numpy(self._y[rows]))
 
     def digest(self) -> str:
         """Return a SHA-256 over images, targets and normalisation."""

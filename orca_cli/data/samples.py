@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from orca_cli.data.blocks import Ragged, blocks, masked_blocks, read
+from orca_cli.data.blocks import AnyArray, Ragged, blocks, masked_blocks, read
 from orca_cli.data.own_data import described_extent, listed
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Batch, Scale
@@ -49,9 +49,9 @@ class Gaps:
         is_missing = np.isnan(x)
         if valid is not None:
             is_missing &= valid[:, None]
-        flags = is_missing[:, list(self.flagged)]  # [B, I, *E]
+        indicators = is_missing[:, list(self.flagged)]  # [B, I, *E]
         if not is_missing.any():
-            return x, flags
+            return x, indicators
         # In float64: a mean in float32 would not be the one that the scale subtracts.
         means = _per_channel(self.fill, x.ndim)
         filled = np.where(is_missing, means, x.astype(np.float64))
@@ -59,30 +59,33 @@ class Gaps:
             # Every series [L] that has a gap.
             for sample, channel in np.argwhere(is_missing.any(axis=-1)):
                 is_gap = is_missing[sample, channel]
-                is_known = ~is_gap if valid is None else ~is_gap & valid[sample]
+                is_known = ~is_gap
+                if valid is not None:
+                    is_known &= valid[sample]
                 known_steps = np.flatnonzero(is_known)
                 # Where no step is known, the mean stays.
                 if len(known_steps) > 0:
                     series = filled[sample, channel]
                     gap_steps = np.flatnonzero(is_gap)
                     series[is_gap] = np.interp(gap_steps, known_steps, series[known_steps])
-        return filled, flags
+        return filled, indicators
 
 
 def _per_channel(numbers: np.ndarray, ndim: int) -> np.ndarray:
     """Return numbers [C] in a shape that broadcasts over arrays [n, C, *E] of `ndim` axes."""
-    return numbers.reshape(-1, *(1,) * (ndim - 2))
+    single_axes = (1,) * (ndim - 2)
+    return numbers.reshape(-1, *single_axes)
 
 
-def count_missing(x: np.ndarray | Ragged) -> int:
+def count_missing(x: AnyArray) -> int:
     """Return how many inputs [n, C, *E] have a value that is NaN."""
     if x.dtype.kind != "f":
         return 0
     count = 0
     for block in blocks(x, np.arange(len(x))):
         # A gap in any channel counts the whole sample once.
-        is_incomplete = np.isnan(block).reshape(len(block), -1).any(axis=1)  # [B]
-        count += int(is_incomplete.sum())
+        is_missing = np.isnan(block).reshape(len(block), -1)
+        count += int(np.count_nonzero(is_missing.any(axis=1)))
     return count
 
 
@@ -127,7 +130,7 @@ class ArraySamples:
 
     def __init__(
         self,
-        x: np.ndarray | Ragged,
+        x: AnyArray,
         y: np.ndarray,
         valid: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -137,10 +140,12 @@ class ArraySamples:
     ) -> None:
         if len(x) != len(y):
             raise ValueError(f"{len(x)} inputs, {len(y)} targets")
+        if rows is None:
+            rows = np.arange(len(x))
         self._x = x
         self._y = y
         self._valid = valid
-        self._rows = np.arange(len(x)) if rows is None else rows
+        self._rows = rows
         self._scale = scale
         self._groups = groups
         self._gaps = gaps
@@ -156,8 +161,8 @@ class ArraySamples:
         if self._valid is not None:
             valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
-        targets = torch.from_numpy(self._y[rows].copy())
-        return Batch(inputs, targets, mask)
+        targets = self._y[rows].copy()
+        return Batch(inputs, torch.from_numpy(targets), mask)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -174,26 +179,33 @@ class ArraySamples:
         digest = hashlib.sha256()
 
         # Order, names and headers are part of the digests that runs have recorded.
-        def add(name: str, array: np.ndarray | Ragged, rows: np.ndarray) -> None:
+        def add(name: str, array: AnyArray, rows: np.ndarray) -> None:
             shape = (len(rows), *array.shape[1:])
-            digest.update(f"{name} {array.dtype.str} {shape}".encode())
+            header = f"{name} {array.dtype.str} {shape}"
+            digest.update(header.encode())
             for block in blocks(array, rows):
                 digest.update(block.tobytes())
 
-        add("x", self._x, self._rows)
-        add("y", self._y, self._rows)
-        lengths = self._x.lengths if isinstance(self._x, Ragged) else None
-        optional = {"valid": self._valid, "groups": self._groups, "lengths": lengths}
-        for name, array in optional.items():
+        arrays: dict[str, AnyArray | None] = {
+            "x": self._x,
+            "y": self._y,
+            "valid": self._valid,
+            "groups": self._groups,
+        }
+        if isinstance(self._x, Ragged):
+            arrays["lengths"] = self._x.lengths
+        for name, array in arrays.items():
             if array is not None:
                 add(name, array, self._rows)
         if self._scale is not None:
             channels = np.arange(len(self._scale.mean))
             add("mean", self._scale.mean, channels)
             add("std", self._scale.std, channels)
-        if self._gaps is not None:
-            digest.update(f"gaps {self._gaps.how} {self._gaps.flagged}".encode())
-            digest.update(self._gaps.fill.tobytes())
+        gaps = self._gaps
+        if gaps is not None:
+            header = f"gaps {gaps.how} {gaps.flagged}"
+            digest.update(header.encode())
+            digest.update(gaps.fill.tobytes())
         return digest.hexdigest()
 
 
@@ -209,17 +221,19 @@ def as_inputs(
     first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
     and are not scaled. Without scale or gaps that step is left out.
     """
-    flags = None
+    indicators = None
     if gaps is not None:
-        x, flags = gaps.filled(x, valid)
+        x, indicators = gaps.filled(x, valid)
     if scale is not None:
         # In float64: float32 would lose a small signal on a large offset.
-        x = (x - _per_channel(scale.mean, x.ndim)) / _per_channel(scale.std, x.ndim)
+        mean = _per_channel(scale.mean, x.ndim)
+        std = _per_channel(scale.std, x.ndim)
+        x = (x - mean) / std
     if valid is not None:
         # What comes after an end may be anything, NaN too.
         x = np.where(valid[:, None], x, 0)
-    if flags is not None:
-        x = np.concatenate([x, flags], axis=1)  # [B, C + I, *E]
+    if indicators is not None:
+        x = np.concatenate([x, indicators], axis=1)  # [B, C + I, *E]
     # Rounded to float32 only after all arithmetic.
     inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
     if valid is None:
@@ -247,7 +261,7 @@ class _Moments:
 
 
 def fit_inputs(
-    x: np.ndarray | Ragged,
+    x: AnyArray,
     rows: np.ndarray,
     has_gaps: bool,
     how: How,
@@ -267,8 +281,9 @@ def fit_inputs(
             channel.
     """
     if how == "linear" and x.ndim != 3:
+        extent = described_extent(x.shape[2:])
         raise ConfigError(
-            f"applies to sequences, and inputs have the extent {described_extent(x.shape[2:])}",
+            f"applies to sequences, and inputs have the extent {extent}",
             where="task.gaps",
             hint="use task.gaps=mean",
         )
@@ -277,30 +292,32 @@ def fit_inputs(
     else:
         moments = _moments(x, rows)
     # A mean of nothing is NaN.
-    empty = np.flatnonzero(np.isnan(moments.mean))
-    if len(empty) > 0:
+    unknown_channels = np.flatnonzero(np.isnan(moments.mean))
+    if len(unknown_channels) > 0:
         raise DataError(
-            f"channel {listed(empty)} has no known value in the training set, all are NaN",
+            f"channel {listed(unknown_channels)} has no known value in the training set,"
+            " all are NaN",
             where=where,
             hint="remove it",
         )
-    std = np.sqrt(moments.variance)
+    deviations = np.sqrt(moments.variance)
     # Sums of many equal numbers are off by rounding; a deviation as small as that is not variation
     # in the data.
-    is_constant = std <= 1e-12 * np.abs(moments.mean)
+    is_constant = deviations <= 1e-12 * np.abs(moments.mean)
     warnings = []
     if is_constant.any():
-        channels = listed(np.flatnonzero(is_constant))
-        warnings.append(f"warning: channel {channels} is constant in the training set")
+        constant_channels = listed(np.flatnonzero(is_constant))
+        warnings.append(f"warning: channel {constant_channels} is constant in the training set")
     flagged: tuple[int, ...] = ()
     if indicator:
-        flagged = tuple(np.flatnonzero(moments.num_missing).tolist())
+        channels_with_gaps = np.flatnonzero(moments.num_missing)
+        flagged = tuple(channels_with_gaps.tolist())
     gaps = Gaps(how=how, fill=moments.mean, flagged=flagged)
     notes = []
     if moments.num_missing.any():
         notes.append(_note_on_filling(gaps, moments.num_missing))
     # Deviation 1 keeps a constant channel from a division by 0.
-    scale = ChannelScale(mean=moments.mean, std=np.where(is_constant, 1.0, std))
+    scale = ChannelScale(mean=moments.mean, std=np.where(is_constant, 1.0, deviations))
     return FittedInputs(scale=scale, gaps=gaps, notes=notes, warnings=warnings)
 
 
@@ -310,7 +327,8 @@ def _note_on_filling(gaps: Gaps, num_missing: np.ndarray) -> str:
     if gaps.how == "mean":
         filling = "become the channel's training mean"
     if gaps.flagged:
-        filling += f", flagged by {counted(len(gaps.flagged), 'more channel')}"
+        indicators = counted(len(gaps.flagged), "more channel")
+        filling += f", flagged by {indicators}"
     channels = f"{np.count_nonzero(num_missing)} of {counted(len(num_missing), 'channel')}"
     return f"{num_missing.sum()} missing values in {channels} {filling} (task.gaps={gaps.how})"
 
@@ -318,43 +336,47 @@ def _note_on_filling(gaps: Gaps, num_missing: np.ndarray) -> str:
 def _moments(x: np.ndarray, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without padding and gaps, in two passes."""
     num_channels = x.shape[1]
-    axes = (0, *range(2, x.ndim))
-    count = len(rows) * math.prod(x.shape[2:])
+    other_axes = (0, *range(2, x.ndim))
+    num_values = len(rows) * math.prod(x.shape[2:])  # of a channel
     mean = np.zeros(num_channels)
     for block in blocks(x, rows):
-        mean += block.sum(axis=axes, dtype=np.float64) / count
+        mean += block.sum(axis=other_axes, dtype=np.float64) / num_values
     squares = np.zeros(num_channels)
     for block in blocks(x, rows):
-        squares += ((block - _per_channel(mean, x.ndim)) ** 2).sum(axis=axes)
+        deviations = block - _per_channel(mean, x.ndim)
+        squares += (deviations**2).sum(axis=other_axes)
     num_missing = np.zeros(num_channels, dtype=np.int64)
-    return _Moments(mean=mean, variance=squares / count, num_missing=num_missing)
+    return _Moments(mean=mean, variance=squares / num_values, num_missing=num_missing)
 
 
-def _moments_of_known(x: np.ndarray | Ragged, rows: np.ndarray) -> _Moments:
+def _moments_of_known(x: AnyArray, rows: np.ndarray) -> _Moments:
     """Return the moments of inputs without their padding and gaps, in one pass."""
-    num_channels = x.shape[1]
-    axes = (0, *range(2, x.ndim))
-    count = np.zeros(num_channels)
-    mean = np.zeros(num_channels)
-    squares = np.zeros(num_channels)
-    num_missing = np.zeros(num_channels, dtype=np.int64)
+    other_axes = (0, *range(2, x.ndim))
+    num_missing = np.zeros(x.shape[1], dtype=np.int64)  # [C], as all sums below
+    num_known = np.zeros(x.shape[1])
+    mean = np.zeros_like(num_known)
+    squares = np.zeros_like(num_known)
     for block, valid in masked_blocks(x, rows):
         is_missing = np.isnan(block)  # [B, C, *E]
-        is_known = ~is_missing if valid is None else ~is_missing & valid[:, None]
-        size = is_known.sum(axis=axes).astype(np.float64)  # [C]
-        total = np.maximum(count + size, 1)
-        sums = np.where(is_known, block, 0).sum(axis=axes, dtype=np.float64)
-        block_mean = sums / np.maximum(size, 1)
+        is_known = ~is_missing
+        if valid is not None:
+            is_known &= valid[:, None]
+        block_known = is_known.sum(axis=other_axes).astype(np.float64)  # [C]
+        total_known = np.maximum(num_known + block_known, 1)
+        known_sums = np.where(is_known, block, 0).sum(axis=other_axes, dtype=np.float64)
+        block_mean = known_sums / np.maximum(block_known, 1)
         # Blocks are merged about their own means, so that no large offset is squared.
         deviations = np.where(is_known, block - _per_channel(block_mean, x.ndim), 0)
-        squares += (deviations.astype(np.float64) ** 2).sum(axis=axes)
-        squares += (block_mean - mean) ** 2 * count * size / total
-        mean += (block_mean - mean) * size / total
-        count += size
-        num_missing += is_missing.sum(axis=axes)
+        deviations = deviations.astype(np.float64)
+        squares += (deviations**2).sum(axis=other_axes)
+        shift = block_mean - mean
+        squares += shift**2 * num_known * block_known / total_known
+        mean += shift * block_known / total_known
+        num_known += block_known
+        num_missing += is_missing.sum(axis=other_axes)
     return _Moments(
-        mean=np.where(count > 0, mean, np.nan),
-        variance=squares / np.maximum(count, 1),
+        mean=np.where(num_known > 0, mean, np.nan),
+        variance=squares / np.maximum(num_known, 1),
         num_missing=num_missing,
     )
 
@@ -367,16 +389,15 @@ def target_scale(y: np.ndarray) -> Scale:
     count. The deviation is 1 for channels that are constant up to rounding. Every channel needs a
     known target.
     """
-    mean, std = _target_moments(y)
+    means, deviations = _target_moments(y)
     # A single far channel makes all of them float64, since a tensor has one dtype.
-    is_far = np.abs(mean) > _FARTHEST * std
+    is_far = np.abs(means) > _FARTHEST * deviations
     dtype = np.dtype("float64" if is_far.any() else "float32")
     # The moments are those of the targets that the model sees, which are of this dtype.
-    mean, std = _target_moments(y.astype(dtype))
-    return Scale(
-        mean=torch.from_numpy(_per_channel(mean, y.ndim).astype(dtype)),
-        std=torch.from_numpy(_per_channel(std, y.ndim).astype(dtype)),
-    )
+    means, deviations = _target_moments(y.astype(dtype))
+    mean = _per_channel(means, y.ndim).astype(dtype)
+    std = _per_channel(deviations, y.ndim).astype(dtype)
+    return Scale(mean=torch.from_numpy(mean), std=torch.from_numpy(std))
 
 
 def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -385,16 +406,17 @@ def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A constant channel has deviation 1.
     """
     num_outputs = y.shape[1]
-    mean = np.empty(num_outputs)
-    std = np.empty(num_outputs)
-    for i in range(num_outputs):
+    means = np.empty(num_outputs)
+    deviations = np.empty(num_outputs)
+    for output in range(num_outputs):
         # One channel at a time in float64: squares of float32 leave its range for targets beyond
         # 1e19 or below 1e-22.
-        channel = y[:, i].reshape(-1).astype(np.float64)
-        mean[i] = np.nanmean(channel)
-        std[i] = np.nanstd(channel)
-    is_constant = std <= rounding(y.dtype) * np.abs(mean)
-    return mean, np.where(is_constant, 1.0, std)
+        targets = y[:, output].reshape(-1)
+        targets = targets.astype(np.float64)
+        means[output] = np.nanmean(targets)
+        deviations[output] = np.nanstd(targets)
+    is_constant = deviations <= rounding(y.dtype) * np.abs(means)
+    return means, np.where(is_constant, 1.0, deviations)
 
 
 def rounding(dtype: np.dtype) -> float:

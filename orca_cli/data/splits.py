@@ -18,13 +18,12 @@ from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
 # How splits are called in names of arrays (x_train, x_val, ...) and folders, and in columns and
-# arrays of marks.
+# arrays of marks. The number of a split in this order is a mark too.
 PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-_NUMBERS = {"train": "0", "validation": "1", "test": "2"}  # of marks alone
 _WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")  # as pandas writes a column of integers with a gap
 
 
@@ -48,15 +47,15 @@ def marked_rows(
     for others, and where `for_training` is set and no row is for training; `hint` follows what is
     allowed.
     """
-    texts = np.char.lower(np.char.strip(marks.astype(str)))
-    rows: dict[str, np.ndarray] = {}
+    mark_texts = np.char.lower(np.char.strip(marks.astype(str)))
+    marked: dict[str, np.ndarray] = {}
     # Every mark is wrong until a split claims it.
-    is_wrong = np.ones(texts.shape, dtype=bool)
-    for split_name, spellings in PART_NAMES.items():
-        is_marked = np.isin(texts, [*spellings, _NUMBERS[split_name]])
+    is_wrong = np.ones(mark_texts.shape, dtype=bool)
+    for number, (split_name, spellings) in enumerate(PART_NAMES.items()):
+        is_marked = np.isin(mark_texts, [*spellings, str(number)])
         is_wrong &= ~is_marked
         if is_marked.any():
-            rows[split_name] = np.flatnonzero(is_marked)
+            marked[split_name] = np.flatnonzero(is_marked)
     refuse_entry(
         wrong=is_wrong,
         values=marks,
@@ -64,13 +63,13 @@ def marked_rows(
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
-    if for_training and "train" not in rows:
+    if for_training and "train" not in marked:
         raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
-    return rows
+    return marked
 
 
 def split(
-    n: int,
+    n_samples: int,
     *,
     validation: int | float,
     test: int | float,
@@ -81,87 +80,89 @@ def split(
 ) -> Split:
     """Return disjoint index sets.
 
-    The n samples are put into one random order in which every stretch holds each class in
+    The samples are put into one random order in which every stretch holds each class in
     proportion. Test takes its start, validation what follows, and train its end. So the test set
     depends on neither the validation nor the training size, a smaller training set is a part of a
     larger one, and every class has a training sample where there are as many training samples as
     classes.
 
     Args:
-        validation, test: numbers of samples (int), or fractions of n below 1 (float); a fraction
+        validation, test: numbers of samples (int), or fractions of all below 1 (float); a fraction
             above 0 takes one or more.
         train: number of samples; None takes the rest.
         classes: [n], to stratify by; None for the plain random order.
         keys: the settings that give the sizes, for messages.
     """
-    n_test = _count(test, n)
-    n_validation = _count(validation, n)
+    n_test = _count(test, n_samples)
+    n_validation = _count(validation, n_samples)
+    validation_end = n_test + n_validation
+    n_left = n_samples - validation_end
     # A smaller training set leaves the other splits as they are, and samples unused.
-    n_left = n - n_test - n_validation
     n_train = n_left if train is None else train
     if n_left < 1 or n_train > n_left:
         sizes = f"{n_test} for test, {n_validation} for validation"
+        settings = ", ".join(keys)
         raise DataError(
-            f"{sizes} and {max(n_train, 1)} for training are more than the {n} in all",
+            f"{sizes} and {max(n_train, 1)} for training are more than the {n_samples} in all",
             where=keys[0],
-            hint=f"change {', '.join(keys)}",
+            hint=f"change {settings}",
         )
     # The name keeps this draw apart from others by the same seed.
-    order = numpy_generator(seed, "split").permutation(n)
+    random_order = numpy_generator(seed, "split").permutation(n_samples)
     if classes is not None:
-        order = _spread(order, classes)
+        random_order = _spread(random_order, classes)
+    train_start = n_samples - n_train
     return Split(
-        train=np.sort(order[n - n_train :]),
-        validation=np.sort(order[n_test : n_test + n_validation]),
-        test=np.sort(order[:n_test]),
+        train=np.sort(random_order[train_start:]),
+        validation=np.sort(random_order[n_test:validation_end]),
+        test=np.sort(random_order[:n_test]),
     )
 
 
-def _count(size: int | float, n: int) -> int:
-    """Return a number of samples as it is, and a fraction of n as a number.
+def _count(size: int | float, n_samples: int) -> int:
+    """Return a number of samples as it is, and a fraction of all as a number.
 
     A fraction above 0 gives one or more.
     """
     if isinstance(size, int):
         return size
-    return max(int(size > 0), round(size * n))
+    return max(int(size > 0), round(size * n_samples))
 
 
-def _spread(order: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _spread(random_order: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return a random order [n] changed so that every stretch holds each class in proportion."""
     # A sample's rank within its class, as a fraction, spreads every class evenly over the order.
     # The last of each class has rank 1, so that the end of the order, train, has every class.
-    rank = np.empty(len(order))
+    ranks = np.empty(len(random_order))
     for label in np.unique(classes):
-        members = order[classes[order] == label]
-        rank[members] = np.arange(1, len(members) + 1) / len(members)
+        members = random_order[classes[random_order] == label]
+        ranks[members] = np.arange(1, len(members) + 1) / len(members)
     # The sort is stable: samples of the same rank stay in the random order.
-    return order[np.argsort(rank[order], kind="stable")]
+    return random_order[np.argsort(ranks[random_order], kind="stable")]
 
 
 def folds(
-    n: int,
+    n_samples: int,
     count: int,
     *,
     seed: int = 0,
     classes: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the fold of each of n samples, [n] int64 in 0..count-1.
+    """Return the fold of each sample, [n] int64 in 0..count-1.
 
     DataError for fewer samples, or groups, than folds. The sizes of the folds differ by 1 at most,
     and so do those of each class [n] in them. Samples of one group [n] are in one fold; sizes are
     numbers of groups then, and the class of a group is the most frequent one in it.
     """
     # Whole units are dealt out, so that no group is divided between folds.
-    units = merged(n, classes, groups)
+    units = merged(n_samples, classes, groups)
     if units.count < count:
         members = "training samples" if groups is None else "groups of samples"
-        raise DataError(
-            f"{count} folds of {units.count} {members}",
-            where="train.folds",
-            hint=f"use train.folds={units.count} or less" if units.count > 1 else "",
-        )
+        hint = ""
+        if units.count > 1:
+            hint = f"use train.folds={units.count} or less"
+        raise DataError(f"{count} folds of {units.count} {members}", where="train.folds", hint=hint)
     order = numpy_generator(seed, "folds").permutation(units.count)
     if units.classes is not None:
         # Units of a class follow one another and are dealt out in turn; the sort leaves them in
@@ -181,31 +182,31 @@ class Units:
     classes: np.ndarray | None  # [count], the class of each unit, numbered from 0
 
 
-def merged(n: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Units:
-    """Return the units of n samples: their groups [n], or without groups each sample alone.
+def merged(n_samples: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Units:
+    """Return the units of samples: their groups [n], or without groups each sample alone.
 
     A group has its most frequent class [n], or the lowest of several such; without classes units
     have none.
     """
     if groups is None:
-        numbers = np.arange(n)
+        unit_numbers = np.arange(n_samples)
     else:
-        numbers = np.unique(groups, return_inverse=True)[1]
-    count = int(numbers.max()) + 1
+        unit_numbers = np.unique(groups, return_inverse=True)[1]
+    count = int(unit_numbers.max()) + 1
     if classes is None:
-        return Units(numbers=numbers, count=count, classes=None)
-    codes = np.unique(classes, return_inverse=True)[1]
+        return Units(numbers=unit_numbers, count=count, classes=None)
+    class_numbers = np.unique(classes, return_inverse=True)[1]
     if groups is None:
-        return Units(numbers=numbers, count=count, classes=codes)
+        return Units(numbers=unit_numbers, count=count, classes=class_numbers)
     # Each pair of a unit and a class that occurs, and how often it does.
-    (pair_units, pair_codes), counts = np.unique(
-        np.stack([numbers, codes]), axis=1, return_counts=True
+    (pair_units, pair_classes), pair_counts = np.unique(
+        np.stack([unit_numbers, class_numbers]), axis=1, return_counts=True
     )
     # By unit, then by frequency from above, then by class from below: the first pair of a unit has
     # its class.
-    order = np.lexsort((pair_codes, -counts, pair_units))
-    starts = np.searchsorted(pair_units[order], np.arange(count))
-    return Units(numbers=numbers, count=count, classes=pair_codes[order][starts])
+    order = np.lexsort((pair_classes, -pair_counts, pair_units))
+    first_pairs = np.searchsorted(pair_units[order], np.arange(count))
+    return Units(numbers=unit_numbers, count=count, classes=pair_classes[order][first_pairs])
 
 
 def group_rows(
@@ -219,25 +220,27 @@ def group_rows(
     """
     if not columns:
         return {}
-    names: dict[str, np.ndarray] = {}  # file -> the name of the group of each row
-    groups: dict[str, np.ndarray] = {}  # origin of a split -> the groups in it
+    group_names: dict[str, np.ndarray] = {}  # file -> the name of the group of each row
+    split_groups: dict[str, np.ndarray] = {}  # origin of a split -> the groups in it
     for file, (column, where) in columns.items():
-        texts = [_WHOLE.sub(r"\1", text) for text in column.astype(str).tolist()]
-        names[file] = np.array(texts, dtype=str)
+        entries = column.astype(str).tolist()
+        file_names = np.array([_WHOLE.sub(r"\1", entry) for entry in entries], dtype=str)
         # NaN and None become these texts above.
-        refuse_rows(np.isin(names[file], ("", "nan", "None")), "group", where)
-        file_rows = {file: np.arange(len(texts))}
+        refuse_rows(np.isin(file_names, ("", "nan", "None")), "group", where)
+        group_names[file] = file_names
+        file_rows = {file: np.arange(len(entries))}
         # Only the training file may hold rows of several splits.
         if file == "train" and rows:
             file_rows = rows
         for split_name, split_rows in file_rows.items():
-            groups[f"{where} ({split_name})"] = np.unique(names[file][split_rows])
-    _check_disjoint(groups)
+            split_groups[f"{where} ({split_name})"] = np.unique(file_names[split_rows])
+    _check_disjoint(split_groups)
     # Numbered over all files, so that a group has one number wherever it occurs.
-    all_names = np.concatenate(list(names.values()))
-    numbers = np.unique(all_names, return_inverse=True)[1]
-    ends = np.cumsum([len(file_names) for file_names in names.values()])
-    return dict(zip(names, np.split(numbers, ends[:-1]), strict=True))
+    all_names = np.concatenate(list(group_names.values()))
+    group_numbers = np.unique(all_names, return_inverse=True)[1]
+    file_ends = np.cumsum(list(map(len, group_names.values())))
+    numbers_of_files = np.split(group_numbers, file_ends[:-1])
+    return dict(zip(group_names, numbers_of_files, strict=True))
 
 
 def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
@@ -277,10 +280,15 @@ def hold_out(
     held_out = drawn.validation
     if validation == "last":
         # The draw above decides how many rows are held out; these are then the last ones.
-        cut = len(classes) - len(held_out)
-        held_out = np.arange(cut, len(classes))
+        n_kept = len(classes) - len(held_out)
+        held_out = np.arange(n_kept, len(classes))
         train = split(
-            cut, validation=0, test=0, train=train_size, seed=split_seed, classes=classes[:cut]
+            n_kept,
+            validation=0,
+            test=0,
+            train=train_size,
+            seed=split_seed,
+            classes=classes[:n_kept],
         ).train
     if train_on_validation:
         train = np.union1d(train, held_out)

@@ -52,9 +52,12 @@ class TargetForm:
             return self._positions(y, where)
         if self.kind in ("classes", "class_maps"):
             return self._integers(y, where)
+        numbers = self.numbers(y, where)
+        if self.scale is None:
+            return numbers.astype(np.float32)
         # The scale is float64 only where float32 would round away what matters.
-        dtype = np.float32 if self.scale is None else self.scale.mean.numpy().dtype
-        return self.numbers(y, where).astype(dtype)
+        mean = self.scale.mean.numpy()
+        return numbers.astype(mean.dtype)
 
     def _positions(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return the position [n] int64 of each label among the classes."""
@@ -63,9 +66,10 @@ class TargetForm:
         # A label beyond the last class is compared with that class, and differs from it.
         positions = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
         is_new = classes[positions] != labels
-        if is_new.any():
+        num_new = is_new.sum()
+        if num_new > 0:
             raise DataError(
-                f"{is_new.sum()} labels have no training sample, {first_of(is_new, labels)}",
+                f"{num_new} labels have no training sample, {first_of(is_new, labels)}",
                 where=where,
                 hint=f"give labels as in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
@@ -79,21 +83,25 @@ class TargetForm:
         """
         # A missing number among integers makes all of them floats.
         if y.shape[1:] != self.extent or y.dtype.kind not in "iub":
-            sizes = ", ".join(["n", *map(str, self.extent)])
+            expected_shape = f"(n{self._sizes()})"
             raise DataError(
-                f"classes have shape {y.shape} and dtype {y.dtype}, expected integers ({sizes})",
+                f"classes have shape {y.shape} and dtype {y.dtype},"
+                f" expected integers {expected_shape}",
                 where=where,
                 hint="store real-valued targets as float32",
             )
         integers = y.astype(np.int64)
         # While K is unknown, every whole number passes that float64 holds exactly.
-        highest = self.num_outputs - 1 if self.num_outputs else _LARGEST
+        highest = _LARGEST
+        if self.num_outputs:
+            highest = self.num_outputs - 1
         is_wrong = (integers < 0) | (integers > highest)
         if self.kind == "class_maps":
             is_wrong &= integers != IGNORED_CLASS
-        if is_wrong.any():
+        num_wrong = is_wrong.sum()
+        if num_wrong > 0:
             raise DataError(
-                f"{is_wrong.sum()} classes are not in 0..{highest}, {first_of(is_wrong, integers)}",
+                f"{num_wrong} classes are not in 0..{highest}, {first_of(is_wrong, integers)}",
                 where=where,
                 hint=f"in maps {IGNORED_CLASS} marks positions to ignore;"
                 " -1 often marks the hidden targets of a competition",
@@ -105,14 +113,16 @@ class TargetForm:
 
         They are NaN where a target may be missing and is. Raises as `encode`.
         """
-        if self.channels_last and y.ndim == len(self.extent) + 2:
+        has_output_axis = y.ndim == len(self.extent) + 2
+        if has_output_axis and self.channels_last:
             y = np.moveaxis(y, -1, 1)  # [n, *E, K] -> [n, K, *E]
         if y.shape[1:] == self.extent:
             y = y[:, None]  # one output
-        k = self.num_outputs
-        if k == 0 and y.ndim > 1:
-            k = y.shape[1]  # not known yet: these are the targets that decide it
-        if y.shape[1:] != (k, *self.extent) or k == 0 or y.dtype.kind not in "fiub":
+        num_outputs = self.num_outputs
+        if num_outputs == 0 and y.ndim > 1:
+            num_outputs = y.shape[1]  # not known yet: these are the targets that decide it
+        has_shape = y.shape[1:] == (num_outputs, *self.extent)
+        if not has_shape or num_outputs == 0 or y.dtype.kind not in "fiub":
             raise DataError(
                 f"{self.kind} have shape {y.shape}, {self._expected()}, not {y.dtype}",
                 where=where,
@@ -122,10 +132,11 @@ class TargetForm:
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
             # NaN passes: `check_finite` has refused it where no target may be missing.
-            is_wrong = ~((y == 0) | (y == 1) | np.isnan(y))
-            if is_wrong.any():
+            is_wrong = ~(np.isin(y, (0, 1)) | np.isnan(y))
+            num_wrong = is_wrong.sum()
+            if num_wrong > 0:
                 raise DataError(
-                    f"{is_wrong.sum()} entries are neither 0 nor 1, {first_of(is_wrong, y)}",
+                    f"{num_wrong} entries are neither 0 nor 1, {first_of(is_wrong, y)}",
                     where=where,
                     hint="for one class per sample use kind=classes",
                 )
@@ -133,37 +144,43 @@ class TargetForm:
 
     def _expected(self) -> str:
         """Return the shapes that `numbers` takes, as text."""
-        sizes = "".join(f", {size}" for size in self.extent)
-        single = f"(n{sizes or ','})"
-        return f"expected {single} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
+        sizes = self._sizes()
+        single_output = f"(n{sizes or ','})"
+        return f"expected {single_output} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
+
+    def _sizes(self) -> str:
+        """Return the extent as text that follows another size, such as ", 8, 8"."""
+        return "".join(f", {size}" for size in self.extent)
 
     def note(self) -> str:
         """Return a description of the targets."""
-        k = self.num_outputs
+        num_outputs = self.num_outputs
         if self.kind == "maps":
-            text = f"real-valued targets of {k} x {described_extent(self.extent)}"
+            description = f"real-valued targets of {num_outputs} x {described_extent(self.extent)}"
         elif self.kind == "class_maps":
-            text = f"{k} classes at every position"
+            description = f"{num_outputs} classes at every position"
         elif self.kind == "values":
-            text = f"{counted(k, 'number')} a sample"
+            description = f"{counted(num_outputs, 'number')} a sample"
         else:
-            text = f"{k} {self.kind}"
+            description = f"{num_outputs} {self.kind}"
         # Names that are just 0..K-1 add nothing to K.
-        if not self.names or self.classes == tuple(range(k)):
-            return text
-        return f"{text} ({listed(self.names)})"
+        if not self.names or self.classes == tuple(range(num_outputs)):
+            return description
+        return f"{description} ({listed(self.names)})"
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
         """Return warnings about labels that are never or always set in training."""
         if self.kind != "labels":
             return []
         warnings = []
-        for label, adjective in ((1, "positive"), (0, "negative")):
+        label_names = self.names or range(self.num_outputs)
+        for number, adjective in ((1, "positive"), (0, "negative")):
             # NaN equals neither number, so missing labels do not count.
-            absent = np.flatnonzero(~(train_targets == label).any(axis=0))
-            if len(absent) > 0:
-                names = listed(self.names[i] if self.names else i for i in absent)
-                warnings.append(f"warning: label {names} has no {adjective} training sample")
+            is_present = (train_targets == number).any(axis=0)
+            absent_labels = np.flatnonzero(~is_present)
+            if len(absent_labels) > 0:
+                absent_names = listed(label_names[label] for label in absent_labels)
+                warnings.append(f"warning: label {absent_names} has no {adjective} training sample")
         return warnings
 
 
@@ -215,66 +232,78 @@ def fit_targets(
 
 
 def _fit_classes(
-    y: np.ndarray, rows: np.ndarray, where: str, num_classes: int | None
+    y: np.ndarray, training_rows: np.ndarray, where: str, num_classes: int | None
 ) -> TargetForm:
     """Return the form of class labels [N]; the classes are those that occur in training rows."""
-    labels = plain_labels(y, where)[rows]
-    classes, counts = np.unique(labels, return_counts=True)
-    k = len(classes)
+    labels = plain_labels(y, where)[training_rows]
+    classes, label_counts = np.unique(labels, return_counts=True)  # classes ascend
+    num_present = len(classes)
+    lowest = classes[0]
+    highest = classes[-1]
     # Classes named by text have no numbers to check.
-    are_from_0 = classes.dtype.kind == "U" or (classes[0], classes[-1]) == (0, k - 1)
-    if num_classes is not None and (k != num_classes or not are_from_0):
+    are_from_0 = classes.dtype.kind == "U" or (lowest, highest) == (0, num_present - 1)
+    if num_classes is not None and (num_present != num_classes or not are_from_0):
         raise DataError(
-            f"{k} training labels, {classes[0]} to {classes[-1]},"
+            f"{num_present} training labels, {lowest} to {highest},"
             f" are not {num_classes} classes from 0 on",
             where=where,
             hint="correct the labels, or leave task.num_classes out: any labels are classes then",
         )
-    if k < 2:
-        raise _equal_targets(len(labels), classes, where)
+    num_labels = len(labels)
+    if num_present < 2:
+        raise _equal_targets(num_labels, classes, where)
     # Most of many labels occur once, as numbers to predict do.
-    are_mostly_single = 2 * np.sum(counts == 1) > k
-    if are_mostly_single and 2 * k > len(labels) > 20:
+    are_mostly_single = 2 * np.sum(label_counts == 1) > num_present
+    if are_mostly_single and 2 * num_present > num_labels > 20:
         raise DataError(
-            f"{k} different labels in {len(labels)} training samples do not look like classes",
+            f"{num_present} different labels in {num_labels} training samples"
+            " do not look like classes",
             where=where,
             hint="to predict numbers use kind=values; is this the array of labels?",
         )
+    class_labels = tuple(classes.tolist())
     return TargetForm(
         kind="classes",
-        num_outputs=k,
-        names=tuple(map(str, classes.tolist())),
-        classes=tuple(classes.tolist()),
+        num_outputs=num_present,
+        names=tuple(map(str, class_labels)),
+        classes=class_labels,
     )
 
 
-def _fit_class_maps(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
+def _fit_class_maps(
+    form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
+) -> TargetForm:
     """Return the form with its number of classes, which is known or that of the training rows."""
-    train = form.encode(y, where)[rows]
-    present = np.unique(train[train != IGNORED_CLASS])  # ascending
-    if len(present) < 2:
-        raise _equal_targets(train.size, present, where)
-    k = form.num_outputs or int(present[-1]) + 1
-    if len(present) < k:
-        absent = f"{k - len(present)} of the classes 0..{k - 1}"
+    training_maps = form.encode(y, where)[training_rows]
+    present = np.unique(training_maps[training_maps != IGNORED_CLASS])  # ascending
+    num_present = len(present)
+    if num_present < 2:
+        raise _equal_targets(training_maps.size, present, where)
+    highest = int(present[-1])
+    num_classes = form.num_outputs or highest + 1
+    if num_present < num_classes:
+        absent = f"{num_classes - num_present} of the classes 0..{num_classes - 1}"
         raise DataError(
             f"{absent} have no position in the training set",
             where=where,
             hint="number the classes without gaps; task.num_classes, if given, is K",
         )
-    return replace(form, num_outputs=k)
+    return replace(form, num_outputs=num_classes)
 
 
-def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) -> TargetForm:
+def _fit_numbers(
+    form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
+) -> TargetForm:
     """Return the form of labels, values or maps with K, and of numbers with their scale."""
     numbers = form.numbers(y, where)  # [N, K, *E]
     form = replace(form, num_outputs=numbers.shape[1])
     if form.kind == "labels":
         return form
-    train = numbers[rows]
-    if train.dtype.kind != "f":
-        train = train.astype(np.float64)
-    is_unknown = np.isnan(train).all(axis=(0, *range(2, train.ndim)))  # [K]
+    targets = numbers[training_rows]
+    if targets.dtype.kind != "f":
+        targets = targets.astype(np.float64)
+    other_axes = (0, *range(2, targets.ndim))
+    is_unknown = np.isnan(targets).all(axis=other_axes)  # [K]
     if is_unknown.any():
         raise DataError(
             f"output {is_unknown.argmax()} has no training target",
@@ -283,19 +312,20 @@ def _fit_numbers(form: TargetForm, y: np.ndarray, rows: np.ndarray, where: str) 
         )
     # Maps may be equal in a channel; numbers that are all equal are most likely a mistake.
     if form.kind == "values":
-        lowest = np.nanmin(train, axis=0)
-        highest = np.nanmax(train, axis=0)
-        are_equal = highest - lowest <= rounding(train.dtype) * np.abs(highest)
+        lowest = np.nanmin(targets, axis=0)
+        highest = np.nanmax(targets, axis=0)
+        are_equal = highest - lowest <= rounding(targets.dtype) * np.abs(highest)
         if are_equal.all():
-            raise _equal_targets(len(train), train[0], where)
-    return replace(form, scale=target_scale(train))
+            raise _equal_targets(len(targets), targets[0], where)
+    return replace(form, scale=target_scale(targets))
 
 
-def _equal_targets(count: int, targets: np.ndarray, where: str) -> DataError:
+def _equal_targets(num_targets: int, targets: np.ndarray, where: str) -> DataError:
     """Return the error for training targets that are all equal; with none, all are ignored."""
-    values = ", ".join(map(str, targets.tolist())) or "ignored"
+    target_texts = map(str, targets.tolist())
+    shown = ", ".join(target_texts) or "ignored"
     return DataError(
-        f"all {count} training targets are {values}",
+        f"all {num_targets} training targets are {shown}",
         where=where,
         hint="provide two classes or more, or numbers that differ by more than their rounding",
     )
@@ -322,12 +352,15 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
         return as_text(labels, where)
     # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
     with np.errstate(invalid="ignore"):
-        wide = labels.astype(np.float64)
-        is_class = (wide % 1 == 0) & (np.abs(wide) <= _LARGEST) & (wide != IGNORED_CLASS)
-    if not is_class.all():
+        numbers = labels.astype(np.float64)
+        is_whole = numbers % 1 == 0
+        is_class = is_whole & (numbers != IGNORED_CLASS) & (np.abs(numbers) <= _LARGEST)
+    is_wrong = ~is_class
+    num_wrong = is_wrong.sum()
+    if num_wrong > 0:
         raise DataError(
-            f"{(~is_class).sum()} labels are not whole numbers up to 2**53, or are {IGNORED_CLASS},"
-            f" which marks ignored positions, {first_of(~is_class, labels)}",
+            f"{num_wrong} labels are not whole numbers up to 2**53, or are {IGNORED_CLASS},"
+            f" which marks ignored positions, {first_of(is_wrong, labels)}",
             where=where,
             hint="class labels are integers or strings; to predict numbers use kind=values",
         )
@@ -357,13 +390,18 @@ def check_finite(
         return
     # Numbers beyond the range of float32 become infinite.
     with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32)
-    is_wrong = np.isinf(narrow) if allow_nan else ~np.isfinite(narrow)
-    if not is_wrong.any():
+        in_float32 = values.astype(np.float32)
+    if allow_nan:
+        is_wrong = np.isinf(in_float32)
+        problem = "values are infinite"
+    else:
+        is_wrong = ~np.isfinite(in_float32)
+        problem = "values are NaN or infinite"
+    num_wrong = is_wrong.sum()
+    if num_wrong == 0:
         return
-    problem = "values are infinite" if allow_nan else "values are NaN or infinite"
     raise DataError(
-        f"{is_wrong.sum()} {problem}, {first_of(is_wrong, values, offset)}",
+        f"{num_wrong} {problem}, {first_of(is_wrong, values, offset)}",
         where=where,
         hint="replace them or remove these samples",
     )
@@ -371,7 +409,8 @@ def check_finite(
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
     """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
-    index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
-    row, *position = map(int, index)
-    shown = (row + offset, *position) if position else row + offset
-    return f"the first is {values[index]} at index {shown}"
+    first_index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
+    sample, *position = map(int, first_index)
+    sample += offset
+    shown_index = (sample, *position) if position else sample
+    return f"the first is {values[first_index]} at index {shown_index}"

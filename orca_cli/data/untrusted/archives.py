@@ -57,11 +57,6 @@ class _Member(NamedTuple):
     is_plain: bool
     open: Callable[[], Any]
 
-    @property
-    def label(self) -> str:
-        """Return its name for messages."""
-        return f"member {ascii(self.name[:100])}"
-
 
 def unpack(
     archive: Path, folder: Path, reporter: Reporter, members: Callable[[str], bool] | None = None
@@ -84,140 +79,161 @@ def unpack(
             folder, or occurs twice; more members or bytes than allowed; or content that grows as
             only bombs do. No member is skipped silently.
     """
-    opened = _members(archive)
+    entries = _members(archive)
     reporter.say(f"unpacking {archive.name}")
     # On the file system of the target, so that files can be moved by a rename.
-    parent = folder if folder.is_dir() else storage.make_folder(folder.parent)
+    existing_folder = folder
+    if not folder.is_dir():
+        existing_folder = storage.make_folder(folder.parent)
     with (
         storage.guarded(folder),
-        tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=parent) as temporary,
+        tempfile.TemporaryDirectory(prefix=".tmp-unpack-", dir=existing_folder) as temporary,
     ):
         try:
-            paths = _write(archive, opened, Path(temporary), members or (lambda name: True))
+            member_paths = _write(archive, entries, Path(temporary), members or (lambda name: True))
         except DAMAGE as error:
             # An error of the disk: storage explains it.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            message = f"is a damaged archive: {error}"
-            raise DataError(message, where=str(archive), hint="get the file again") from error
+            raise DataError(
+                f"is a damaged archive: {error}", where=str(archive), hint="get the file again"
+            ) from error
         # A file gets its name once its content is on the disk.
         os.sync()
         signals.check()
         # All targets are checked before the first file is moved.
-        for path in paths:
-            _check_target(folder, path)
-        for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(temporary, path), folder / path)
-    return [folder / path for path in paths]
+        for member_path in member_paths:
+            _check_target(folder, member_path)
+        for member_path in member_paths:
+            (folder / member_path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(temporary, member_path), folder / member_path)
+    return [folder / member_path for member_path in member_paths]
 
 
-def _check_target(folder: Path, path: PurePosixPath) -> None:
+def _check_target(folder: Path, member_path: PurePosixPath) -> None:
     """Refuse a path at which a link would redirect the file, or a file or folder is in its way."""
-    target = folder / path
-    parents = [folder / parent for parent in path.parents if parent.parts]
-    # A link that somebody planted would lead the file out of the folder.
-    is_redirected = any(
-        parent.is_symlink() or (parent.exists() and not parent.is_dir()) for parent in parents
-    )
-    is_folder = target.is_dir() and not target.is_symlink()
-    if is_redirected or is_folder:
-        message = "a link or a file stands where a folder is needed, or a folder where a file is"
-        raise UnsafeError(message, where=str(target), hint="move it away")
+    target = folder / member_path
+    is_blocked = target.is_dir() and not target.is_symlink()
+    # The last of the parents is the folder itself.
+    for parent in map(folder.joinpath, member_path.parents[:-1]):
+        # A link that somebody planted would lead the file out of the folder.
+        if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
+            is_blocked = True
+    if is_blocked:
+        raise UnsafeError(
+            "a link or a file stands where a folder is needed, or a folder where a file is",
+            where=str(target),
+            hint="move it away",
+        )
 
 
-def _members(path: Path) -> Iterator[_Member]:
+def _members(archive_path: Path) -> Iterator[_Member]:
     """Return the entries of an archive; its format is known by its content.
 
     Raises:
         DataError: missing, or not an archive.
     """
-    head = first_bytes(path, str(path), _ALLOWED)
+    head = first_bytes(archive_path, str(archive_path), _ALLOWED)
     if head.startswith(ZIP):
-        return _in_zip(path)
+        return _in_zip(archive_path)
     is_packed = head.startswith(GZIP)
-    with damage(str(path), "archive"), _open(path, is_packed) as file:
+    with damage(str(archive_path), "archive"), _open(archive_path, is_packed) as file:
         # The first header, if it is a tar.
-        block = file.read(tarfile.BLOCKSIZE)
+        first_header = file.read(tarfile.BLOCKSIZE)
     try:
         # The header of a tar has a checksum, so other content does not pass for one.
-        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(first_header, tarfile.ENCODING, "surrogateescape")
     except tarfile.HeaderError as error:
         if is_packed:
-            return _in_gzip(path)
-        raise DataError("not an archive that is read", where=str(path), hint=_ALLOWED) from error
-    return _in_tar(path, is_packed)
+            return _in_gzip(archive_path)
+        raise DataError(
+            "not an archive that is read", where=str(archive_path), hint=_ALLOWED
+        ) from error
+    return _in_tar(archive_path, is_packed)
 
 
 def _open(path: Path, is_packed: bool) -> IO[bytes] | gzip.GzipFile:
     """Open a file for reading, through gzip where it is packed."""
-    return gzip.open(path) if is_packed else open(path, "rb")
+    if is_packed:
+        return gzip.open(path)
+    return open(path, "rb")
 
 
 def _write(
     archive: Path, members: Iterator[_Member], folder: Path, is_wanted: Callable[[str], bool]
 ) -> list[PurePosixPath]:
     """Write the wanted members below a folder and return their paths; all are checked."""
-    paths: list[PurePosixPath] = []
-    count = 0
+    member_paths: list[PurePosixPath] = []
+    num_members = 0
     for member in members:
-        count += 1
-        if count > _MAX_MEMBERS:
+        num_members += 1
+        if num_members > _MAX_MEMBERS:
             raise _refusal(archive, f"has more than {_MAX_MEMBERS} members")
         # Unwanted members as well: an archive with one unsafe name is refused.
         _check_member(archive, member)
-        path = PurePosixPath(member.name)
-        if member.is_folder or not is_wanted(str(path)):
+        member_path = PurePosixPath(member.name)
+        if member.is_folder or not is_wanted(str(member_path)):
             continue
-        target = folder / path
+        target = folder / member_path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # The file system decides which names are the same.
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
-            message = f"{member.label} occurs twice, or lies inside a file"
-            raise _refusal(archive, message) from error
+            raise _refusal(
+                archive, f"{_label(member.name)} occurs twice, or lies inside a file"
+            ) from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):
                 signals.check()
                 file.write(chunk)
-        paths.append(path)
+        member_paths.append(member_path)
     # An error of damaged archives, as those of zipfile and tarfile.
-    if count == 0:
+    if num_members == 0:
         raise ValueError("no members")
-    return paths
+    return member_paths
+
+
+def _label(name: str) -> str:
+    """Return the name of a member for messages."""
+    return f"member {ascii(name[:100])}"
 
 
 def _check_member(archive: Path, member: _Member) -> None:
-    path = PurePosixPath(member.name)
+    name = member.name
+    path = PurePosixPath(name)
     has_name = bool(path.parts) or member.is_folder
     if not member.is_plain or not has_name:
-        raise _refusal(archive, f"{member.label} is a link, a device or no file at all")
+        raise _refusal(archive, f"{_label(name)} is a link, a device or no file at all")
     if (
         path.is_absolute()
         or ".." in path.parts
-        or "\\" in member.name
+        or "\\" in name
         # A drive of Windows.
-        or member.name[1:2] == ":"
-        or not member.name.isprintable()
+        or name[1:2] == ":"
+        or not name.isprintable()
     ):
-        message = f"{member.label} leads out of the folder, or has an unsafe name"
-        raise _refusal(archive, message)
+        raise _refusal(archive, f"{_label(name)} leads out of the folder, or has an unsafe name")
 
 
-def _check_total(archive: Path, total: int) -> None:
+def _check_total(archive: Path, total_bytes: int) -> None:
     """Refuse an archive that unpacks to too many bytes."""
-    by_ratio = max(_FREE_BYTES, archive.stat().st_size * _MAX_RATIO)
-    if total > min(_MAX_BYTES, by_ratio):
-        message = (
-            f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size, as bombs do"
+    archive_size = archive.stat().st_size
+    by_ratio = max(_FREE_BYTES, archive_size * _MAX_RATIO)
+    if total_bytes > min(_MAX_BYTES, by_ratio):
+        raise _refusal(
+            archive,
+            f"unpacks to more than {_MAX_BYTES:,} bytes or {_MAX_RATIO} times its size,"
+            " as bombs do",
         )
-        raise _refusal(archive, message)
 
 
 def _refusal(archive: Path, message: str) -> UnsafeError:
-    hint = "nothing was unpacked; get the archive from a source that you trust"
-    return UnsafeError(message, where=str(archive), hint=hint)
+    return UnsafeError(
+        message,
+        where=str(archive),
+        hint="nothing was unpacked; get the archive from a source that you trust",
+    )
 
 
 class _Stream:
@@ -239,31 +255,36 @@ class _Stream:
         return content
 
 
-def _in_gzip(path: Path) -> Iterator[_Member]:
-    name = path.name[:-3] if path.name.lower().endswith(".gz") else f"{path.name}.unpacked"
-    with gzip.open(path) as file:
+def _in_gzip(archive_path: Path) -> Iterator[_Member]:
+    name = archive_path.name
+    if name.lower().endswith(".gz"):
+        name = name[:-3]
+    else:
+        name = f"{name}.unpacked"
+    with gzip.open(archive_path) as file:
         yield _Member(
             name=name,
             is_folder=False,
             is_plain=True,
-            open=lambda: nullcontext(_Stream(file, path)),
+            open=lambda: nullcontext(_Stream(file, archive_path)),
         )
 
 
-def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
-    with _open(path, is_packed) as file:
-        stream: Any = _Stream(file, path)
+def _in_tar(archive_path: Path, is_packed: bool) -> Iterator[_Member]:
+    with _open(archive_path, is_packed) as file:
+        stream: Any = _Stream(file, archive_path)
         # Mode r|: each byte is read once, and passes `_Stream`, which counts.
         with tarfile.open(
             fileobj=stream, mode="r|", bufsize=_CHUNK, errorlevel=2, tarinfo=_Header
         ) as archive:
             for header in archive:
                 is_known = header.type in (*_CONTENT, tarfile.DIRTYPE)
+                # A sparse file could declare any size with hardly a byte in the archive.
+                is_plain = is_known and not header.issparse()
                 yield _Member(
                     name=header.name,
                     is_folder=header.isdir(),
-                    # A sparse file could declare any size with hardly a byte in the archive.
-                    is_plain=is_known and not header.issparse(),
+                    is_plain=is_plain,
                     open=partial(archive.extractfile, header),
                 )
                 # Otherwise the headers of a large archive would fill the memory.
@@ -273,11 +294,13 @@ def _in_tar(path: Path, is_packed: bool) -> Iterator[_Member]:
             pass
 
 
-def _in_zip(path: Path) -> Iterator[_Member]:
-    with open_zip(path, _MAX_MEMBERS, "zip archive") as archive:
+def _in_zip(archive_path: Path) -> Iterator[_Member]:
+    with open_zip(archive_path, _MAX_MEMBERS, "zip archive") as archive:
+        entries = archive.infolist()
         # zipfile reads no more of a member than the member declares.
-        _check_total(path, sum(entry.file_size for entry in archive.infolist()))
-        for entry in archive.infolist():
+        total_bytes = sum(entry.file_size for entry in entries)
+        _check_total(archive_path, total_bytes)
+        for entry in entries:
             # 0 where the archive was made by a system without such types.
             file_type = stat.S_IFMT(entry.external_attr >> 16)
             yield _Member(
@@ -323,13 +346,14 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        message = f"not a readable {kind}: {error}"
-        raise DataError(message, where=where, hint="write or get it again") from error
+        raise DataError(
+            f"not a readable {kind}: {error}", where=where, hint="write or get it again"
+        ) from error
     with archive:
         entries = archive.infolist()
-        if len(entries) > max_members:
-            message = f"{len(entries)} members, at most {max_members} are read"
-            raise UnsafeError(message, where=where)
+        num_members = len(entries)
+        if num_members > max_members:
+            raise UnsafeError(f"{num_members} members, at most {max_members} are read", where=where)
         for entry in entries:
             _check_entry(entry, where)
         # Members of one file cannot have more bytes together than the file.
@@ -339,16 +363,19 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
 
 
 def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
-    label = f"member {ascii(entry.filename[:100])}"
     if not entry.filename:
         raise DataError("a member has no name", where=where, hint="get the file again")
+    label = _label(entry.filename)
     is_encrypted = entry.flag_bits & 1
     if is_encrypted or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        message = f"{label} is encrypted or has an unusual compression"
-        raise DataError(message, where=where, hint="unpack it yourself")
-    if entry.file_size > entry.compress_size * MAX_DEFLATE + 1024:
-        message = (
-            f"{label} declares {entry.file_size:,} bytes, more than its {entry.compress_size:,} "
-            "can hold"
+        raise DataError(
+            f"{label} is encrypted or has an unusual compression",
+            where=where,
+            hint="unpack it yourself",
         )
-        raise UnsafeError(message, where=where)
+    if entry.file_size > entry.compress_size * MAX_DEFLATE + 1024:
+        raise UnsafeError(
+            f"{label} declares {entry.file_size:,} bytes,"
+            f" more than its {entry.compress_size:,} can hold",
+            where=where,
+        )

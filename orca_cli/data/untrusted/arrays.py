@@ -16,7 +16,7 @@ import numpy as np
 
 from orca_cli.data.untrusted.archives import open_zip
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
-from orca_cli.data.untrusted.memory import check_memory, checked_characters
+from orca_cli.data.untrusted.memory import check_memory, checked_characters, is_shape
 from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
@@ -27,7 +27,6 @@ _MAX_RATIO = 200
 _FREE_BYTES = 2**28
 # Characters of a header; NumPy's own bound.
 _MAX_HEADER = 10_000
-_MAX_AXES = 32
 # Version of a header -> its reader.
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -99,42 +98,47 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
     try:
         # NumPy checks a header's length only after it has read all of it.
         head = io.BytesIO(file.read(_MAX_HEADER))
-        read = _READERS[np.lib.format.read_magic(head)]
-        shape, _, dtype = read(head, max_header_size=_MAX_HEADER)
+        version = np.lib.format.read_magic(head)
+        shape, _, dtype = _READERS[version](head, max_header_size=_MAX_HEADER)
     except _HEADER_DAMAGE as error:
-        message = "not a NumPy array: its header cannot be read"
-        raise DataError(message, where=where, hint=_ALLOWED) from error
-    if dtype.hasobject and not (objects and dtype == np.dtype(object)):
-        message = "an array of Python objects; reading it would execute code of the file"
-        hint = (
-            "store numbers or strings; sequences of several lengths as one padded array beside "
-            "their `lengths`"
+        raise DataError(
+            "not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED
+        ) from error
+    is_readable = objects and dtype == np.dtype(object)
+    if dtype.hasobject and not is_readable:
+        raise UnsafeError(
+            "an array of Python objects; reading it would execute code of the file",
+            where=where,
+            hint="store numbers or strings; sequences of several lengths as one padded array"
+            " beside their `lengths`",
         )
-        raise UnsafeError(message, where=where, hint=hint)
     if not _is_plain(shape, dtype):
-        message = f"the header declares shape {shape}, dtype {dtype}"
-        hint = "store plain arrays of numbers or strings, under one name each"
-        raise DataError(message, where=where, hint=hint)
+        raise DataError(
+            f"the header declares shape {shape}, dtype {dtype}",
+            where=where,
+            hint="store plain arrays of numbers or strings, under one name each",
+        )
     # In the file too, since `head` begins where the file does.
     offset = head.tell()
     # Objects are a pickle, whose size does not follow from the shape.
-    needed = math.prod(shape) * dtype.itemsize
-    if needed > size - offset and not dtype.hasobject:
-        message = f"the header declares {needed:,} bytes, the file holds {size - offset:,}"
-        raise DataError(message, where=where, hint="write it again")
+    needed_bytes = math.prod(shape) * dtype.itemsize
+    remaining_bytes = size - offset
+    if needed_bytes > remaining_bytes and not dtype.hasobject:
+        raise DataError(
+            f"the header declares {needed_bytes:,} bytes, the file holds {remaining_bytes:,}",
+            where=where,
+            hint="write it again",
+        )
     return Header(shape, dtype, offset)
 
 
 def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
     """Return whether an array has a possible shape, and neither fields nor values of no bytes."""
-    if len(shape) > _MAX_AXES or dtype.kind == "V":
-        return False
-    # `type` rather than `isinstance`: a truth is an int as well.
-    if not all(type(extent) is int and extent >= 0 for extent in shape):
+    if dtype.kind == "V" or not is_shape(shape):
         return False
     # NumPy ignores empty axes when it checks that an array is not too large.
-    size = math.prod(extent for extent in shape if extent > 0) * dtype.itemsize
-    return 0 < size < 2**63
+    num_bytes = math.prod(extent for extent in shape if extent > 0) * dtype.itemsize
+    return 0 < num_bytes < 2**63
 
 
 def read_npy(path: Path) -> StoredArray:
@@ -146,7 +150,8 @@ def read_npy(path: Path) -> StoredArray:
     def read() -> np.ndarray:
         # Arrays of no bytes cannot be mapped.
         mode: Literal["r"] | None = None if 0 in header.shape else "r"
-        return checked_characters(np.load(path, mmap_mode=mode, allow_pickle=False), where)
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
+        return checked_characters(array, where)
 
     return StoredArray(where, header.shape, header.dtype, read)
 
@@ -171,8 +176,11 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
     def read() -> np.ndarray:
         # Checked here and not on opening: members that nobody reads may be large.
         if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
-            message = f"grows to more than {_MAX_RATIO} times its size, as bombs do"
-            raise UnsafeError(message, where=where, hint="store it uncompressed")
+            raise UnsafeError(
+                f"grows to more than {_MAX_RATIO} times its size, as bombs do",
+                where=where,
+                hint="store it uncompressed",
+            )
         check_memory(math.prod(header.shape) * header.dtype.itemsize, where)
         with (
             damage(where, "array"),

@@ -50,11 +50,14 @@ def first_bytes(path: Path, where: str, allowed: str) -> bytes:
         with open(path, "rb") as file:
             head = file.read(64)
     except FileNotFoundError as error:
-        message = "the file does not exist" if where == str(path) else f"no file '{path}'"
+        message = f"no file '{path}'"
+        if where == str(path):
+            message = "the file does not exist"
         raise DataError(message, where=where, hint="check the name") from error
     except OSError as error:
-        message = f"'{path}' cannot be read: {error.strerror}"
-        raise DataError(message, where=where, hint=allowed) from error
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror}", where=where, hint=allowed
+        ) from error
     problem = disguise(head)
     if problem:
         raise DataError(f"this is {problem}", where=str(path), hint=allowed)
@@ -73,8 +76,9 @@ def disguise(head: bytes, name: str = "") -> str:
     for mark, kind in _DISGUISES.items():
         if start.startswith(mark):
             return kind
-    magic = _MAGIC.get(Path(name).suffix.lower())
-    if magic and not head.startswith(magic):
+    suffix = Path(name).suffix.lower()
+    beginnings = _MAGIC.get(suffix)
+    if beginnings and not head.startswith(beginnings):
         return f"not a file of its kind (it begins with {head[:8]!r})"
     return ""
 

@@ -98,16 +98,19 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
     try:
         return isolated(function, where, *limits(size), **arguments)
     except StoppedError as error:
-        hint = "the file is damaged or hostile; get it from a source that you trust"
-        raise WorkerError(f"reading it {error}", where=where, hint=hint) from error
+        raise WorkerError(
+            f"reading it {error}",
+            where=where,
+            hint="the file is damaged or hostile; get it from a source that you trust",
+        ) from error
 
 
 def limits(size: int) -> Limits:
     """Return the limits of reading a file of `size` bytes."""
     seconds = 5 + size // 2**18
     # Whole GiB, so that small files share a process.
-    memory = 3 * 2**30 + (4 * size // 2**30 + 1) * 2**30
-    return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory)
+    memory_gib = 4 + 4 * size // 2**30
+    return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory_gib * 2**30)
 
 
 def isolated(
@@ -152,7 +155,8 @@ def isolated(
 def close() -> None:
     """End the processes, whatever they are doing."""
     while _running:
-        _running.popitem()[1].end()
+        _, process = _running.popitem()
+        process.end()
 
 
 class _Process(io.RawIOBase):
@@ -169,11 +173,19 @@ class _Process(io.RawIOBase):
             variables = os.environ | dict.fromkeys(_THREADS, "1")
         # The folder of the program, then those where this process finds its packages, but never the
         # current folder, in which a module could have been planted.
-        path = [str(Path(__file__).parents[3])]
-        path += [entry for entry in sys.path if os.path.isabs(entry)]
+        program_folder = Path(__file__).parents[3]
+        module_folders = [str(program_folder), *filter(os.path.isabs, sys.path)]
         # -I: no variables and no folders of the user; -S: no .pth files, which may hold code; -B:
         # no compiled modules are written.
-        command = [sys.executable, "-I", "-S", "-B", "-c", _START.format(path=path), str(memory)]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            _START.format(path=module_folders),
+            str(memory),
+        ]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -209,21 +221,22 @@ class _Process(io.RawIOBase):
         error: Exception | None = None
         try:
             pickle.dump(request, self, protocol=5)
-            limit = self.memory or _MAX_ANSWER
-            kind, content = pickle_machine.read(self._answers, where, limit)
-            if kind == "error":
+            max_answer_bytes = self.memory or _MAX_ANSWER
+            answer_kind, content = pickle_machine.read(self._answers, where, max_answer_bytes)
+            if answer_kind == "error":
                 error = _error_of(*content)
         except BrokenPipeError as broken:
             raise self._ended() from broken
         except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
-            message = f"failed: its process returned a malformed response: {malformed}"
-            raise StoppedError(message) from malformed
+            raise StoppedError(
+                f"failed: its process returned a malformed response: {malformed}"
+            ) from malformed
         except BaseException:
             # The process may still be at work on this call.
             self.end()
             raise
-        if kind == "value":
+        if answer_kind == "value":
             return content
         if error is not None:
             raise error
@@ -253,21 +266,21 @@ class _Process(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer with some of the answer."""
         self._wait([self._from], [])
-        count = os.readv(self._from, [buffer])
+        num_read = os.readv(self._from, [buffer])
         # The end of a pipe: its process has ended.
-        if count == 0:
+        if num_read == 0:
             raise self._ended()
-        return count
+        return num_read
 
     def write(self, content: Any) -> int:
         """Write all of a part of a request, and return its size."""
         unwritten = memoryview(content).cast("B")
-        size = len(unwritten)
+        num_bytes = len(unwritten)
         while unwritten:
             self._wait([], [self._to])
-            count = os.write(self._to, unwritten)
-            unwritten = unwritten[count:]
-        return size
+            num_written = os.write(self._to, unwritten)
+            unwritten = unwritten[num_written:]
+        return num_bytes
 
     def _wait(self, readable: list[int], writable: list[int]) -> None:
         signals.check()
@@ -277,26 +290,27 @@ class _Process(io.RawIOBase):
                 raise StoppedError(f"failed: its process gave no answer in {self._wait_s:g} s")
 
     def _ended(self) -> StoppedError:
-        code = self._process.wait()
+        exit_code = self._process.wait()
         # The kernel sends it at the limit of computing time.
-        if code == -signal.SIGXCPU:
+        if exit_code == -signal.SIGXCPU:
             return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
-        if code < 0:
-            return StoppedError(f"failed: its process was ended by {signal.Signals(-code).name}")
-        return StoppedError(f"failed: its process ended with exit code {code}")
+        if exit_code < 0:
+            signal_name = signal.Signals(-exit_code).name
+            return StoppedError(f"failed: its process was ended by {signal_name}")
+        return StoppedError(f"failed: its process ended with exit code {exit_code}")
 
 
-def _error_of(name: str, message: str, where: str, hint: str) -> Exception:
+def _error_of(class_name: str, message: str, where: str, hint: str) -> Exception:
     """Return one of our errors, as the process wrote it.
 
     Raises:
         KeyError, TypeError: it wrote something else.
     """
-    kind = vars(exceptions)[name]
+    error_class = vars(exceptions)[class_name]
     # The module has other names, such as imported ones.
-    if not issubclass(kind, OrcaError):
-        raise TypeError(name)
-    return kind(str(message), where=str(where), hint=str(hint))
+    if not issubclass(error_class, OrcaError):
+        raise TypeError(class_name)
+    return error_class(str(message), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
@@ -304,7 +318,8 @@ def _forget() -> None:
     global _lock
     _lock = threading.Lock()
     while _running:
-        _running.popitem()[1].forget()
+        _, process = _running.popitem()
+        process.forget()
 
 
 # The processes by whether they are confined.
@@ -330,8 +345,14 @@ def serve(memory: int) -> None:
     # Texts that a library prints must not get among the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # These signals are for the parent, which ends this process or closes its input.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for signal_number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
+        signal.signal(signal_number, signal.SIG_IGN)
     # A crash leaves no file of this process's memory.
     _limit(resource.RLIMIT_CORE, 0)
     if memory:
@@ -349,37 +370,42 @@ def serve(memory: int) -> None:
 
 def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
     """Return the kind of an answer, which is value, error or failed, and its content."""
-    module, name, arguments, folder, seconds = request
+    module_name, function_name, arguments, working_folder, seconds = request
     # The limit counts from the start of the process, which has served others before.
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds_used = math.ceil(usage.ru_utime + usage.ru_stime)
     # From now on the kernel lets this process compute for this long.
-    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+    _limit(resource.RLIMIT_CPU, seconds_used + seconds)
     try:
         # Paths in the arguments may be relative to the parent's working folder.
-        os.chdir(folder)
-        return "value", getattr(importlib.import_module(module), name)(**arguments)
+        os.chdir(working_folder)
+        function = getattr(importlib.import_module(module_name), function_name)
+        return "value", function(**arguments)
     except OrcaError as error:
         texts = [text[:_MAX_MESSAGE] for text in (error.what, error.where, error.hint)]
         return "error", [type(error).__name__, *texts]
     except MemoryError:
-        limit = "the free memory"
+        memory_limit = "the free memory"
         if memory:
-            limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
-        return "failed", f"needs more than {limit}"
+            memory_limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
+        return "failed", f"needs more than {memory_limit}"
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
-        return "failed", f"failed: {type(error).__name__}: {error}"[:_MAX_MESSAGE]
+        message = f"failed: {type(error).__name__}: {error}"
+        return "failed", message[:_MAX_MESSAGE]
 
 
 def _limit(resource_number: int, limit: int) -> None:
     """Set a limit of this process, but never above the one that it inherited."""
-    hard = resource.getrlimit(resource_number)[1]
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
+    hard_limit = resource.getrlimit(resource_number)[1]
+    if hard_limit != resource.RLIM_INFINITY:
+        limit = min(limit, hard_limit)
+    new_hard_limit = limit
     # The limit of computing time grows with each request; the others cannot be raised again.
-    new_hard = hard if resource_number == resource.RLIMIT_CPU else limit
+    if resource_number == resource.RLIMIT_CPU:
+        new_hard_limit = hard_limit
     # A system may lack this limit; the others apply.
     with suppress(ValueError, OSError):
-        resource.setrlimit(resource_number, (limit, new_hard))
+        resource.setrlimit(resource_number, (limit, new_hard_limit))
 
 
 def _confine(memory: int) -> None:

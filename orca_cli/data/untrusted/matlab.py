@@ -58,38 +58,39 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
 
     with open(path, "rb") as file:
         # The header ends with the version, 1.0, and the byte order.
-        mark = file.read(128)[124:]
-    if mark not in (b"\x00\x01IM", b"\x01\x00MI"):
-        message = "not a MATLAB file, or one of another version"
-        raise DataError(message, where=path, hint=_ALLOWED)
+        version_mark = file.read(128)[124:]
+    if version_mark not in (b"\x00\x01IM", b"\x01\x00MI"):
+        raise DataError("not a MATLAB file, or one of another version", where=path, hint=_ALLOWED)
     with damage(path, "MATLAB file"):
         # Names and declared shapes only: nothing large is read before they are checked.
         variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         file_size = Path(path).stat().st_size
-        total = 0
-        for name, shape, kind in variables:
+        total_bytes = 0
+        for name, shape, matlab_class in variables:
             if name not in names:
                 continue
-            total += math.prod(shape) * _SIZES.get(kind, 8)
+            num_elements = math.prod(shape)
+            total_bytes += num_elements * _SIZES.get(matlab_class, 8)
             # The product of two negative axes would pass for a size.
             is_negative = min(shape, default=0) < 0
-            if is_negative or math.prod(shape) > file_size * MAX_DEFLATE or total > max_bytes:
-                message = (
-                    f"'{name}' declares the shape {shape}, more than the file can hold or than is "
-                    "read"
+            if is_negative or num_elements > file_size * MAX_DEFLATE or total_bytes > max_bytes:
+                raise UnsafeError(
+                    f"'{name}' declares the shape {shape}, more than the file can hold"
+                    " or than is read",
+                    where=path,
+                    hint="get the file from a source that you trust",
                 )
-                hint = "get the file from a source that you trust"
-                raise UnsafeError(message, where=path, hint=hint)
-            check_memory(total, path, hint="use a machine with more memory")
+            check_memory(total_bytes, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
             # The conversion would drop imaginary parts.
             warnings.simplefilter("error", np.exceptions.ComplexWarning)
             arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
             if name not in arrays:
+                present = sorted(variable for variable, _, _ in variables)
                 # Names come from the file, so they are shown in ASCII.
-                present = ascii(sorted(variable for variable, _, _ in variables)[:10])
-                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {present}")
+                shown = ascii(present[:10])
+                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {shown}")
         return {name: _plain(arrays[name], name, path) for name in names}
 
 
@@ -100,12 +101,16 @@ def _plain(array: Any, name: str, where: str) -> np.ndarray:
         DataError: it, or a cell of it, is a struct, object, function or sparse matrix.
     """
     if type(array) is not np.ndarray or array.dtype.kind not in "biufUO":
-        kind = "struct" if isinstance(array, np.ndarray) else type(array).__name__
-        message = f"'{ascii(name)[1:-1]}' is a {kind}"
-        hint = "save it as an array of numbers or text, or as a cell array"
-        raise DataError(message, where=where, hint=hint)
+        type_name = "struct" if isinstance(array, np.ndarray) else type(array).__name__
+        shown_name = ascii(name)[1:-1]
+        raise DataError(
+            f"'{shown_name}' is a {type_name}",
+            where=where,
+            hint="save it as an array of numbers or text, or as a cell array",
+        )
     if array.dtype.kind == "O":
         # A cell may hold anything, another cell array too.
         for index in np.ndindex(array.shape):
             array[index] = _plain(array[index], f"{name}{{...}}", where)
-    return checked_characters(array.astype(array.dtype.newbyteorder("="), copy=False), where)
+    native_dtype = array.dtype.newbyteorder("=")
+    return checked_characters(array.astype(native_dtype, copy=False), where)

@@ -1,4 +1,4 @@
-"""Memory of arrays: whether enough is free, pages of files that were read, characters of texts."""
+"""Memory of arrays: their shapes, whether enough is free, pages of files, characters of texts."""
 
 import mmap
 from pathlib import Path
@@ -10,9 +10,19 @@ from orca_cli.exceptions import DataError, MemoryExhaustedError
 
 # Bytes of a memory map from which on its pages are released.
 _LARGE = 2**28
+# NumPy's own bound before version 2.
+_MAX_AXES = 32
 # The last character of Unicode. NumPy reads any 32 bits as a character, and fails once a text with
 # a larger number is used.
 _LAST_CHARACTER = 0x10FFFF
+
+
+def is_shape(shape: Any) -> bool:
+    """Return whether an object of unknown origin is the shape of an array."""
+    if type(shape) is not tuple or len(shape) > _MAX_AXES:
+        return False
+    # `type` rather than `isinstance`: a truth is an int as well.
+    return all(type(extent) is int and extent >= 0 for extent in shape)
 
 
 def check_memory(
@@ -23,20 +33,22 @@ def check_memory(
     Only Linux says how many are; elsewhere this does nothing.
     """
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return
     # Lines such as `MemAvailable:  123 kB`.
-    for line in lines:
+    for line in meminfo.splitlines():
         if not line.startswith("MemAvailable:"):
             continue
-        free = int(line.split()[1]) * 1024
-        if needed > free:
-            message = (
-                f"the array needs {needed / 2**30:.1f} GiB of memory, "
-                f"{free / 2**30:.1f} GiB are free"
+        free_kib = int(line.split()[1])
+        if needed > free_kib * 1024:
+            needed_gib = needed / 2**30
+            free_gib = free_kib / 2**20
+            raise MemoryExhaustedError(
+                f"the array needs {needed_gib:.1f} GiB of memory, {free_gib:.1f} GiB are free",
+                where=where,
+                hint=hint,
             )
-            raise MemoryExhaustedError(message, where=where, hint=hint)
 
 
 def release_pages(array: object) -> None:
@@ -50,11 +62,11 @@ def release_pages(array: object) -> None:
     while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
     is_read_only = isinstance(owner, np.memmap) and owner.mode == "r"
-    pages = getattr(owner, "base", None)
-    if not is_read_only or not isinstance(pages, mmap.mmap) or len(pages) < _LARGE:
+    memory_map = getattr(owner, "base", None)
+    if not is_read_only or not isinstance(memory_map, mmap.mmap) or len(memory_map) < _LARGE:
         return
     if hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
+        memory_map.madvise(mmap.MADV_DONTNEED)
 
 
 def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
@@ -65,8 +77,11 @@ def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
     """
     if array.dtype.kind == "U" and array.size:
         # The same bytes as numbers, in the byte order of the array.
-        codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
+        byte_order = array.dtype.str[0]
+        texts = np.ascontiguousarray(array).reshape(-1)
+        codes = texts.view(byte_order + "u4")
         if int(codes.max()) > _LAST_CHARACTER:
-            message = "holds text with invalid characters"
-            raise DataError(message, where=where, hint="get the file again")
+            raise DataError(
+                "holds text with invalid characters", where=where, hint="get the file again"
+            )
     return array

@@ -40,8 +40,10 @@ def unpickle(path: Path, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     """
     where = str(path)
     first_bytes(path, where, "a pickle is needed")
-    size = path.stat().st_size
-    return isolation.read(read_here, where, size, path=where, max_bytes=max_bytes, gzipped=gzipped)
+    file_size = path.stat().st_size
+    return isolation.read(
+        read_here, where, file_size, path=where, max_bytes=max_bytes, gzipped=gzipped
+    )
 
 
 def unpickle_bytes(content: bytes, where: str) -> Any:
@@ -51,32 +53,37 @@ def unpickle_bytes(content: bytes, where: str) -> Any:
 
 def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> Any:
     """Return the object of a file as `unpickle` does, but read in this process."""
-    size = Path(path).stat().st_size
+    file_size = Path(path).stat().st_size
     stream: Any
     if gzipped:
         # No gzip file of this size can hold more.
-        limit = min(max_bytes, size * MAX_DEFLATE)
+        max_read = min(max_bytes, file_size * MAX_DEFLATE)
         with gzip.open(path) as stream:
-            return pickle_machine.read(stream, path, limit, compressed=True)
-    if size > max_bytes:
+            return pickle_machine.read(stream, path, max_read, compressed=True)
+    if file_size > max_bytes:
         raise UnsafeError(f"the pickle has more than {max_bytes} bytes", where=path)
     with open(path, "rb", buffering=2**16) as stream:
-        if not stream.peek(len(NPY)).startswith(NPY):
-            return pickle_machine.read(stream, path, size)
+        head = stream.peek(len(NPY))
+        if not head.startswith(NPY):
+            return pickle_machine.read(stream, path, file_size)
         # A file that np.save wrote: a header, then numbers, or a pickle of objects.
-        header = read_header(stream, size, path, objects=True)
+        header = read_header(stream, file_size, path, objects=True)
         if not header.dtype.hasobject:
+            stored_array = read_npy(Path(path))
             # Copied, since the worker's answer cannot contain a memory map.
-            return np.array(read_npy(Path(path)).read())
+            return np.array(stored_array.read())
         # `read_header` reads beyond the header.
         stream.seek(header.offset)
-        array = pickle_machine.read(stream, path, size - header.offset)
+        array = pickle_machine.read(stream, path, file_size - header.offset)
     # The header and the pickle both have the shape; a damaged file may contradict itself.
     is_of_objects = isinstance(array, np.ndarray) and array.dtype == object
     if not is_of_objects or array.shape != header.shape:
-        message = f"does not hold the objects {header.shape} that its header declares"
-        raise DataError(message, where=path)
-    return array[()] if array.shape == () else array
+        raise DataError(
+            f"does not hold the objects {header.shape} that its header declares", where=path
+        )
+    if array.shape == ():
+        return array[()]
+    return array
 
 
 def read_bytes_here(content: bytes, name: str) -> Any:

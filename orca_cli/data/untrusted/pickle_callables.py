@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.data.untrusted.memory import checked_characters
+from orca_cli.data.untrusted.memory import checked_characters, is_shape
 from orca_cli.exceptions import UnsafeError
 
-# NumPy's own bound before version 2.
-_MAX_AXES = 32
 # A kind (truths, integers, floats, complex numbers, bytes, texts or objects) and a size.
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 
@@ -43,28 +41,23 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
     """
     if type(state) is not tuple or len(state) not in (8, 9):
         raise refused("has a dtype of an unknown version")
-    order, subtype, names, fields, itemsize = state[1:6]
+    byte_order, subtype, names, fields, itemsize = state[1:6]
     is_plain = subtype is None and names is None and fields is None
-    if not is_plain or type(order) is not str or order not in ("<", ">", "|", "="):
+    if not is_plain or type(byte_order) is not str or byte_order not in ("<", ">", "|", "="):
         raise refused("has a dtype with fields, or one that is not NumPy's")
     if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
         raise refused("has a dtype of another size than it says")
     # NumPy's own state of this dtype; only its byte order is replaced.
     fresh_state = list(dtype.__reduce__()[2])
     # "|" says that a byte order does not apply, as to single bytes.
-    if fresh_state[1] != "|" and order != "|":
-        fresh_state[1] = order
+    if fresh_state[1] != "|" and byte_order != "|":
+        fresh_state[1] = byte_order
     dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
 
 
 def _elements(shape: Any, dtype: Any) -> int:
     """Return the number of elements of an array."""
-    is_shape = (
-        type(shape) is tuple
-        and len(shape) <= _MAX_AXES
-        and all(type(extent) is int and extent >= 0 for extent in shape)
-    )
-    if not (is_shape and isinstance(dtype, np.dtype)):
+    if not (is_shape(shape) and isinstance(dtype, np.dtype)):
         raise refused("has an array without shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(extent for extent in shape if extent) * dtype.itemsize >= 2**63:
@@ -72,16 +65,20 @@ def _elements(shape: Any, dtype: Any) -> int:
     return math.prod(shape)
 
 
-def _raw(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
+def _array_bytes(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
     """Return the content of an array of numbers or strings.
 
     Python 2 stored it as a text, which is decoded as Latin-1.
     """
-    needed = _elements(shape, dtype) * dtype.itemsize
-    raw = content.encode("latin-1") if type(content) is str else content
-    if dtype.kind == "O" or type(raw) not in (bytes, bytearray) or len(raw) != needed:
-        raise refused(f"has an array of {needed:,} bytes, and not these as its content")
-    return raw
+    needed_bytes = _elements(shape, dtype) * dtype.itemsize
+    array_bytes = content.encode("latin-1") if type(content) is str else content
+    if (
+        dtype.kind == "O"
+        or type(array_bytes) not in (bytes, bytearray)
+        or len(array_bytes) != needed_bytes
+    ):
+        raise refused(f"has an array of {needed_bytes:,} bytes, and not these as its content")
+    return array_bytes
 
 
 def _ndarray(*_: Any) -> None:
@@ -102,7 +99,7 @@ def fill(array: np.ndarray, state: Any) -> None:
         raise refused("has an array of an unknown version")
     _, shape, dtype, fortran, content = state
     if not isinstance(dtype, np.dtype) or dtype.kind != "O":
-        content = _raw(content, shape, dtype)
+        content = _array_bytes(content, shape, dtype)
     elif type(content) is not list or len(content) != _elements(shape, dtype):
         raise refused("has an array of objects that are not all there")
     # Version 1 of NumPy's form, of parts that were checked above.
@@ -112,10 +109,12 @@ def fill(array: np.ndarray, state: Any) -> None:
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """Return a contiguous array as protocol 5 stores it."""
-    raw = _raw(content, shape, dtype)
-    array = np.ndarray(shape, dtype, buffer=raw or None, order="F" if order == "F" else "C")
+    content = _array_bytes(content, shape, dtype)
+    array = np.ndarray(shape, dtype, buffer=content or None, order="F" if order == "F" else "C")
     checked_characters(array)
-    return array if axes is None else array.transpose(axes)
+    if axes is None:
+        return array
+    return array.transpose(axes)
 
 
 def _scalar(dtype: Any, content: Any) -> Any:

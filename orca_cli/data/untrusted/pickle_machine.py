@@ -81,8 +81,10 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
     except EOFError as error:
         raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
-        message = f"is a damaged pickle ({type(error).__name__})"
-        raise DataError(message, where=where, hint="get the file again") from error
+        error_name = type(error).__name__
+        raise DataError(
+            f"is a damaged pickle ({error_name})", where=where, hint="get the file again"
+        ) from error
     return value
 
 
@@ -116,10 +118,11 @@ class _Machine:
             DataError: it is not a pickle.
             Exception: it is damaged, and Python or NumPy says so (`_DAMAGE`).
         """
-        containers = 0
+        num_containers = 0
         # One instruction a turn: its byte, its argument, its action.
         for _ in range(_MAX_OPCODES):
-            opcode = pickletools.code2op.get(chr(self.read(1)[0]))  # type: ignore[attr-defined]
+            opcode_byte = self.read(1)[0]
+            opcode = pickletools.code2op.get(chr(opcode_byte))  # type: ignore[attr-defined]
             if opcode is None:
                 raise DataError("is not a pickle, or is damaged", hint="get the file again")
             if opcode.name == "STOP":
@@ -127,8 +130,8 @@ class _Machine:
                     raise ValueError("values are left")
                 return self._stack[0]
             if opcode.name in _MAKES_CONTAINER:
-                containers += 1
-            if containers > _MAX_CONTAINERS:
+                num_containers += 1
+            if num_containers > _MAX_CONTAINERS:
                 raise refused(f"makes more than {_MAX_CONTAINERS:,} containers")
             # A list of what is allowed: an instruction of a new protocol is refused too.
             if opcode.name not in _ACTIONS:
@@ -139,6 +142,9 @@ class _Machine:
                 argument = read_argument(self)
             _ACTIONS[opcode.name](self, argument)
         raise refused("has too many instructions")
+
+    def _bytes_read(self) -> int:
+        return self._limit - self._left
 
     def _count_read(self, size: int) -> None:
         """Count bytes that are about to be read; refuse them beyond the limit."""
@@ -168,9 +174,11 @@ class _Machine:
     def quoted(self) -> str:
         """Return the argument of STRING; `pickletools` would read ASCII only."""
         line = self.readline()[:-1]
-        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        quote = line[:1]
+        if len(line) < 2 or not line.endswith(quote) or quote not in (b"'", b'"'):
             raise ValueError("a string without quotes")
-        return codecs.escape_decode(line[1:-1])[0].decode("latin-1")
+        content, _ = codecs.escape_decode(line[1:-1])
+        return content.decode("latin-1")
 
     def content(self) -> bytearray:
         """Return the argument of BYTEARRAY8, an array's content; `pickletools` would copy it."""
@@ -184,17 +192,17 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         """Take the values above the last mark off the stack."""
-        items = self._stack
+        values = self._stack
         self._stack = self._marked.pop()
-        return items
+        return values
 
     def pop(self, count: int) -> list[Any]:
         """Take the last values off the stack."""
-        items = self._stack[-count:]
-        if len(items) != count:
+        values = self._stack[-count:]
+        if len(values) != count:
             raise IndexError
         del self._stack[-count:]
-        return items
+        return values
 
     def mark(self) -> None:
         self._marked.append(self._stack)
@@ -205,33 +213,34 @@ class _Machine:
             raise ValueError("a number of too many digits")
         self._stack.append(value)
 
-    def append(self, items: list[Any]) -> None:
+    def append(self, values: list[Any]) -> None:
         target = self._stack[-1]
         # The exact type: a pickle of data appends to lists only.
         if type(target) is not list:
             raise refused("appends to something that is not a list")
-        target.extend(items)
+        target.extend(values)
 
-    def set_items(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) is not dict or len(items) % 2:
+    def set_items(self, keys_and_values: list[Any]) -> None:
+        dictionary = self._stack[-1]
+        if type(dictionary) is not dict or len(keys_and_values) % 2:
             raise refused("sets items of something that is not a dict")
-        for key, value in zip(items[::2], items[1::2], strict=True):
+        for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
             # Tuples within a key are refused: hashing those that share tuples may never end.
-            entries = key if type(key) is tuple else (key,)
-            if len(entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, entries)):
-                message = "has a dict with a key that is no short text and no number below 64 bits"
-                raise refused(message)
-            target[key] = value
+            key_entries = key if type(key) is tuple else (key,)
+            if len(key_entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, key_entries)):
+                raise refused(
+                    "has a dict with a key that is no short text and no number below 64 bits"
+                )
+            dictionary[key] = value
 
     def make_dict(self) -> None:
-        items = self.pop_to_mark()
+        keys_and_values = self.pop_to_mark()
         self.push({})
-        self.set_items(items)
+        self.set_items(keys_and_values)
 
     def put(self, index: int) -> None:
         # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
-        if not 0 <= index <= self._limit - self._left:
+        if not 0 <= index <= self._bytes_read():
             raise refused("names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
 
@@ -241,8 +250,10 @@ class _Machine:
             raise refused("asks for something without name")
         if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
-            shown = [letter if letter.isprintable() else "?" for letter in requested]
-            raise refused(f"asks for {''.join(shown)}")
+            for character in requested:
+                if not character.isprintable():
+                    requested = requested.replace(character, "?")
+            raise refused(f"asks for {requested}")
         self.push(CALLABLES[module, name])
 
     def reduce(self) -> None:
@@ -264,7 +275,7 @@ class _Machine:
         elif created:
             self._created += len(created)
         # A small allowance in any case, and above it a multiple of the bytes that were read so far.
-        if self._created > max(_MAX_CREATED, _MAX_COPIES * (self._limit - self._left)):
+        if self._created > max(_MAX_CREATED, _MAX_COPIES * self._bytes_read()):
             raise refused("makes more than its size can hold")
 
     def build(self) -> None:
@@ -311,27 +322,27 @@ def _check_result(
     # A value inside itself, or a chain that is too long for the calls of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
-    items: Any = ()
+    elements: Any = ()
     if isinstance(value, np.ndarray):
         # Other arrays hold no values that have to be traversed.
         if value.dtype.kind == "O":
-            items = value.ravel()
+            elements = value.ravel()
     elif type(value) is dict:
         # Keys are plain, as `set_items` ensures.
-        items = value.values()
+        elements = value.values()
     elif type(value) in (list, tuple):
-        items = value
+        elements = value
     elif not isinstance(value, _PLAIN):
         raise refused(f"leaves a {type(value).__name__} as a value")
-    size = 1 + len(items)
+    size = 1 + len(elements)
     depth = 1
     above.add(id(value))
-    for item in items:
-        if isinstance(item, _PLAIN):
+    for element in elements:
+        if isinstance(element, _PLAIN):
             continue
-        item_size, item_depth = _check_result(item, finished=finished, above=above)
-        size += item_size
-        depth = max(depth, item_depth + 1)
+        element_size, element_depth = _check_result(element, finished=finished, above=above)
+        size += element_size
+        depth = max(depth, element_depth + 1)
         if size > _MAX_VALUES or depth > _MAX_DEPTH:
             raise endless
     above.discard(id(value))

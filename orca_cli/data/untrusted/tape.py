@@ -35,21 +35,22 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         DataError: its values have another form.
         UnsafeError, UnavailableError, WorkerError: as `values`.
     """
-    (total,) = values(path, ["num_examples"], reader=objects_here)
+    (num_proteins,) = values(path, ["num_examples"], reader=objects_here)
     # `isinstance` would let a truth pass.
-    if type(total) is not int or total < 0:
-        raise fault(f"'num_examples' is {str(total)[:20]}, not a count", path)
-    records = values(path, map(str, range(total)), reader=objects_here)
-    for number, record in enumerate(records):
-        where = f"{path}[{number}]"
+    if type(num_proteins) is not int or num_proteins < 0:
+        raise fault(f"'num_examples' is {str(num_proteins)[:20]}, not a count", path)
+    records = values(path, map(str, range(num_proteins)), reader=objects_here)
+    for protein_number, record in enumerate(records):
+        where = f"{path}[{protein_number}]"
         if not isinstance(record, dict):
-            raise fault(f"has no protein {number} of {total}", where)
+            raise fault(f"has no protein {protein_number} of {num_proteins}", where)
         sequence = record.get("primary")
         fold = record.get("fold_label")
         # A database with other values would otherwise fail far from here, when it is encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
-        if not isinstance(fold, (int, np.integer)) or not 0 <= fold < NUM_FOLDS:
+        is_number = isinstance(fold, (int, np.integer))
+        if not is_number or not 0 <= fold < NUM_FOLDS:
             raise fault(f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}", where)
         yield sequence, int(fold)
 
@@ -64,20 +65,29 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         database.begin(buffers=True) as transaction,
     ):
         # Reading a page beyond the end of a map would crash the process.
-        needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-        size = Path(path).stat().st_size
-        if needed > size:
-            message = f"is cut off: {size:,} of {needed:,} bytes"
-            raise DataError(message, where=path, hint="get the file again")
+        num_pages = database.info()["last_pgno"] + 1
+        needed_bytes = num_pages * database.stat()["psize"]
+        file_size = Path(path).stat().st_size
+        if needed_bytes > file_size:
+            raise DataError(
+                f"is cut off: {file_size:,} of {needed_bytes:,} bytes",
+                where=path,
+                hint="get the file again",
+            )
         contents: list[bytes | None] = []
         for key in keys:
             content = transaction.get(key.encode())
+            if content is None:
+                contents.append(None)
+                continue
             # Before it is copied.
-            if content is not None and len(content) > max_value:
-                message = f"a value has {len(content):,} bytes, at most {max_value:,} are read"
-                raise UnsafeError(message, where=path)
+            if len(content) > max_value:
+                raise UnsafeError(
+                    f"a value has {len(content):,} bytes, at most {max_value:,} are read",
+                    where=path,
+                )
             # Copied: the view of the map ends with the transaction.
-            contents.append(None if content is None else bytes(content))
+            contents.append(bytes(content))
         return contents
 
 
@@ -118,15 +128,19 @@ def values(
         UnavailableError: the package lmdb is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
-    file = path / "data.mdb" if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        file = path / "data.mdb"
     where = str(file)
     first_bytes(file, where, "the data.mdb of an LMDB database is needed")
     need("lmdb", where)
-    size = file.stat().st_size
-    remaining = iter(keys)
+    file_size = file.stat().st_size
+    remaining_keys = iter(keys)
     while True:
         # Each call of the worker opens the database anew, so it fetches several values.
-        batch = list(islice(remaining, _BATCH))
-        if not batch:
+        key_batch = list(islice(remaining_keys, _BATCH))
+        if not key_batch:
             return
-        yield from isolation.read(reader, where, size, path=where, keys=batch, max_value=max_value)
+        yield from isolation.read(
+            reader, where, file_size, path=where, keys=key_batch, max_value=max_value
+        )

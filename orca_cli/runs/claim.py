@@ -49,18 +49,18 @@ def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = Fal
     return _is_alive_elsewhere(run, status, recent_counts=recent_counts)
 
 
-def _is_alive_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
+def _is_alive_elsewhere(run_folder: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
     """Decide whether a process on another machine has worked on a run within DEAD_AFTER_S."""
     if status.get("state") not in LIVING and not recent_counts:
         return False
-    identity = run.name.rpartition("_")[2]
+    identity = run_folder.name.rpartition("_")[2]
     # The holder's record is written when the lock is taken, earlier than the status.
-    holder = read_or_empty(_holder(run.parent, identity)) or status
+    holder = read_or_empty(_holder(run_folder.parent, identity)) or status
     if holder.get("host") in (None, socket.gethostname()):
         return False
-    age = storage.age_s(run / LOCK)
+    heartbeat_age_s = storage.age_s(run_folder / LOCK)
     # Of unknown age: a process that may be alive must not lose its run.
-    return age is None or age < DEAD_AFTER_S
+    return heartbeat_age_s is None or heartbeat_age_s < DEAD_AFTER_S
 
 
 @contextmanager
@@ -128,21 +128,19 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
     """
     holder = _holder(task_folder, identity)
     # The lock below may be free although a process on another machine has it.
-    for run in task_folder.glob(f"*_{identity}"):
-        status = read_or_empty(run / STATUS)
-        if _is_alive_elsewhere(run, status, recent_counts=False):
-            record = read_or_empty(holder) or status
+    for run_folder in task_folder.glob(f"*_{identity}"):
+        status = read_or_empty(run_folder / STATUS)
+        if _is_alive_elsewhere(run_folder, status, recent_counts=False):
+            process = _process(read_or_empty(holder) or status)
             raise LockedError(
-                f"process {record.get('pid')} on {record.get('host')} works on this run, or was"
-                f" lost within {DEAD_AFTER_S:.0f} s",
-                where=run.name,
+                f"{process} works on this run, or was lost within {DEAD_AFTER_S:.0f} s",
+                where=run_folder.name,
                 hint="wait for it to end, or for that time, and type it again",
             )
 
     # A function: the record is read when the lock is refused, and names the present holder.
     def locked_by() -> str:
-        record = read_or_empty(holder)
-        return f"this run ({identity}): process {record.get('pid')} on {record.get('host')}"
+        return f"this run ({identity}): {_process(read_or_empty(holder))}"
 
     with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=locked_by):
         storage.write_json(
@@ -159,6 +157,11 @@ def _holder(task_folder: Path, identity: str) -> Path:
     return task_folder / ".locks" / f"{identity}.json"
 
 
+def _process(record: dict[str, Any]) -> str:
+    """Return the process that a holder's record or a status names, for a message."""
+    return f"process {record.get('pid')} on {record.get('host')}"
+
+
 def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
     """Return the newest completed folder of an experiment, else its newest one; None without any.
 
@@ -167,25 +170,26 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
     then the way to start anew.
     """
     with storage.guarded(task_folder):
-        paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
+        named_alike = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
     # Folders of the experiment, newest first. Their names have only the first digits of the
     # identity, which another experiment may share.
-    records = {}
-    for path in paths:
+    statuses = {}
+    for path in named_alike:
         status = read_or_empty(path / STATUS)
         if status.get("identity", identity) == identity:
-            records[path] = status
-    # `records` keeps the order of `paths`.
-    newest = next(iter(records), None)
+            statuses[path] = status
+    # `statuses` keeps the order of `named_alike`.
+    newest = next(iter(statuses), None)
     if newest is None:
         return None
     if repeat:
-        status = records[newest]
+        status = statuses[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
     # A completed folder counts before a newer one, such as a repeat that was interrupted.
-    for path in records:
-        if read_or_empty(path / RESULT).get("state") == "completed":
+    for path in statuses:
+        result = read_or_empty(path / RESULT)
+        if result.get("state") == "completed":
             return path
     return newest
 
@@ -230,7 +234,9 @@ def named(reference: str) -> Path:
     is_identity = _SHORT.fullmatch(reference) is not None
     folders = []
     for folder in root.glob("*/*"):
-        if folder.name == reference or (is_identity and folder.name.endswith(f"_{reference}")):
+        has_name = folder.name == reference
+        has_identity = is_identity and folder.name.endswith(f"_{reference}")
+        if has_name or has_identity:
             folders.append(folder)
     if not folders:
         raise DataError(
@@ -278,7 +284,7 @@ def check_removable(path: Path, root: Path) -> Path:
     relative = real.relative_to(home)
     is_hidden = any(name.startswith(".") for name in relative.parts)
     # The last parent is the folder of runs itself.
-    is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])
+    is_in_run = any(is_run(home / folder) for folder in relative.parents[:-1])
     if is_in_run or is_hidden or not is_run(real):
         raise DataError(
             "is not a run: it has no records, or is a part of one",
@@ -300,8 +306,10 @@ def remove(path: Path, root: Path) -> None:
     Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
     """
     real = check_removable(path, root)
-    # Without a status, the name ends with the digits that the lock has in its own name.
-    identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
+    identity = read_or_empty(real / STATUS).get("identity")
+    if not identity:
+        # The folder's name ends with the digits that the lock has in its own name.
+        identity = real.name.rpartition("_")[2]
     # Both locks keep other processes off the run while it is removed.
     with (
         alone(real.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),

@@ -61,10 +61,11 @@ def unmet_requirements() -> list[str]:
     required = requirements()
     if not required:
         return []
-    python = metadata.metadata("orca-transfer")["Requires-Python"]
-    unmet = []
     # Python's own limits have a field of their own; they are checked like a package's.
-    for requirement in [*required, Requirement(f"python{python or ''}")]:
+    python_limits = metadata.metadata("orca-transfer")["Requires-Python"]
+    python = Requirement(f"python{python_limits or ''}")
+    unmet = []
+    for requirement in [*required, python]:
         name = requirement.name
         limits = requirement.specifier
         version = platform.python_version() if name == "python" else version_of(name)
@@ -78,10 +79,10 @@ def check_requirements() -> None:
 
     No package is imported.
     """
-    unmet = unmet_requirements()
+    unmet = ", ".join(unmet_requirements())
     if unmet:
         raise UnavailableError(
-            f"{', '.join(unmet)}: not what this program works with",
+            f"{unmet}: not what this program works with",
             where="installation",
             hint="pip install --upgrade orca-transfer, in an environment of its own",
         )

@@ -12,16 +12,32 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
-from orca_cli.runs import directory
 from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
+from orca_cli.runs.directory import (
+    CHECKPOINTS,
+    CURVE,
+    ENVIRONMENT,
+    FINGERPRINT,
+    LOCK,
+    RESULT,
+    SETTINGS,
+    STAGE_FOLDERS,
+    STATES,
+    STATUS,
+    SUMMARY,
+    RunDirectory,
+    RunName,
+    checkpoints,
+    is_passing,
+    read_or_empty,
+)
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
 # Records that carry a schema: read here even where no manifest covers them yet.
 _RECORDS = (
-    directory.RESULT,
-    directory.ENVIRONMENT,
-    f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}",
+    RESULT,
+    ENVIRONMENT,
+    f"{STAGE_FOLDERS['build']}/{SUMMARY}",
 )
 
 
@@ -61,17 +77,16 @@ def check(path: Path) -> Checked:
         LockedError: a process works on the run.
         StorageError: a file cannot be read, or the status cannot be written.
     """
-    records = (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)
-    if not any((path / name).exists() for name in records):
+    if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError(
             "not a run: it has no records", where=str(path), hint="rerun the command to start it"
         )
     # Files that a process is writing would look damaged.
-    if is_worked_on(path, read_or_empty(path / directory.STATUS)):
+    if is_worked_on(path, read_or_empty(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
     # This program cannot judge the files of a newer one.
-    newer = newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS))
+    newer = newer_schema(path / STATUS, *(path / name for name in _RECORDS))
     if newer:
         return _of_newer_program(report, str(newer))
     try:
@@ -80,9 +95,10 @@ def check(path: Path) -> Checked:
         return _of_newer_program(report, error.what)
     _restore_status(report)
     _compare_data(report)
-    inexact = read_or_empty(path / directory.RESULT).get("inexact")
+    inexact = read_or_empty(path / RESULT).get("inexact")
     if inexact:
-        report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+        changed_values = ", ".join(inexact)
+        report.notes.append(f"resumed inexactly: {changed_values}")
     # No process works on the run, as was checked first.
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
@@ -102,7 +118,8 @@ def _of_newer_program(report: Checked, message: str) -> Checked:
 
 def _compare_data(report: Checked) -> None:
     """Compare the data files that the run has read with their present state."""
-    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
+    environment = read_or_empty(report.path / ENVIRONMENT)
+    files = environment.get("files")
     if isinstance(files, dict):
         for name, digest in sorted(files.items()):
             # None: the file is not on this machine.
@@ -129,7 +146,7 @@ def _verify(report: Checked) -> None:
     for folder in folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
-        extra_allowed = folder == path or (folder / directory.CURVE).exists()
+        extra_allowed = folder == path or (folder / CURVE).exists()
         files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
         report.files += files
         report.damaged += [f"{name}: {problem}" for problem in problems]
@@ -138,10 +155,10 @@ def _verify(report: Checked) -> None:
     if path in folders:
         return
     # No manifest of the run covers its fingerprints and settings: they are checked by themselves.
-    for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
+    for file in sorted(path.glob(f"*/{FINGERPRINT}")):
         report.files += 1
         _try_to_read(report, file, storage.read_checked_json)
-    for file in path.glob(directory.SETTINGS):
+    for file in path.glob(SETTINGS):
         _try_to_read(report, file, configuration.content)
 
 
@@ -150,27 +167,29 @@ def _try_to_read(report: Checked, file: Path, read: Callable[[Path], Any]) -> No
     try:
         read(file)
     except (OrcaError, UnreadableError, OSError) as error:
+        name = file.relative_to(report.path)
         reason = error.what if isinstance(error, OrcaError) else error
-        report.damaged.append(f"{file.relative_to(report.path)}: {reason}")
+        report.damaged.append(f"{name}: {reason}")
 
 
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the run's other files if it contradicts them."""
     path = report.path
-    status_path = path / directory.STATUS
-    completed = read_or_empty(path / directory.RESULT)
+    status_path = path / STATUS
+    result = read_or_empty(path / RESULT)
     status = read_or_empty(status_path)
     report.state = str(status.get("state") or "")
     # A result that cannot be read does not contradict any status.
-    is_result_lost = (path / directory.RESULT).exists() and not completed
-    is_consistent = is_result_lost or (report.state == "completed") == bool(completed)
-    if is_consistent and report.state in directory.STATES and _run_name(status) is not None:
+    is_result_lost = (path / RESULT).exists() and not result
+    is_consistent = is_result_lost or (report.state == "completed") == bool(result)
+    if is_consistent and report.state in STATES and _run_name(status) is not None:
         return
     reason = "it was wrong" if status_path.exists() else "it was missing"
     # The run's name is in both records; env.json has it from the start of the run.
-    name = _run_name(completed)
+    name = _run_name(result)
     if name is None:
-        name = _run_name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
+        environment = read_or_empty(path / ENVIRONMENT)
+        name = _run_name(environment.get("run"))
     if name is None:
         report.damaged.append(
             f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
@@ -178,13 +197,13 @@ def _restore_status(report: Checked) -> None:
         return
     code: int | None = None
     step: int | None = None
-    if completed:
+    if result:
         report.state = "completed"
         code = 0
     else:
         report.state, step = _progress(path)
     # A process may have started to work on the run in the meantime.
-    with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+    with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
         # A file cannot replace a folder; its content is kept.
         if status_path.is_dir():
             storage.quarantine(status_path)
@@ -197,11 +216,11 @@ def _progress(path: Path) -> tuple[str, int | None]:
     state = "created"
     step: int | None = None
     # In the order of the stages, so that the last folder that exists decides.
-    for stage, name in directory.STAGE_FOLDERS.items():
+    for stage, name in STAGE_FOLDERS.items():
         folder = path / name
         if folder.exists():
             state = stage
-            step = max(checkpoints(folder / directory.CHECKPOINTS), default=None)
+            step = max(checkpoints(folder / CHECKPOINTS), default=None)
     return state, step
 
 

@@ -27,7 +27,8 @@ def digest(sources: Path = SOURCES) -> str:
     for path in sorted(sources.rglob("*.py")):
         if path.is_file():
             # The name counts too: a module that moves is another program.
-            total.update(f"{path.relative_to(sources).as_posix()}\n".encode())
+            name = path.relative_to(sources).as_posix()
+            total.update(name.encode() + b"\n")
             total.update(_content(path.read_bytes()))
     return total.hexdigest()
 
@@ -53,16 +54,16 @@ def commit(checkout: Path) -> str | None:
     command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
     # A machine may lack git: the digest of the sources is recorded in any case.
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            command, capture_output=True, check=True, text=True, timeout=5
-        ).stdout.strip()
+        process = subprocess.run(command, capture_output=True, check=True, text=True, timeout=5)
+        return process.stdout.strip()
     return None
 
 
 def _content(source: bytes) -> bytes:
     """Return a source's syntax tree as bytes, or the source itself where it cannot be parsed."""
     try:
-        return _text(ast.parse(source)).encode()
+        tree = ast.parse(source)
+        return _text(tree).encode()
     except (SyntaxError, ValueError):
         return source
 

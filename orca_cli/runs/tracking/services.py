@@ -110,7 +110,8 @@ class Guarded:
             # The text of other errors does not say of which kind they are.
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
-            self._lose(f"failed at '{name}': {' '.join(message.split())}")
+            message_line = " ".join(message.split())
+            self._lose(f"failed at '{name}': {message_line}")
             if recorder is not None:
                 # It gets the chance to close its files and its connection.
                 with suppress(Exception, SystemExit):
@@ -159,7 +160,8 @@ class Curves:
             self._tracker.log(numbers, step=epoch)
         else:
             # `define_metric` in `wandb` makes this number the axis of the stage's curves.
-            self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
+            numbers[f"{stage}/epoch"] = epoch
+            self._tracker.log(numbers, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Log the errors and distances of a result.json as final/NAME, and end the run."""
@@ -167,7 +169,8 @@ class Curves:
             error = result.get("error") or {}
             distance = result.get("metric_value") or {}
             finals = {"test_error": error.get("value")}
-            for name, further_error in (error.get("others") or {}).items():
+            further_errors = error.get("others") or {}
+            for name, further_error in further_errors.items():
                 finals[f"test_{name}"] = further_error
             finals["validation_error"] = result.get("validation_error")
             finals["trivial_error"] = result.get("trivial_error")
@@ -231,11 +234,11 @@ def wandb(
     quiet = wandb.Settings(
         silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S
     )
-    identity = hashlib.sha256(name.encode()).hexdigest()[:16]
+    name_digest = hashlib.sha256(name.encode()).hexdigest()
     tracker = WandBTracker(
         project,
         settings=quiet,
-        id=identity,
+        id=name_digest[:16],
         name=name,
         dir=str(folder),
         entity=entity,
@@ -277,9 +280,10 @@ def mlflow(
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
+    folder = store.absolute()
+    mlflow.set_tracking_uri(uri or f"sqlite:///{folder / 'mlflow.db'}")
     # A store elsewhere has its own place for artifacts.
-    artifacts = None if uri else str(store.absolute() / "mlflow")
+    artifacts = None if uri else str(folder / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
         mlflow.create_experiment(experiment, artifact_location=artifacts)
     runs = mlflow.search_runs(
@@ -294,8 +298,12 @@ def mlflow(
     if earlier is None:
         # MLflow refuses to change the parameters of a run.
         tracker.store_init_configuration(_shown(settings))
+
     # Not the tracker's own `finish`, which always says FINISHED.
-    return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
+    def end(state: str) -> None:
+        mlflow.end_run(_STATES.get(state, "FAILED"))
+
+    return Curves(tracker, end)
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
@@ -311,10 +319,11 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run computes, as plain values; long texts are cut."""
     shown = {}
-    for key, value in settings.items():
-        if key.partition(".")[0] not in _NOT_SHOWN:
+    for setting, value in settings.items():
+        group = setting.partition(".")[0]
+        if group not in _NOT_SHOWN:
             is_number = isinstance(value, int | float)
-            shown[_safe(key)] = value if is_number else str(value)[:_LONGEST]
+            shown[_safe(setting)] = value if is_number else str(value)[:_LONGEST]
     return shown
 
 

@@ -77,13 +77,21 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     for name in sorted(builtin.keys() & users.keys()):
         where = str(users[name])
         raise ConfigError(f"the program has its own '{name}'", where=where, hint="rename it")
-    return dict(sorted((builtin | users).items()))
+    files = builtin | users
+    return dict(sorted(files.items()))
 
 
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
     # `+` and `~` add and remove a key; @ puts a group elsewhere.
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]
+    typed_key = text.lstrip("+~").partition("=")[0]
+    return typed_key.partition("@")[0]
+
+
+def value_of(text: str) -> str:
+    """Return the value of an override as text, without quotes; empty where it has none."""
+    value_text = text.partition("=")[2]
+    return value_text.strip("'\"")
 
 
 def calls_resolver(text: str) -> bool:
@@ -97,14 +105,17 @@ def calls_resolver(text: str) -> bool:
 def quoted(path: Path) -> str:
     """Return a path as the value of an override."""
     # Hydra reads a quoted value as it is, with these two characters escaped.
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    escaped = str(path).replace("\\", "\\\\")
+    escaped = escaped.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
     files = {}
     for file in folder.rglob("*.yaml"):
-        name = file.relative_to(folder).as_posix().removesuffix(".yaml")
+        relative = file.relative_to(folder)
+        name = relative.as_posix().removesuffix(".yaml")
         files[name] = file
     return files
 
@@ -133,9 +144,10 @@ def default_folders() -> dict[str, Path]:
     """
     import platformdirs
 
-    home = Path(os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
+    home = Path(os.getenv("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
+    runs = Path(os.getenv("ORCA_RUNS") or "runs")
     return {
-        "runs": Path(os.environ.get("ORCA_RUNS") or "runs"),
+        "runs": runs,
         "data": home / "data",
         "cache": home / "cache",
     }
@@ -208,7 +220,7 @@ def content(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
-        where = str(path) if mark is None else f"{path}:{mark.line + 1}"
+        where = str(path) if mark is None else _line(path, mark)
         # Only a tag such as !!python/object makes the safe loader raise it.
         if isinstance(error, yaml.constructor.ConstructorError):
             raise UnsafeError(f"asks for an object: {problem}", where=where, hint=_PLAIN) from error
@@ -276,13 +288,16 @@ def in_task(
     if not isinstance(node, dict):
         return
     # Popped, so that the description is not taken for a setting.
-    for protocol, entry in mapping(node.get("departures"), f"{where}: departures").items():
+    departures = mapping(node.get("departures"), f"{where}: departures")
+    for protocol, entry in departures.items():
         settings = mapping(entry, f"{where}: departures.{protocol}")
         text = str(settings.pop("description", ""))
         # The same form as a file of the group: with the section as a key.
         yield "departures", f"{protocol}/{task}", text, {"task": settings}
-    for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
-        for body, entry in mapping(bodies, f"{where}: hparams.{protocol}").items():
+    hparams = mapping(node.get("hparams"), f"{where}: hparams")
+    for protocol, bodies in hparams.items():
+        hparams_of_protocol = mapping(bodies, f"{where}: hparams.{protocol}")
+        for body, entry in hparams_of_protocol.items():
             block = f"{where}: hparams.{protocol}.{body}"
             # A variant may not touch data and folders, so that a task's file cannot redirect a run.
             settings = mapping(entry, block, ("description", *_SECTIONS))
@@ -296,7 +311,7 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
-        where = f"{path}:{node.start_mark.line + 1}"
+        where = _line(path, node.start_mark)
         if id(node) not in sizes:
             # 0 while its children are counted: whoever meets the 0 again is inside the node itself.
             sizes[id(node)] = 0
@@ -323,10 +338,18 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
     for key in keys:
         last = last_of_name[key.value]
         if last is not key:
-            where = f"{path}:{last.start_mark.line + 1}"
+            where = _line(path, last.start_mark)
             raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+    children: list[yaml.Node] = []
     # Keys as well as values: a key may be a collection too.
-    return [child for pair in node.value for child in pair]
+    for pair in node.value:
+        children.extend(pair)
+    return children
+
+
+def _line(path: Path, mark: Any) -> str:
+    """Return the file and the line, from 1, of a mark of YAML's, for a message."""
+    return f"{path}:{mark.line + 1}"
 
 
 def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
@@ -337,7 +360,8 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     """
     # Resolved, since the folder itself may be reached by a link.
     root = folder.resolve()
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+    files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
+    for path in sorted(files):
         names = path.relative_to(folder).parts
         group = names[0]
         where = str(path)
@@ -367,7 +391,8 @@ def _check_untrusted_text(key: str, text: str, where: str) -> None:
         raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
     # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra's.
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
-    if changes_hydra or key.partition(".")[0] in ("hydra", "paths"):
+    section = key.partition(".")[0]
+    if changes_hydra or section in ("hydra", "paths"):
         message = f"'{text}' at '{key}' would change how the program runs"
         raise UnsafeError(message, where=where, hint="type what may be typed")
 
@@ -392,19 +417,20 @@ def _text(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             # A byte more than allowed shows that the file is too large without reading all of it.
-            raw = file.read(_MOST_BYTES + 1)
+            encoded = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    if len(raw) > _MOST_BYTES:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
+    if len(encoded) > _MOST_BYTES:
         message = f"is larger than {_MOST_BYTES} bytes"
         raise ConfigError(message, where=str(path), hint="settings are a page of text")
     # Hydra's reader would take the mark for a part of the first key.
-    if raw.startswith(codecs.BOM_UTF8):
+    if encoded.startswith(codecs.BOM_UTF8):
         message = "begins with a byte order mark"
         raise ConfigError(message, where=f"{path}:1", hint="save it as UTF-8 without one")
     try:
-        return raw.decode("utf-8")
+        return encoded.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        line = encoded.count(b"\n", 0, error.start) + 1
         message = "cannot be read: is not UTF-8"
         raise ConfigError(message, where=f"{path}:{line}", hint="save it as UTF-8") from error

@@ -144,9 +144,10 @@ class Process:
     ) -> subprocess.Popen[bytes]:
         """Start the job as a new interpreter, which inherits the writable end of the pipe."""
         quiet = None if self._errors is None else subprocess.DEVNULL
+        variables = os.environ | {"PYTHONPATH": search_path()} | command.variables
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "orca_cli", *arguments],
-            env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
+            env=variables,
             cwd=command.folder or None,
             pass_fds=(writable,),
             # The terminal's signals reach only the parent, which passes them on once.
@@ -208,8 +209,9 @@ class Process:
         if self._errors is None:
             return ""
         self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace").strip()
+        content = self._errors.read()
         self._errors.close()
+        text = content.decode(errors="replace").strip()
         return text[-_LAST_WORDS:]
 
 

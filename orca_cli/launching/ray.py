@@ -59,7 +59,8 @@ class Ray:
                 runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
             )
         except Exception as error:  # noqa: BLE001 - Ray has types of its own for each way to fail
-            raise _gone(f"does not answer: {' '.join(str(error).split())[:200]}") from error
+            message = " ".join(str(error).split())
+            raise _gone(f"does not answer: {message[:200]}") from error
         try:
             resources = self._ray.cluster_resources()
             if self.gpus is None:
@@ -69,7 +70,8 @@ class Ray:
             # No retries by Ray: the driver alone decides what is tried again.
             options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**options)(attend)
-            terminal.log.info(f"Ray: {len(nodes)} nodes, {resources.get('CPU', 0):g} processors")
+            n_processors = resources.get("CPU", 0)
+            terminal.log.info(f"Ray: {len(nodes)} nodes, {n_processors:g} processors")
             yield self
         finally:
             self._ray.shutdown()
@@ -103,7 +105,8 @@ class Ray:
             return Ended(status=None)
         # A bug of the program, or another version of it on that machine.
         except errors.RayTaskError as error:
-            return Ended(status=1, last_words=" ".join(str(error).split())[-_LAST_WORDS:])
+            message = " ".join(str(error).split())
+            return Ended(status=1, last_words=message[-_LAST_WORDS:])
         except errors.LocalRayletDiedError as error:
             raise _gone("has ended") from error
         except errors.RayError as error:

@@ -106,7 +106,8 @@ class Slurm:
         with ExitStack() as stack:
             # Another driver of this sweep that is alive has the lock, and the waiting jobs.
             with suppress(exceptions.LockedError):
-                stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
+                lock_path = self.folder.parent / f"{self.sweep}.lock"
+                stack.enter_context(storage.lock(lock_path))
                 self._withdraw_waiting()
             yield self
 
@@ -114,7 +115,8 @@ class Slurm:
         """Return the minutes of an allocation."""
         if self.time_limit_s is None:
             return _ALLOCATION_MIN
-        return math.ceil((self.time_limit_s + GRACE_S + _WARNING_S) / 60)
+        allocation_s = self.time_limit_s + GRACE_S + _WARNING_S
+        return math.ceil(allocation_s / 60)
 
     def _options(self) -> dict[str, Any]:
         """Return further options of sbatch."""
@@ -140,8 +142,9 @@ class Slurm:
         submitted = []
         try:
             with self._executor.batch():
-                for i, command in enumerate(commands):
-                    path = self.folder / f"{storage.timestamp()}-{i}.json"
+                for position, command in enumerate(commands):
+                    moment = storage.timestamp()
+                    path = self.folder / f"{moment}-{position}.json"
                     job = self._executor.submit(attend_and_write, asdict(command), str(path))
                     submitted.append(_Submitted(job, path))
         except (subprocess.CalledProcessError, failed_job_error) as error:
@@ -159,7 +162,8 @@ class Slurm:
         None while it waits or runs, or SLURM is about to start it again.
         """
         if handle.path.exists():
-            end = Ended(**json.loads(handle.path.read_text(encoding="utf-8")))
+            fields = json.loads(handle.path.read_text(encoding="utf-8"))
+            end = Ended(**fields)
             storage.remove(handle.path)
             return end
         now = time.monotonic()
@@ -167,7 +171,8 @@ class Slurm:
         if now - self._last_query > ASK_EVERY_S:
             watcher.update()
             self._last_query = now
-        state = str(watcher.get_state(handle.job.job_id, mode="cache")).partition(" ")[0]
+        state_text = str(watcher.get_state(handle.job.job_id, mode="cache"))
+        state = state_text.partition(" ")[0]
         if state in _ALIVE:
             handle.ended_since = None
             return None

@@ -37,6 +37,7 @@ from orca_cli.config.configuration import (
     default_folders,
     in_task,
     key_of,
+    value_of,
 )
 from orca_cli.config.declarations import declared_node
 from orca_cli.config.identity import Identity, identify
@@ -64,8 +65,8 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     except OverrideParseException as error:
-        text = f"'{error.override}' is not an override"
-        raise ConfigError(text, where="command line", hint=_QUOTING) from error
+        message = f"'{error.override}' is not an override"
+        raise ConfigError(message, where="command line", hint=_QUOTING) from error
 
 
 def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
@@ -167,7 +168,8 @@ class Composed:
     @functools.cached_property
     def identity(self) -> Identity:
         """Return the run's identity; the first call reads the files that the settings name."""
-        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
+        data_folder = Path(self.config.paths.data or "")
+        return identify(self.content, self.choices, data_folder)
 
     @property
     def variant(self) -> dict[str, str]:
@@ -203,7 +205,8 @@ class Sweep:
         by_identity: dict[object, Composed] = {}
         # Runs in two folders are two runs, though they have one identity.
         for job in self.jobs:
-            by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
+            run_in_folder = (job.identity.run, job.config.paths.runs)
+            by_identity.setdefault(run_in_folder, job)
         return list(by_identity.values())
 
 
@@ -220,14 +223,16 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     """
     if extra is not None:
         _check_extra(extra)
-    ConfigStore.instance().store(name="schema", node=Config)
+    config_store = ConfigStore.instance()
+    config_store.store(name="schema", node=Config)
     for group in (*BLOCKS, "declared"):
         # An earlier session may have stored nodes of its own files.
-        ConfigStore.instance().repo.pop(group, None)
+        config_store.repo.pop(group, None)
     folders = create_config_search_path(str(config_dir()))
     if extra is not None:
         # With the setting hydra.searchpath instead, glob() would not look there.
-        folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+        url = f"file://{extra.resolve()}"
+        folders.prepend(provider="--config-dir", path=url, anchor="schema")
     version.setbase("1.3")
     # Hydra keeps its state in a global, which an earlier session may have left.
     GlobalHydra.instance().clear()
@@ -283,13 +288,14 @@ class Session:
         chosen = [text for text in overrides if key_of(text) == "study"]
         axes = [text for text in overrides if text not in chosen]
         # The loader lets glob() match the files of a group.
-        typed = _parse(axes, GlobalHydra.instance().config_loader())
+        loader = GlobalHydra.instance().config_loader()
+        typed = _parse(axes, loader)
         self._check_choices(_parse(chosen))
         name = ""
         preset = study.Study()  # a plain sweep is a study whose axes are all typed
         if chosen:
             # The last counts, as with any key that is typed twice.
-            name = chosen[-1].partition("=")[2].strip("'\"")
+            name = value_of(chosen[-1])
             preset = study.Study.read(name, choices("study", self._extra)[name])
         arms = self._arms(preset, typed)
         jobs = []
@@ -317,8 +323,10 @@ class Session:
             # Only names that the axis lacks have to be files of the group.
             if not set(_texts_of(override, choices_of_axis)) <= set(choices_of_axis):
                 self._check_choices([override])
+            axis = key
             # A task that is typed takes the place of the study's data sets.
-            axis = study.SET if key == "task" and key not in preset.axes else key
+            if key == "task" and key not in preset.axes:
+                axis = study.SET
             if axis in preset.axes:
                 preset = self._narrowed(preset, axis, override)
             # Leaving a group out is the choice null.
@@ -329,15 +337,18 @@ class Session:
                 texts = _texts_of(override, ())
                 typed_axes[key] = {text: (f"{element}={text}",) for text in texts}
         # Files that a study's arms need are looked for in the folder that is typed.
-        folder = next(iter(typed_axes.get("paths.data", {})), str(default_folders()["data"]))
-        return preset.arms(typed_axes, Path(folder.strip("'\"")).expanduser())
+        default_folder = str(default_folders()["data"])
+        typed_folder = next(iter(typed_axes.get("paths.data", {})), default_folder)
+        data_folder = Path(typed_folder.strip("'\""))
+        return preset.arms(typed_axes, data_folder.expanduser())
 
     def _narrowed(self, preset: study.Study, axis: str, override: Override) -> study.Study:
         """Return a study with those choices of an axis that an override names."""
         key = override.key_or_group
         names: Iterable[str] = preset.axes[axis] if axis == key else choices(key, self._extra)
-        is_setting = key in (*_ALL_GROUPS, *schema.declared())
-        return preset.narrowed(axis, _texts_of(override, names), key if is_setting else "")
+        typed_names = _texts_of(override, names)
+        setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
+        return preset.narrowed(axis, typed_names, setting)
 
     def _compose(self, overrides: list[str]) -> Composed:
         # Hydra would read nan as a number, which no setting takes; as a text some do.
@@ -345,19 +356,19 @@ class Session:
         for override in _parse(overrides):
             _check_typed(override)
         try:
-            cfg = self._load(overrides)
+            settings = self._load(overrides)
             # Kept, since the choices of groups are recorded in it only.
-            hydra = cfg.hydra
-            with open_dict(cfg):
+            hydra = settings.hydra
+            with open_dict(settings):
                 # A run's own settings do not include Hydra's.
-                del cfg["hydra"]
+                del settings["hydra"]
             # Asked before interpolations are resolved, so that the message names the key.
-            missing = sorted(OmegaConf.missing_keys(cfg))
+            missing = sorted(OmegaConf.missing_keys(settings))
             if missing:
                 hint = f"give {missing[0]}=..."
                 raise ConfigError("a value is needed", where=missing[0], hint=hint)
-            content: Any = OmegaConf.to_container(cfg, resolve=True)
-            config: Any = OmegaConf.to_object(cfg)
+            content: Any = OmegaConf.to_container(settings, resolve=True)
+            config: Any = OmegaConf.to_object(settings)
         except _UNREADABLE as error:
             raise _refused(error) from error
         # The schema first: the checks of parts compare with its settings.
@@ -369,10 +380,11 @@ class Session:
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         # The overrides are recorded as they were typed, with their interpolations.
         typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        chosen = hydra.runtime.choices
         return Composed(
             config=config,
             content=content,
-            choices={group: str(hydra.runtime.choices[group]) for group in GROUPS},
+            choices={group: str(chosen[group]) for group in GROUPS},
             overrides=list(typed),
         )
 
@@ -384,19 +396,19 @@ class Session:
         source is typed or the substitute is the task itself.
         """
         self._store_variants(overrides)
-        cfg = self._load_files(overrides)
-        task = cfg.hydra.runtime.choices["task"]
-        substitute = OmegaConf.select(cfg, "source.data.without_files")
+        settings = self._load_files(overrides)
+        task = settings.hydra.runtime.choices["task"]
+        substitute = OmegaConf.select(settings, "source.data.without_files")
         is_typed = any(key_of(text) == "source" for text in overrides)
-        is_of_paper = OmegaConf.select(cfg, "task.departures.paper") is not None
+        is_of_paper = OmegaConf.select(settings, "task.departures.paper") is not None
         if not is_typed and not is_of_paper and substitute not in (None, task):
-            cfg = self._load_files([*overrides, f"source={substitute}"])
-        if OmegaConf.is_dict(cfg._get_node("task")):
+            settings = self._load_files([*overrides, f"source={substitute}"])
+        if OmegaConf.is_dict(settings._get_node("task")):
             # Variants have been merged by now, as choices of groups of their own.
-            with open_dict(cfg.task):
+            with open_dict(settings.task):
                 for block in BLOCKS:
-                    cfg.task.pop(block, None)
-        return cfg
+                    settings.task.pop(block, None)
+        return settings
 
     def _load_files(self, overrides: list[str]) -> DictConfig:
         """Compose, after storing in Hydra the declared defaults of the chosen parts."""
@@ -411,15 +423,19 @@ class Session:
         of another candidate. Defaults of a part that is not chosen in the end have no effect.
         """
         candidates = list(configuration.default_choices().items())
-        candidates += [(key_of(text), text.partition("=")[2].strip("'\"")) for text in overrides]
+        candidates += [(key_of(text), value_of(text)) for text in overrides]
         while candidates:
             group, name = candidates.pop()
-            path = choices(group, self._extra).get(name) if group in _ALL_GROUPS else None
-            if path is None or f"{group}/{name}" in self._stored:
+            choice = f"{group}/{name}"
+            if group not in _ALL_GROUPS or choice in self._stored:
                 continue
-            self._stored.add(f"{group}/{name}")
+            path = choices(group, self._extra).get(name)
+            if path is None:
+                continue
+            self._stored.add(choice)
             content = configuration.content(path)
-            candidates += configuration.picks(content.get("defaults")).items()
+            defaults = content.get("defaults")
+            candidates += configuration.picks(defaults).items()
             if group in checks.PARTS:
                 # A file with `@package _global_` holds its group as a key.
                 node = {group: declared_node(group, content.get(group, content))}
@@ -436,7 +452,7 @@ class Session:
         names = [configuration.default_choices()["task"]]
         for text in overrides:
             if key_of(text) in ("task", *BLOCKS):
-                names.append(text.partition("=")[2].strip("'\""))
+                names.append(value_of(text))
         # A variant is named PROTOCOL/TASK or PROTOCOL/TASK-BODY.
         stems = [name.rpartition("/")[2] for name in names]
         for task, path in choices("task", self._extra).items():

@@ -133,7 +133,8 @@ def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "")
 def part_node(config: object, name: str) -> dict[str, Any]:
     """Return the `_target_` node of a group's part, without settings that are not its arguments."""
     left_out = _NOT_ARGUMENTS.get(name, ())
-    return {key: entry for key, entry in getattr(config, name).items() if key not in left_out}
+    settings = getattr(config, name)
+    return {key: entry for key, entry in settings.items() if key not in left_out}
 
 
 def check_parts(config: Config) -> None:
@@ -158,9 +159,12 @@ def check_parts(config: Config) -> None:
             parts.check(node, f"task.{setting}")
     checked = {}
     for name in PARTS:
-        if name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None:
+        settings = getattr(config, name)
+        if name in _OPTIONAL and settings.get(parts.TARGET) is None:
             continue
-        fixed = {"kind": kind} if name == "task" and "kind" in config.task else {}
+        fixed: dict[str, Any] = {}
+        if name == "task" and "kind" in config.task:
+            fixed["kind"] = kind
         node = part_node(config, name)
         checked[name] = parts.check(node, name, RESERVED.get(name, ()), fixed)
     metric = checked.get("metric")
@@ -168,7 +172,8 @@ def check_parts(config: Config) -> None:
     # 0 takes all classes, whose number only the data say.
     classes = config.align.classes_per_problem
     if classes is not None and 0 < classes < fewest:
-        name = config.metric[parts.TARGET].rpartition(".")[2]
+        target = config.metric[parts.TARGET]
+        name = target.rpartition(".")[2]
         message = f"metric={name} compares at least {fewest} classes, and a problem has {classes}"
         hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
         raise ConfigError(message, where="align.classes_per_problem", hint=hint)
@@ -185,8 +190,8 @@ def check_secrets(node: Any, key: str) -> None:
         for name, entry in node.items():
             check_secrets(entry, f"{key}.{name}")
     elif isinstance(node, list):
-        for i, entry in enumerate(node):
-            check_secrets(entry, f"{key}.{i}")
+        for position, entry in enumerate(node):
+            check_secrets(entry, f"{key}.{position}")
     # A secret under another name is known by its form.
     elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
         raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)

@@ -137,16 +137,16 @@ class _Module:
         # for each keyword-only parameter.
         undeclared = len(arguments.args) - len(arguments.defaults)
         defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
+        parameters = [*arguments.args, *arguments.kwonlyargs]
         settings: dict[str, Setting] = {}
-        for argument, default in zip(
-            [*arguments.args, *arguments.kwonlyargs], defaults, strict=True
-        ):
+        for parameter, default in zip(parameters, defaults, strict=True):
             # The fields of the record take the place of the parameter; the function's own come on
             # top.
-            if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):
-                settings = declared(f"{self.name}.{argument.annotation.id}") | settings
-            elif argument.arg != "self":
-                self._add(settings, argument.arg, argument.annotation, default)
+            if parameter.arg == "settings" and isinstance(parameter.annotation, ast.Name):
+                record = f"{self.name}.{parameter.annotation.id}"
+                settings = declared(record) | settings
+            elif parameter.arg != "self":
+                self._add(settings, parameter.arg, parameter.annotation, default)
         return settings
 
     def _add(

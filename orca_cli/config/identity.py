@@ -68,11 +68,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a result."""
     settings = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
-    settings["train"] = {
-        key: entry
-        for key, entry in content["train"].items()
-        if f"train.{key}" not in WITHOUT_EFFECT
-    }
+    train_settings = {}
+    for key, entry in content["train"].items():
+        if f"train.{key}" not in WITHOUT_EFFECT:
+            train_settings[key] = entry
+    settings["train"] = train_settings
     if settings["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
         settings["task"] = settings["task"] | {"channels_last": False}
@@ -89,7 +89,8 @@ def _part_by_content(
     digests_by_path: dict[str, str] = {}
     # The block says where to get the data, not what they are.
     settings = {key: entry for key, entry in node.items() if key != "data"}
-    path = Path(str(settings.get("path") or name)).expanduser()
+    path_text = str(settings.get("path") or name)
+    path = Path(path_text).expanduser()
     is_folder = bool(settings.get("path")) and path.is_dir()
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
@@ -121,7 +122,8 @@ def _described_files(block: Any) -> list[str]:
 def _sha256(content: dict[str, Any]) -> str:
     # Sorted and without spaces, so that equal settings give equal bytes.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode())
+    return digest.hexdigest()
 
 
 def _noted_digest(path: Path, digests: dict[str, str]) -> str | None:
@@ -165,14 +167,16 @@ def digest_of(path: Path) -> str | None:
     with suppress(OSError):
         is_folder = path.is_dir()
         files = _files(path) if is_folder else [path]
-        is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
+        n_bytes = sum(file.stat().st_size for file in files)
+        is_large = n_bytes >= _HASH_BELOW
         if is_folder:
-            lines = [
+            lines = []
+            for file in files:
                 # Relative names: moving a folder does not change it.
-                f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}"
-                for file in files
-            ]
-            return "folder:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+                name = file.relative_to(path).as_posix()
+                lines.append(f"{name} {_file_digest(file, is_large)}")
+            digest = hashlib.sha256("\n".join(lines).encode())
+            return f"folder:{digest.hexdigest()}"
         if path.is_file():
             return _file_digest(path, is_large)
     return None
@@ -195,8 +199,10 @@ def _files(path: Path) -> list[Path]:
             subfolders.clear()
             continue
         visited.add(identity)
-        candidates = (Path(folder) / name for name in names)
-        files.extend(file for file in candidates if file.is_file())
+        for name in names:
+            file = Path(folder) / name
+            if file.is_file():
+                files.append(file)
     # The order in which a file system lists names does not matter.
     return sorted(files)
 

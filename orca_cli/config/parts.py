@@ -119,7 +119,8 @@ def admitted(place: str) -> frozenset[str]:
 
 def admits(place: str, name: str) -> bool:
     """Return whether a place admits a dotted name, by its list or by `--allow-module`."""
-    return name in admitted(place) or _is_within(name.rpartition(".")[0] or name, _extra_modules)
+    module = name.rpartition(".")[0] or name
+    return name in admitted(place) or _is_within(module, _extra_modules)
 
 
 def check_admitted(node: Any, key: str, place: str = "") -> None:
@@ -175,7 +176,8 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     record = _settings_record(target)
     if record is not None:
         # Such as folders, which are the function's own parameters and not fields of the record.
-        own_names = inspect.signature(target).parameters.keys() & arguments.keys()
+        own_parameters = inspect.signature(target).parameters
+        own_names = own_parameters.keys() & arguments.keys()
         own_arguments = {name: arguments.pop(name) for name in own_names}
         return target(settings=record(**arguments), **own_arguments)
     # A function, or code of the program, raises errors of its own; any other error is a bug.
@@ -305,13 +307,12 @@ def bind(
     # The program passes these, so a file may not.
     passed = {*reserved, *fixed}
     kinds = {parameter.kind for parameter in parameters.values()}
-    settable = [
-        name
-        for name, parameter in parameters.items()
+    settable = []
+    for name, parameter in parameters.items():
         # *args and **kwargs are no settings by themselves.
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in passed
-    ]
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if not is_variadic and name not in passed:
+            settable.append(name)
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     for name in arguments:
         if name in passed or not (name in settable or takes_any):
@@ -336,7 +337,8 @@ def bind(
         # Arguments that are not given have their defaults.
         settings = {name: parameter.default for name, parameter in parameters.items()}
         settings |= values
-        checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
+        compared = inspect.signature(checker).parameters
+        checker(**{name: settings[name] for name in compared})
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -351,7 +353,8 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return parameters
     del parameters["settings"]
     # The record's fields come first, so that listings show them in its order.
-    return dict(inspect.signature(record).parameters) | parameters
+    fields = inspect.signature(record).parameters
+    return dict(fields) | parameters
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
@@ -424,8 +427,12 @@ def _module_of(value: Any) -> str:
 
 
 def _is_within(module: str, roots: Iterable[str]) -> bool:
-    # With the dot, so that trusting `data` does not trust `database`.
-    return any(module == root or module.startswith(f"{root}.") for root in roots)
+    for root in roots:
+        # With the dot, so that trusting `data` does not trust `database`.
+        is_below = module.startswith(f"{root}.")
+        if is_below or module == root:
+            return True
+    return False
 
 
 def _is_node(value: Any) -> bool:

@@ -349,7 +349,11 @@ WITHOUT_EFFECT = (
 
 def is_without_effect(key: str) -> bool:
     """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
-    return any(key == section or key.startswith(f"{section}.") for section in WITHOUT_EFFECT)
+    for section in WITHOUT_EFFECT:
+        is_below = key.startswith(f"{section}.")
+        if is_below or key == section:
+            return True
+    return False
 
 
 def lookup(config: Any, key: str) -> Any:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config import configuration
-from orca_cli.config.configuration import key_of, mapping
+from orca_cli.config.configuration import key_of, mapping, value_of
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
@@ -44,6 +44,8 @@ _KEYS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
+# Axis -> names of choices; an arm meets it if its choices on all of these axes are among them.
+Condition = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Study:
     name: str = ""
     common: tuple[str, ...] = ()
     axes: dict[str, Choices] = field(default_factory=dict)
-    left_out: tuple[dict[str, tuple[str, ...]], ...] = ()
+    left_out: tuple[Condition, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -113,7 +115,9 @@ class Study:
         blanks = self._blanks()
         # Typed axes come last, and so beat those of the file.
         axes = self.axes | dict(typed)
-        pairs_of_axis = [[(axis, name) for name in choices] for axis, choices in axes.items()]
+        pairs_of_axis = []
+        for axis, choices in axes.items():
+            pairs_of_axis.append([(axis, name) for name in choices])
         arms = []
         for chosen in itertools.product(*pairs_of_axis):
             labels = dict(chosen)
@@ -148,24 +152,26 @@ class Study:
         return blanks
 
     def _is_left_out(self, labels: Mapping[str, str]) -> bool:
-        # A condition is met if all of its axes have one of the listed choices.
-        return any(
-            all(labels[axis] in names for axis, names in condition.items())
-            for condition in self.left_out
-        )
+        for condition in self.left_out:
+            if all(labels[axis] in names for axis, names in condition.items()):
+                return True
+        return False
 
     def _lacks(self, merged: Mapping[str, str], data_folder: Path) -> str:
         """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
         lacks = []
         for key, text in merged.items():
-            name = text.partition("=")[2].strip("'\"")
+            name = value_of(text)
             path = Path(name).expanduser()
             if text.endswith(_BLANK):
                 # The file says where to get what is missing.
                 source = self.files.get(key, "give it on the command line")
                 lacks.append(f"needs {key}=...: {source}")
-            elif key in self.files and not (path.exists() or (data_folder / path).exists()):
-                lacks.append(f"no {name} in the data folder {data_folder}: {self.files[key]}")
+            elif key in self.files:
+                source = self.files[key]
+                is_present = path.exists() or (data_folder / path).exists()
+                if not is_present:
+                    lacks.append(f"no {name} in the data folder {data_folder}: {source}")
         return "; ".join(lacks)
 
 
@@ -196,19 +202,19 @@ def absent_lines(absent: Mapping[str, int]) -> list[str]:
 def _axes(node: Any, where: str) -> dict[str, Choices]:
     """Return axis -> its choices, from the block `axes` of a file."""
     axes: dict[str, Choices] = {}
-    for axis, choices in mapping(node, f"{where}: axes").items():
+    axis_nodes = mapping(node, f"{where}: axes")
+    for axis, choices in axis_nodes.items():
         if isinstance(choices, list):
             # A list is short for a mapping whose choices are named by their values.
             choices = {text: f"{axis}={text}" for text in _texts(choices)}
         axes[axis] = {}
-        for name, entry in mapping(choices, f"{where}: {axis}").items():
+        choice_nodes = mapping(choices, f"{where}: {axis}")
+        for name, entry in choice_nodes.items():
             axes[axis][name] = _overrides(entry, f"{where}: {axis}.{name}")
     return axes
 
 
-def _left_out(
-    node: Any, axes: Mapping[str, Choices], where: str
-) -> tuple[dict[str, tuple[str, ...]], ...]:
+def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condition, ...]:
     """Return the conditions on arms that are left out, from the block `except` of a file."""
     conditions = []
     for entry in node or []:
@@ -229,16 +235,17 @@ def _left_out(
 def _texts(node: Any) -> tuple[str, ...]:
     """Return the entries of a list, or a single entry, as they would be typed."""
     entries = node if isinstance(node, list) else [node]
-    # YAML reads true as a bool, and Python would write it as True.
-    return tuple(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in entries)
+    texts = []
+    for entry in entries:
+        text = str(entry)
+        # YAML reads true as a bool, and Python writes it as True.
+        texts.append(text.lower() if isinstance(entry, bool) else text)
+    return tuple(texts)
 
 
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
-    is_list = isinstance(texts, list) and all(
-        isinstance(text, str) and "=" in text for text in texts
-    )
-    if not is_list:
+    if not isinstance(texts, list) or not all(map(_is_override, texts)):
         hint = "such as [task=digits, train.epochs=5]"
         raise ConfigError("is not a list of overrides", where=where, hint=hint)
     for text in texts:
@@ -248,3 +255,7 @@ def _overrides(node: Any, where: str) -> tuple[str, ...]:
             hint = "type it on the command line"
             raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint=hint)
     return tuple(texts)
+
+
+def _is_override(node: Any) -> bool:
+    return isinstance(node, str) and "=" in node

@@ -219,7 +219,7 @@ def wandb(
     stores its files in `folder`, also those that it has not sent yet. mode=online needs the key in
     WANDB_API_KEY.
     """
-    if mode == "online" and not os.environ.get(_KEY):
+    if mode == "online" and not os.getenv(_KEY):
         # W&B would ask for it on the terminal.
         raise UnavailableError(
             f"online needs W&B's key in the environment variable {_KEY}",

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from orca_cli import signals
-from orca_cli.config import checks, configuration, schema, study
+from orca_cli.config import configuration, schema, setting_checks, study
 from orca_cli.config.configuration import (
     BLOCKS,
     calls_resolver,
@@ -113,7 +113,7 @@ def _check_typed(override: Override) -> None:
         return
     # By its name alone; its value is looked at with the composed settings.
     if key.startswith("tracker."):
-        checks.check_secrets(None, key)
+        setting_checks.check_secrets(None, key)
     value = override.value()
     if isinstance(value, QuotedString):
         value = value.text
@@ -135,7 +135,7 @@ def _refused(error: BaseException) -> ConfigError:
         # Hydra names the file in its text only.
         match = re.search(r"In '([^']+)'", str(error))
         file = f" in {match[1]}.yaml" if match else ""
-        return checks.unknown(name, allowed, prefix + dot, file)
+        return setting_checks.unknown(name, allowed, prefix + dot, file)
     message = str(cause if key else error) or type(error).__name__
     hint = "orca list settings shows types and defaults"
     return ConfigError(message.splitlines()[0], where=key or "configuration", hint=hint)
@@ -372,8 +372,8 @@ class Session:
         except _UNREADABLE as error:
             raise _refused(error) from error
         # The schema first: the checks of parts compare with its settings.
-        checks.check_settings(config)
-        checks.check_parts(config)
+        setting_checks.check_settings(config)
+        setting_checks.check_parts(config)
         # After `content` was made: a run's record names no folder of this machine that was not
         # typed.
         for name, folder in default_folders().items():
@@ -436,7 +436,7 @@ class Session:
             content = configuration.content(path)
             defaults = content.get("defaults")
             candidates += configuration.picks(defaults).items()
-            if group in checks.PARTS:
+            if group in setting_checks.PARTS:
                 # A file with `@package _global_` holds its group as a key.
                 node = {group: declared_node(group, content.get(group, content))}
                 ConfigStore.instance().store(

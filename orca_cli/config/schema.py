@@ -1,8 +1,8 @@
 """The configuration of a run: its skeleton as dataclasses.
 
 Parts (task, body, source, metric, embedder, finetune, tracker) are `_target_` nodes. A setting is
-declared once: type, bounds or choices (`ranges`), meaning and default. `checks` enforces the
-declarations before any data are read, and `orca list settings` shows them.
+declared once: type, bounds or choices (`ranges`), meaning and default. `setting_checks` enforces
+the declarations before any data are read, and `orca list settings` shows them.
 """
 
 import functools

@@ -57,7 +57,8 @@ def disk_error(error: BaseException) -> StorageError | None:
     # share.
     failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
-        return _explain(Path(str(error.filename or ".")), error)
+        failed_path = Path(str(error.filename or "."))
+        return _explain(failed_path, error)
     return None
 
 
@@ -143,9 +144,11 @@ def check_pinned(path: Path) -> None:
     # A write deep inside a run's folder must notice that the run's folder itself is gone.
     for folder in (path, *path.parents):
         if folder in _pinned and _node(folder) != _pinned[folder]:
-            message = "was deleted, renamed or replaced while in use"
-            hint = "put it back, or rerun the command to start over"
-            raise StorageError(message, where=str(folder), hint=hint)
+            raise StorageError(
+                "was deleted, renamed or replaced while in use",
+                where=str(folder),
+                hint="put it back, or rerun the command to start over",
+            )
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
@@ -178,7 +181,8 @@ def temporary_name(path: Path) -> Path:
     """Return an unpredictable name next to `path`, for content that is not complete yet."""
     # Not `with_name`, which refuses a path without a name, such as ".".
     # In the same folder, since a rename is atomic only within one file system.
-    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
+    unpredictable = secrets.token_hex(8)
+    return path.parent / f"{TEMPORARY}{unpredictable}-{path.name}"
 
 
 def new_file(path: Path) -> int:
@@ -195,8 +199,11 @@ def check_temporary() -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        message = "no folder for temporary files can be written"
-        raise StorageError(message, where="TMPDIR", hint="set TMPDIR to one that can") from error
+        raise StorageError(
+            "no folder for temporary files can be written",
+            where="TMPDIR",
+            hint="set TMPDIR to one that can",
+        ) from error
 
 
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
@@ -207,8 +214,11 @@ def require_space(folder: Path, size: int, purpose: str = "") -> None:
         return
     for_purpose = f" for {purpose}" if purpose else ""
     needed = f"{size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
-    message = f"no space left{for_purpose}: {needed}"
-    raise StorageError(message, where=str(folder), hint="free some space and repeat")
+    raise StorageError(
+        f"no space left{for_purpose}: {needed}",
+        where=str(folder),
+        hint="free some space and repeat",
+    )
 
 
 def check_writable(path: Path) -> None:
@@ -285,7 +295,8 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         with open(path, "a+b") as file:
             # Everything after the last line break is the rest of a write that was cut off.
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            end_of_lines = file.read().rfind(b"\n") + 1
+            file.truncate(end_of_lines)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

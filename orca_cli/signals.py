@@ -151,13 +151,13 @@ def _leave() -> None:
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A bar of progress has hidden the cursor.
     show_cursor = "\x1b[?25h\n" if is_terminal else ""
-    text = (
-        "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from "
-        "the last checkpoint"
+    message = (
+        f"{show_cursor}orca: error: stopped at once by a second SIGINT; rerun the same command to"
+        " resume from the last checkpoint\n"
     )
     try:
         # Written to the descriptor: a lock of Python's own stream may be held by the main thread.
-        os.write(2, f"{show_cursor}{text}\n".encode())
+        os.write(2, message.encode())
     finally:
         # Without cleaning up, which could wait for the operation that the main thread is in.
         os._exit(InterruptionError.code)

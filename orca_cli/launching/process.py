@@ -133,8 +133,9 @@ class Process:
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
-            message = f"cannot start a process: {error}"
-            raise StorageError(message, hint="end other processes and retry") from error
+            raise StorageError(
+                f"cannot start a process: {error}", hint="end other processes and retry"
+            ) from error
         finally:
             os.close(writable)
             signals.unblock()

@@ -81,9 +81,11 @@ class Ray:
         for node in nodes:
             if node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus:
                 return
-        message = f"no node has {self.threads} processors and {gpus:g} GPUs for a job"
-        hint = "ask for less, or add such a node: ray start"
-        raise ConfigError(message, where="--threads, --gpus", hint=hint)
+        raise ConfigError(
+            f"no node has {self.threads} processors and {gpus:g} GPUs for a job",
+            where="--threads, --gpus",
+            hint="ask for less, or add such a node: ray start",
+        )
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
         """Submit commands."""

@@ -166,9 +166,13 @@ class Search:
         if not path.exists():
             return
         record = storage.read_checked_json(path)
-        if record.get("schema") != _SCHEMA:
-            message = f"has schema {record.get('schema')}, this program reads {_SCHEMA}"
-            raise DataError(message, where=str(path), hint="move it away to search anew")
+        schema = record.get("schema")
+        if schema != _SCHEMA:
+            raise DataError(
+                f"has schema {schema}, this program reads {_SCHEMA}",
+                where=str(path),
+                hint="move it away to search anew",
+            )
         self.trials = []
         for entry in record["trials"]:
             fields = {name: entry[name] for name in entry if name in Trial.__dataclass_fields__}
@@ -313,16 +317,22 @@ def find_space(text: str, extra: Path | None) -> Space:
     spaces = configuration.choices("space", extra)
     path = spaces.get(text, Path(text).expanduser())
     if text not in spaces and path.suffix not in (".yaml", ".yml"):
-        hint = f"{suggest(text, spaces)} or give a YAML file"
-        raise ConfigError(f"no such space: '{text}'", where="space", hint=hint)
+        raise ConfigError(
+            f"no such space: '{text}'",
+            where="space",
+            hint=f"{suggest(text, spaces)} or give a YAML file",
+        )
     content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
     params = configuration.mapping(content.get("params"), f"{path}: params")
     fixed = configuration.mapping(content.get("fixed"), f"{path}: fixed")
     for setting in [*params, *fixed]:
         group, dot, _ = setting.partition(".")
         if group not in SEARCHED or not dot or setting == "train.validate_on":
-            hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
-            raise ConfigError(f"'{setting}' is not for a search", where=str(path), hint=hint)
+            raise ConfigError(
+                f"'{setting}' is not for a search",
+                where=str(path),
+                hint=f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr",
+            )
     distributions = {}
     for setting, declaration in params.items():
         distributions[setting] = _distribution(declaration, f"{path}: {setting}")
@@ -346,8 +356,9 @@ def _distribution(declaration: Any, where: str) -> Any:
             # Optuna warns if the step does not divide the range, and then lowers the upper end.
             return kind(**declaration)
     except (AttributeError, TypeError, ValueError) as error:
-        message = f"{declaration} cannot be drawn from: {error}"
-        raise ConfigError(message, where=where, hint=_FORMS) from error
+        raise ConfigError(
+            f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
+        ) from error
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
@@ -370,8 +381,11 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     space = find_space(space_name, extra)
     for key in space.params:
         if key in settings:
-            hint = f"leave it out, or take {key} out of the space"
-            raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)
+            raise ConfigError(
+                f"is searched by space={space.name}",
+                where=typed[key],
+                hint=f"leave it out, or take {key} out of the space",
+            )
     task_and_body = f"{job.choices['task']}-{job.choices['body']}"
     fixed = {key: value for key, value in space.fixed.items() if key not in settings}
     search = Search(

@@ -91,11 +91,13 @@ class Slurm:
         """
         submitit = need("submitit", "--on slurm", "slurm")
         programs = ("sbatch", "srun", "sacct")
-        missing = [program for program in programs if not shutil.which(program)]
+        missing = ", ".join(program for program in programs if not shutil.which(program))
         if missing:
-            hint = "run it on a machine that can submit SLURM jobs"
-            message = f"no SLURM here: {', '.join(missing)} not found"
-            raise exceptions.UnavailableError(message, where="--on slurm", hint=hint)
+            raise exceptions.UnavailableError(
+                f"no SLURM here: {missing} not found",
+                where="--on slurm",
+                hint="run it on a machine that can submit SLURM jobs",
+            )
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         self._executor.update_parameters(
             timeout_min=self._minutes(),
@@ -151,9 +153,11 @@ class Slurm:
             output = getattr(error, "output", None) or str(error)
             text = output.decode(errors="replace") if isinstance(output, bytes) else output
             reason = " ".join(text.split())[-_LONGEST_OUTPUT:]
-            message = f"SLURM refused the jobs: {reason}"
-            hint = "options of sbatch are set by variables such as SBATCH_PARTITION"
-            raise exceptions.SweepError(message, where="--on slurm", hint=hint) from error
+            raise exceptions.SweepError(
+                f"SLURM refused the jobs: {reason}",
+                where="--on slurm",
+                hint="options of sbatch are set by variables such as SBATCH_PARTITION",
+            ) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:

@@ -65,8 +65,9 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     except OverrideParseException as error:
-        message = f"'{error.override}' is not an override"
-        raise ConfigError(message, where="command line", hint=_QUOTING) from error
+        raise ConfigError(
+            f"'{error.override}' is not an override", where="command line", hint=_QUOTING
+        ) from error
 
 
 def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
@@ -103,8 +104,11 @@ def _check_typed(override: Override) -> None:
         )
     # The parsed value would no longer show the call.
     if calls_resolver(str(override.input_line)):
-        hint = "give the value itself, or $NAME of the shell"
-        raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
+        raise ConfigError(
+            f"{override.input_line} runs a resolver",
+            where=key,
+            hint="give the value itself, or $NAME of the shell",
+        )
     # A part may be left out, and a setting of the schema has to have a value.
     if override.is_delete() and key in declarations:
         raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
@@ -275,8 +279,11 @@ class Session:
             if override.key_or_group == "study":
                 raise ConfigError("a study is a sweep", where=text, hint="add -m")
             if override.is_sweep_override():
-                hint = "a sweep needs orca run -m"
-                raise UsageError(f"'{text}' names several values", where=key_of(text), hint=hint)
+                raise UsageError(
+                    f"'{text}' names several values",
+                    where=key_of(text),
+                    hint="a sweep needs orca run -m",
+                )
         self._check_choices(parsed)
         return self._compose(overrides)
 
@@ -309,8 +316,11 @@ class Session:
         absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
         if not jobs and not (chosen and may_be_empty):
             reasons = "; ".join(study.absent_lines(absent))
-            hint = reasons or "nothing fits a glob(), or `except` leaves all out"
-            raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
+            raise ConfigError(
+                "no run is left",
+                where=" ".join(chosen) or "-m",
+                hint=reasons or "nothing fits a glob(), or `except` leaves all out",
+            )
         return Sweep(jobs=jobs, study=name, absent=absent)
 
     def _arms(self, preset: study.Study, typed: list[Override]) -> list[study.Arm]:
@@ -346,9 +356,8 @@ class Session:
         """Return a study with those choices of an axis that an override names."""
         key = override.key_or_group
         names: Iterable[str] = preset.axes[axis] if axis == key else choices(key, self._extra)
-        typed_names = _texts_of(override, names)
-        setting = key if key in (*_ALL_GROUPS, *schema.declared()) else ""
-        return preset.narrowed(axis, typed_names, setting)
+        is_setting = key in (*_ALL_GROUPS, *schema.declared())
+        return preset.narrowed(axis, _texts_of(override, names), key if is_setting else "")
 
     def _compose(self, overrides: list[str]) -> Composed:
         # Hydra would read nan as a number, which no setting takes; as a text some do.
@@ -365,8 +374,9 @@ class Session:
             # Asked before interpolations are resolved, so that the message names the key.
             missing = sorted(OmegaConf.missing_keys(settings))
             if missing:
-                hint = f"give {missing[0]}=..."
-                raise ConfigError("a value is needed", where=missing[0], hint=hint)
+                raise ConfigError(
+                    "a value is needed", where=missing[0], hint=f"give {missing[0]}=..."
+                )
             content: Any = OmegaConf.to_container(settings, resolve=True)
             config: Any = OmegaConf.to_object(settings)
         except _UNREADABLE as error:
@@ -477,8 +487,11 @@ class Session:
             files = choices(group, self._extra)
             if override.is_delete() or isinstance(override.value(), (list, type(None))):
                 if group in NEEDED_GROUPS:
-                    hint = f"orca list {group} shows the choices"
-                    raise ConfigError("one choice is needed", where=group, hint=hint)
+                    raise ConfigError(
+                        "one choice is needed",
+                        where=group,
+                        hint=f"orca list {group} shows the choices",
+                    )
                 continue
             # Quotes are part of the text as it was typed.
             names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
@@ -487,5 +500,6 @@ class Session:
             if names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
             for name in sorted(names.difference(allowed)):
-                hint = suggest(name, allowed)
-                raise ConfigError(f"no such {group}: '{name}'", where=group, hint=hint)
+                raise ConfigError(
+                    f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed)
+                )

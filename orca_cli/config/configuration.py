@@ -52,8 +52,11 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    message = f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}"
-    raise ConfigError(message, where="conf", hint="install the program again")
+    raise ConfigError(
+        f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}",
+        where="conf",
+        hint="install the program again",
+    )
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -84,14 +87,12 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
     # `+` and `~` add and remove a key; @ puts a group elsewhere.
-    typed_key = text.lstrip("+~").partition("=")[0]
-    return typed_key.partition("@")[0]
+    return re.split("[=@]", text.lstrip("+~"))[0]
 
 
 def value_of(text: str) -> str:
     """Return the value of an override as text, without quotes; empty where it has none."""
-    value_text = text.partition("=")[2]
-    return value_text.strip("'\"")
+    return text.partition("=")[2].strip("'\"")
 
 
 def calls_resolver(text: str) -> bool:
@@ -274,8 +275,11 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
             if block != group:
                 continue
             if name in by_name:
-                message = f"the file of task={task} has its own '{name}'"
-                raise ConfigError(message, where=str(by_name[name].path), hint="rename it")
+                raise ConfigError(
+                    f"the file of task={task} has its own '{name}'",
+                    where=str(by_name[name].path),
+                    hint="rename it",
+                )
             by_name[name] = Variant(path, text, settings)
     return dict(sorted(by_name.items()))
 
@@ -320,8 +324,9 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
         if sizes[id(node)] == 0:
             raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if sizes[id(node)] > _MOST_VALUES:
-            message = f"stands for more than {_MOST_VALUES} values"
-            raise UnsafeError(message, where=where, hint=_PLAIN)
+            raise UnsafeError(
+                f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN
+            )
         return sizes[id(node)]
 
     size(root)
@@ -366,18 +371,21 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
         group = names[0]
         where = str(path)
         if not path.resolve().is_relative_to(root):
-            message = "is a link that leads out of the folder"
-            raise UnsafeError(message, where=where, hint="put the file there")
+            raise UnsafeError(
+                "is a link that leads out of the folder", where=where, hint="put the file there"
+            )
         # A file directly in the folder could replace config.yaml.
         if group == "hydra" or len(names) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
-            hint = suggest(group, groups)
-            raise ConfigError(f"there is no group '{group}'", where=where, hint=hint)
+            raise ConfigError(
+                f"there is no group '{group}'", where=where, hint=suggest(group, groups)
+            )
         for package in re.findall(r"^\s*#\s*@package\s+(\S+)", _text(path), re.MULTILINE):
             if package not in ("_global_", "_group_", group):
-                message = f"'@package {package}' puts its settings elsewhere"
-                raise UnsafeError(message, where=where, hint=_ADDS)
+                raise UnsafeError(
+                    f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS
+                )
         for key, text in _texts(content(path)):
             _check_untrusted_text(key, text, where)
 
@@ -393,8 +401,11 @@ def _check_untrusted_text(key: str, text: str, where: str) -> None:
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
     section = key.partition(".")[0]
     if changes_hydra or section in ("hydra", "paths"):
-        message = f"'{text}' at '{key}' would change how the program runs"
-        raise UnsafeError(message, where=where, hint="type what may be typed")
+        raise UnsafeError(
+            f"'{text}' at '{key}' would change how the program runs",
+            where=where,
+            hint="type what may be typed",
+        )
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -422,15 +433,20 @@ def _text(path: Path) -> str:
         reason = error.strerror or error
         raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
     if len(encoded) > _MOST_BYTES:
-        message = f"is larger than {_MOST_BYTES} bytes"
-        raise ConfigError(message, where=str(path), hint="settings are a page of text")
+        raise ConfigError(
+            f"is larger than {_MOST_BYTES} bytes",
+            where=str(path),
+            hint="settings are a page of text",
+        )
     # Hydra's reader would take the mark for a part of the first key.
     if encoded.startswith(codecs.BOM_UTF8):
-        message = "begins with a byte order mark"
-        raise ConfigError(message, where=f"{path}:1", hint="save it as UTF-8 without one")
+        raise ConfigError(
+            "begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one"
+        )
     try:
         return encoded.decode("utf-8")
     except UnicodeDecodeError as error:
         line = encoded.count(b"\n", 0, error.start) + 1
-        message = "cannot be read: is not UTF-8"
-        raise ConfigError(message, where=f"{path}:{line}", hint="save it as UTF-8") from error
+        raise ConfigError(
+            "cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8"
+        ) from error

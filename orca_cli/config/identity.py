@@ -121,9 +121,8 @@ def _described_files(block: Any) -> list[str]:
 
 def _sha256(content: dict[str, Any]) -> str:
     # Sorted and without spaces, so that equal settings give equal bytes.
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    digest = hashlib.sha256(text.encode())
-    return digest.hexdigest()
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str).encode()
+    return hashlib.sha256(text).hexdigest()
 
 
 def _noted_digest(path: Path, digests: dict[str, str]) -> str | None:
@@ -167,8 +166,7 @@ def digest_of(path: Path) -> str | None:
     with suppress(OSError):
         is_folder = path.is_dir()
         files = _files(path) if is_folder else [path]
-        n_bytes = sum(file.stat().st_size for file in files)
-        is_large = n_bytes >= _HASH_BELOW
+        is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if is_folder:
             lines = []
             for file in files:

@@ -18,6 +18,7 @@ from typing import Any
 
 from orca_cli.config import configuration
 from orca_cli.config.ranges import check_value
+from orca_cli.config.schema import is_within
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
@@ -73,9 +74,20 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
 # Torch's losses of outputs and targets. Its others take more tensors or other targets, or have
 # weights of their own.
 _TORCH_LOSSES = (
-    *("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss"),
-    *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"),
-    *("NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
 )
 # Place -> place that admits the same names: an error over chunks averages any other error.
 _SAME = {"task.error.error": "task.error"}
@@ -120,7 +132,7 @@ def admitted(place: str) -> frozenset[str]:
 def admits(place: str, name: str) -> bool:
     """Return whether a place admits a dotted name, by its list or by `--allow-module`."""
     module = name.rpartition(".")[0] or name
-    return name in admitted(place) or _is_within(module, _extra_modules)
+    return name in admitted(place) or is_within(module, _extra_modules)
 
 
 def check_admitted(node: Any, key: str, place: str = "") -> None:
@@ -138,7 +150,7 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
         if not admits(place, name):
             hint = suggest(name, admitted(place))
             # The program itself needs no trust: the name is only at the wrong place.
-            if not _is_within(module, ("orca_cli",)):
+            if not is_within(module, ("orca_cli",)):
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
     # Arguments that are nodes have places of their own.
@@ -258,7 +270,7 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     # A listed name counts as it is: torch.nn, for example, takes its losses from other modules.
     is_listed = name in admitted(place or key)
     # Otherwise a trusted module would offer everything that it imports, such as os.system.
-    if not is_code or not (is_listed or _is_within(_module_of(target), _extra_modules)):
+    if not is_code or not (is_listed or is_within(_module_of(target), _extra_modules)):
         raise UnsafeError(
             f"'{name}' is not defined there",
             where=where,
@@ -306,14 +318,14 @@ def bind(
     parameters = parameters_of(target)
     # The program passes these, so a file may not.
     passed = {*reserved, *fixed}
-    kinds = {parameter.kind for parameter in parameters.values()}
     settable = []
+    takes_any = False
     for name, parameter in parameters.items():
         # *args and **kwargs are no settings by themselves.
-        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if not is_variadic and name not in passed:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in passed:
             settable.append(name)
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     for name in arguments:
         if name in passed or not (name in settable or takes_any):
             raise ConfigError(
@@ -424,15 +436,6 @@ def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _module_of(value: Any) -> str:
     return str(getattr(value, "__module__", ""))
-
-
-def _is_within(module: str, roots: Iterable[str]) -> bool:
-    for root in roots:
-        # With the dot, so that trusting `data` does not trust `database`.
-        is_below = module.startswith(f"{root}.")
-        if is_below or module == root:
-            return True
-    return False
 
 
 def _is_node(value: Any) -> bool:

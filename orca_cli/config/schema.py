@@ -7,6 +7,7 @@ the declarations before any data are read, and `orca list settings` shows them.
 
 import functools
 import typing
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal
 
@@ -349,9 +350,15 @@ WITHOUT_EFFECT = (
 
 def is_without_effect(key: str) -> bool:
     """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
-    for section in WITHOUT_EFFECT:
-        is_below = key.startswith(f"{section}.")
-        if is_below or key == section:
+    return is_within(key, WITHOUT_EFFECT)
+
+
+def is_within(name: str, roots: Iterable[str]) -> bool:
+    """Return whether a dotted name is one of some names, or below one."""
+    for root in roots:
+        # With the dot: `database` is not below `data`.
+        is_below = name.startswith(f"{root}.")
+        if is_below or name == root:
             return True
     return False
 

@@ -174,9 +174,11 @@ def check_parts(config: Config) -> None:
     if classes is not None and 0 < classes < fewest:
         target = config.metric[parts.TARGET]
         name = target.rpartition(".")[2]
-        message = f"metric={name} compares at least {fewest} classes, and a problem has {classes}"
-        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
-        raise ConfigError(message, where="align.classes_per_problem", hint=hint)
+        raise ConfigError(
+            f"metric={name} compares at least {fewest} classes, and a problem has {classes}",
+            where="align.classes_per_problem",
+            hint="leave it out, or use align.classes_per_problem=0, which takes all classes",
+        )
 
 
 def check_secrets(node: Any, key: str) -> None:

@@ -98,9 +98,10 @@ class Study:
         for name in names:
             # A typed value that is no choice of the axis may still be a value of the setting.
             if name not in choices and not setting:
-                hint = suggest(name, choices)
                 raise ConfigError(
-                    f"study={self.name} has no {axis} '{name}'", where=axis, hint=hint
+                    f"study={self.name} has no {axis} '{name}'",
+                    where=axis,
+                    hint=suggest(name, choices),
                 )
             chosen[name] = choices.get(name, (f"{setting}={name}",))
         return replace(self, axes=self.axes | {axis: chosen})
@@ -224,9 +225,10 @@ def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condi
             for name in names:
                 # A mistyped choice would silently leave out nothing.
                 if name not in axes[axis]:
-                    hint = suggest(name, axes[axis])
                     raise ConfigError(
-                        f"{axis} has no '{name}'", where=f"{where}: except", hint=hint
+                        f"{axis} has no '{name}'",
+                        where=f"{where}: except",
+                        hint=suggest(name, axes[axis]),
                     )
         conditions.append(condition)
     return tuple(conditions)
@@ -246,14 +248,18 @@ def _texts(node: Any) -> tuple[str, ...]:
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
     texts = [node] if isinstance(node, str) else node
     if not isinstance(texts, list) or not all(map(_is_override, texts)):
-        hint = "such as [task=digits, train.epochs=5]"
-        raise ConfigError("is not a list of overrides", where=where, hint=hint)
+        raise ConfigError(
+            "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
+        )
     for text in texts:
         # A group with a package, or a key below a section, counts as the section.
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
-            hint = "type it on the command line"
-            raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint=hint)
+            raise UnsafeError(
+                f"'{text}' sets how the program runs",
+                where=where,
+                hint="type it on the command line",
+            )
     return tuple(texts)
 
 

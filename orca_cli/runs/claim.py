@@ -96,14 +96,14 @@ def claim(
             # After a user has deleted the folder, writes fail: none may make it again.
             storage.pinned(path),
         ):
-            newer = newer_schema(path / STATUS, path / RESULT)
-            if newer:
+            newer_program_error = newer_schema(path / STATUS, path / RESULT)
+            if newer_program_error:
                 # This older program would damage the run.
                 raise CheckpointError(
-                    str(newer),
+                    str(newer_program_error),
                     where=str(path),
                     hint="use the newer program, or start again with --force",
-                ) from newer
+                ) from newer_program_error
             # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
             # The result makes a run completed; its manifest and its status are written later.
@@ -232,13 +232,13 @@ def named(reference: str) -> Path:
         return path
     root = configuration.default_folders()["runs"]
     is_identity = _SHORT.fullmatch(reference) is not None
-    folders = []
+    matching_folders = []
     for folder in root.glob("*/*"):
         has_name = folder.name == reference
         has_identity = is_identity and folder.name.endswith(f"_{reference}")
         if has_name or has_identity:
-            folders.append(folder)
-    if not folders:
+            matching_folders.append(folder)
+    if not matching_folders:
         raise DataError(
             "no such run",
             where=reference,
@@ -246,7 +246,7 @@ def named(reference: str) -> Path:
             f" {root} (ORCA_RUNS)",
         )
     # Names of folders begin with the time.
-    return max(folders, key=lambda folder: folder.name)
+    return max(matching_folders, key=lambda folder: folder.name)
 
 
 def is_run(path: Path) -> bool:
@@ -268,36 +268,36 @@ def check_removable(path: Path, root: Path) -> Path:
         DataError: the folder is not a run.
         LockedError: a process works on the run.
     """
-    home = Path(os.path.realpath(root))
-    real = Path(os.path.realpath(path))
+    runs_folder = Path(os.path.realpath(root))
+    real_path = Path(os.path.realpath(path))
     if path.is_symlink():
         raise UnsafeError(
             "is a link; only what lies in the folder of runs is removed", where=str(path)
         )
-    if home not in real.parents:
+    if runs_folder not in real_path.parents:
         raise UnsafeError(
-            f"leads out of the folder of runs, {home}",
+            f"leads out of the folder of runs, {runs_folder}",
             where=str(path),
             hint="set ORCA_RUNS to its folder of runs to remove it",
         )
     # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
-    relative = real.relative_to(home)
-    is_hidden = any(name.startswith(".") for name in relative.parts)
+    relative_path = real_path.relative_to(runs_folder)
+    is_hidden = any(name.startswith(".") for name in relative_path.parts)
     # The last parent is the folder of runs itself.
-    is_in_run = any(is_run(home / folder) for folder in relative.parents[:-1])
-    if is_in_run or is_hidden or not is_run(real):
+    is_in_run = any(is_run(runs_folder / folder) for folder in relative_path.parents[:-1])
+    if is_in_run or is_hidden or not is_run(real_path):
         raise DataError(
             "is not a run: it has no records, or is a part of one",
             where=str(path),
             hint="orca runs list shows the runs",
         )
-    if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
+    if is_worked_on(real_path, read_or_empty(real_path / STATUS), recent_counts=True):
         raise LockedError(
             "a process works on this run",
-            where=str(real),
+            where=str(real_path),
             hint="stop it first, or wait for it to end",
         )
-    return real
+    return real_path
 
 
 def remove(path: Path, root: Path) -> None:
@@ -305,17 +305,17 @@ def remove(path: Path, root: Path) -> None:
 
     Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
     """
-    real = check_removable(path, root)
-    identity = read_or_empty(real / STATUS).get("identity")
+    real_path = check_removable(path, root)
+    identity = read_or_empty(real_path / STATUS).get("identity")
     if not identity:
         # The folder's name ends with the digits that the lock has in its own name.
-        identity = real.name.rpartition("_")[2]
+        identity = real_path.name.rpartition("_")[2]
     # Both locks keep other processes off the run while it is removed.
     with (
-        alone(real.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
-        storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
+        alone(real_path.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
+        storage.lock(real_path / LOCK, timeout_s=1.0, what=f"run {real_path.name}"),
     ):
-        storage.remove(real)
+        storage.remove(real_path)
 
 
 def begun(path: Path) -> datetime | None:

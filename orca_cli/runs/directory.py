@@ -233,9 +233,9 @@ class RunDirectory:
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
             # The manifest goes first: without it the stage counts as unfinished.
-            for file in [manifest, folder / SUMMARY, *folder.glob("*.safetensors")]:
-                if file.exists():
-                    storage.quarantine(file)
+            for damaged_file in [manifest, folder / SUMMARY, *folder.glob("*.safetensors")]:
+                if damaged_file.exists():
+                    storage.quarantine(damaged_file)
             return None
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
@@ -255,10 +255,10 @@ class RunDirectory:
 
     def inexact(self) -> list[str]:
         """Return the names of values that changed between attempts, as the user allowed."""
-        names: set[str] = set()
+        changed_names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
-            names.update(storage.read_checked_json(path)["inexact"])
-        return sorted(names)
+            changed_names.update(storage.read_checked_json(path)["inexact"])
+        return sorted(changed_names)
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""
@@ -282,11 +282,11 @@ class RunDirectory:
             error: {"kind", "message", "hint"} of one that failed.
             is_repeat: the run repeats a completed one (--force); later records keep that.
         """
-        before = self.status()
+        earlier_status = self.status()
         # A state that is not a stage, such as failed, keeps the stage and the step before it.
-        stage = state if state in STAGE_FOLDERS else before.get("stage")
-        if step is None and stage == before.get("stage"):
-            step = before.get("step")
+        stage = state if state in STAGE_FOLDERS else earlier_status.get("stage")
+        if step is None and stage == earlier_status.get("stage"):
+            step = earlier_status.get("step")
         moment = storage.now().isoformat()
         record = {
             "schema": SCHEMA,
@@ -296,13 +296,13 @@ class RunDirectory:
             "stage": stage,
             "step": step,
             # A resumed run keeps the time of its first start.
-            "started": before.get("started") or moment,
+            "started": earlier_status.get("started") or moment,
             "updated": moment,
             "exit_code": code,
             "error": error,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "is_repeat": is_repeat or before.get("is_repeat", False),
+            "is_repeat": is_repeat or earlier_status.get("is_repeat", False),
         }
         storage.write_json(self.path / STATUS, record)
 
@@ -332,14 +332,14 @@ class RunDirectory:
         manifest = self.path / storage.MANIFEST
         # The manifest is written last: where it exists, nothing is left to remove.
         if not manifest.exists():
-            folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
+            obsolete_folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
-                folders += _weight_folders(self.path)
-            for folder in folders:
+                obsolete_folders += _weight_folders(self.path)
+            for folder in obsolete_folders:
                 storage.remove(folder)
             with storage.guarded(self.path):
-                files = _lasting_files(self.path)
-            storage.seal(self.path, files, owner=self.name.identity)
+                lasting_files = _lasting_files(self.path)
+            storage.seal(self.path, lasting_files, owner=self.name.identity)
         # A completed run that is claimed again keeps its record.
         state = self.status().get("state")
         if state != "completed":
@@ -377,7 +377,7 @@ def _lasting_files(path: Path) -> list[Path]:
 
     Of a folder that is sealed itself, only the manifest is among them.
     """
-    files = []
+    lasting_files = []
     for file in path.rglob("*"):
         if not file.is_file() or is_passing(file, path):
             continue
@@ -390,8 +390,8 @@ def _lasting_files(path: Path) -> list[Path]:
         # The manifest of a sealed folder already has the checksums of the files in it.
         is_sealed = any((folder / storage.MANIFEST).exists() for folder in folders)
         if file.name == storage.MANIFEST or not is_sealed:
-            files.append(file)
-    return files
+            lasting_files.append(file)
+    return lasting_files
 
 
 def is_passing(file: Path, run: Path) -> bool:

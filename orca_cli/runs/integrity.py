@@ -86,9 +86,9 @@ def check(path: Path) -> Checked:
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
     # This program cannot judge the files of a newer one.
-    newer = newer_schema(path / STATUS, *(path / name for name in _RECORDS))
-    if newer:
-        return _of_newer_program(report, str(newer))
+    newer_program_error = newer_schema(path / STATUS, *(path / name for name in _RECORDS))
+    if newer_program_error:
+        return _of_newer_program(report, str(newer_program_error))
     try:
         _verify(report)
     except CheckpointError as error:
@@ -119,17 +119,17 @@ def _of_newer_program(report: Checked, message: str) -> Checked:
 def _compare_data(report: Checked) -> None:
     """Compare the data files that the run has read with their present state."""
     environment = read_or_empty(report.path / ENVIRONMENT)
-    files = environment.get("files")
-    if isinstance(files, dict):
-        for name, digest in sorted(files.items()):
+    recorded_files = environment.get("files")
+    if isinstance(recorded_files, dict):
+        for name, recorded_digest in sorted(recorded_files.items()):
             # None: the file is not on this machine.
-            if digest_of(Path(str(name))) not in (None, digest):
+            if digest_of(Path(str(name))) not in (None, recorded_digest):
                 report.stale.append(str(name))
     if report.stale:
-        names = ", ".join(report.stale)
+        stale_names = ", ".join(report.stale)
         report.notes.append(
             "stale: changed since the run began, so rerunning its command starts a new run:"
-            f" {names}"
+            f" {stale_names}"
         )
 
 
@@ -142,17 +142,17 @@ def _verify(report: Checked) -> None:
     path = report.path
     # A run, its finished stages and its checkpoints have a manifest each.
     manifests = path.rglob(storage.MANIFEST)
-    folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
-    for folder in folders:
+    sealed_folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
+    for folder in sealed_folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
         extra_allowed = folder == path or (folder / CURVE).exists()
-        files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
-        report.files += files
+        n_files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
+        report.files += n_files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     for name in _RECORDS:
         _try_to_read(report, path / name, read_record)
-    if path in folders:
+    if path in sealed_folders:
         return
     # No manifest of the run covers its fingerprints and settings: they are checked by themselves.
     for file in sorted(path.glob(f"*/{FINGERPRINT}")):
@@ -186,11 +186,11 @@ def _restore_status(report: Checked) -> None:
         return
     reason = "it was wrong" if status_path.exists() else "it was missing"
     # The run's name is in both records; env.json has it from the start of the run.
-    name = _run_name(result)
-    if name is None:
+    run_name = _run_name(result)
+    if run_name is None:
         environment = read_or_empty(path / ENVIRONMENT)
-        name = _run_name(environment.get("run"))
-    if name is None:
+        run_name = _run_name(environment.get("run"))
+    if run_name is None:
         report.damaged.append(
             f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
         )
@@ -207,7 +207,7 @@ def _restore_status(report: Checked) -> None:
         # A file cannot replace a folder; its content is kept.
         if status_path.is_dir():
             storage.quarantine(status_path)
-        RunDirectory(path, name).set_state(report.state, step=step, code=code)
+        RunDirectory(path, run_name).set_state(report.state, step=step, code=code)
     report.rebuilt = reason
 
 
@@ -216,8 +216,8 @@ def _progress(path: Path) -> tuple[str, int | None]:
     state = "created"
     step: int | None = None
     # In the order of the stages, so that the last folder that exists decides.
-    for stage, name in STAGE_FOLDERS.items():
-        folder = path / name
+    for stage, folder_name in STAGE_FOLDERS.items():
+        folder = path / folder_name
         if folder.exists():
             state = stage
             step = max(checkpoints(folder / CHECKPOINTS), default=None)
@@ -229,10 +229,10 @@ def _run_name(record: object) -> RunName | None:
     if not isinstance(record, dict):
         return None
     # All other fields are texts.
-    types = {"seed": int, "variant": dict}
+    field_types = {"seed": int, "variant": dict}
     fields: dict[str, Any] = {}
     for name in RunName.__dataclass_fields__:
         fields[name] = record.get(name)
-        if not isinstance(fields[name], types.get(name, str)):
+        if not isinstance(fields[name], field_types.get(name, str)):
             return None
     return RunName(**fields)

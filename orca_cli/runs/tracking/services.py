@@ -231,13 +231,13 @@ def wandb(
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
 
-    quiet = wandb.Settings(
+    quiet_settings = wandb.Settings(
         silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S
     )
     name_digest = hashlib.sha256(name.encode()).hexdigest()
     tracker = WandBTracker(
         project,
-        settings=quiet,
+        settings=quiet_settings,
         id=name_digest[:16],
         name=name,
         dir=str(folder),
@@ -280,22 +280,24 @@ def mlflow(
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    folder = store.absolute()
-    mlflow.set_tracking_uri(uri or f"sqlite:///{folder / 'mlflow.db'}")
+    store_folder = store.absolute()
+    mlflow.set_tracking_uri(uri or f"sqlite:///{store_folder / 'mlflow.db'}")
     # A store elsewhere has its own place for artifacts.
-    artifacts = None if uri else str(folder / "mlflow")
+    artifact_folder = None if uri else str(store_folder / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
-        mlflow.create_experiment(experiment, artifact_location=artifacts)
-    runs = mlflow.search_runs(
+        mlflow.create_experiment(experiment, artifact_location=artifact_folder)
+    earlier_runs = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string=f"attributes.run_name = '{name}'",
         output_format="list",
     )
     # Names of runs have the time to the microsecond: at most one has this name.
-    earlier = runs[0].info.run_id if runs else None
-    tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
+    earlier_run_id = earlier_runs[0].info.run_id if earlier_runs else None
+    tracker = MLflowTracker(
+        experiment, logging_dir=artifact_folder, run_name=name, run_id=earlier_run_id
+    )
     tracker.start()
-    if earlier is None:
+    if earlier_run_id is None:
         # MLflow refuses to change the parameters of a run.
         tracker.store_init_configuration(_shown(settings))
 
@@ -318,13 +320,13 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run computes, as plain values; long texts are cut."""
-    shown = {}
+    shown_settings = {}
     for setting, value in settings.items():
         group = setting.partition(".")[0]
         if group not in _NOT_SHOWN:
             is_number = isinstance(value, int | float)
-            shown[_safe(setting)] = value if is_number else str(value)[:_LONGEST]
-    return shown
+            shown_settings[_safe(setting)] = value if is_number else str(value)[:_LONGEST]
+    return shown_settings
 
 
 def _safe(name: str) -> str:

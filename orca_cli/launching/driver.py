@@ -134,13 +134,13 @@ class Driver:
 
     def _step(self) -> bool:
         """Start jobs, take the ends of others and watch the rest; returns whether any is left."""
-        number = signals.pending()
-        if number is None:
+        signal_number = signals.pending()
+        if signal_number is None:
             self._start()
         elif not self._is_signal_passed_on:
             self._is_signal_passed_on = True
             for _, handle in self._running:
-                self.executor.signal(handle, number)
+                self.executor.signal(handle, signal_number)
         self._take_ends()
         now = time.monotonic()
         if now > self._next_watch:
@@ -180,11 +180,11 @@ class Driver:
 
     def _start(self) -> None:
         """Give the executor as many jobs as it takes, those that are due for a retry first."""
-        jobs: list[Job] = []
-        due = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
-        while len(self._running) + len(jobs) < self.executor.at_once:
-            if due:
-                waiting = due.pop(0)
+        jobs_to_start: list[Job] = []
+        due_retries = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
+        while len(self._running) + len(jobs_to_start) < self.executor.at_once:
+            if due_retries:
+                waiting = due_retries.pop(0)
                 self._waiting.remove(waiting)
                 job: Job | None = waiting.job
             else:
@@ -193,11 +193,11 @@ class Driver:
                 self._has_more = False
                 break
             if not self._is_elsewhere(job):
-                jobs.append(job)
-        if not jobs:
+                jobs_to_start.append(job)
+        if not jobs_to_start:
             return
-        handles = self.executor.start([job.command for job in jobs])
-        for job, handle in zip(jobs, handles, strict=True):
+        handles = self.executor.start([job.command for job in jobs_to_start])
+        for job, handle in zip(jobs_to_start, handles, strict=True):
             self._running.append(_Running(job, handle))
 
     def _is_elsewhere(self, job: Job) -> bool:
@@ -208,11 +208,11 @@ class Driver:
             return True
         if state != "completed" or job.name.identity not in self._counts:
             return False
-        run = claim.look(job.root, job.name)
-        if run is None:
+        completed_run = claim.look(job.root, job.name)
+        if completed_run is None:
             return False
         # Another process has completed the run while this driver waited for it.
-        report = {"state": "skipped", "code": 0, "path": str(run.path)}
+        report = {"state": "skipped", "code": 0, "path": str(completed_run.path)}
         self._end(job, Ended(status=0, report=report))
         return True
 
@@ -265,8 +265,8 @@ class Driver:
             f"{command.label} cannot be resumed exactly there (other processor, threads, packages"
             " or program): starting the run again"
         )
-        anew = replace(command, words=[*command.words, "--force"])
-        self._waiting.append(_Waiting(0.0, replace(job, command=anew)))
+        forced_command = replace(command, words=[*command.words, "--force"])
+        self._waiting.append(_Waiting(0.0, replace(job, command=forced_command)))
 
 
 def _reason(end: Ended) -> str:

@@ -65,13 +65,13 @@ class Ray:
             resources = self._ray.cluster_resources()
             if self.gpus is None:
                 self.gpus = float("GPU" in resources)
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            self._check_room(nodes, self.gpus)
+            living_nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._check_room(living_nodes, self.gpus)
             # No retries by Ray: the driver alone decides what is tried again.
-            options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
-            self._task = self._ray.remote(**options)(attend)
+            task_options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
+            self._task = self._ray.remote(**task_options)(attend)
             n_processors = resources.get("CPU", 0)
-            terminal.log.info(f"Ray: {len(nodes)} nodes, {n_processors:g} processors")
+            terminal.log.info(f"Ray: {len(living_nodes)} nodes, {n_processors:g} processors")
             yield self
         finally:
             self._ray.shutdown()
@@ -97,8 +97,8 @@ class Ray:
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a task ended; None while it waits or runs."""
-        ready, _ = self._ray.wait([handle], timeout=0)
-        if not ready:
+        ended_tasks, _ = self._ray.wait([handle], timeout=0)
+        if not ended_tasks:
             return None
         errors = self._ray.exceptions
         try:

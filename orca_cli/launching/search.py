@@ -135,13 +135,13 @@ class Search:
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
         """Return the overrides of a trial with drawn settings, or None for the first trial."""
-        runs = (self.folder / "runs").absolute()
+        runs_folder = (self.folder / "runs").absolute()
         overrides = dict(self.typed)
         drawn = {} if settings is None else self.fixed | dict(settings)
         values = _CLOSED | drawn | {"seed": self.seed}
         for key, value in values.items():
             overrides[key] = f"{key}={as_typed(value)}"
-        overrides["paths.runs"] = f"paths.runs={configuration.quoted(runs)}"
+        overrides["paths.runs"] = f"paths.runs={configuration.quoted(runs_folder)}"
         return list(overrides.values())
 
     @contextmanager
@@ -202,30 +202,34 @@ class Search:
         # Its messages are for programmers.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        states = optuna.trial.TrialState
-        ends = {"completed": states.COMPLETE, "stopped": states.PRUNED, "failed": states.FAIL}
-        earlier = []
+        trial_states = optuna.trial.TrialState
+        optuna_states = {
+            "completed": trial_states.COMPLETE,
+            "stopped": trial_states.PRUNED,
+            "failed": trial_states.FAIL,
+        }
+        earlier_trials = []
         for trial in self.trials[1:]:
             curve = {int(resource): error for resource, error in trial.curve.items()}
-            frozen = optuna.trial.create_trial(
-                state=ends.get(trial.state, states.RUNNING),
+            frozen_trial = optuna.trial.create_trial(
+                state=optuna_states.get(trial.state, trial_states.RUNNING),
                 value=trial.error if trial.state == "completed" else None,
                 params=trial.params,
                 distributions=self.space.params,
                 intermediate_values=curve,
             )
-            earlier.append(frozen)
-        tried = [trial.settings for trial in self.trials]
+            earlier_trials.append(frozen_trial)
+        tried_settings = [trial.settings for trial in self.trials]
         for attempt in range(_MOST_DRAWS):
-            seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
+            sampler_seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
             sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=_START_AFTER, constant_liar=True
+                seed=sampler_seed, n_startup_trials=_START_AFTER, constant_liar=True
             )
             study = optuna.create_study(sampler=sampler)
-            study.add_trials(earlier)
+            study.add_trials(earlier_trials)
             proposal = study.ask(self.space.params)
             drawn = dict(proposal.params)
-            if self.space.plain(drawn) not in tried:
+            if self.space.plain(drawn) not in tried_settings:
                 return drawn
         return None
 
@@ -324,10 +328,10 @@ def find_space(text: str, extra: Path | None) -> Space:
         )
     content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
     params = configuration.mapping(content.get("params"), f"{path}: params")
-    fixed = configuration.mapping(content.get("fixed"), f"{path}: fixed")
-    for setting in [*params, *fixed]:
-        group, dot, _ = setting.partition(".")
-        if group not in SEARCHED or not dot or setting == "train.validate_on":
+    fixed_settings = configuration.mapping(content.get("fixed"), f"{path}: fixed")
+    for setting in [*params, *fixed_settings]:
+        group, separator, _ = setting.partition(".")
+        if group not in SEARCHED or not separator or setting == "train.validate_on":
             raise ConfigError(
                 f"'{setting}' is not for a search",
                 where=str(path),
@@ -336,7 +340,7 @@ def find_space(text: str, extra: Path | None) -> Space:
     distributions = {}
     for setting, declaration in params.items():
         distributions[setting] = _distribution(declaration, f"{path}: {setting}")
-    return Space(name=path.stem, params=distributions, fixed=fixed)
+    return Space(name=path.stem, params=distributions, fixed=fixed_settings)
 
 
 def _distribution(declaration: Any, where: str) -> Any:
@@ -349,12 +353,12 @@ def _distribution(declaration: Any, where: str) -> Any:
         numbers = [value for name, value in declaration.items() if name != "log"]
         if not fits(numbers, list[float]):
             raise ValueError("its ends are not numbers")
-        kind: Any = distributions.FloatDistribution
+        distribution_class: Any = distributions.FloatDistribution
         if fits(numbers, list[int]):
-            kind = distributions.IntDistribution
+            distribution_class = distributions.IntDistribution
         with warnings.catch_warnings(action="ignore"):
             # Optuna warns if the step does not divide the range, and then lowers the upper end.
-            return kind(**declaration)
+            return distribution_class(**declaration)
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
@@ -371,37 +375,37 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         ConfigError: a setting, the space, or a value in it is wrong.
     """
     need("optuna", "tune", "tune")
-    typed = {key_of(text): text for text in overrides}
-    trials = _typed_rule("trials", typed)
-    max_trials: Any = int(trials) if trials.isdecimal() else trials
+    typed_by_key = {key_of(text): text for text in overrides}
+    trials_text = _typed_rule("trials", typed_by_key)
+    max_trials: Any = int(trials_text) if trials_text.isdecimal() else trials_text
     check_value(max_trials, Count, "trials")
-    space_name = _typed_rule("space", typed)
-    settings = {key: text for key, text in typed.items() if key not in RULES}
-    job = session.compose(list(settings.values()))
+    space_name = _typed_rule("space", typed_by_key)
+    run_overrides = {key: text for key, text in typed_by_key.items() if key not in RULES}
+    job = session.compose(list(run_overrides.values()))
     space = find_space(space_name, extra)
     for key in space.params:
-        if key in settings:
+        if key in run_overrides:
             raise ConfigError(
                 f"is searched by space={space.name}",
-                where=typed[key],
+                where=typed_by_key[key],
                 hint=f"leave it out, or take {key} out of the space",
             )
     task_and_body = f"{job.choices['task']}-{job.choices['body']}"
-    fixed = {key: value for key, value in space.fixed.items() if key not in settings}
+    fixed = {key: value for key, value in space.fixed.items() if key not in run_overrides}
     search = Search(
         folder=Path(),
         space=space,
         max_trials=max_trials,
         seed=job.config.seed,
-        typed=_of_all_trials(settings),
+        typed=_of_all_trials(run_overrides),
         fixed=fixed,
-        before=_hparams(settings, f"{job.config.protocol}/{task_and_body}", extra),
+        before=_hparams(run_overrides, f"{job.config.protocol}/{task_and_body}", extra),
     )
-    plain = session.compose(search.overrides(None))
+    first_trial = session.compose(search.overrides(None))
     _check_values(session, search)
-    digest = _digest(search, plain.identity.settings)
+    search_digest = _digest(search, first_trial.identity.settings)
     searches = Path(job.config.paths.runs or "") / FOLDER
-    return replace(search, folder=searches / f"{task_and_body}-none-{digest[:8]}")
+    return replace(search, folder=searches / f"{task_and_body}-none-{search_digest[:8]}")
 
 
 def _typed_rule(name: str, typed: Mapping[str, str]) -> str:
@@ -417,11 +421,11 @@ def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
     Trials are not aligned, so that the search is the same whatever settings of metric and alignment
     are typed.
     """
-    closed = (*_CLOSED, "paths.runs")
+    closed_settings = (*_CLOSED, "paths.runs")
     counting = {}
-    for key, text in settings.items():
-        if key not in closed and not key.startswith(("metric.", "align.")):
-            counting[key] = text
+    for setting, override in settings.items():
+        if setting not in closed_settings and not setting.startswith(("metric.", "align.")):
+            counting[setting] = override
     return counting
 
 

@@ -122,8 +122,8 @@ class Slurm:
 
     def _options(self) -> dict[str, Any]:
         """Return further options of sbatch."""
-        warning = signals.PREEMPTION.name.removeprefix("SIG")
-        options: dict[str, Any] = {"signal": f"{warning}@{_WARNING_S}", "requeue": True}
+        warning_signal = signals.PREEMPTION.name.removeprefix("SIG")
+        options: dict[str, Any] = {"signal": f"{warning_signal}@{_WARNING_S}", "requeue": True}
         if self.gpus:
             options["gpus"] = math.ceil(self.gpus)
         return options
@@ -147,12 +147,14 @@ class Slurm:
                 for position, command in enumerate(commands):
                     moment = storage.timestamp()
                     path = self.folder / f"{moment}-{position}.json"
-                    job = self._executor.submit(attend_and_write, asdict(command), str(path))
-                    submitted.append(_Submitted(job, path))
+                    submitted_job = self._executor.submit(
+                        attend_and_write, asdict(command), str(path)
+                    )
+                    submitted.append(_Submitted(submitted_job, path))
         except (subprocess.CalledProcessError, failed_job_error) as error:
             output = getattr(error, "output", None) or str(error)
-            text = output.decode(errors="replace") if isinstance(output, bytes) else output
-            reason = " ".join(text.split())[-_LONGEST_OUTPUT:]
+            output_text = output.decode(errors="replace") if isinstance(output, bytes) else output
+            reason = " ".join(output_text.split())[-_LONGEST_OUTPUT:]
             raise exceptions.SweepError(
                 f"SLURM refused the jobs: {reason}",
                 where="--on slurm",

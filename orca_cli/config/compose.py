@@ -133,13 +133,13 @@ def _refused(error: BaseException) -> ConfigError:
     key = str(getattr(cause, "full_key", None) or "")
     section = getattr(cause, "parent_node", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(section, DictConfig):
-        prefix, dot, name = key.rpartition(".")
+        prefix, dot, setting_name = key.rpartition(".")
         # Blocks of a task's file are no settings that could be typed.
         allowed = [setting for setting in section if setting not in ("hydra", *BLOCKS)]
         # Hydra names the file in its text only.
-        match = re.search(r"In '([^']+)'", str(error))
-        file = f" in {match[1]}.yaml" if match else ""
-        return setting_checks.unknown(name, allowed, prefix + dot, file)
+        file_match = re.search(r"In '([^']+)'", str(error))
+        file_note = f" in {file_match[1]}.yaml" if file_match else ""
+        return setting_checks.unknown(setting_name, allowed, prefix + dot, file_note)
     message = str(cause if key else error) or type(error).__name__
     hint = "orca list settings shows types and defaults"
     return ConfigError(message.splitlines()[0], where=key or "configuration", hint=hint)
@@ -235,8 +235,8 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     folders = create_config_search_path(str(config_dir()))
     if extra is not None:
         # With the setting hydra.searchpath instead, glob() would not look there.
-        url = f"file://{extra.resolve()}"
-        folders.prepend(provider="--config-dir", path=url, anchor="schema")
+        extra_url = f"file://{extra.resolve()}"
+        folders.prepend(provider="--config-dir", path=extra_url, anchor="schema")
     version.setbase("1.3")
     # Hydra keeps its state in a global, which an earlier session may have left.
     GlobalHydra.instance().clear()
@@ -274,17 +274,14 @@ class Session:
             ConfigError: a choice or key is unknown, a value is missing or wrong.
             UsageError: an override names several values.
         """
-        parsed = _parse(overrides)
-        for text, override in zip(overrides, parsed, strict=True):
+        parsed_overrides = _parse(overrides)
+        for text, override in zip(overrides, parsed_overrides, strict=True):
             if override.key_or_group == "study":
                 raise ConfigError("a study is a sweep", where=text, hint="add -m")
             if override.is_sweep_override():
-                raise UsageError(
-                    f"'{text}' names several values",
-                    where=key_of(text),
-                    hint="a sweep needs orca run -m",
-                )
-        self._check_choices(parsed)
+                hint = "a sweep needs orca run -m"
+                raise UsageError(f"'{text}' names several values", where=key_of(text), hint=hint)
+        self._check_choices(parsed_overrides)
         return self._compose(overrides)
 
     def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
@@ -292,36 +289,36 @@ class Session:
 
         ConfigError if no job is left, unless `may_be_empty` allows that for a study.
         """
-        chosen = [text for text in overrides if key_of(text) == "study"]
-        axes = [text for text in overrides if text not in chosen]
+        study_overrides = [text for text in overrides if key_of(text) == "study"]
+        axis_overrides = [text for text in overrides if text not in study_overrides]
         # The loader lets glob() match the files of a group.
         loader = GlobalHydra.instance().config_loader()
-        typed = _parse(axes, loader)
-        self._check_choices(_parse(chosen))
-        name = ""
+        parsed_axes = _parse(axis_overrides, loader)
+        self._check_choices(_parse(study_overrides))
+        study_name = ""
         preset = study.Study()  # a plain sweep is a study whose axes are all typed
-        if chosen:
+        if study_overrides:
             # The last counts, as with any key that is typed twice.
-            name = value_of(chosen[-1])
-            preset = study.Study.read(name, choices("study", self._extra)[name])
-        arms = self._arms(preset, typed)
+            study_name = value_of(study_overrides[-1])
+            preset = study.Study.read(study_name, choices("study", self._extra)[study_name])
+        arms = self._arms(preset, parsed_axes)
         jobs = []
         for arm in arms:
             if arm.lacks:
                 continue
             # Composing hundreds of arms takes a while, in which a signal has to be noticed.
             signals.check()
-            labels = arm.labels if chosen else {}
+            labels = arm.labels if study_overrides else {}
             jobs.append(replace(self._compose(arm.overrides), labels=labels))
         absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
-        if not jobs and not (chosen and may_be_empty):
+        if not jobs and not (study_overrides and may_be_empty):
             reasons = "; ".join(study.absent_lines(absent))
             raise ConfigError(
                 "no run is left",
-                where=" ".join(chosen) or "-m",
+                where=" ".join(study_overrides) or "-m",
                 hint=reasons or "nothing fits a glob(), or `except` leaves all out",
             )
-        return Sweep(jobs=jobs, study=name, absent=absent)
+        return Sweep(jobs=jobs, study=study_name, absent=absent)
 
     def _arms(self, preset: study.Study, typed: list[Override]) -> list[study.Arm]:
         """Return the arms of a study, with what is typed: choices of its axes, and further axes."""
@@ -372,10 +369,10 @@ class Session:
                 # A run's own settings do not include Hydra's.
                 del settings["hydra"]
             # Asked before interpolations are resolved, so that the message names the key.
-            missing = sorted(OmegaConf.missing_keys(settings))
-            if missing:
+            missing_keys = sorted(OmegaConf.missing_keys(settings))
+            if missing_keys:
                 raise ConfigError(
-                    "a value is needed", where=missing[0], hint=f"give {missing[0]}=..."
+                    "a value is needed", where=missing_keys[0], hint=f"give {missing_keys[0]}=..."
                 )
             content: Any = OmegaConf.to_container(settings, resolve=True)
             config: Any = OmegaConf.to_object(settings)
@@ -389,13 +386,13 @@ class Session:
         for name, folder in default_folders().items():
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         # The overrides are recorded as they were typed, with their interpolations.
-        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-        chosen = hydra.runtime.choices
+        typed_overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        chosen_files = hydra.runtime.choices
         return Composed(
             config=config,
             content=content,
-            choices={group: str(chosen[group]) for group in GROUPS},
-            overrides=list(typed),
+            choices={group: str(chosen_files[group]) for group in GROUPS},
+            overrides=list(typed_overrides),
         )
 
     def _load(self, overrides: list[str]) -> DictConfig:
@@ -459,12 +456,12 @@ class Session:
         The groups are `departures` and `hparams`.
         """
         # Without an override for the task, the default task's variants count.
-        names = [configuration.default_choices()["task"]]
+        chosen_names = [configuration.default_choices()["task"]]
         for text in overrides:
             if key_of(text) in ("task", *BLOCKS):
-                names.append(value_of(text))
+                chosen_names.append(value_of(text))
         # A variant is named PROTOCOL/TASK or PROTOCOL/TASK-BODY.
-        stems = [name.rpartition("/")[2] for name in names]
+        stems = [name.rpartition("/")[2] for name in chosen_names]
         for task, path in choices("task", self._extra).items():
             # A name may hold a dash itself, so the text is not split at the first dash.
             is_named = any(stem == task or stem.startswith(f"{task}-") for stem in stems)
@@ -484,22 +481,20 @@ class Session:
             group = override.key_or_group
             if group not in _ALL_GROUPS:
                 continue
-            files = choices(group, self._extra)
+            choice_files = choices(group, self._extra)
             if override.is_delete() or isinstance(override.value(), (list, type(None))):
                 if group in NEEDED_GROUPS:
-                    raise ConfigError(
-                        "one choice is needed",
-                        where=group,
-                        hint=f"orca list {group} shows the choices",
-                    )
+                    hint = f"orca list {group} shows the choices"
+                    raise ConfigError("one choice is needed", where=group, hint=hint)
                 continue
             # Quotes are part of the text as it was typed.
-            names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
-            allowed: Collection[str] = files
+            typed_names = {text.strip("'\"") for text in _texts_of(override, choice_files)}
+            absent_names = typed_names - choice_files.keys()
+            allowed: Collection[str] = choice_files
             # A variant may be in a task's file instead of a file of its own.
-            if names and group in BLOCKS:
+            if absent_names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
-            for name in sorted(names.difference(allowed)):
+            for name in sorted(absent_names.difference(allowed)):
                 raise ConfigError(
                     f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed)
                 )

@@ -74,13 +74,13 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
             where=f"--config-dir {extra}",
             hint="give a folder that holds task/, body/, ... of yours",
         )
-    builtin = _files(config_dir() / group)
-    users = _files(extra / group) if extra is not None else {}
+    program_files = _files(config_dir() / group)
+    user_files = _files(extra / group) if extra is not None else {}
     # The first in the order of the names, so that the message does not change from run to run.
-    for name in sorted(builtin.keys() & users.keys()):
-        where = str(users[name])
+    for name in sorted(program_files.keys() & user_files.keys()):
+        where = str(user_files[name])
         raise ConfigError(f"the program has its own '{name}'", where=where, hint="rename it")
-    files = builtin | users
+    files = program_files | user_files
     return dict(sorted(files.items()))
 
 
@@ -166,25 +166,25 @@ def comments(path: Path) -> dict[str, str]:
     The groups above a key and the variants of a task are left out.
     """
     meanings: dict[str, str] = {}
-    above: list[str] = []
+    comments_above: list[str] = []
     # The comment at the top is about the whole file.
     lines = itertools.dropwhile(lambda line: line.startswith("#"), _text(path).splitlines())
     for line in lines:
-        text = line.strip()
+        stripped_line = line.strip()
         # Variants come last in a file, and their keys are no settings of the task.
-        if text in ("departures:", "hparams:"):
+        if stripped_line in ("departures:", "hparams:"):
             break
-        if text.startswith("#"):
-            above.append(text.lstrip("#").strip())
+        if stripped_line.startswith("#"):
+            comments_above.append(stripped_line.lstrip("#").strip())
             continue
-        key = re.match(r"([\w.]+):", text)
-        behind = re.search(r"\s#\s*(.+)", text)
-        meaning = behind[1] if behind else " ".join(above)
-        if key and meaning:
+        key_match = re.match(r"([\w.]+):", stripped_line)
+        comment_behind = re.search(r"\s#\s*(.+)", stripped_line)
+        meaning = comment_behind[1] if comment_behind else " ".join(comments_above)
+        if key_match and meaning:
             # The first comment on a key counts.
-            meanings.setdefault(key[1], meaning)
+            meanings.setdefault(key_match[1], meaning)
         # A comment belongs to the next line only.
-        above = []
+        comments_above = []
     return meanings
 
 
@@ -210,14 +210,14 @@ def content(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is too large, or is not a YAML mapping.
         UnsafeError: it would take far more memory than its size, or asks for objects of Python.
     """
-    text = _text(path)
+    yaml_text = _text(path)
     try:
         # In two steps, so that the nodes are checked before any object is made of them.
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is not None:
-            _check_nodes(root, path)
-        settings = None if root is None else loader.construct_document(root)
+        loader = yaml.SafeLoader(yaml_text)
+        root_node = loader.get_single_node()
+        if root_node is not None:
+            _check_nodes(root_node, path)
+        settings = None if root_node is None else loader.construct_document(root_node)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
@@ -288,25 +288,25 @@ def in_task(
     task: str, content: dict[str, Any], where: str
 ) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield block, name, description and settings of every variant in a task's file."""
-    node = content.get("task")
-    if not isinstance(node, dict):
+    task_settings = content.get("task")
+    if not isinstance(task_settings, dict):
         return
     # Popped, so that the description is not taken for a setting.
-    departures = mapping(node.get("departures"), f"{where}: departures")
+    departures = mapping(task_settings.get("departures"), f"{where}: departures")
     for protocol, entry in departures.items():
         settings = mapping(entry, f"{where}: departures.{protocol}")
-        text = str(settings.pop("description", ""))
+        description_text = str(settings.pop("description", ""))
         # The same form as a file of the group: with the section as a key.
-        yield "departures", f"{protocol}/{task}", text, {"task": settings}
-    hparams = mapping(node.get("hparams"), f"{where}: hparams")
+        yield "departures", f"{protocol}/{task}", description_text, {"task": settings}
+    hparams = mapping(task_settings.get("hparams"), f"{where}: hparams")
     for protocol, bodies in hparams.items():
         hparams_of_protocol = mapping(bodies, f"{where}: hparams.{protocol}")
         for body, entry in hparams_of_protocol.items():
             block = f"{where}: hparams.{protocol}.{body}"
             # A variant may not touch data and folders, so that a task's file cannot redirect a run.
             settings = mapping(entry, block, ("description", *_SECTIONS))
-            text = str(settings.pop("description", ""))
-            yield "hparams", f"{protocol}/{task}-{body}", text, settings
+            description_text = str(settings.pop("description", ""))
+            yield "hparams", f"{protocol}/{task}-{body}", description_text, settings
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
@@ -338,12 +338,12 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
         return []
     if not isinstance(node, yaml.MappingNode):
         return list(node.value)
-    keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    last_of_name = {key.value: key for key in keys}
-    for key in keys:
-        last = last_of_name[key.value]
-        if last is not key:
-            where = _line(path, last.start_mark)
+    key_nodes = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    last_of_name = {key.value: key for key in key_nodes}
+    for key in key_nodes:
+        last_node = last_of_name[key.value]
+        if last_node is not key:
+            where = _line(path, last_node.start_mark)
             raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
     children: list[yaml.Node] = []
     # Keys as well as values: a key may be a collection too.
@@ -364,18 +364,18 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     Hydra runs and logs (which can name any code), read the environment, or lead out of the folder.
     """
     # Resolved, since the folder itself may be reached by a link.
-    root = folder.resolve()
-    files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
-    for path in sorted(files):
-        names = path.relative_to(folder).parts
-        group = names[0]
+    real_folder = folder.resolve()
+    yaml_files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
+    for path in sorted(yaml_files):
+        path_parts = path.relative_to(folder).parts
+        group = path_parts[0]
         where = str(path)
-        if not path.resolve().is_relative_to(root):
+        if not path.resolve().is_relative_to(real_folder):
             raise UnsafeError(
                 "is a link that leads out of the folder", where=where, hint="put the file there"
             )
         # A file directly in the folder could replace config.yaml.
-        if group == "hydra" or len(names) == 1:
+        if group == "hydra" or len(path_parts) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             raise ConfigError(
@@ -412,10 +412,10 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield the dotted key and the text of every key and scalar in nested settings."""
     if isinstance(node, dict):
         for name, entry in node.items():
-            inner = f"{key}.{name}" if key else str(name)
+            inner_key = f"{key}.{name}" if key else str(name)
             # Keys are interpolated as well.
-            yield inner, str(name)
-            yield from _texts(entry, inner)
+            yield inner_key, str(name)
+            yield from _texts(entry, inner_key)
     elif isinstance(node, list):
         for entry in node:
             yield from _texts(entry, key)

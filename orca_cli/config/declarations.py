@@ -80,27 +80,27 @@ def declared(target: str) -> dict[str, Setting]:
     if path is None:
         return {}
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        syntax_tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return {}
     # Only statements of the module's top level: the name is looked up there.
-    for statement in tree.body:
+    for statement in syntax_tree.body:
         # A part may be offered by another module than its own.
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 if name == (alias.asname or alias.name):
                     return declared(f"{statement.module}.{alias.name}")
         if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
-            return _Module(module, tree).settings(statement)
+            return _Module(module, syntax_tree).settings(statement)
     return {}
 
 
 def _source(module: str) -> Path | None:
     """Return the file of a module; None where it has none."""
-    package, *names = module.split(".")
+    package, *submodules = module.split(".")
     # find_spec would import the packages of the module.
     if package == _PACKAGE.name:
-        path = _PACKAGE.joinpath(*names)
+        path = _PACKAGE.joinpath(*submodules)
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     try:
         spec = importlib.util.find_spec(module)
@@ -192,7 +192,7 @@ def _meaning(annotation: ast.expr | None) -> str:
         if not isinstance(expression, ast.Subscript) or not _is_name(expression.value, "Annotated"):
             continue
         # The children are the entries in brackets and then the context, which is no entry.
-        last = list(ast.iter_child_nodes(expression.slice))[-2]
-        if isinstance(last, ast.Constant) and isinstance(last.value, str):
-            return last.value
+        last_entry = list(ast.iter_child_nodes(expression.slice))[-2]
+        if isinstance(last_entry, ast.Constant) and isinstance(last_entry.value, str):
+            return last_entry.value
     return ""

@@ -80,21 +80,21 @@ def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part_by_content(
-    node: dict[str, Any], name: str, data_folder: Path
+    part_settings: dict[str, Any], choice: str, data_folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a part's settings with digests in place of paths, and path -> digest.
 
-    `name` is its choice, which is also the name of its folder unless it has a setting `path`.
+    `choice` is also the name of the part's folder unless it has a setting `path`.
     """
     digests_by_path: dict[str, str] = {}
     # The block says where to get the data, not what they are.
-    settings = {key: entry for key, entry in node.items() if key != "data"}
-    path_text = str(settings.get("path") or name)
+    settings = {key: entry for key, entry in part_settings.items() if key != "data"}
+    path_text = str(settings.get("path") or choice)
     path = Path(path_text).expanduser()
     is_folder = bool(settings.get("path")) and path.is_dir()
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
-    for file in _described_files(node.get("data")):
+    for file in _described_files(part_settings.get("data")):
         # A file that is absent does not count: the task will say that it is missing.
         digest = _noted_digest(folder / file, digests_by_path)
         if digest:
@@ -110,13 +110,13 @@ def _part_by_content(
 
 def _described_files(block: Any) -> list[str]:
     """Return the files, and the members of archives, that a block `data` says where to get."""
-    names: list[str] = []
+    file_names: list[str] = []
     if not isinstance(block, dict):
-        return names
+        return file_names
     for file in block.get("files") or []:
-        names.append(str(file["path"]))
-        names.extend(str(member) for member in file.get("members") or [])
-    return names
+        file_names.append(str(file["path"]))
+        file_names.extend(str(member) for member in file.get("members") or [])
+    return file_names
 
 
 def _sha256(content: dict[str, Any]) -> str:
@@ -168,12 +168,12 @@ def digest_of(path: Path) -> str | None:
         files = _files(path) if is_folder else [path]
         is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if is_folder:
-            lines = []
+            digest_lines = []
             for file in files:
                 # Relative names: moving a folder does not change it.
                 name = file.relative_to(path).as_posix()
-                lines.append(f"{name} {_file_digest(file, is_large)}")
-            digest = hashlib.sha256("\n".join(lines).encode())
+                digest_lines.append(f"{name} {_file_digest(file, is_large)}")
+            digest = hashlib.sha256("\n".join(digest_lines).encode())
             return f"folder:{digest.hexdigest()}"
         if path.is_file():
             return _file_digest(path, is_large)
@@ -189,15 +189,15 @@ def _files(path: Path) -> list[Path]:
 
     files: list[Path] = []
     visited = set()
-    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=fail):
-        facts = os.stat(folder)
-        identity = (facts.st_dev, facts.st_ino)
+    for folder, subfolders, file_names in os.walk(path, followlinks=True, onerror=fail):
+        folder_facts = os.stat(folder)
+        identity = (folder_facts.st_dev, folder_facts.st_ino)
         if identity in visited:
             # A link to a folder further up would be followed for ever.
             subfolders.clear()
             continue
         visited.add(identity)
-        for name in names:
+        for name in file_names:
             file = Path(folder) / name
             if file.is_file():
                 files.append(file)
@@ -206,11 +206,16 @@ def _files(path: Path) -> list[Path]:
 
 
 def _file_digest(path: Path, is_large: bool) -> str:
-    facts = path.stat()
+    file_facts = path.stat()
     if is_large:
-        return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+        return f"stat:{file_facts.st_size}:{file_facts.st_mtime_ns}"
     # With inode and time of change, since a copy may keep the time of modification.
-    version = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    version = (
+        file_facts.st_ino,
+        file_facts.st_size,
+        file_facts.st_mtime_ns,
+        file_facts.st_ctime_ns,
+    )
     return "sha256:" + _sha256_of(path, version)
 
 

@@ -378,14 +378,14 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    hints: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+    annotations: dict[str, Any] = {}
+    for name, annotation in typing.get_type_hints(Config, include_extras=True).items():
         # A task is a dictionary in a run, but some of its settings are declared here.
-        section = Task if name == "task" else hint
+        section = Task if name == "task" else annotation
         if is_dataclass(section):
             for key, inner in typing.get_type_hints(section, include_extras=True).items():
-                hints[f"{name}.{key}"] = inner
+                annotations[f"{name}.{key}"] = inner
         # Parts are Any; their settings are declared by their signatures.
-        elif hint is not Any:
-            hints[name] = hint
-    return hints
+        elif annotation is not Any:
+            annotations[name] = annotation
+    return annotations

@@ -124,21 +124,21 @@ class Study:
             labels = dict(chosen)
             if self._is_left_out(labels):
                 continue
-            texts = list(self.common)
+            overrides = list(self.common)
             for axis, name in chosen:
-                texts.extend(axes[axis][name])
+                overrides.extend(axes[axis][name])
             # Placeholders are filled after all choices are known, since they may name a later axis.
             for axis in self.axes:
-                texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
-            merged = _merged(texts, blanks)
+                overrides = [text.replace(f"{{{axis}}}", labels[axis]) for text in overrides]
+            merged_overrides = _merged(overrides, blanks)
             # A typed key that fills a blank, or cannot change a result, does not name an arm.
             for key in typed:
                 if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
                     del labels[key]
             arm = Arm(
                 labels=labels,
-                overrides=list(merged.values()),
-                lacks=self._lacks(merged, data_folder),
+                overrides=list(merged_overrides.values()),
+                lacks=self._lacks(merged_overrides, data_folder),
             )
             arms.append(arm)
         return arms
@@ -147,9 +147,9 @@ class Study:
         """Return the keys that some choice leaves to the command line."""
         blanks = set()
         for choices in self.axes.values():
-            for text in itertools.chain(*choices.values()):
-                if text.endswith(_BLANK):
-                    blanks.add(key_of(text))
+            for override in itertools.chain(*choices.values()):
+                if override.endswith(_BLANK):
+                    blanks.add(key_of(override))
         return blanks
 
     def _is_left_out(self, labels: Mapping[str, str]) -> bool:
@@ -160,43 +160,43 @@ class Study:
 
     def _lacks(self, merged: Mapping[str, str], data_folder: Path) -> str:
         """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
-        lacks = []
+        reasons = []
         for key, text in merged.items():
-            name = value_of(text)
-            path = Path(name).expanduser()
+            file_name = value_of(text)
+            file_path = Path(file_name).expanduser()
             if text.endswith(_BLANK):
                 # The file says where to get what is missing.
                 source = self.files.get(key, "give it on the command line")
-                lacks.append(f"needs {key}=...: {source}")
+                reasons.append(f"needs {key}=...: {source}")
             elif key in self.files:
                 source = self.files[key]
-                is_present = path.exists() or (data_folder / path).exists()
+                is_present = file_path.exists() or (data_folder / file_path).exists()
                 if not is_present:
-                    lacks.append(f"no {name} in the data folder {data_folder}: {source}")
-        return "; ".join(lacks)
+                    reasons.append(f"no {file_name} in the data folder {data_folder}: {source}")
+        return "; ".join(reasons)
 
 
-def _merged(texts: Sequence[str], blanks: set[str]) -> dict[str, str]:
+def _merged(overrides: Sequence[str], blanks: set[str]) -> dict[str, str]:
     """Return key -> the override that counts, which is the last one of its key.
 
     The override of a key in `blanks` counts only after a choice has left that key blank: what is
     typed for one choice is not meant for the others.
     """
     merged: dict[str, str] = {}
-    for text in texts:
-        key = key_of(text)
+    for override in overrides:
+        key = key_of(override)
         fills_blank = merged.get(key, "").endswith(_BLANK)
-        if key not in blanks or text.endswith(_BLANK) or fills_blank:
-            merged[key] = text
+        if key not in blanks or override.endswith(_BLANK) or fills_blank:
+            merged[key] = override
     return merged
 
 
 def absent_lines(absent: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why arms cannot run."""
     lines = []
-    for reason, count in absent.items():
-        runs = "runs" if count > 1 else "run"
-        lines.append(f"{count} {runs} left out: {reason}")
+    for reason, n_arms in absent.items():
+        noun = "runs" if n_arms > 1 else "run"
+        lines.append(f"{n_arms} {noun} left out: {reason}")
     return lines
 
 
@@ -220,9 +220,9 @@ def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condi
     conditions = []
     for entry in node or []:
         names_of_axis = mapping(entry, f"{where}: except", axes)
-        condition = {axis: _texts(names) for axis, names in names_of_axis.items()}
-        for axis, names in condition.items():
-            for name in names:
+        condition = {axis: _texts(choice_names) for axis, choice_names in names_of_axis.items()}
+        for axis, choice_names in condition.items():
+            for name in choice_names:
                 # A mistyped choice would silently leave out nothing.
                 if name not in axes[axis]:
                     raise ConfigError(
@@ -246,12 +246,12 @@ def _texts(node: Any) -> tuple[str, ...]:
 
 
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
-    texts = [node] if isinstance(node, str) else node
-    if not isinstance(texts, list) or not all(map(_is_override, texts)):
+    override_texts = [node] if isinstance(node, str) else node
+    if not isinstance(override_texts, list) or not all(map(_is_override, override_texts)):
         raise ConfigError(
             "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
         )
-    for text in texts:
+    for text in override_texts:
         # A group with a package, or a key below a section, counts as the section.
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
@@ -260,7 +260,7 @@ def _overrides(node: Any, where: str) -> tuple[str, ...]:
                 where=where,
                 hint="type it on the command line",
             )
-    return tuple(texts)
+    return tuple(override_texts)
 
 
 def _is_override(node: Any) -> bool:

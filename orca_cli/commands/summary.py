@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli.commands.options import Record
+from orca_cli.data import catalogue
 from orca_cli.exceptions import InterruptionError, OrcaError
 from orca_cli.report.answer import Answer, picture, read
 from orca_cli.report.collect import interval_text, mapping, number
@@ -94,6 +95,19 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     # Settings that were typed or have a default are not decided.
     if decided:
         rows["decided"] = "; ".join(decisions(decided))
+    return facts(rows.items())
+
+
+def declared_table(job: Composed) -> RenderableType:
+    """Return the shapes that the task's file declares, for data that are not on this machine."""
+    choices = job.choices
+    task = job.content["task"]
+    entry = catalogue.described("task", choices["task"], task)
+    rows = {
+        "task": f"{choices['task']} ({task['kind']}), input {entry.shape or 'unknown'}, output "
+        f"{entry.outputs or 'unknown'}, as its file declares",
+        "body": f"{choices['body']}, finetune={choices['finetune']}",
+    }
     return facts(rows.items())
 
 

@@ -17,9 +17,10 @@ from rich.text import Text
 from orca_cli import experiment, signals, storage, terminal
 from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome
 from orca_cli.commands.options import Record
-from orca_cli.commands.summary import build_table, error_text, outcome_record
+from orca_cli.commands.summary import build_table, declared_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
 from orca_cli.exceptions import InterruptionError, OrcaError, SweepError
+from orca_cli.launching import needs
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
 from orca_cli.runs import claim, studies
@@ -36,11 +37,21 @@ _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
-def dry_run(sweep: Sweep, *, force: bool) -> Result:
-    """Return what a command, with or without --force, would do; of a study nothing is built."""
+def dry_run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
+    """Return what a command would do; of a study nothing is built.
+
+    Where files are missing, nothing can be built, and the result's failure names them.
+    """
     jobs = sweep.experiments
-    summary = {} if sweep.study else _built(jobs)
-    runs = [_peeked(job, force=force) for job in jobs]
+    summary: Record = {}
+    failures: list[OrcaError] = []
+    if not sweep.study:
+        missing = _missing_error(jobs, arguments)
+        if missing is None:
+            summary = _built(jobs)
+        else:
+            failures.append(missing)
+    runs = [_peeked(job, force=arguments.force) for job in jobs]
     counts = Counter(run["would"] for run in runs)
     # Seconds of the first job, which are taken for those of every other.
     run_s = sum((summary.get("expected_s") or {}).values())
@@ -67,8 +78,20 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     shown: list[RenderableType] = []
     if summary:
         shown.append(build_table(jobs[0], summary))
+    elif failures:
+        shown.append(declared_table(jobs[0]))
     shown += [terminal.table(columns, rows), total, *absent_lines(sweep.absent)]
-    return Result(record, shown)
+    return Result(record, shown, failures)
+
+
+def _missing_error(jobs: Sequence[Composed], arguments: argparse.Namespace) -> OrcaError | None:
+    """Return the error that names all that jobs lack on this machine; None if they lack nothing.
+
+    Completed jobs need nothing.
+    """
+    left = [job for job in jobs if _peeked(job, force=arguments.force)["would"] != "skip"]
+    command = needs.get_command(arguments.overrides, arguments.config_dir)
+    return needs.missing_error(left, command)
 
 
 def _peeked(job: Composed, *, force: bool) -> Record:
@@ -168,6 +191,9 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
         terminal.log.warning(line)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
     root = Path(jobs[0].config.paths.runs or "")
+    missing = _missing_error(jobs, arguments)
+    if missing is not None:
+        raise missing
     # Before the first job, since all of them would fail in the same way.
     storage.check_writable(root)
     if sweep.study:

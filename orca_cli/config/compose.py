@@ -168,6 +168,8 @@ class Composed:
     overrides: list[str]  # what the user wrote
     # In a study: axis -> choice; see `study.Arm`.
     labels: dict[str, str] = field(default_factory=dict)
+    # The user's own folder of files, if there is one.
+    config_dir: Path | None = None
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -393,6 +395,7 @@ class Session:
             content=content,
             choices={group: str(chosen_files[group]) for group in GROUPS},
             overrides=list(typed_overrides),
+            config_dir=self._extra,
         )
 
     def _load(self, overrides: list[str]) -> DictConfig:

@@ -363,6 +363,11 @@ def is_within(name: str, roots: Iterable[str]) -> bool:
     return False
 
 
+def has_alignment(settings: Config) -> bool:
+    """Return whether stage 2 takes any step: there is a metric, and `align.epochs` is not 0."""
+    return settings.metric.get("_target_") is not None and settings.align.epochs > 0
+
+
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries.
 

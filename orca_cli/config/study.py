@@ -15,7 +15,7 @@
       - {body: swin, set: [arrows]}
     files:                                # settings that name files: how to get them
       task.train: python scripts/study_data.py --from FOLDER
-      task.path: orca data get NAME
+      task.path: orca get task=NAME
 
 If overrides of an arm have the same key, the later axis counts; what is typed on the command line
 beats them all. If a study has sets, task=NAME on the command line takes their place: the set of

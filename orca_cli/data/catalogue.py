@@ -15,12 +15,15 @@ Nothing is composed. The block `data:` of a file in conf/task or conf/source; al
                        far as known), sha256 or md5 where one is published, urls (in the order in
                        which they are tried), unpack (tar, zip, gzip) and only (patterns of the
                        members that are unpacked), members (some names that the archive holds),
-                       instead (patterns of names of which any makes this file needless)
+                       instead (patterns of names of which any makes this file needless), when
+                       (KEY=VALUE: the setting with which alone the file is read, such as
+                       origin=files)
+    files_of           the task whose files, in whose folder, this source reads
     without_files      of a source: the source that tasks other than the paper's have in place of
                        this one, where none is typed
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,13 +61,19 @@ class DataFile:
     members: Sequence[Inside] = ()
     instead: Sequence[Inside] = ()
     only: Sequence[Inside] = ()
+    when: str = ""
+
+    def is_read(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether a task or source with these settings reads the file."""
+        key, _, value = self.when.partition("=")
+        return not key or str(settings.get(key)) == value
 
 
 @dataclass(frozen=True)
 class DataSet:
     """What a task's or source's file says about its data: the block above, name and description."""
 
-    name: str  # of the file, and of the folder below paths.data
+    name: str  # of the file
     group: str
     description: str = ""  # first comment of the file
     # "" where the file says nothing about its data.
@@ -78,6 +87,12 @@ class DataSet:
     pages: Sequence[Url] = ()
     files: Sequence[DataFile] = ()
     without_files: str = ""
+    files_of: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Return the name of the folder below paths.data."""
+        return self.files_of or self.name
 
     @property
     def bytes(self) -> int | None:
@@ -120,16 +135,33 @@ def read(group: str, name: str, path: Path) -> DataSet:
     node = content.get(group, content)
     if not isinstance(node, dict):
         node = {}
-    description = configuration.description(path)
+    where = f"{path}: data"
+    return described(group, name, node, where, configuration.description(path))
+
+
+def described(
+    group: str, name: str, node: Mapping[str, Any], where: str = "", description: str = ""
+) -> DataSet:
+    """Return the data set that a part's settings describe in their block `data`.
+
+    ConfigError, which names the block by `where`, if it is malformed.
+    """
+    where = where or f"{group}.data"
     if node.get("data") is None:
         return DataSet(name=name, group=group, description=description)
     # Name, group and description come from the file itself, so the block may not set them.
-    block = _settings(DataSet, node["data"], f"{path}: data", ("name", "group", "description"))
+    block = _settings(DataSet, node["data"], where, ("name", "group", "description"))
     files = []
     for i, file in enumerate(block.pop("files", ())):
-        files.append(DataFile(**_settings(DataFile, file, f"{path}: data.files[{i}]")))
+        files.append(DataFile(**_settings(DataFile, file, f"{where}.files[{i}]")))
+    other = block.get("files_of")
+    if other:
+        path = configuration.choices("task").get(other)
+        if path is None:
+            raise ConfigError(f"no such task: '{other}'", where=f"{where}.files_of")
+        files += read("task", other, path).files
     # A reader that generates its data says so by the default of its setting `origin`.
-    setting = (declared_node(group, node) | node).get("origin")
+    setting = {**declared_node(group, node), **node}.get("origin")
     of_reader = setting if setting in ORIGINS else "files"
     return DataSet(
         name=name,

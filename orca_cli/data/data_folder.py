@@ -53,7 +53,7 @@ def state(entry: DataSet, data_folder: Path) -> str:
     stand in for them, and else generated, bundled (with a package) or yours; "-" if the data set's
     file does not say.
     """
-    are_there = [is_there(file, data_folder / entry.name) for file in entry.files]
+    are_there = [is_there(file, data_folder / entry.folder) for file in entry.files]
     # A data set may list no files, and `all` of nothing is true.
     if are_there and all(are_there):
         return "present"
@@ -69,7 +69,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
     StorageError if it cannot be written.
     """
     what = f"the data of {entry.name}"
-    folder = data_folder / entry.name
+    folder = data_folder / entry.folder
     # `wait` is called again and again, but its message is needed once.
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 

@@ -49,10 +49,7 @@ def find(
             return present
         # The first missing name of each list is enough for the message.
         missing.append(f"'{file_names[paths.index(None)]}'")
-    get = (
-        f"`orca data get {task}` fetches what can be fetched,"
-        f" `orca data list {task}` says where it is from"
-    )
+    get = f"`orca data list {task}` says where it is from and how to get it"
     raise DataError(
         f"no file {' or '.join(missing)}",
         where=str(folder),

@@ -16,7 +16,7 @@ from torch import nn
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.config.schema import ERROR_CHUNKS, Config
+from orca_cli.config.schema import ERROR_CHUNKS, Config, has_alignment
 from orca_cli.config.setting_checks import part_node
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
@@ -305,11 +305,6 @@ def read_source(settings: Config, reporter: Reporter) -> SourceData:
 def source_seed(settings: Config) -> int:
     """Return the seed of the draw of source examples."""
     return settings.seed if settings.align.source_seed is None else settings.align.source_seed
-
-
-def has_alignment(settings: Config) -> bool:
-    """Return whether stage 2 takes any step: there is a metric, and `align.epochs` is not 0."""
-    return settings.metric.get(parts.TARGET) is not None and settings.align.epochs > 0
 
 
 def split_record(samples: Samples) -> Record:

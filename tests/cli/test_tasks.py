@@ -192,18 +192,6 @@ def test_the_first_example_is_aligned_and_trained_in_full(run, tmp_path):
     assert done.result["metric_value"]["after"] < done.result["metric_value"]["before"]
 
 
-def test_a_source_without_its_files_is_refused_first(refused, tmp_path):
-    """Before the task's and the body's files, which are missing as well."""
-    words = ["run", "task=deepsea", "body=roberta", f"paths.data={tmp_path}"]
-    refused(
-        11,
-        words,
-        "conll2003: no file 'eng.train' or 'train.txt'",
-        "orca data get conll2003",
-        "source.path=",
-    )
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

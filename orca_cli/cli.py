@@ -42,7 +42,7 @@ _ABOUT = "Cross-modal transfer of pretrained transformers (ORCA)."
 _EXAMPLES = """\
 examples:
   orca run                                   \
-a first transfer, less than a minute: digits with MiniLM
+a first transfer, less than a minute: MNIST-1D with MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep
   orca report                                the table of all results

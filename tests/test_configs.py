@@ -22,6 +22,7 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 # The generated tasks at a size that a test can afford.
 SMALL = {
     "digits": ["task.train_size=40"],
+    "mnist1d": ["task.train_size=40"],
     "arrays": ["task.kind=classes"],
     "listops": ["task.num_train=40", "task.num_validation=20", "task.num_test=20"],
     "darcy": ["task.num_train=4", "task.num_validation=4", "task.num_test=4"],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # imports Hydra
 EXAMPLES = """\
 examples:
   orca run                                          \
-the defaults: digits with MiniLM, less than a minute
+the defaults: MNIST-1D with MiniLM, less than a minute
   orca run task=listops body=minilm seed=1          \
 another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    \

@@ -87,7 +87,7 @@ def test_every_task_is_listed_with_its_error_and_a_shape():
     file = ["task.train=a", "task.kind=classes", "task.target=a", "task.path=a"]
     own_settings = {"arrays": file[:2], "table": [file[0], file[2]], "images": file[3:]}
     entries = {entry["name"]: entry for entry in read_json("list", "tasks")["tasks"]}
-    assert len(entries) == 18
+    assert len(entries) == 19
     assert [entries[name]["data"]["state"] for name in ("listops", "digits")] == [
         "generated",
         "bundled",

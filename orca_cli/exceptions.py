@@ -24,6 +24,18 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
+# Names that other programs have for a thing -> its name here.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "regression": "values",
+    "classification": "classes",
+    "multilabel": "labels",
+    "segmentation": "dense",
+}
+
+
 class OrcaError(Exception):
     """A failure that the user can understand and fix; printed as one line, without a traceback.
 
@@ -222,6 +234,9 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     candidates = sorted(allowed)
     if not candidates:
         return "nothing is allowed here"
+    synonym = _SYNONYMS.get(name.lower(), name.lower())
+    if synonym in candidates:
+        return f"did you mean '{synonym}'?"
     # 0.6 is the default of difflib.
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not close:

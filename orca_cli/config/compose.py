@@ -115,6 +115,7 @@ def _check_typed(override: Override) -> None:
     # The values of a sweep are checked when each of its jobs is composed.
     if override.is_delete() or override.is_sweep_override():
         return
+    setting_checks.check_is_setting(key, override.value())
     # By its name alone; its value is looked at with the composed settings.
     if key.startswith("tracker."):
         setting_checks.check_secrets(None, key)
@@ -498,6 +499,4 @@ class Session:
             if absent_names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
             for name in sorted(absent_names.difference(allowed)):
-                raise ConfigError(
-                    f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed)
-                )
+                raise setting_checks.unknown_choice(group, name, allowed)

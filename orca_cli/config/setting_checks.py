@@ -43,6 +43,9 @@ _NOT_ARGUMENTS = {
     "body": ("weights",),
     "source": ("data",),
 }
+# Settings of the readers of own data, which newcomers type without such a task.
+_OF_OWN_DATA = ("task.train", "task.test", "task.validation", "task.target")
+_OWN_DATA_HINT = "for data of yours give task=arrays, task=table or task=images; task.train=FILE"
 _CONTRADICTION_HINT = "give another value, or leave it out"
 
 
@@ -74,6 +77,12 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if config.precision == "fp16" and config.device == "cpu":
         yield "precision", "fp16 needs a GPU, not device=cpu"
     # Any budget but the default was typed by somebody who expects an effect.
+    if config.budget == "quick" and train.epochs is not None:
+        message = (
+            f"has no effect on train.epochs={train.epochs}, which is set; train.epochs=null leaves"
+            " it to the budget"
+        )
+        yield "budget=quick", message
     if config.budget != Config.budget and config.protocol != "clean":
         message = (
             f"has no effect on protocol={config.protocol}, which sets the length of training itself"
@@ -127,7 +136,40 @@ def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "")
     """
     key = f"{prefix}{name}"
     hint = suggest(str(name), map(str, allowed))
+    if key in _OF_OWN_DATA:
+        hint = _OWN_DATA_HINT
+    elif not prefix:
+        hint = _section_hint(str(name)) or hint
     return ConfigError(f"no such setting: '{key}'{file}", where=key, hint=hint)
+
+
+def unknown_choice(group: str, name: str, allowed: Iterable[str]) -> ConfigError:
+    """Return the error for a choice that a group lacks."""
+    hint = suggest(name, allowed)
+    if group == "body":
+        hint += f"; for any checkpoint give body=auto body.checkpoint={name}"
+    return ConfigError(f"no such {group}: '{name}'", where=group, hint=hint)
+
+
+def check_is_setting(key: str, value: Any) -> None:
+    """Raise ConfigError for a text or number typed for a section of settings, such as `train`."""
+    settings_below = [name for name in declared() if name.startswith(f"{key}.")]
+    if not settings_below or key in PARTS or isinstance(value, (dict, type(None))):
+        return
+    hint = _OWN_DATA_HINT if key == "train" else "orca list settings shows them"
+    raise ConfigError(f"is a group of settings, such as {settings_below[0]}", where=key, hint=hint)
+
+
+def _section_hint(name: str) -> str:
+    """Return the settings of sections that a name without its section may mean; "" for none."""
+    closest = suggest(name, {key.rpartition(".")[2] for key in declared()})
+    if not closest.startswith("did you"):
+        return ""
+    _, setting_name, _ = closest.split("'")
+    # A setting of stage 3 is what other programs call by this name.
+    keys = [key for key in declared() if key.rpartition(".")[2] == setting_name]
+    keys.sort(key=lambda key: not key.startswith("train."))
+    return f"did you mean '{keys[0]}'?"
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:

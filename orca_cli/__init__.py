@@ -45,11 +45,14 @@ def load(
     from orca_cli.runs.outcome import Outcome
 
     if isinstance(run, Outcome) and (run.path is None or run.state not in ("completed", "skipped")):
-        failure = "" if run.failure is None else f": {run.failure.error}"
+        failure = ""
+        if run.failure is not None:
+            failure = f": {run.failure.error}"
         raise DataError(
             f"the run has {run.state}{failure}", where="run", hint="only completed runs predict"
         )
-    folder = named(str(run.path if isinstance(run, Outcome) else run))
+    reference = run.path if isinstance(run, Outcome) else run
+    folder = named(str(reference))
     return Predictor(open_model(folder, checkpoint), device, batch_size)
 
 

@@ -74,10 +74,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    wants_traceback = "--traceback" in words
+    command_line = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = "--traceback" in command_line
     # Taken out before anything is parsed, so that it also counts for errors of parsing.
-    words = [text for text in words if text != "--traceback"]
+    command_line = [text for text in command_line if text != "--traceback"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names may have characters that the output lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -91,11 +91,12 @@ def main(argv: list[str] | None = None) -> int:
             is_follower = not rank.leads
             if is_follower:
                 ranks.silence()
-            ranks.check_command(words, rank)
+            ranks.check_command(command_line, rank)
         program = main if argv is None else None
+        call = _Call(wants_traceback=wants_traceback, program=program)
         # Commands that save a state, such as run, replace these handlers (`signals.deferred`).
         with signals.raised():
-            code = _dispatch(words, _Call(wants_traceback=wants_traceback, program=program))
+            code = _dispatch(command_line, call)
         if is_follower:
             # Threads of gloo can make the interpreter abort at its end, and a launcher would call
             # the whole run failed.
@@ -145,15 +146,15 @@ def _failure(error: Exception) -> OrcaError:
     return process_error(error) or OrcaError(message, hint="--traceback shows where")
 
 
-def _dispatch(words: Sequence[str], call: _Call) -> int:
+def _dispatch(command_line: Sequence[str], call: _Call) -> int:
     """Run the command that the first words name, or print help; return the exit code."""
-    if not words or words[0] in _HELP:
+    if not command_line or command_line[0] in _HELP:
         _print_commands("orca", _ABOUT, COMMANDS, _EXAMPLES)
         return 0
-    if words[0] == "--version":
+    if command_line[0] == "--version":
         terminal.print_result(f"orca {__version__}")
         return 0
-    name, *words = words
+    name, *arguments = command_line
     if name not in COMMANDS:
         raise UsageError(f"no such command: '{name}'", hint=suggest(name, COMMANDS))
     # Only the chosen command is imported: help and light commands load neither torch nor Hydra.
@@ -167,29 +168,28 @@ def _dispatch(words: Sequence[str], call: _Call) -> int:
             arguments=command.ARGUMENTS,
             execute=command.execute,
         )
-        return _execute(name, verb, words, call)
-    if not words or words[0] in _HELP:
-        abouts = {verb_name: verb.about for verb_name, verb in verbs.items()}
-        _print_commands(
-            f"orca {name}", COMMANDS[name], abouts, f"examples: orca {name} COMMAND --help"
-        )
+        return _execute(name, verb, arguments, call)
+    if not arguments or arguments[0] in _HELP:
+        descriptions = {verb_name: verb.about for verb_name, verb in verbs.items()}
+        examples = f"examples: orca {name} COMMAND --help"
+        _print_commands(f"orca {name}", COMMANDS[name], descriptions, examples)
         return 0
-    verb_name, *words = words
+    verb_name, *arguments = arguments
     if verb_name not in verbs:
         raise UsageError(f"no such command: '{name} {verb_name}'", hint=suggest(verb_name, verbs))
-    return _execute(f"{name} {verb_name}", verbs[verb_name], words, call)
+    return _execute(f"{name} {verb_name}", verbs[verb_name], arguments, call)
 
 
-def _execute(name: str, verb: Verb, words: Sequence[str], call: _Call) -> int:
-    """Parse the words behind a command's name, carry it out, and print its result."""
+def _execute(name: str, verb: Verb, arguments: Sequence[str], call: _Call) -> int:
+    """Parse the arguments behind a command's name, carry it out, and print its result."""
     # Options may also come between the settings.
-    arguments = _parser(name, verb).parse_intermixed_args(words)
+    options = _parser(name, verb).parse_intermixed_args(arguments)
     # For commands that print tracebacks themselves, quote their command line, or fork the program.
-    arguments.traceback = call.wants_traceback
-    arguments.typed = ["orca", *name.split(), *words]
-    arguments.program = call.program
+    options.traceback = call.wants_traceback
+    options.typed = ["orca", *name.split(), *arguments]
+    options.program = call.program
     # Commands that build no parts lack this option.
-    for module in getattr(arguments, "allow_module", ()):
+    for module in getattr(options, "allow_module", ()):
         parts.allow_module(module)
     # `orca doctor` is not among them: it reports the same as a finding.
     if name in _COMPUTING:
@@ -197,12 +197,12 @@ def _execute(name: str, verb: Verb, words: Sequence[str], call: _Call) -> int:
 
         check_requirements()
         storage.check_temporary()
-    result = verb.execute(arguments)
+    result = verb.execute(options)
     if name != "run":
-        return terminal.render(result, as_json=arguments.json)
+        return terminal.render(result, as_json=options.json)
     # A run's records are in its folder, so that losing the output loses nothing.
     with terminal.lost_output_allowed():
-        terminal.render(result, as_json=arguments.json)
+        terminal.render(result, as_json=options.json)
     return result.code
 
 
@@ -213,8 +213,8 @@ def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
         epilog=verb.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for add in verb.arguments:
-        add(parser)
+    for add_argument in verb.arguments:
+        add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error was raised"

@@ -52,7 +52,8 @@ class OrcaError(Exception):
         where = f"{self.where}: " if self.where else ""
         hint = f"; {self.hint}" if self.hint else ""
         # Messages of libraries may have line breaks, and an error is one line.
-        return " ".join(f"{where}{self.what}{hint}".split())
+        message = f"{where}{self.what}{hint}"
+        return " ".join(message.split())
 
 
 # The code of wrong usage in shells and argparse.
@@ -156,9 +157,11 @@ def need(module: str, where: str, extra: str = "") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"the package {package} is not installed"
-        hint = f"pip install 'orca-transfer[{extra or package}]'"
-        raise UnavailableError(message, where=where, hint=hint) from error
+        raise UnavailableError(
+            f"the package {package} is not installed",
+            where=where,
+            hint=f"pip install 'orca-transfer[{extra or package}]'",
+        ) from error
 
 
 def process_error(error: BaseException) -> MemoryExhaustedError | None:
@@ -213,17 +216,17 @@ def interruption_in(error: BaseException) -> InterruptionError | None:
     return current
 
 
-def suggest(word: str, allowed: Iterable[str]) -> str:
-    """Return "did you mean 'x'?" for the closest allowed word, else the list of what is allowed."""
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the closest allowed name, else the list of what is allowed."""
     # Sorted, so that the message does not change from run to run.
-    words = sorted(allowed)
-    if not words:
+    candidates = sorted(allowed)
+    if not candidates:
         return "nothing is allowed here"
     # 0.6 is the default of difflib.
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not close:
-        # In a short word, two swapped letters are too different for difflib.
-        close = [candidate for candidate in words if sorted(candidate) == sorted(word)]
+        # In a short name, two swapped letters are too different for difflib.
+        close = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"allowed: {', '.join(words)}"
+    return f"allowed: {', '.join(candidates)}"

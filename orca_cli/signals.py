@@ -44,18 +44,18 @@ def deferred(*, insistent: bool = True) -> Iterator[None]:
     _pending = None
     _deferred = True
     _insistent = insistent
-    numbers = list(_ALL)
+    signal_numbers = list(_ALL)
     # Under nohup a hangup has to stay ignored.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        numbers.remove(signal.SIGHUP)
-    previous = {number: signal.signal(number, _set) for number in numbers}
+        signal_numbers.remove(signal.SIGHUP)
+    previous_handlers = {number: signal.signal(number, _set) for number in signal_numbers}
     # The process may have been started with signals held back by `block`; the handlers are set now.
     unblock()
     try:
         yield
     finally:
         _deferred = False
-        for number, handler in previous.items():
+        for number, handler in previous_handlers.items():
             # None is a handler that was not set from Python and cannot be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -72,23 +72,23 @@ def _set(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def immediate(*, wanted: bool = True) -> Iterator[None]:
+def immediate(*, enabled: bool = True) -> Iterator[None]:
     """Let a signal raise InterruptionError anywhere inside the block, for waits without a loop.
 
     A signal that is pending raises before the block. This holds only within `deferred`; elsewhere
-    signals do what they do by default. `wanted=False` ends an outer block's effect for this one.
+    signals do what they do by default. `enabled=False` ends an outer block's effect for this one.
     """
     global _immediate
-    before = _immediate
-    _immediate = wanted
+    was_immediate = _immediate
+    _immediate = enabled
     try:
-        if wanted:
+        if enabled:
             check()
         yield
     finally:
-        _immediate = before
+        _immediate = was_immediate
     # A signal that came while an inner block postponed it raises now.
-    if before:
+    if was_immediate:
         check()
 
 
@@ -97,7 +97,7 @@ def postponed() -> AbstractContextManager[None]:
 
     It is for blocks that must not be left half done.
     """
-    return immediate(wanted=False)
+    return immediate(enabled=False)
 
 
 def note(signum: int) -> None:
@@ -121,14 +121,14 @@ def watched() -> Iterator[None]:
     # A full pipe must not block the signal.
     os.set_blocking(writable, False)
     watcher = threading.Thread(target=_watch, args=(readable, _pending is not None), daemon=True)
-    previous = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    previous_descriptor = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     watcher.start()
     try:
         yield
     finally:
         # Before the pipe is closed: a signal must not write into a descriptor that is somebody
         # else's by then.
-        signal.set_wakeup_fd(previous)
+        signal.set_wakeup_fd(previous_descriptor)
         # The end of the pipe ends the watcher's read.
         os.close(writable)
         watcher.join()
@@ -137,13 +137,13 @@ def watched() -> Iterator[None]:
 
 def _watch(readable: int, is_stopping: bool) -> None:
     """Read signal numbers from a pipe until it is closed; end the process at a second SIGINT."""
-    numbers = os.read(readable, 64)
-    while numbers:
-        for number in numbers:
+    signal_numbers = os.read(readable, 64)
+    while signal_numbers:
+        for number in signal_numbers:
             if is_stopping and number == signal.SIGINT:
                 _leave()
             is_stopping = is_stopping or number in _ALL
-        numbers = os.read(readable, 64)
+        signal_numbers = os.read(readable, 64)
 
 
 def _leave() -> None:
@@ -151,13 +151,13 @@ def _leave() -> None:
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A bar of progress has hidden the cursor.
     show_cursor = "\x1b[?25h\n" if is_terminal else ""
-    text = (
-        "orca: error: stopped at once by a second SIGINT; rerun the same command to resume from "
-        "the last checkpoint"
+    message = (
+        f"{show_cursor}orca: error: stopped at once by a second SIGINT; rerun the same command to"
+        " resume from the last checkpoint\n"
     )
     try:
         # Written to the descriptor: a lock of Python's own stream may be held by the main thread.
-        os.write(2, f"{show_cursor}{text}\n".encode())
+        os.write(2, message.encode())
     finally:
         # Without cleaning up, which could wait for the operation that the main thread is in.
         os._exit(InterruptionError.code)

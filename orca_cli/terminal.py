@@ -95,8 +95,8 @@ def for_spreadsheet(text: str) -> str:
     try:
         float(text)
     except ValueError:
-        is_formula = len(text) > 1 and text[0] in "=+-@"
-        return f"'{text}" if is_formula else text
+        if len(text) > 1 and text[0] in "=+-@":
+            return f"'{text}"
     return text
 
 
@@ -134,13 +134,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
         header_style="bold",
         show_header=any(headers),
     )
-    for i, header in enumerate(headers):
+    for column, header in enumerate(headers):
         # Names in the first column are copied into commands, so they must not be broken.
-        is_first = i == 0
+        is_first = column == 0
         style = "cyan" if is_first else ""
         drawn.add_column(header, overflow="fold", no_wrap=is_first, style=style)
     for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        cells = [cell if isinstance(cell, Text) else Text(cell) for cell in row]
+        drawn.add_row(*cells)
     return drawn
 
 
@@ -151,7 +152,9 @@ def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
 
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun, such as 1 run or 2 runs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun}s"
 
 
 def percent_or_number(value: float | None, percent: bool) -> str:
@@ -201,7 +204,8 @@ def print_result(*renderables: RenderableType) -> None:
     if captured is None:
         return
     # Tables pad their last column with spaces, which are in the way in a file or a pipe.
-    lines = [f"{_prefix}{line.rstrip()}\n" for line in captured.get().splitlines()]
+    output = captured.get()
+    lines = [f"{_prefix}{line.rstrip()}\n" for line in output.splitlines()]
     console.file.write("".join(lines))
     console.file.flush()
 
@@ -212,7 +216,9 @@ def _harmless(renderable: RenderableType) -> RenderableType:
         return Text(visible(renderable.removesuffix("\n"), kept="\n\t"))
     if isinstance(renderable, Text):
         plain = visible(renderable.plain, kept="\n\t")
-        return renderable if plain == renderable.plain else Text(plain, style=renderable.style)
+        if plain == renderable.plain:
+            return renderable
+        return Text(plain, style=renderable.style)
     if isinstance(renderable, Table):
         # The cells of a table are reached only through this field of Rich.
         for column in renderable.columns:
@@ -308,11 +314,14 @@ def _line_logger(description: str, total: int) -> Callable[..., None]:
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal steps_done, last_line
         steps_done += steps
+        is_due = time.monotonic() - last_line >= _LINE_EVERY_S
         # The last step has no line: the result follows at once.
-        if time.monotonic() - last_line >= _LINE_EVERY_S and steps_done < total:
+        if is_due and steps_done < total:
             last_line = time.monotonic()
             text = f"{description}: {steps_done}/{total}"
-            log.info(f"{text}  {note}" if note else text)
+            if note:
+                text = f"{text}  {note}"
+            log.info(text)
 
     return advance
 
@@ -325,7 +334,8 @@ def warn_once(handler: logging.Handler, destination: str) -> None:
 
     def failed(record: logging.LogRecord) -> None:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
-        log.warning(f"{destination} is lost, the work goes on: {sys.exc_info()[1]}")
+        error = sys.exc_info()[1]
+        log.warning(f"{destination} is lost, the work goes on: {error}")
 
     handler.handleError = failed  # type: ignore[method-assign]
 
@@ -349,7 +359,8 @@ def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = Tru
     handler = logging.StreamHandler(sys.stderr)
     warn_once(handler, "standard error")
     # A percent sign in the prefix would be read as a field of the format.
-    handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
+    escaped_prefix = prefix.replace("%", "%%")
+    handler.setFormatter(logging.Formatter(f"{escaped_prefix}%(message)s"))
     log.handlers = [handler]
     # A handler of the root logger, such as a library's, would print every line again.
     log.propagate = False

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from orca_cli import signals
-from orca_cli.config import checks, configuration, schema, study
+from orca_cli.config import configuration, schema, setting_checks, study
 from orca_cli.config.configuration import (
     BLOCKS,
     calls_resolver,
@@ -37,6 +37,7 @@ from orca_cli.config.configuration import (
     default_folders,
     in_task,
     key_of,
+    value_of,
 )
 from orca_cli.config.declarations import declared_node
 from orca_cli.config.identity import Identity, identify
@@ -64,8 +65,9 @@ def _parse(overrides: list[str], loader: Any = None) -> list[Override]:
     try:
         return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     except OverrideParseException as error:
-        text = f"'{error.override}' is not an override"
-        raise ConfigError(text, where="command line", hint=_QUOTING) from error
+        raise ConfigError(
+            f"'{error.override}' is not an override", where="command line", hint=_QUOTING
+        ) from error
 
 
 def _texts_of(override: Override, names: Iterable[str]) -> list[str]:
@@ -102,8 +104,11 @@ def _check_typed(override: Override) -> None:
         )
     # The parsed value would no longer show the call.
     if calls_resolver(str(override.input_line)):
-        hint = "give the value itself, or $NAME of the shell"
-        raise ConfigError(f"{override.input_line} runs a resolver", where=key, hint=hint)
+        raise ConfigError(
+            f"{override.input_line} runs a resolver",
+            where=key,
+            hint="give the value itself, or $NAME of the shell",
+        )
     # A part may be left out, and a setting of the schema has to have a value.
     if override.is_delete() and key in declarations:
         raise ConfigError("cannot be left out", where=key, hint=f"take ~{key} out of the command")
@@ -112,7 +117,7 @@ def _check_typed(override: Override) -> None:
         return
     # By its name alone; its value is looked at with the composed settings.
     if key.startswith("tracker."):
-        checks.check_secrets(None, key)
+        setting_checks.check_secrets(None, key)
     value = override.value()
     if isinstance(value, QuotedString):
         value = value.text
@@ -128,13 +133,13 @@ def _refused(error: BaseException) -> ConfigError:
     key = str(getattr(cause, "full_key", None) or "")
     section = getattr(cause, "parent_node", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(section, DictConfig):
-        prefix, dot, name = key.rpartition(".")
+        prefix, dot, setting_name = key.rpartition(".")
         # Blocks of a task's file are no settings that could be typed.
         allowed = [setting for setting in section if setting not in ("hydra", *BLOCKS)]
         # Hydra names the file in its text only.
-        match = re.search(r"In '([^']+)'", str(error))
-        file = f" in {match[1]}.yaml" if match else ""
-        return checks.unknown(name, allowed, prefix + dot, file)
+        file_match = re.search(r"In '([^']+)'", str(error))
+        file_note = f" in {file_match[1]}.yaml" if file_match else ""
+        return setting_checks.unknown(setting_name, allowed, prefix + dot, file_note)
     message = str(cause if key else error) or type(error).__name__
     hint = "orca list settings shows types and defaults"
     return ConfigError(message.splitlines()[0], where=key or "configuration", hint=hint)
@@ -167,7 +172,8 @@ class Composed:
     @functools.cached_property
     def identity(self) -> Identity:
         """Return the run's identity; the first call reads the files that the settings name."""
-        return identify(self.content, self.choices, Path(self.config.paths.data or ""))
+        data_folder = Path(self.config.paths.data or "")
+        return identify(self.content, self.choices, data_folder)
 
     @property
     def variant(self) -> dict[str, str]:
@@ -203,7 +209,8 @@ class Sweep:
         by_identity: dict[object, Composed] = {}
         # Runs in two folders are two runs, though they have one identity.
         for job in self.jobs:
-            by_identity.setdefault((job.identity.run, job.config.paths.runs), job)
+            run_in_folder = (job.identity.run, job.config.paths.runs)
+            by_identity.setdefault(run_in_folder, job)
         return list(by_identity.values())
 
 
@@ -220,14 +227,16 @@ def session(extra: Path | None = None) -> Iterator[Session]:
     """
     if extra is not None:
         _check_extra(extra)
-    ConfigStore.instance().store(name="schema", node=Config)
+    config_store = ConfigStore.instance()
+    config_store.store(name="schema", node=Config)
     for group in (*BLOCKS, "declared"):
         # An earlier session may have stored nodes of its own files.
-        ConfigStore.instance().repo.pop(group, None)
+        config_store.repo.pop(group, None)
     folders = create_config_search_path(str(config_dir()))
     if extra is not None:
         # With the setting hydra.searchpath instead, glob() would not look there.
-        folders.prepend(provider="--config-dir", path=f"file://{extra.resolve()}", anchor="schema")
+        extra_url = f"file://{extra.resolve()}"
+        folders.prepend(provider="--config-dir", path=extra_url, anchor="schema")
     version.setbase("1.3")
     # Hydra keeps its state in a global, which an earlier session may have left.
     GlobalHydra.instance().clear()
@@ -265,14 +274,14 @@ class Session:
             ConfigError: a choice or key is unknown, a value is missing or wrong.
             UsageError: an override names several values.
         """
-        parsed = _parse(overrides)
-        for text, override in zip(overrides, parsed, strict=True):
+        parsed_overrides = _parse(overrides)
+        for text, override in zip(overrides, parsed_overrides, strict=True):
             if override.key_or_group == "study":
                 raise ConfigError("a study is a sweep", where=text, hint="add -m")
             if override.is_sweep_override():
                 hint = "a sweep needs orca run -m"
                 raise UsageError(f"'{text}' names several values", where=key_of(text), hint=hint)
-        self._check_choices(parsed)
+        self._check_choices(parsed_overrides)
         return self._compose(overrides)
 
     def expand(self, overrides: list[str], *, may_be_empty: bool = False) -> Sweep:
@@ -280,32 +289,36 @@ class Session:
 
         ConfigError if no job is left, unless `may_be_empty` allows that for a study.
         """
-        chosen = [text for text in overrides if key_of(text) == "study"]
-        axes = [text for text in overrides if text not in chosen]
+        study_overrides = [text for text in overrides if key_of(text) == "study"]
+        axis_overrides = [text for text in overrides if text not in study_overrides]
         # The loader lets glob() match the files of a group.
-        typed = _parse(axes, GlobalHydra.instance().config_loader())
-        self._check_choices(_parse(chosen))
-        name = ""
+        loader = GlobalHydra.instance().config_loader()
+        parsed_axes = _parse(axis_overrides, loader)
+        self._check_choices(_parse(study_overrides))
+        study_name = ""
         preset = study.Study()  # a plain sweep is a study whose axes are all typed
-        if chosen:
+        if study_overrides:
             # The last counts, as with any key that is typed twice.
-            name = chosen[-1].partition("=")[2].strip("'\"")
-            preset = study.Study.read(name, choices("study", self._extra)[name])
-        arms = self._arms(preset, typed)
+            study_name = value_of(study_overrides[-1])
+            preset = study.Study.read(study_name, choices("study", self._extra)[study_name])
+        arms = self._arms(preset, parsed_axes)
         jobs = []
         for arm in arms:
             if arm.lacks:
                 continue
             # Composing hundreds of arms takes a while, in which a signal has to be noticed.
             signals.check()
-            labels = arm.labels if chosen else {}
+            labels = arm.labels if study_overrides else {}
             jobs.append(replace(self._compose(arm.overrides), labels=labels))
         absent = dict(Counter(arm.lacks for arm in arms if arm.lacks))
-        if not jobs and not (chosen and may_be_empty):
+        if not jobs and not (study_overrides and may_be_empty):
             reasons = "; ".join(study.absent_lines(absent))
-            hint = reasons or "nothing fits a glob(), or `except` leaves all out"
-            raise ConfigError("no run is left", where=" ".join(chosen) or "-m", hint=hint)
-        return Sweep(jobs=jobs, study=name, absent=absent)
+            raise ConfigError(
+                "no run is left",
+                where=" ".join(study_overrides) or "-m",
+                hint=reasons or "nothing fits a glob(), or `except` leaves all out",
+            )
+        return Sweep(jobs=jobs, study=study_name, absent=absent)
 
     def _arms(self, preset: study.Study, typed: list[Override]) -> list[study.Arm]:
         """Return the arms of a study, with what is typed: choices of its axes, and further axes."""
@@ -317,8 +330,10 @@ class Session:
             # Only names that the axis lacks have to be files of the group.
             if not set(_texts_of(override, choices_of_axis)) <= set(choices_of_axis):
                 self._check_choices([override])
+            axis = key
             # A task that is typed takes the place of the study's data sets.
-            axis = study.SET if key == "task" and key not in preset.axes else key
+            if key == "task" and key not in preset.axes:
+                axis = study.SET
             if axis in preset.axes:
                 preset = self._narrowed(preset, axis, override)
             # Leaving a group out is the choice null.
@@ -329,8 +344,10 @@ class Session:
                 texts = _texts_of(override, ())
                 typed_axes[key] = {text: (f"{element}={text}",) for text in texts}
         # Files that a study's arms need are looked for in the folder that is typed.
-        folder = next(iter(typed_axes.get("paths.data", {})), str(default_folders()["data"]))
-        return preset.arms(typed_axes, Path(folder.strip("'\"")).expanduser())
+        default_folder = str(default_folders()["data"])
+        typed_folder = next(iter(typed_axes.get("paths.data", {})), default_folder)
+        data_folder = Path(typed_folder.strip("'\""))
+        return preset.arms(typed_axes, data_folder.expanduser())
 
     def _narrowed(self, preset: study.Study, axis: str, override: Override) -> study.Study:
         """Return a study with those choices of an axis that an override names."""
@@ -345,35 +362,37 @@ class Session:
         for override in _parse(overrides):
             _check_typed(override)
         try:
-            cfg = self._load(overrides)
+            settings = self._load(overrides)
             # Kept, since the choices of groups are recorded in it only.
-            hydra = cfg.hydra
-            with open_dict(cfg):
+            hydra = settings.hydra
+            with open_dict(settings):
                 # A run's own settings do not include Hydra's.
-                del cfg["hydra"]
+                del settings["hydra"]
             # Asked before interpolations are resolved, so that the message names the key.
-            missing = sorted(OmegaConf.missing_keys(cfg))
-            if missing:
-                hint = f"give {missing[0]}=..."
-                raise ConfigError("a value is needed", where=missing[0], hint=hint)
-            content: Any = OmegaConf.to_container(cfg, resolve=True)
-            config: Any = OmegaConf.to_object(cfg)
+            missing_keys = sorted(OmegaConf.missing_keys(settings))
+            if missing_keys:
+                raise ConfigError(
+                    "a value is needed", where=missing_keys[0], hint=f"give {missing_keys[0]}=..."
+                )
+            content: Any = OmegaConf.to_container(settings, resolve=True)
+            config: Any = OmegaConf.to_object(settings)
         except _UNREADABLE as error:
             raise _refused(error) from error
         # The schema first: the checks of parts compare with its settings.
-        checks.check_settings(config)
-        checks.check_parts(config)
+        setting_checks.check_settings(config)
+        setting_checks.check_parts(config)
         # After `content` was made: a run's record names no folder of this machine that was not
         # typed.
         for name, folder in default_folders().items():
             setattr(config.paths, name, getattr(config.paths, name) or str(folder))
         # The overrides are recorded as they were typed, with their interpolations.
-        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        typed_overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+        chosen_files = hydra.runtime.choices
         return Composed(
             config=config,
             content=content,
-            choices={group: str(hydra.runtime.choices[group]) for group in GROUPS},
-            overrides=list(typed),
+            choices={group: str(chosen_files[group]) for group in GROUPS},
+            overrides=list(typed_overrides),
         )
 
     def _load(self, overrides: list[str]) -> DictConfig:
@@ -384,19 +403,19 @@ class Session:
         source is typed or the substitute is the task itself.
         """
         self._store_variants(overrides)
-        cfg = self._load_files(overrides)
-        task = cfg.hydra.runtime.choices["task"]
-        substitute = OmegaConf.select(cfg, "source.data.without_files")
+        settings = self._load_files(overrides)
+        task = settings.hydra.runtime.choices["task"]
+        substitute = OmegaConf.select(settings, "source.data.without_files")
         is_typed = any(key_of(text) == "source" for text in overrides)
-        is_of_paper = OmegaConf.select(cfg, "task.departures.paper") is not None
+        is_of_paper = OmegaConf.select(settings, "task.departures.paper") is not None
         if not is_typed and not is_of_paper and substitute not in (None, task):
-            cfg = self._load_files([*overrides, f"source={substitute}"])
-        if OmegaConf.is_dict(cfg._get_node("task")):
+            settings = self._load_files([*overrides, f"source={substitute}"])
+        if OmegaConf.is_dict(settings._get_node("task")):
             # Variants have been merged by now, as choices of groups of their own.
-            with open_dict(cfg.task):
+            with open_dict(settings.task):
                 for block in BLOCKS:
-                    cfg.task.pop(block, None)
-        return cfg
+                    settings.task.pop(block, None)
+        return settings
 
     def _load_files(self, overrides: list[str]) -> DictConfig:
         """Compose, after storing in Hydra the declared defaults of the chosen parts."""
@@ -411,16 +430,20 @@ class Session:
         of another candidate. Defaults of a part that is not chosen in the end have no effect.
         """
         candidates = list(configuration.default_choices().items())
-        candidates += [(key_of(text), text.partition("=")[2].strip("'\"")) for text in overrides]
+        candidates += [(key_of(text), value_of(text)) for text in overrides]
         while candidates:
             group, name = candidates.pop()
-            path = choices(group, self._extra).get(name) if group in _ALL_GROUPS else None
-            if path is None or f"{group}/{name}" in self._stored:
+            choice = f"{group}/{name}"
+            if group not in _ALL_GROUPS or choice in self._stored:
                 continue
-            self._stored.add(f"{group}/{name}")
+            path = choices(group, self._extra).get(name)
+            if path is None:
+                continue
+            self._stored.add(choice)
             content = configuration.content(path)
-            candidates += configuration.picks(content.get("defaults")).items()
-            if group in checks.PARTS:
+            defaults = content.get("defaults")
+            candidates += configuration.picks(defaults).items()
+            if group in setting_checks.PARTS:
                 # A file with `@package _global_` holds its group as a key.
                 node = {group: declared_node(group, content.get(group, content))}
                 ConfigStore.instance().store(
@@ -433,12 +456,12 @@ class Session:
         The groups are `departures` and `hparams`.
         """
         # Without an override for the task, the default task's variants count.
-        names = [configuration.default_choices()["task"]]
+        chosen_names = [configuration.default_choices()["task"]]
         for text in overrides:
             if key_of(text) in ("task", *BLOCKS):
-                names.append(text.partition("=")[2].strip("'\""))
+                chosen_names.append(value_of(text))
         # A variant is named PROTOCOL/TASK or PROTOCOL/TASK-BODY.
-        stems = [name.rpartition("/")[2] for name in names]
+        stems = [name.rpartition("/")[2] for name in chosen_names]
         for task, path in choices("task", self._extra).items():
             # A name may hold a dash itself, so the text is not split at the first dash.
             is_named = any(stem == task or stem.startswith(f"{task}-") for stem in stems)
@@ -458,18 +481,20 @@ class Session:
             group = override.key_or_group
             if group not in _ALL_GROUPS:
                 continue
-            files = choices(group, self._extra)
+            choice_files = choices(group, self._extra)
             if override.is_delete() or isinstance(override.value(), (list, type(None))):
                 if group in NEEDED_GROUPS:
                     hint = f"orca list {group} shows the choices"
                     raise ConfigError("one choice is needed", where=group, hint=hint)
                 continue
             # Quotes are part of the text as it was typed.
-            names = {text.strip("'\"") for text in _texts_of(override, files)} - files.keys()
-            allowed: Collection[str] = files
+            typed_names = {text.strip("'\"") for text in _texts_of(override, choice_files)}
+            absent_names = typed_names - choice_files.keys()
+            allowed: Collection[str] = choice_files
             # A variant may be in a task's file instead of a file of its own.
-            if names and group in BLOCKS:
+            if absent_names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
-            for name in sorted(names.difference(allowed)):
-                hint = suggest(name, allowed)
-                raise ConfigError(f"no such {group}: '{name}'", where=group, hint=hint)
+            for name in sorted(absent_names.difference(allowed)):
+                raise ConfigError(
+                    f"no such {group}: '{name}'", where=group, hint=suggest(name, allowed)
+                )

@@ -52,8 +52,11 @@ def config_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    message = f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}"
-    raise ConfigError(message, where="conf", hint="install the program again")
+    raise ConfigError(
+        f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}",
+        where="conf",
+        hint="install the program again",
+    )
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -71,19 +74,25 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
             where=f"--config-dir {extra}",
             hint="give a folder that holds task/, body/, ... of yours",
         )
-    builtin = _files(config_dir() / group)
-    users = _files(extra / group) if extra is not None else {}
+    program_files = _files(config_dir() / group)
+    user_files = _files(extra / group) if extra is not None else {}
     # The first in the order of the names, so that the message does not change from run to run.
-    for name in sorted(builtin.keys() & users.keys()):
-        where = str(users[name])
+    for name in sorted(program_files.keys() & user_files.keys()):
+        where = str(user_files[name])
         raise ConfigError(f"the program has its own '{name}'", where=where, hint="rename it")
-    return dict(sorted((builtin | users).items()))
+    files = program_files | user_files
+    return dict(sorted(files.items()))
 
 
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
     # `+` and `~` add and remove a key; @ puts a group elsewhere.
-    return text.lstrip("+~").partition("=")[0].partition("@")[0]
+    return re.split("[=@]", text.lstrip("+~"))[0]
+
+
+def value_of(text: str) -> str:
+    """Return the value of an override as text, without quotes; empty where it has none."""
+    return text.partition("=")[2].strip("'\"")
 
 
 def calls_resolver(text: str) -> bool:
@@ -97,14 +106,17 @@ def calls_resolver(text: str) -> bool:
 def quoted(path: Path) -> str:
     """Return a path as the value of an override."""
     # Hydra reads a quoted value as it is, with these two characters escaped.
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    escaped = str(path).replace("\\", "\\\\")
+    escaped = escaped.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
     files = {}
     for file in folder.rglob("*.yaml"):
-        name = file.relative_to(folder).as_posix().removesuffix(".yaml")
+        relative = file.relative_to(folder)
+        name = relative.as_posix().removesuffix(".yaml")
         files[name] = file
     return files
 
@@ -133,9 +145,10 @@ def default_folders() -> dict[str, Path]:
     """
     import platformdirs
 
-    home = Path(os.environ.get("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
+    home = Path(os.getenv("ORCA_HOME") or platformdirs.user_cache_dir("orca_cli"))
+    runs = Path(os.getenv("ORCA_RUNS") or "runs")
     return {
-        "runs": Path(os.environ.get("ORCA_RUNS") or "runs"),
+        "runs": runs,
         "data": home / "data",
         "cache": home / "cache",
     }
@@ -153,25 +166,25 @@ def comments(path: Path) -> dict[str, str]:
     The groups above a key and the variants of a task are left out.
     """
     meanings: dict[str, str] = {}
-    above: list[str] = []
+    comments_above: list[str] = []
     # The comment at the top is about the whole file.
     lines = itertools.dropwhile(lambda line: line.startswith("#"), _text(path).splitlines())
     for line in lines:
-        text = line.strip()
+        stripped_line = line.strip()
         # Variants come last in a file, and their keys are no settings of the task.
-        if text in ("departures:", "hparams:"):
+        if stripped_line in ("departures:", "hparams:"):
             break
-        if text.startswith("#"):
-            above.append(text.lstrip("#").strip())
+        if stripped_line.startswith("#"):
+            comments_above.append(stripped_line.lstrip("#").strip())
             continue
-        key = re.match(r"([\w.]+):", text)
-        behind = re.search(r"\s#\s*(.+)", text)
-        meaning = behind[1] if behind else " ".join(above)
-        if key and meaning:
+        key_match = re.match(r"([\w.]+):", stripped_line)
+        comment_behind = re.search(r"\s#\s*(.+)", stripped_line)
+        meaning = comment_behind[1] if comment_behind else " ".join(comments_above)
+        if key_match and meaning:
             # The first comment on a key counts.
-            meanings.setdefault(key[1], meaning)
+            meanings.setdefault(key_match[1], meaning)
         # A comment belongs to the next line only.
-        above = []
+        comments_above = []
     return meanings
 
 
@@ -197,18 +210,18 @@ def content(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is too large, or is not a YAML mapping.
         UnsafeError: it would take far more memory than its size, or asks for objects of Python.
     """
-    text = _text(path)
+    yaml_text = _text(path)
     try:
         # In two steps, so that the nodes are checked before any object is made of them.
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is not None:
-            _check_nodes(root, path)
-        settings = None if root is None else loader.construct_document(root)
+        loader = yaml.SafeLoader(yaml_text)
+        root_node = loader.get_single_node()
+        if root_node is not None:
+            _check_nodes(root_node, path)
+        settings = None if root_node is None else loader.construct_document(root_node)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
-        where = str(path) if mark is None else f"{path}:{mark.line + 1}"
+        where = str(path) if mark is None else _line(path, mark)
         # Only a tag such as !!python/object makes the safe loader raise it.
         if isinstance(error, yaml.constructor.ConstructorError):
             raise UnsafeError(f"asks for an object: {problem}", where=where, hint=_PLAIN) from error
@@ -262,8 +275,11 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
             if block != group:
                 continue
             if name in by_name:
-                message = f"the file of task={task} has its own '{name}'"
-                raise ConfigError(message, where=str(by_name[name].path), hint="rename it")
+                raise ConfigError(
+                    f"the file of task={task} has its own '{name}'",
+                    where=str(by_name[name].path),
+                    hint="rename it",
+                )
             by_name[name] = Variant(path, text, settings)
     return dict(sorted(by_name.items()))
 
@@ -272,22 +288,25 @@ def in_task(
     task: str, content: dict[str, Any], where: str
 ) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield block, name, description and settings of every variant in a task's file."""
-    node = content.get("task")
-    if not isinstance(node, dict):
+    task_settings = content.get("task")
+    if not isinstance(task_settings, dict):
         return
     # Popped, so that the description is not taken for a setting.
-    for protocol, entry in mapping(node.get("departures"), f"{where}: departures").items():
+    departures = mapping(task_settings.get("departures"), f"{where}: departures")
+    for protocol, entry in departures.items():
         settings = mapping(entry, f"{where}: departures.{protocol}")
-        text = str(settings.pop("description", ""))
+        description_text = str(settings.pop("description", ""))
         # The same form as a file of the group: with the section as a key.
-        yield "departures", f"{protocol}/{task}", text, {"task": settings}
-    for protocol, bodies in mapping(node.get("hparams"), f"{where}: hparams").items():
-        for body, entry in mapping(bodies, f"{where}: hparams.{protocol}").items():
+        yield "departures", f"{protocol}/{task}", description_text, {"task": settings}
+    hparams = mapping(task_settings.get("hparams"), f"{where}: hparams")
+    for protocol, bodies in hparams.items():
+        hparams_of_protocol = mapping(bodies, f"{where}: hparams.{protocol}")
+        for body, entry in hparams_of_protocol.items():
             block = f"{where}: hparams.{protocol}.{body}"
             # A variant may not touch data and folders, so that a task's file cannot redirect a run.
             settings = mapping(entry, block, ("description", *_SECTIONS))
-            text = str(settings.pop("description", ""))
-            yield "hparams", f"{protocol}/{task}-{body}", text, settings
+            description_text = str(settings.pop("description", ""))
+            yield "hparams", f"{protocol}/{task}-{body}", description_text, settings
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
@@ -296,7 +315,7 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
-        where = f"{path}:{node.start_mark.line + 1}"
+        where = _line(path, node.start_mark)
         if id(node) not in sizes:
             # 0 while its children are counted: whoever meets the 0 again is inside the node itself.
             sizes[id(node)] = 0
@@ -305,8 +324,9 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
         if sizes[id(node)] == 0:
             raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if sizes[id(node)] > _MOST_VALUES:
-            message = f"stands for more than {_MOST_VALUES} values"
-            raise UnsafeError(message, where=where, hint=_PLAIN)
+            raise UnsafeError(
+                f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN
+            )
         return sizes[id(node)]
 
     size(root)
@@ -318,15 +338,23 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
         return []
     if not isinstance(node, yaml.MappingNode):
         return list(node.value)
-    keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    last_of_name = {key.value: key for key in keys}
-    for key in keys:
-        last = last_of_name[key.value]
-        if last is not key:
-            where = f"{path}:{last.start_mark.line + 1}"
+    key_nodes = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    last_of_name = {key.value: key for key in key_nodes}
+    for key in key_nodes:
+        last_node = last_of_name[key.value]
+        if last_node is not key:
+            where = _line(path, last_node.start_mark)
             raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+    children: list[yaml.Node] = []
     # Keys as well as values: a key may be a collection too.
-    return [child for pair in node.value for child in pair]
+    for pair in node.value:
+        children.extend(pair)
+    return children
+
+
+def _line(path: Path, mark: Any) -> str:
+    """Return the file and the line, from 1, of a mark of YAML's, for a message."""
+    return f"{path}:{mark.line + 1}"
 
 
 def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
@@ -336,24 +364,28 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
     Hydra runs and logs (which can name any code), read the environment, or lead out of the folder.
     """
     # Resolved, since the folder itself may be reached by a link.
-    root = folder.resolve()
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
-        names = path.relative_to(folder).parts
-        group = names[0]
+    real_folder = folder.resolve()
+    yaml_files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
+    for path in sorted(yaml_files):
+        path_parts = path.relative_to(folder).parts
+        group = path_parts[0]
         where = str(path)
-        if not path.resolve().is_relative_to(root):
-            message = "is a link that leads out of the folder"
-            raise UnsafeError(message, where=where, hint="put the file there")
+        if not path.resolve().is_relative_to(real_folder):
+            raise UnsafeError(
+                "is a link that leads out of the folder", where=where, hint="put the file there"
+            )
         # A file directly in the folder could replace config.yaml.
-        if group == "hydra" or len(names) == 1:
+        if group == "hydra" or len(path_parts) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
-            hint = suggest(group, groups)
-            raise ConfigError(f"there is no group '{group}'", where=where, hint=hint)
+            raise ConfigError(
+                f"there is no group '{group}'", where=where, hint=suggest(group, groups)
+            )
         for package in re.findall(r"^\s*#\s*@package\s+(\S+)", _text(path), re.MULTILINE):
             if package not in ("_global_", "_group_", group):
-                message = f"'@package {package}' puts its settings elsewhere"
-                raise UnsafeError(message, where=where, hint=_ADDS)
+                raise UnsafeError(
+                    f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS
+                )
         for key, text in _texts(content(path)):
             _check_untrusted_text(key, text, where)
 
@@ -367,19 +399,23 @@ def _check_untrusted_text(key: str, text: str, where: str) -> None:
         raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
     # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra's.
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
-    if changes_hydra or key.partition(".")[0] in ("hydra", "paths"):
-        message = f"'{text}' at '{key}' would change how the program runs"
-        raise UnsafeError(message, where=where, hint="type what may be typed")
+    section = key.partition(".")[0]
+    if changes_hydra or section in ("hydra", "paths"):
+        raise UnsafeError(
+            f"'{text}' at '{key}' would change how the program runs",
+            where=where,
+            hint="type what may be typed",
+        )
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield the dotted key and the text of every key and scalar in nested settings."""
     if isinstance(node, dict):
         for name, entry in node.items():
-            inner = f"{key}.{name}" if key else str(name)
+            inner_key = f"{key}.{name}" if key else str(name)
             # Keys are interpolated as well.
-            yield inner, str(name)
-            yield from _texts(entry, inner)
+            yield inner_key, str(name)
+            yield from _texts(entry, inner_key)
     elif isinstance(node, list):
         for entry in node:
             yield from _texts(entry, key)
@@ -392,19 +428,25 @@ def _text(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             # A byte more than allowed shows that the file is too large without reading all of it.
-            raw = file.read(_MOST_BYTES + 1)
+            encoded = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    if len(raw) > _MOST_BYTES:
-        message = f"is larger than {_MOST_BYTES} bytes"
-        raise ConfigError(message, where=str(path), hint="settings are a page of text")
+        reason = error.strerror or error
+        raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
+    if len(encoded) > _MOST_BYTES:
+        raise ConfigError(
+            f"is larger than {_MOST_BYTES} bytes",
+            where=str(path),
+            hint="settings are a page of text",
+        )
     # Hydra's reader would take the mark for a part of the first key.
-    if raw.startswith(codecs.BOM_UTF8):
-        message = "begins with a byte order mark"
-        raise ConfigError(message, where=f"{path}:1", hint="save it as UTF-8 without one")
+    if encoded.startswith(codecs.BOM_UTF8):
+        raise ConfigError(
+            "begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one"
+        )
     try:
-        return raw.decode("utf-8")
+        return encoded.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        message = "cannot be read: is not UTF-8"
-        raise ConfigError(message, where=f"{path}:{line}", hint="save it as UTF-8") from error
+        line = encoded.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            "cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8"
+        ) from error

@@ -80,33 +80,37 @@ def declared(target: str) -> dict[str, Setting]:
     if path is None:
         return {}
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        syntax_tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return {}
     # Only statements of the module's top level: the name is looked up there.
-    for statement in tree.body:
+    for statement in syntax_tree.body:
         # A part may be offered by another module than its own.
         if isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 if name == (alias.asname or alias.name):
                     return declared(f"{statement.module}.{alias.name}")
         if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
-            return _Module(module, tree).settings(statement)
+            return _Module(module, syntax_tree).settings(statement)
     return {}
 
 
 def _source(module: str) -> Path | None:
     """Return the file of a module; None where it has none."""
-    package, *names = module.split(".")
+    package, *submodules = module.split(".")
     # find_spec would import the packages of the module.
     if package == _PACKAGE.name:
-        path = _PACKAGE.joinpath(*names)
-        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        path = _PACKAGE.joinpath(*submodules)
+        if path.is_dir():
+            return path / "__init__.py"
+        return path.with_suffix(".py")
     try:
         spec = importlib.util.find_spec(module)
     except Exception:  # noqa: BLE001 - a package of the user's own may raise what it likes
         return None
-    return None if spec is None or spec.origin is None else Path(spec.origin)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin)
 
 
 @dataclass(frozen=True)
@@ -135,18 +139,18 @@ class _Module:
         arguments = function.args
         # As ast has them: defaults of the last positional parameters, and one entry, perhaps None,
         # for each keyword-only parameter.
-        undeclared = len(arguments.args) - len(arguments.defaults)
-        defaults = [*[None] * undeclared, *arguments.defaults, *arguments.kw_defaults]
+        n_without_default = len(arguments.args) - len(arguments.defaults)
+        defaults = [*[None] * n_without_default, *arguments.defaults, *arguments.kw_defaults]
+        parameters = [*arguments.args, *arguments.kwonlyargs]
         settings: dict[str, Setting] = {}
-        for argument, default in zip(
-            [*arguments.args, *arguments.kwonlyargs], defaults, strict=True
-        ):
+        for parameter, default in zip(parameters, defaults, strict=True):
             # The fields of the record take the place of the parameter; the function's own come on
             # top.
-            if argument.arg == "settings" and isinstance(argument.annotation, ast.Name):
-                settings = declared(f"{self.name}.{argument.annotation.id}") | settings
-            elif argument.arg != "self":
-                self._add(settings, argument.arg, argument.annotation, default)
+            if parameter.arg == "settings" and isinstance(parameter.annotation, ast.Name):
+                record = f"{self.name}.{parameter.annotation.id}"
+                settings = declared(record) | settings
+            elif parameter.arg != "self":
+                self._add(settings, parameter.arg, parameter.annotation, default)
         return settings
 
     def _add(
@@ -192,7 +196,7 @@ def _meaning(annotation: ast.expr | None) -> str:
         if not isinstance(expression, ast.Subscript) or not _is_name(expression.value, "Annotated"):
             continue
         # The children are the entries in brackets and then the context, which is no entry.
-        last = list(ast.iter_child_nodes(expression.slice))[-2]
-        if isinstance(last, ast.Constant) and isinstance(last.value, str):
-            return last.value
+        last_entry = list(ast.iter_child_nodes(expression.slice))[-2]
+        if isinstance(last_entry, ast.Constant) and isinstance(last_entry.value, str):
+            return last_entry.value
     return ""

@@ -68,11 +68,11 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a result."""
     settings = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
-    settings["train"] = {
-        key: entry
-        for key, entry in content["train"].items()
-        if f"train.{key}" not in WITHOUT_EFFECT
-    }
+    train_settings = {}
+    for key, entry in content["train"].items():
+        if f"train.{key}" not in WITHOUT_EFFECT:
+            train_settings[key] = entry
+    settings["train"] = train_settings
     if settings["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
         settings["task"] = settings["task"] | {"channels_last": False}
@@ -80,20 +80,21 @@ def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part_by_content(
-    node: dict[str, Any], name: str, data_folder: Path
+    part_settings: dict[str, Any], choice: str, data_folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return a part's settings with digests in place of paths, and path -> digest.
 
-    `name` is its choice, which is also the name of its folder unless it has a setting `path`.
+    `choice` is also the name of the part's folder unless it has a setting `path`.
     """
     digests_by_path: dict[str, str] = {}
     # The block says where to get the data, not what they are.
-    settings = {key: entry for key, entry in node.items() if key != "data"}
-    path = Path(str(settings.get("path") or name)).expanduser()
+    settings = {key: entry for key, entry in part_settings.items() if key != "data"}
+    path_text = str(settings.get("path") or choice)
+    path = Path(path_text).expanduser()
     is_folder = bool(settings.get("path")) and path.is_dir()
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
-    for file in _described_files(node.get("data")):
+    for file in _described_files(part_settings.get("data")):
         # A file that is absent does not count: the task will say that it is missing.
         digest = _noted_digest(folder / file, digests_by_path)
         if digest:
@@ -109,19 +110,19 @@ def _part_by_content(
 
 def _described_files(block: Any) -> list[str]:
     """Return the files, and the members of archives, that a block `data` says where to get."""
-    names: list[str] = []
+    file_names: list[str] = []
     if not isinstance(block, dict):
-        return names
+        return file_names
     for file in block.get("files") or []:
-        names.append(str(file["path"]))
-        names.extend(str(member) for member in file.get("members") or [])
-    return names
+        file_names.append(str(file["path"]))
+        file_names.extend(str(member) for member in file.get("members") or [])
+    return file_names
 
 
 def _sha256(content: dict[str, Any]) -> str:
     # Sorted and without spaces, so that equal settings give equal bytes.
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str).encode()
+    return hashlib.sha256(text).hexdigest()
 
 
 def _noted_digest(path: Path, digests: dict[str, str]) -> str | None:
@@ -167,12 +168,13 @@ def digest_of(path: Path) -> str | None:
         files = _files(path) if is_folder else [path]
         is_large = sum(file.stat().st_size for file in files) >= _HASH_BELOW
         if is_folder:
-            lines = [
+            digest_lines = []
+            for file in files:
                 # Relative names: moving a folder does not change it.
-                f"{file.relative_to(path).as_posix()} {_file_digest(file, is_large)}"
-                for file in files
-            ]
-            return "folder:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+                name = file.relative_to(path).as_posix()
+                digest_lines.append(f"{name} {_file_digest(file, is_large)}")
+            digest = hashlib.sha256("\n".join(digest_lines).encode())
+            return f"folder:{digest.hexdigest()}"
         if path.is_file():
             return _file_digest(path, is_large)
     return None
@@ -187,26 +189,33 @@ def _files(path: Path) -> list[Path]:
 
     files: list[Path] = []
     visited = set()
-    for folder, subfolders, names in os.walk(path, followlinks=True, onerror=fail):
-        facts = os.stat(folder)
-        identity = (facts.st_dev, facts.st_ino)
+    for folder, subfolders, file_names in os.walk(path, followlinks=True, onerror=fail):
+        folder_facts = os.stat(folder)
+        identity = (folder_facts.st_dev, folder_facts.st_ino)
         if identity in visited:
             # A link to a folder further up would be followed for ever.
             subfolders.clear()
             continue
         visited.add(identity)
-        candidates = (Path(folder) / name for name in names)
-        files.extend(file for file in candidates if file.is_file())
+        for name in file_names:
+            file = Path(folder) / name
+            if file.is_file():
+                files.append(file)
     # The order in which a file system lists names does not matter.
     return sorted(files)
 
 
 def _file_digest(path: Path, is_large: bool) -> str:
-    facts = path.stat()
+    file_facts = path.stat()
     if is_large:
-        return f"stat:{facts.st_size}:{facts.st_mtime_ns}"
+        return f"stat:{file_facts.st_size}:{file_facts.st_mtime_ns}"
     # With inode and time of change, since a copy may keep the time of modification.
-    version = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    version = (
+        file_facts.st_ino,
+        file_facts.st_size,
+        file_facts.st_mtime_ns,
+        file_facts.st_ctime_ns,
+    )
     return "sha256:" + _sha256_of(path, version)
 
 

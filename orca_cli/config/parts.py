@@ -18,6 +18,7 @@ from typing import Any
 
 from orca_cli.config import configuration
 from orca_cli.config.ranges import check_value
+from orca_cli.config.schema import is_within
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
@@ -73,9 +74,20 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
 # Torch's losses of outputs and targets. Its others take more tensors or other targets, or have
 # weights of their own.
 _TORCH_LOSSES = (
-    *("BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss"),
-    *("KLDivLoss", "L1Loss", "MSELoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"),
-    *("NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss"),
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HingeEmbeddingLoss",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
+    "MSELoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
 )
 # Place -> place that admits the same names: an error over chunks averages any other error.
 _SAME = {"task.error.error": "task.error"}
@@ -108,18 +120,19 @@ def admitted(place: str) -> frozenset[str]:
         return frozenset(_PREPROCESSING)
     group, _, setting = place.partition(".")
     # A place below the group, such as an argument of its part, has a list of its own.
-    names = set(_named_in_files(group).get(place, ()))
+    admitted_names = set(_named_in_files(group).get(place, ()))
     if group == "task" and setting in _NAMES:
-        for paths in _NAMES[setting].values():
-            names |= {_HOME + path for path in paths.values()}
+        for class_paths in _NAMES[setting].values():
+            admitted_names |= {_HOME + path for path in class_paths.values()}
     if place == "task.loss":
-        names |= {f"torch.nn.{name}" for name in _TORCH_LOSSES}
-    return frozenset(names)
+        admitted_names |= {f"torch.nn.{name}" for name in _TORCH_LOSSES}
+    return frozenset(admitted_names)
 
 
 def admits(place: str, name: str) -> bool:
     """Return whether a place admits a dotted name, by its list or by `--allow-module`."""
-    return name in admitted(place) or _is_within(name.rpartition(".")[0] or name, _extra_modules)
+    module = name.rpartition(".")[0] or name
+    return name in admitted(place) or is_within(module, _extra_modules)
 
 
 def check_admitted(node: Any, key: str, place: str = "") -> None:
@@ -137,7 +150,7 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
         if not admits(place, name):
             hint = suggest(name, admitted(place))
             # The program itself needs no trust: the name is only at the wrong place.
-            if not _is_within(module, ("orca_cli",)):
+            if not is_within(module, ("orca_cli",)):
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
     # Arguments that are nodes have places of their own.
@@ -172,12 +185,13 @@ def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
     for name, argument in arguments.items():
         if _is_node(argument):
             arguments[name] = build(argument, f"{key}.{name}")
-    record = _settings_record(target)
-    if record is not None:
+    record_class = _settings_record(target)
+    if record_class is not None:
         # Such as folders, which are the function's own parameters and not fields of the record.
-        own_names = inspect.signature(target).parameters.keys() & arguments.keys()
+        own_parameters = inspect.signature(target).parameters
+        own_names = own_parameters.keys() & arguments.keys()
         own_arguments = {name: arguments.pop(name) for name in own_names}
-        return target(settings=record(**arguments), **own_arguments)
+        return target(settings=record_class(**arguments), **own_arguments)
     # A function, or code of the program, raises errors of its own; any other error is a bug.
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
@@ -256,7 +270,7 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     # A listed name counts as it is: torch.nn, for example, takes its losses from other modules.
     is_listed = name in admitted(place or key)
     # Otherwise a trusted module would offer everything that it imports, such as os.system.
-    if not is_code or not (is_listed or _is_within(_module_of(target), _extra_modules)):
+    if not is_code or not (is_listed or is_within(_module_of(target), _extra_modules)):
         raise UnsafeError(
             f"'{name}' is not defined there",
             where=where,
@@ -273,20 +287,22 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
     """
     if not isinstance(value, str):
         return value
-    names: dict[str, str] = {}
+    class_paths: dict[str, str] = {}
     # Where the kind is not known yet, a name of any kind passes.
     for table in _tables(kind, integer_targets):
-        names |= _NAMES[setting][table]
-    if value not in names:
+        class_paths |= _NAMES[setting][table]
+    if value not in class_paths:
         scope = ""
         if kind is not None:
             scope = f" for task.kind={kind}"
         if kind == "dense" and integer_targets:
             scope += " with integer targets"
         raise ConfigError(
-            f"'{value}' is not allowed{scope}", where=f"task.{setting}", hint=suggest(value, names)
+            f"'{value}' is not allowed{scope}",
+            where=f"task.{setting}",
+            hint=suggest(value, class_paths),
         )
-    return {TARGET: _HOME + names[value]}
+    return {TARGET: _HOME + class_paths[value]}
 
 
 def bind(
@@ -303,18 +319,17 @@ def bind(
     """
     parameters = parameters_of(target)
     # The program passes these, so a file may not.
-    passed = {*reserved, *fixed}
-    kinds = {parameter.kind for parameter in parameters.values()}
-    settable = [
-        name
-        for name, parameter in parameters.items()
+    passed_names = {*reserved, *fixed}
+    settable = []
+    takes_any = False
+    for name, parameter in parameters.items():
         # *args and **kwargs are no settings by themselves.
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in passed
-    ]
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in passed_names:
+            settable.append(name)
     for name in arguments:
-        if name in passed or not (name in settable or takes_any):
+        if name in passed_names or not (name in settable or takes_any):
             raise ConfigError(
                 f"{target.__qualname__} has no parameter '{name}'",
                 where=f"{key}.{name}",
@@ -325,18 +340,19 @@ def bind(
             raise ConfigError(
                 "a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=..."
             )
-    hints = _hints(target)
+    annotations = _hints(target)
     values = arguments | dict(fixed)
     for name, argument in values.items():
-        if name in hints and not _is_node(argument):
-            check_value(argument, hints[name], f"{key}.{name}")
+        if name in annotations and not _is_node(argument):
+            check_value(argument, annotations[name], f"{key}.{name}")
     # In the module of the function, by this name; it compares arguments with one another.
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
         # Arguments that are not given have their defaults.
         settings = {name: parameter.default for name, parameter in parameters.items()}
         settings |= values
-        checker(**{name: settings[name] for name in inspect.signature(checker).parameters})
+        compared = inspect.signature(checker).parameters
+        checker(**{name: settings[name] for name in compared})
 
 
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -346,12 +362,13 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     besides.
     """
     parameters = dict(inspect.signature(target).parameters)
-    record = _settings_record(target)
-    if record is None:
+    record_class = _settings_record(target)
+    if record_class is None:
         return parameters
     del parameters["settings"]
     # The record's fields come first, so that listings show them in its order.
-    return dict(inspect.signature(record).parameters) | parameters
+    fields = inspect.signature(record_class).parameters
+    return dict(fields) | parameters
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
@@ -359,22 +376,24 @@ def _settings_record(target: Callable[..., Any]) -> type | None:
 
     None if each setting is a parameter.
     """
-    hint = _hints_of(target).get("settings")
-    return hint if inspect.isclass(hint) and dataclasses.is_dataclass(hint) else None
+    annotation = _hints_of(target).get("settings")
+    if inspect.isclass(annotation) and dataclasses.is_dataclass(annotation):
+        return annotation
+    return None
 
 
 @functools.cache
 def _named_in_files(group: str) -> Mapping[str, set[str]]:
     """Return place -> targets of its nodes in the program's own files of a group."""
-    names: dict[str, set[str]] = {}
+    targets_by_place: dict[str, set[str]] = {}
     for stem, path in configuration.choices(group).items():
         content = configuration.content(path)
         variants = [settings for *_, settings in configuration.in_task(stem, content, str(path))]
         # A variant of a task may name another error or loss than the task.
         for settings in (content, *variants):
             for place, target in _nodes(settings.get(group, settings), group):
-                names.setdefault(place, set()).add(target)
-    return names
+                targets_by_place.setdefault(place, set()).add(target)
+    return targets_by_place
 
 
 def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -405,8 +424,8 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a callable's parameters, as `parameters_of` has them."""
     hints = _hints_of(target)
-    record = _settings_record(target)
-    return hints if record is None else hints | _hints_of(record)
+    record_class = _settings_record(target)
+    return hints if record_class is None else hints | _hints_of(record_class)
 
 
 def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
@@ -421,11 +440,6 @@ def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _module_of(value: Any) -> str:
     return str(getattr(value, "__module__", ""))
-
-
-def _is_within(module: str, roots: Iterable[str]) -> bool:
-    # With the dot, so that trusting `data` does not trust `database`.
-    return any(module == root or module.startswith(f"{root}.") for root in roots)
 
 
 def _is_node(value: Any) -> bool:

@@ -97,10 +97,13 @@ def fits(value: Any, hint: Any) -> bool:
     hint, choices, bounds = _read(hint)
     if choices or bounds:
         # The type first, since a text cannot be compared with a number.
-        is_within = fits(value, hint) and all(
-            _BOUNDS[name][1](value, bound) for name, bound in bounds
-        )
-        return is_within and all(choice.holds(value) for choice in choices)
+        if not fits(value, hint):
+            return False
+        for name, bound in bounds:
+            _, is_met = _BOUNDS[name]
+            if not is_met(value, bound):
+                return False
+        return all(choice.holds(value) for choice in choices)
     origin = typing.get_origin(hint)
     members = typing.get_args(hint)
     if origin in _UNIONS:
@@ -131,8 +134,11 @@ def in_words(hint: Any) -> str:
     if choices:
         return ", ".join(choices[0].texts)
     if bounds:
-        limits = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds)
-        return f"{in_words(hint)} {limits}"
+        limits = []
+        for name, bound in bounds:
+            limit_words, _ = _BOUNDS[name]
+            limits.append(f"{limit_words} {bound}")
+        return f"{in_words(hint)} {' and '.join(limits)}"
     origin = typing.get_origin(hint)
     members = typing.get_args(hint)
     if origin in _UNIONS:

@@ -1,12 +1,13 @@
 """The configuration of a run: its skeleton as dataclasses.
 
 Parts (task, body, source, metric, embedder, finetune, tracker) are `_target_` nodes. A setting is
-declared once: type, bounds or choices (`ranges`), meaning and default. `checks` enforces the
-declarations before any data are read, and `orca list settings` shows them.
+declared once: type, bounds or choices (`ranges`), meaning and default. `setting_checks` enforces
+the declarations before any data are read, and `orca list settings` shows them.
 """
 
 import functools
 import typing
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal
 
@@ -349,7 +350,17 @@ WITHOUT_EFFECT = (
 
 def is_without_effect(key: str) -> bool:
     """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
-    return any(key == section or key.startswith(f"{section}.") for section in WITHOUT_EFFECT)
+    return is_within(key, WITHOUT_EFFECT)
+
+
+def is_within(name: str, roots: Iterable[str]) -> bool:
+    """Return whether a dotted name is one of some names, or below one."""
+    for root in roots:
+        # With the dot: `database` is not below `data`.
+        is_below = name.startswith(f"{root}.")
+        if is_below or name == root:
+            return True
+    return False
 
 
 def lookup(config: Any, key: str) -> Any:
@@ -367,14 +378,14 @@ def lookup(config: Any, key: str) -> Any:
 @functools.cache
 def declared() -> dict[str, Any]:
     """Return dotted key -> annotation of every single setting of the schema, in order."""
-    hints: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+    annotations: dict[str, Any] = {}
+    for name, annotation in typing.get_type_hints(Config, include_extras=True).items():
         # A task is a dictionary in a run, but some of its settings are declared here.
-        section = Task if name == "task" else hint
+        section = Task if name == "task" else annotation
         if is_dataclass(section):
             for key, inner in typing.get_type_hints(section, include_extras=True).items():
-                hints[f"{name}.{key}"] = inner
+                annotations[f"{name}.{key}"] = inner
         # Parts are Any; their settings are declared by their signatures.
-        elif hint is not Any:
-            hints[name] = hint
-    return hints
+        elif annotation is not Any:
+            annotations[name] = annotation
+    return annotations

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli.config import configuration
-from orca_cli.config.configuration import key_of, mapping
+from orca_cli.config.configuration import key_of, mapping, value_of
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
@@ -44,6 +44,8 @@ _KEYS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
+# Axis -> names of choices; an arm meets it if its choices on all of these axes are among them.
+Condition = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Study:
     name: str = ""
     common: tuple[str, ...] = ()
     axes: dict[str, Choices] = field(default_factory=dict)
-    left_out: tuple[dict[str, tuple[str, ...]], ...] = ()
+    left_out: tuple[Condition, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -96,9 +98,10 @@ class Study:
         for name in names:
             # A typed value that is no choice of the axis may still be a value of the setting.
             if name not in choices and not setting:
-                hint = suggest(name, choices)
                 raise ConfigError(
-                    f"study={self.name} has no {axis} '{name}'", where=axis, hint=hint
+                    f"study={self.name} has no {axis} '{name}'",
+                    where=axis,
+                    hint=suggest(name, choices),
                 )
             chosen[name] = choices.get(name, (f"{setting}={name}",))
         return replace(self, axes=self.axes | {axis: chosen})
@@ -113,27 +116,29 @@ class Study:
         blanks = self._blanks()
         # Typed axes come last, and so beat those of the file.
         axes = self.axes | dict(typed)
-        pairs_of_axis = [[(axis, name) for name in choices] for axis, choices in axes.items()]
+        pairs_of_axis = []
+        for axis, choices in axes.items():
+            pairs_of_axis.append([(axis, name) for name in choices])
         arms = []
         for chosen in itertools.product(*pairs_of_axis):
             labels = dict(chosen)
             if self._is_left_out(labels):
                 continue
-            texts = list(self.common)
+            overrides = list(self.common)
             for axis, name in chosen:
-                texts.extend(axes[axis][name])
+                overrides.extend(axes[axis][name])
             # Placeholders are filled after all choices are known, since they may name a later axis.
             for axis in self.axes:
-                texts = [text.replace(f"{{{axis}}}", labels[axis]) for text in texts]
-            merged = _merged(texts, blanks)
+                overrides = [text.replace(f"{{{axis}}}", labels[axis]) for text in overrides]
+            merged_overrides = _merged(overrides, blanks)
             # A typed key that fills a blank, or cannot change a result, does not name an arm.
             for key in typed:
                 if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
                     del labels[key]
             arm = Arm(
                 labels=labels,
-                overrides=list(merged.values()),
-                lacks=self._lacks(merged, data_folder),
+                overrides=list(merged_overrides.values()),
+                lacks=self._lacks(merged_overrides, data_folder),
             )
             arms.append(arm)
         return arms
@@ -142,85 +147,88 @@ class Study:
         """Return the keys that some choice leaves to the command line."""
         blanks = set()
         for choices in self.axes.values():
-            for text in itertools.chain(*choices.values()):
-                if text.endswith(_BLANK):
-                    blanks.add(key_of(text))
+            for override in itertools.chain(*choices.values()):
+                if override.endswith(_BLANK):
+                    blanks.add(key_of(override))
         return blanks
 
     def _is_left_out(self, labels: Mapping[str, str]) -> bool:
-        # A condition is met if all of its axes have one of the listed choices.
-        return any(
-            all(labels[axis] in names for axis, names in condition.items())
-            for condition in self.left_out
-        )
+        for condition in self.left_out:
+            if all(labels[axis] in names for axis, names in condition.items()):
+                return True
+        return False
 
     def _lacks(self, merged: Mapping[str, str], data_folder: Path) -> str:
         """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
-        lacks = []
+        reasons = []
         for key, text in merged.items():
-            name = text.partition("=")[2].strip("'\"")
-            path = Path(name).expanduser()
+            file_name = value_of(text)
+            file_path = Path(file_name).expanduser()
             if text.endswith(_BLANK):
                 # The file says where to get what is missing.
                 source = self.files.get(key, "give it on the command line")
-                lacks.append(f"needs {key}=...: {source}")
-            elif key in self.files and not (path.exists() or (data_folder / path).exists()):
-                lacks.append(f"no {name} in the data folder {data_folder}: {self.files[key]}")
-        return "; ".join(lacks)
+                reasons.append(f"needs {key}=...: {source}")
+            elif key in self.files:
+                source = self.files[key]
+                is_present = file_path.exists() or (data_folder / file_path).exists()
+                if not is_present:
+                    reasons.append(f"no {file_name} in the data folder {data_folder}: {source}")
+        return "; ".join(reasons)
 
 
-def _merged(texts: Sequence[str], blanks: set[str]) -> dict[str, str]:
+def _merged(overrides: Sequence[str], blanks: set[str]) -> dict[str, str]:
     """Return key -> the override that counts, which is the last one of its key.
 
     The override of a key in `blanks` counts only after a choice has left that key blank: what is
     typed for one choice is not meant for the others.
     """
     merged: dict[str, str] = {}
-    for text in texts:
-        key = key_of(text)
+    for override in overrides:
+        key = key_of(override)
         fills_blank = merged.get(key, "").endswith(_BLANK)
-        if key not in blanks or text.endswith(_BLANK) or fills_blank:
-            merged[key] = text
+        if key not in blanks or override.endswith(_BLANK) or fills_blank:
+            merged[key] = override
     return merged
 
 
 def absent_lines(absent: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why arms cannot run."""
     lines = []
-    for reason, count in absent.items():
-        runs = "runs" if count > 1 else "run"
-        lines.append(f"{count} {runs} left out: {reason}")
+    for reason, n_arms in absent.items():
+        noun = "runs" if n_arms > 1 else "run"
+        lines.append(f"{n_arms} {noun} left out: {reason}")
     return lines
 
 
 def _axes(node: Any, where: str) -> dict[str, Choices]:
     """Return axis -> its choices, from the block `axes` of a file."""
     axes: dict[str, Choices] = {}
-    for axis, choices in mapping(node, f"{where}: axes").items():
+    axis_nodes = mapping(node, f"{where}: axes")
+    for axis, choices in axis_nodes.items():
         if isinstance(choices, list):
             # A list is short for a mapping whose choices are named by their values.
             choices = {text: f"{axis}={text}" for text in _texts(choices)}
         axes[axis] = {}
-        for name, entry in mapping(choices, f"{where}: {axis}").items():
+        choice_nodes = mapping(choices, f"{where}: {axis}")
+        for name, entry in choice_nodes.items():
             axes[axis][name] = _overrides(entry, f"{where}: {axis}.{name}")
     return axes
 
 
-def _left_out(
-    node: Any, axes: Mapping[str, Choices], where: str
-) -> tuple[dict[str, tuple[str, ...]], ...]:
+def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condition, ...]:
     """Return the conditions on arms that are left out, from the block `except` of a file."""
     conditions = []
     for entry in node or []:
         names_of_axis = mapping(entry, f"{where}: except", axes)
-        condition = {axis: _texts(names) for axis, names in names_of_axis.items()}
-        for axis, names in condition.items():
-            for name in names:
+        condition = {axis: _texts(choice_names) for axis, choice_names in names_of_axis.items()}
+        for axis, choice_names in condition.items():
+            for name in choice_names:
                 # A mistyped choice would silently leave out nothing.
                 if name not in axes[axis]:
-                    hint = suggest(name, axes[axis])
                     raise ConfigError(
-                        f"{axis} has no '{name}'", where=f"{where}: except", hint=hint
+                        f"{axis} has no '{name}'",
+                        where=f"{where}: except",
+                        hint=suggest(name, axes[axis]),
                     )
         conditions.append(condition)
     return tuple(conditions)
@@ -229,22 +237,31 @@ def _left_out(
 def _texts(node: Any) -> tuple[str, ...]:
     """Return the entries of a list, or a single entry, as they would be typed."""
     entries = node if isinstance(node, list) else [node]
-    # YAML reads true as a bool, and Python would write it as True.
-    return tuple(str(entry).lower() if isinstance(entry, bool) else str(entry) for entry in entries)
+    texts = []
+    for entry in entries:
+        text = str(entry)
+        # YAML reads true as a bool, and Python writes it as True.
+        texts.append(text.lower() if isinstance(entry, bool) else text)
+    return tuple(texts)
 
 
 def _overrides(node: Any, where: str) -> tuple[str, ...]:
-    texts = [node] if isinstance(node, str) else node
-    is_list = isinstance(texts, list) and all(
-        isinstance(text, str) and "=" in text for text in texts
-    )
-    if not is_list:
-        hint = "such as [task=digits, train.epochs=5]"
-        raise ConfigError("is not a list of overrides", where=where, hint=hint)
-    for text in texts:
+    override_texts = [node] if isinstance(node, str) else node
+    if not isinstance(override_texts, list) or not all(map(_is_override, override_texts)):
+        raise ConfigError(
+            "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
+        )
+    for text in override_texts:
         # A group with a package, or a key below a section, counts as the section.
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
-            hint = "type it on the command line"
-            raise UnsafeError(f"'{text}' sets how the program runs", where=where, hint=hint)
-    return tuple(texts)
+            raise UnsafeError(
+                f"'{text}' sets how the program runs",
+                where=where,
+                hint="type it on the command line",
+            )
+    return tuple(override_texts)
+
+
+def _is_override(node: Any) -> bool:
+    return isinstance(node, str) and "=" in node

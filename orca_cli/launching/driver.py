@@ -127,20 +127,20 @@ class Driver:
         for _, handle in self._running:
             self.executor.signal(handle, signal.SIGTERM)
         while self._running:
-            self._running = [
-                running for running in self._running if self.executor.ended(running.handle) is None
-            ]
+            for running in list(self._running):
+                if self.executor.ended(running.handle) is not None:
+                    self._running.remove(running)
             time.sleep(LOOK_EVERY_S)
 
     def _step(self) -> bool:
         """Start jobs, take the ends of others and watch the rest; returns whether any is left."""
-        number = signals.pending()
-        if number is None:
+        signal_number = signals.pending()
+        if signal_number is None:
             self._start()
         elif not self._is_signal_passed_on:
             self._is_signal_passed_on = True
             for _, handle in self._running:
-                self.executor.signal(handle, number)
+                self.executor.signal(handle, signal_number)
         self._take_ends()
         now = time.monotonic()
         if now > self._next_watch:
@@ -175,16 +175,16 @@ class Driver:
 
     def _log_counts(self) -> None:
         counts = self._ended | Counter(running=len(self._running), waiting=len(self._waiting))
-        texts = [f"{count} {state}" for state, count in counts.items()]
-        terminal.log.info(f"{', '.join(texts)} of {self.total}")
+        progress = ", ".join(f"{count} {state}" for state, count in counts.items())
+        terminal.log.info(f"{progress} of {self.total}")
 
     def _start(self) -> None:
         """Give the executor as many jobs as it takes, those that are due for a retry first."""
-        jobs: list[Job] = []
-        due = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
-        while len(self._running) + len(jobs) < self.executor.at_once:
-            if due:
-                waiting = due.pop(0)
+        jobs_to_start: list[Job] = []
+        due_retries = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
+        while len(self._running) + len(jobs_to_start) < self.executor.at_once:
+            if due_retries:
+                waiting = due_retries.pop(0)
                 self._waiting.remove(waiting)
                 job: Job | None = waiting.job
             else:
@@ -193,11 +193,11 @@ class Driver:
                 self._has_more = False
                 break
             if not self._is_elsewhere(job):
-                jobs.append(job)
-        if not jobs:
+                jobs_to_start.append(job)
+        if not jobs_to_start:
             return
-        handles = self.executor.start([job.command for job in jobs])
-        for job, handle in zip(jobs, handles, strict=True):
+        handles = self.executor.start([job.command for job in jobs_to_start])
+        for job, handle in zip(jobs_to_start, handles, strict=True):
             self._running.append(_Running(job, handle))
 
     def _is_elsewhere(self, job: Job) -> bool:
@@ -208,27 +208,31 @@ class Driver:
             return True
         if state != "completed" or job.name.identity not in self._counts:
             return False
-        run = claim.look(job.root, job.name)
-        if run is None:
+        completed_run = claim.look(job.root, job.name)
+        if completed_run is None:
             return False
         # Another process has completed the run while this driver waited for it.
-        report = {"state": "skipped", "code": 0, "path": str(run.path)}
+        report = {"state": "skipped", "code": 0, "path": str(completed_run.path)}
         self._end(job, Ended(status=0, report=report))
         return True
 
     def _end(self, job: Job, end: Ended) -> None:
         self._has_more = True
         self.work.ended(job, end)
-        self._ended[str(end.report.get("state") or "failed")] += 1
+        state = str(end.report.get("state") or "failed")
+        self._ended[state] += 1
 
     def _pass_over(self, job: Job) -> None:
         """Put a job back until the process that works on its run may have ended."""
         counts = self._counts[job.name.identity]
         if not counts["elsewhere"]:
-            message = "another process works on this run; going on with the others"
-            terminal.log.info(f"{job.command.label} {message}")
+            label = job.command.label
+            terminal.log.info(
+                f"{label} another process works on this run; going on with the others"
+            )
         counts["elsewhere"] += 1
-        self._waiting.append(_Waiting(time.monotonic() + _ELSEWHERE_S, job))
+        next_look = time.monotonic() + _ELSEWHERE_S
+        self._waiting.append(_Waiting(next_look, job))
 
     def _retry(self, job: Job, end: Ended) -> bool:
         """Schedule a retry unless the job itself has failed; returns whether one is scheduled."""
@@ -246,31 +250,35 @@ class Driver:
         if not cause or counts[cause] >= RETRIES[cause]:
             return False
         counts[cause] += 1
+        label = job.command.label
         plan = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
-        terminal.log.warning(f"{job.command.label} {_reason(end)}; {plan}")
+        terminal.log.warning(f"{label} {_reason(end)}; {plan}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
-        self._waiting.append(_Waiting(time.monotonic() + pause_s, job))
+        next_try = time.monotonic() + pause_s
+        self._waiting.append(_Waiting(next_try, job))
         return True
 
     def _restart(self, job: Job) -> None:
         """Schedule a job whose run cannot resume on another machine, to start the run again."""
-        message = (
-            "cannot be resumed exactly there (other processor, threads, packages or program): "
-            "starting the run again"
+        command = job.command
+        terminal.log.warning(
+            f"{command.label} cannot be resumed exactly there (other processor, threads, packages"
+            " or program): starting the run again"
         )
-        terminal.log.warning(f"{job.command.label} {message}")
-        command = replace(job.command, words=[*job.command.words, "--force"])
-        self._waiting.append(_Waiting(0.0, replace(job, command=command)))
+        forced_command = replace(command, words=[*command.words, "--force"])
+        self._waiting.append(_Waiting(0.0, replace(job, command=forced_command)))
 
 
 def _reason(end: Ended) -> str:
     """Return in words why a job has ended."""
     if end.lost:
         return end.lost
-    reported = (end.report.get("error") or {}).get("what")
-    if reported:
-        return str(reported)
+    error = end.report.get("error") or {}
+    message = error.get("what")
+    if message:
+        return str(message)
     status = end.status or 0
     if status < 0:
-        return f"its process was killed by {signal.Signals(-status).name}"
+        signal_name = signal.Signals(-status).name
+        return f"its process was killed by {signal_name}"
     return f"exit code {status}"

@@ -120,8 +120,14 @@ class Process:
         if not is_shown:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         # The texts that `Place.read` takes.
-        texts = [command.label, str(writable), str(os.getpid()), command.identity, command.program]
-        arguments = [*command.words, OPTION, *texts]
+        place_texts = [
+            command.label,
+            str(writable),
+            str(os.getpid()),
+            command.identity,
+            command.program,
+        ]
+        arguments = [*command.words, OPTION, *place_texts]
         # A fork would print the content of the buffers a second time.
         _flush()
         signals.block()
@@ -133,8 +139,9 @@ class Process:
                 self.pid = self._popen.pid
         except OSError as error:
             os.close(self._readable)
-            message = f"cannot start a process: {error}"
-            raise StorageError(message, hint="end other processes and retry") from error
+            raise StorageError(
+                f"cannot start a process: {error}", hint="end other processes and retry"
+            ) from error
         finally:
             os.close(writable)
             signals.unblock()
@@ -143,16 +150,17 @@ class Process:
         self, command: Command, arguments: Sequence[str], writable: int
     ) -> subprocess.Popen[bytes]:
         """Start the job as a new interpreter, which inherits the writable end of the pipe."""
-        quiet = None if self._errors is None else subprocess.DEVNULL
+        redirection = None if self._errors is None else subprocess.DEVNULL
+        variables = os.environ | {"PYTHONPATH": search_path()} | command.variables
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "orca_cli", *arguments],
-            env=os.environ | {"PYTHONPATH": search_path()} | command.variables,
+            env=variables,
             cwd=command.folder or None,
             pass_fds=(writable,),
             # The terminal's signals reach only the parent, which passes them on once.
             process_group=0,
-            stdin=quiet,
-            stdout=quiet,
+            stdin=redirection,
+            stdout=redirection,
             stderr=self._errors,
         )
 
@@ -187,8 +195,8 @@ class Process:
         """Return the exit code, -N for signal N; None while the job runs."""
         if self._popen is not None:
             return self._popen.poll()
-        pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
+        ended_pid, wait_status = os.waitpid(self.pid, os.WNOHANG)
+        if ended_pid == 0:
             return None
         return os.waitstatus_to_exitcode(wait_status)
 
@@ -208,9 +216,10 @@ class Process:
         if self._errors is None:
             return ""
         self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace").strip()
+        content = self._errors.read()
         self._errors.close()
-        return text[-_LAST_WORDS:]
+        error_text = content.decode(errors="replace").strip()
+        return error_text[-_LAST_WORDS:]
 
 
 @dataclass
@@ -249,14 +258,16 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
         error = ConfigError(message, where="paths.runs", hint=hint)
         return asdict(Ended(status=error.code, report=failure_report(error)))
     process = Process(command)
-    handlers = {}
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in _PASSED_ON:
-            handlers[number] = signal.signal(number, lambda number, _: process.signal(number))
+            previous_handlers[number] = signal.signal(
+                number, lambda number, _: process.signal(number)
+            )
     try:
         return asdict(_wait(process))
     finally:
-        for number, handler in handlers.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
@@ -276,21 +287,21 @@ def failure_report(
     error: OrcaError, state: str = "failed", path: str | None = None
 ) -> dict[str, Any]:
     """Return the report of a job that an error ended."""
-    texts = {
+    error_texts = {
         "kind": type(error).__name__,
         "what": error.what[:_LONGEST_TEXT],
         "where": error.where[:_LONGEST_TEXT],
         "hint": error.hint[:_LONGEST_TEXT],
     }
-    return {"state": state, "code": error.code, "path": path, "error": texts}
+    return {"state": state, "code": error.code, "path": path, "error": error_texts}
 
 
 def report(pipe: int, record: Mapping[str, Any]) -> None:
     """Report from a job how it ends, if the process that started it still listens."""
-    content = json.dumps(record).encode()
-    if len(content) <= _LONGEST:
+    encoded_record = json.dumps(record).encode()
+    if len(encoded_record) <= _LONGEST:
         with suppress(OSError):
-            os.write(pipe, content)
+            os.write(pipe, encoded_record)
 
 
 def search_path() -> str:
@@ -299,8 +310,8 @@ def search_path() -> str:
     Folders of the interpreter itself are left out.
     """
     of_interpreter = (sys.prefix, sys.base_prefix)
-    folders = [path for path in sys.path if path and not path.startswith(of_interpreter)]
-    return os.pathsep.join(folders)
+    module_folders = [path for path in sys.path if path and not path.startswith(of_interpreter)]
+    return os.pathsep.join(module_folders)
 
 
 def _can_fork(command: Command) -> bool:
@@ -315,10 +326,10 @@ def _can_fork(command: Command) -> bool:
 def _fork(arguments: list[str], main: Main) -> int:
     """Fork this process into a job, and return its process id."""
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
+    child_pid = os.fork()
+    if child_pid == 0:
         _become(arguments, main, parent)
-    return pid
+    return child_pid
 
 
 def _become(arguments: list[str], main: Main, parent: int) -> NoReturn:

@@ -59,17 +59,19 @@ class Ray:
                 runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
             )
         except Exception as error:  # noqa: BLE001 - Ray has types of its own for each way to fail
-            raise _gone(f"does not answer: {' '.join(str(error).split())[:200]}") from error
+            message = " ".join(str(error).split())
+            raise _gone(f"does not answer: {message[:200]}") from error
         try:
             resources = self._ray.cluster_resources()
             if self.gpus is None:
                 self.gpus = float("GPU" in resources)
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            self._check_room(nodes, self.gpus)
+            living_nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._check_room(living_nodes, self.gpus)
             # No retries by Ray: the driver alone decides what is tried again.
-            options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
-            self._task = self._ray.remote(**options)(attend)
-            terminal.log.info(f"Ray: {len(nodes)} nodes, {resources.get('CPU', 0):g} processors")
+            task_options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
+            self._task = self._ray.remote(**task_options)(attend)
+            n_processors = resources.get("CPU", 0)
+            terminal.log.info(f"Ray: {len(living_nodes)} nodes, {n_processors:g} processors")
             yield self
         finally:
             self._ray.shutdown()
@@ -79,9 +81,11 @@ class Ray:
         for node in nodes:
             if node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus:
                 return
-        message = f"no node has {self.threads} processors and {gpus:g} GPUs for a job"
-        hint = "ask for less, or add such a node: ray start"
-        raise ConfigError(message, where="--threads, --gpus", hint=hint)
+        raise ConfigError(
+            f"no node has {self.threads} processors and {gpus:g} GPUs for a job",
+            where="--threads, --gpus",
+            hint="ask for less, or add such a node: ray start",
+        )
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
         """Submit commands."""
@@ -93,8 +97,8 @@ class Ray:
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a task ended; None while it waits or runs."""
-        ready, _ = self._ray.wait([handle], timeout=0)
-        if not ready:
+        ended_tasks, _ = self._ray.wait([handle], timeout=0)
+        if not ended_tasks:
             return None
         errors = self._ray.exceptions
         try:
@@ -103,7 +107,8 @@ class Ray:
             return Ended(status=None)
         # A bug of the program, or another version of it on that machine.
         except errors.RayTaskError as error:
-            return Ended(status=1, last_words=" ".join(str(error).split())[-_LAST_WORDS:])
+            message = " ".join(str(error).split())
+            return Ended(status=1, last_words=message[-_LAST_WORDS:])
         except errors.LocalRayletDiedError as error:
             raise _gone("has ended") from error
         except errors.RayError as error:

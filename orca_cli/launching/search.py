@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_cli import seeding, storage
 from orca_cli.config import configuration
-from orca_cli.config.configuration import key_of
+from orca_cli.config.configuration import key_of, value_of
 from orca_cli.config.ranges import Count, check_value, fits
 from orca_cli.exceptions import ConfigError, DataError, need, suggest
 from orca_cli.runs import claim
@@ -80,20 +80,24 @@ class Space:
     def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
         """Return drawn values as settings, numbers from continuous ranges with three digits."""
         settings: dict[str, Plain] = {}
-        for key, param in self.params.items():
+        for setting, distribution in self.params.items():
+            settings[setting] = drawn[setting]
             # Only the distribution of a continuous range has a step that is None.
-            is_continuous = getattr(param, "step", 0) is None
-            settings[key] = float(f"{drawn[key]:.{_DIGITS}g}") if is_continuous else drawn[key]
+            if getattr(distribution, "step", 0) is None:
+                settings[setting] = float(f"{drawn[setting]:.{_DIGITS}g}")
         return settings
 
     def corners(self) -> Iterator[dict[str, Plain]]:
         """Yield settings in which every choice and both ends of every range occur."""
         values = {}
-        for key, param in self.params.items():
-            is_choice = hasattr(param, "choices")
-            values[key] = list(param.choices) if is_choice else [param.low, param.high]
-        for i in range(max(map(len, values.values()), default=1)):
-            yield {key: listed[i % len(listed)] for key, listed in values.items()}
+        for setting, distribution in self.params.items():
+            if hasattr(distribution, "choices"):
+                values[setting] = list(distribution.choices)
+            else:
+                values[setting] = [distribution.low, distribution.high]
+        n_corners = max(map(len, values.values()), default=1)
+        for corner in range(n_corners):
+            yield {setting: listed[corner % len(listed)] for setting, listed in values.items()}
 
 
 @dataclass
@@ -131,12 +135,13 @@ class Search:
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
         """Return the overrides of a trial with drawn settings, or None for the first trial."""
-        runs = configuration.quoted((self.folder / "runs").absolute())
+        runs_folder = (self.folder / "runs").absolute()
         overrides = dict(self.typed)
         drawn = {} if settings is None else self.fixed | dict(settings)
-        for key, value in (_CLOSED | drawn | {"seed": self.seed}).items():
+        values = _CLOSED | drawn | {"seed": self.seed}
+        for key, value in values.items():
             overrides[key] = f"{key}={as_typed(value)}"
-        overrides["paths.runs"] = f"paths.runs={runs}"
+        overrides["paths.runs"] = f"paths.runs={configuration.quoted(runs_folder)}"
         return list(overrides.values())
 
     @contextmanager
@@ -161,12 +166,16 @@ class Search:
         if not path.exists():
             return
         record = storage.read_checked_json(path)
-        if record.get("schema") != _SCHEMA:
-            message = f"has schema {record.get('schema')}, this program reads {_SCHEMA}"
-            raise DataError(message, where=str(path), hint="move it away to search anew")
+        schema = record.get("schema")
+        if schema != _SCHEMA:
+            raise DataError(
+                f"has schema {schema}, this program reads {_SCHEMA}",
+                where=str(path),
+                hint="move it away to search anew",
+            )
         self.trials = []
         for entry in record["trials"]:
-            fields = {key: entry[key] for key in entry if key in Trial.__dataclass_fields__}
+            fields = {name: entry[name] for name in entry if name in Trial.__dataclass_fields__}
             self.trials.append(Trial(**fields))
 
     def ask(self) -> Trial | None:
@@ -193,28 +202,34 @@ class Search:
         # Its messages are for programmers.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        states = optuna.trial.TrialState
-        ends = {"completed": states.COMPLETE, "stopped": states.PRUNED, "failed": states.FAIL}
-        earlier = []
+        trial_states = optuna.trial.TrialState
+        optuna_states = {
+            "completed": trial_states.COMPLETE,
+            "stopped": trial_states.PRUNED,
+            "failed": trial_states.FAIL,
+        }
+        earlier_trials = []
         for trial in self.trials[1:]:
-            frozen = optuna.trial.create_trial(
-                state=ends.get(trial.state, states.RUNNING),
+            curve = {int(resource): error for resource, error in trial.curve.items()}
+            frozen_trial = optuna.trial.create_trial(
+                state=optuna_states.get(trial.state, trial_states.RUNNING),
                 value=trial.error if trial.state == "completed" else None,
                 params=trial.params,
                 distributions=self.space.params,
-                intermediate_values={int(key): error for key, error in trial.curve.items()},
+                intermediate_values=curve,
             )
-            earlier.append(frozen)
-        tried = [trial.settings for trial in self.trials]
+            earlier_trials.append(frozen_trial)
+        tried_settings = [trial.settings for trial in self.trials]
         for attempt in range(_MOST_DRAWS):
-            seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
-            tpe = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=_START_AFTER, constant_liar=True
+            sampler_seed = seeding.derive(self.seed, "tune", len(self.trials), attempt) % 2**32
+            sampler = optuna.samplers.TPESampler(
+                seed=sampler_seed, n_startup_trials=_START_AFTER, constant_liar=True
             )
-            study = optuna.create_study(sampler=tpe)
-            study.add_trials(earlier)
-            drawn = dict(study.ask(self.space.params).params)
-            if self.space.plain(drawn) not in tried:
+            study = optuna.create_study(sampler=sampler)
+            study.add_trials(earlier_trials)
+            proposal = study.ask(self.space.params)
+            drawn = dict(proposal.params)
+            if self.space.plain(drawn) not in tried_settings:
                 return drawn
         return None
 
@@ -247,9 +262,14 @@ class Search:
 
         It is that of the worst among the best 1 in _REDUCTION trials that have reached it.
         """
-        reached = [_error_at(trial, comparison) for trial in self.trials]
-        errors = sorted(error for error in reached if error is not None)
-        return errors[max(len(errors) // _REDUCTION, 1) - 1]
+        errors = []
+        for trial in self.trials:
+            error = _error_at(trial, comparison)
+            if error is not None:
+                errors.append(error)
+        errors.sort()
+        n_going_on = max(len(errors) // _REDUCTION, 1)
+        return errors[n_going_on - 1]
 
     def end(self, trial: Trial, state: str, **fields: Any) -> None:
         """Record how a trial ended: completed, stopped or failed. A failed one is run again later.
@@ -257,7 +277,9 @@ class Search:
         `fields` are other fields of the trial that change.
         """
         trial.state = state
-        trial.error = list(trial.curve.values())[-1] if state == "stopped" and trial.curve else None
+        trial.error = None
+        if state == "stopped" and trial.curve:
+            trial.error = list(trial.curve.values())[-1]
         for name, value in fields.items():
             setattr(trial, name, value)
         self._write()
@@ -299,20 +321,26 @@ def find_space(text: str, extra: Path | None) -> Space:
     spaces = configuration.choices("space", extra)
     path = spaces.get(text, Path(text).expanduser())
     if text not in spaces and path.suffix not in (".yaml", ".yml"):
-        hint = f"{suggest(text, spaces)} or give a YAML file"
-        raise ConfigError(f"no such space: '{text}'", where="space", hint=hint)
+        raise ConfigError(
+            f"no such space: '{text}'",
+            where="space",
+            hint=f"{suggest(text, spaces)} or give a YAML file",
+        )
     content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
     params = configuration.mapping(content.get("params"), f"{path}: params")
-    fixed = configuration.mapping(content.get("fixed"), f"{path}: fixed")
-    for key in [*params, *fixed]:
-        group, dot, _ = key.partition(".")
-        if group not in SEARCHED or not dot or key == "train.validate_on":
-            hint = f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr"
-            raise ConfigError(f"'{key}' is not for a search", where=str(path), hint=hint)
-    distributions = {
-        key: _distribution(declaration, f"{path}: {key}") for key, declaration in params.items()
-    }
-    return Space(name=path.stem, params=distributions, fixed=fixed)
+    fixed_settings = configuration.mapping(content.get("fixed"), f"{path}: fixed")
+    for setting in [*params, *fixed_settings]:
+        group, separator, _ = setting.partition(".")
+        if group not in SEARCHED or not separator or setting == "train.validate_on":
+            raise ConfigError(
+                f"'{setting}' is not for a search",
+                where=str(path),
+                hint=f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr",
+            )
+    distributions = {}
+    for setting, declaration in params.items():
+        distributions[setting] = _distribution(declaration, f"{path}: {setting}")
+    return Space(name=path.stem, params=distributions, fixed=fixed_settings)
 
 
 def _distribution(declaration: Any, where: str) -> Any:
@@ -322,18 +350,19 @@ def _distribution(declaration: Any, where: str) -> Any:
     try:
         if fits(declaration, list[Plain]):
             return distributions.CategoricalDistribution(declaration)
-        numbers = [value for key, value in declaration.items() if key != "log"]
+        numbers = [value for name, value in declaration.items() if name != "log"]
         if not fits(numbers, list[float]):
             raise ValueError("its ends are not numbers")
-        kind: Any = distributions.FloatDistribution
+        distribution_class: Any = distributions.FloatDistribution
         if fits(numbers, list[int]):
-            kind = distributions.IntDistribution
+            distribution_class = distributions.IntDistribution
         with warnings.catch_warnings(action="ignore"):
             # Optuna warns if the step does not divide the range, and then lowers the upper end.
-            return kind(**declaration)
+            return distribution_class(**declaration)
     except (AttributeError, TypeError, ValueError) as error:
-        message = f"{declaration} cannot be drawn from: {error}"
-        raise ConfigError(message, where=where, hint=_FORMS) from error
+        raise ConfigError(
+            f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
+        ) from error
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
@@ -346,40 +375,44 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         ConfigError: a setting, the space, or a value in it is wrong.
     """
     need("optuna", "tune", "tune")
-    typed = {key_of(text): text for text in overrides}
-    trials = _typed_rule("trials", typed)
-    max_trials: Any = int(trials) if trials.isdecimal() else trials
+    typed_by_key = {key_of(text): text for text in overrides}
+    trials_text = _typed_rule("trials", typed_by_key)
+    max_trials: Any = int(trials_text) if trials_text.isdecimal() else trials_text
     check_value(max_trials, Count, "trials")
-    space_name = _typed_rule("space", typed)
-    settings = {key: text for key, text in typed.items() if key not in RULES}
-    job = session.compose(list(settings.values()))
+    space_name = _typed_rule("space", typed_by_key)
+    run_overrides = {key: text for key, text in typed_by_key.items() if key not in RULES}
+    job = session.compose(list(run_overrides.values()))
     space = find_space(space_name, extra)
     for key in space.params:
-        if key in settings:
-            hint = f"leave it out, or take {key} out of the space"
-            raise ConfigError(f"is searched by space={space.name}", where=typed[key], hint=hint)
-    run = f"{job.choices['task']}-{job.choices['body']}"
+        if key in run_overrides:
+            raise ConfigError(
+                f"is searched by space={space.name}",
+                where=typed_by_key[key],
+                hint=f"leave it out, or take {key} out of the space",
+            )
+    task_and_body = f"{job.choices['task']}-{job.choices['body']}"
+    fixed = {key: value for key, value in space.fixed.items() if key not in run_overrides}
     search = Search(
         folder=Path(),
         space=space,
         max_trials=max_trials,
         seed=job.config.seed,
-        typed=_of_all_trials(settings),
-        fixed={key: value for key, value in space.fixed.items() if key not in settings},
-        before=_hparams(settings, f"{job.config.protocol}/{run}", extra),
+        typed=_of_all_trials(run_overrides),
+        fixed=fixed,
+        before=_hparams(run_overrides, f"{job.config.protocol}/{task_and_body}", extra),
     )
-    plain = session.compose(search.overrides(None))
+    first_trial = session.compose(search.overrides(None))
     _check_values(session, search)
-    digest = _digest(search, plain.identity.settings)
-    folder = Path(job.config.paths.runs or "") / FOLDER / f"{run}-none-{digest[:8]}"
-    return replace(search, folder=folder)
+    search_digest = _digest(search, first_trial.identity.settings)
+    searches = Path(job.config.paths.runs or "") / FOLDER
+    return replace(search, folder=searches / f"{task_and_body}-none-{search_digest[:8]}")
 
 
 def _typed_rule(name: str, typed: Mapping[str, str]) -> str:
     """Return a setting of the search as it was typed, or its default."""
     if name not in typed:
         return RULES[name]
-    return typed[name].partition("=")[2].strip("'\"")
+    return value_of(typed[name])
 
 
 def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
@@ -388,19 +421,18 @@ def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
     Trials are not aligned, so that the search is the same whatever settings of metric and alignment
     are typed.
     """
-    closed = (*_CLOSED, "paths.runs")
+    closed_settings = (*_CLOSED, "paths.runs")
     counting = {}
-    for key, text in settings.items():
-        if key not in closed and not key.startswith(("metric.", "align.")):
-            counting[key] = text
+    for setting, override in settings.items():
+        if setting not in closed_settings and not setting.startswith(("metric.", "align.")):
+            counting[setting] = override
     return counting
 
 
 def _hparams(settings: Mapping[str, str], default: str, extra: Path | None) -> dict[str, Any]:
     """Return the settings of the `hparams` whose name is typed, else of those named `default`."""
-    typed = settings.get("hparams", "").partition("=")[2].strip("'\"")
     variants = configuration.variants("hparams", extra)
-    name = typed or default
+    name = value_of(settings.get("hparams", "")) or default
     return variants[name].settings if name in variants else {}
 
 
@@ -417,11 +449,13 @@ def _check_values(session: Session, search: Search) -> None:
 def _digest(search: Search, settings: str) -> str:
     """Return a SHA-256 of all that defines a search; `settings` is that of its first trial."""
     space = search.space
+    distribution_texts = {setting: repr(param) for setting, param in space.params.items()}
     facts = {
         "settings": settings,
-        "params": {key: repr(param) for key, param in space.params.items()},
+        "params": distribution_texts,
         "fixed of the space": space.fixed,
         "fixed": search.fixed,
         "seed": search.seed,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    content = json.dumps(facts, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()

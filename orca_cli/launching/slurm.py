@@ -91,11 +91,13 @@ class Slurm:
         """
         submitit = need("submitit", "--on slurm", "slurm")
         programs = ("sbatch", "srun", "sacct")
-        missing = [program for program in programs if not shutil.which(program)]
+        missing = ", ".join(program for program in programs if not shutil.which(program))
         if missing:
-            hint = "run it on a machine that can submit SLURM jobs"
-            message = f"no SLURM here: {', '.join(missing)} not found"
-            raise exceptions.UnavailableError(message, where="--on slurm", hint=hint)
+            raise exceptions.UnavailableError(
+                f"no SLURM here: {missing} not found",
+                where="--on slurm",
+                hint="run it on a machine that can submit SLURM jobs",
+            )
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         self._executor.update_parameters(
             timeout_min=self._minutes(),
@@ -106,7 +108,8 @@ class Slurm:
         with ExitStack() as stack:
             # Another driver of this sweep that is alive has the lock, and the waiting jobs.
             with suppress(exceptions.LockedError):
-                stack.enter_context(storage.lock(self.folder.parent / f"{self.sweep}.lock"))
+                lock_path = self.folder.parent / f"{self.sweep}.lock"
+                stack.enter_context(storage.lock(lock_path))
                 self._withdraw_waiting()
             yield self
 
@@ -114,12 +117,13 @@ class Slurm:
         """Return the minutes of an allocation."""
         if self.time_limit_s is None:
             return _ALLOCATION_MIN
-        return math.ceil((self.time_limit_s + GRACE_S + _WARNING_S) / 60)
+        allocation_s = self.time_limit_s + GRACE_S + _WARNING_S
+        return math.ceil(allocation_s / 60)
 
     def _options(self) -> dict[str, Any]:
         """Return further options of sbatch."""
-        warning = signals.PREEMPTION.name.removeprefix("SIG")
-        options: dict[str, Any] = {"signal": f"{warning}@{_WARNING_S}", "requeue": True}
+        warning_signal = signals.PREEMPTION.name.removeprefix("SIG")
+        options: dict[str, Any] = {"signal": f"{warning_signal}@{_WARNING_S}", "requeue": True}
         if self.gpus:
             options["gpus"] = math.ceil(self.gpus)
         return options
@@ -140,17 +144,22 @@ class Slurm:
         submitted = []
         try:
             with self._executor.batch():
-                for i, command in enumerate(commands):
-                    path = self.folder / f"{storage.timestamp()}-{i}.json"
-                    job = self._executor.submit(attend_and_write, asdict(command), str(path))
-                    submitted.append(_Submitted(job, path))
+                for position, command in enumerate(commands):
+                    moment = storage.timestamp()
+                    path = self.folder / f"{moment}-{position}.json"
+                    submitted_job = self._executor.submit(
+                        attend_and_write, asdict(command), str(path)
+                    )
+                    submitted.append(_Submitted(submitted_job, path))
         except (subprocess.CalledProcessError, failed_job_error) as error:
             output = getattr(error, "output", None) or str(error)
-            text = output.decode(errors="replace") if isinstance(output, bytes) else output
-            reason = " ".join(text.split())[-_LONGEST_OUTPUT:]
-            message = f"SLURM refused the jobs: {reason}"
-            hint = "options of sbatch are set by variables such as SBATCH_PARTITION"
-            raise exceptions.SweepError(message, where="--on slurm", hint=hint) from error
+            output_text = output.decode(errors="replace") if isinstance(output, bytes) else output
+            reason = " ".join(output_text.split())[-_LONGEST_OUTPUT:]
+            raise exceptions.SweepError(
+                f"SLURM refused the jobs: {reason}",
+                where="--on slurm",
+                hint="options of sbatch are set by variables such as SBATCH_PARTITION",
+            ) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
@@ -159,7 +168,8 @@ class Slurm:
         None while it waits or runs, or SLURM is about to start it again.
         """
         if handle.path.exists():
-            end = Ended(**json.loads(handle.path.read_text(encoding="utf-8")))
+            fields = json.loads(handle.path.read_text(encoding="utf-8"))
+            end = Ended(**fields)
             storage.remove(handle.path)
             return end
         now = time.monotonic()
@@ -167,7 +177,8 @@ class Slurm:
         if now - self._last_query > ASK_EVERY_S:
             watcher.update()
             self._last_query = now
-        state = str(watcher.get_state(handle.job.job_id, mode="cache")).partition(" ")[0]
+        state_text = str(watcher.get_state(handle.job.job_id, mode="cache"))
+        state = state_text.partition(" ")[0]
         if state in _ALIVE:
             handle.ended_since = None
             return None

@@ -49,18 +49,18 @@ def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = Fal
     return _is_alive_elsewhere(run, status, recent_counts=recent_counts)
 
 
-def _is_alive_elsewhere(run: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
+def _is_alive_elsewhere(run_folder: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
     """Decide whether a process on another machine has worked on a run within DEAD_AFTER_S."""
     if status.get("state") not in LIVING and not recent_counts:
         return False
-    identity = run.name.rpartition("_")[2]
+    identity = run_folder.name.rpartition("_")[2]
     # The holder's record is written when the lock is taken, earlier than the status.
-    holder = read_or_empty(_holder(run.parent, identity)) or status
+    holder = read_or_empty(_holder(run_folder.parent, identity)) or status
     if holder.get("host") in (None, socket.gethostname()):
         return False
-    age = storage.age_s(run / LOCK)
+    heartbeat_age_s = storage.age_s(run_folder / LOCK)
     # Of unknown age: a process that may be alive must not lose its run.
-    return age is None or age < DEAD_AFTER_S
+    return heartbeat_age_s is None or heartbeat_age_s < DEAD_AFTER_S
 
 
 @contextmanager
@@ -96,14 +96,14 @@ def claim(
             # After a user has deleted the folder, writes fail: none may make it again.
             storage.pinned(path),
         ):
-            newer = newer_schema(path / STATUS, path / RESULT)
-            if newer:
+            newer_program_error = newer_schema(path / STATUS, path / RESULT)
+            if newer_program_error:
                 # This older program would damage the run.
                 raise CheckpointError(
-                    str(newer),
+                    str(newer_program_error),
                     where=str(path),
                     hint="use the newer program, or start again with --force",
-                ) from newer
+                ) from newer_program_error
             # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
             # The result makes a run completed; its manifest and its status are written later.
@@ -128,21 +128,19 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
     """
     holder = _holder(task_folder, identity)
     # The lock below may be free although a process on another machine has it.
-    for run in task_folder.glob(f"*_{identity}"):
-        status = read_or_empty(run / STATUS)
-        if _is_alive_elsewhere(run, status, recent_counts=False):
-            record = read_or_empty(holder) or status
+    for run_folder in task_folder.glob(f"*_{identity}"):
+        status = read_or_empty(run_folder / STATUS)
+        if _is_alive_elsewhere(run_folder, status, recent_counts=False):
+            process = _process(read_or_empty(holder) or status)
             raise LockedError(
-                f"process {record.get('pid')} on {record.get('host')} works on this run, or was"
-                f" lost within {DEAD_AFTER_S:.0f} s",
-                where=run.name,
+                f"{process} works on this run, or was lost within {DEAD_AFTER_S:.0f} s",
+                where=run_folder.name,
                 hint="wait for it to end, or for that time, and type it again",
             )
 
     # A function: the record is read when the lock is refused, and names the present holder.
     def locked_by() -> str:
-        record = read_or_empty(holder)
-        return f"this run ({identity}): process {record.get('pid')} on {record.get('host')}"
+        return f"this run ({identity}): {_process(read_or_empty(holder))}"
 
     with storage.lock(holder.with_suffix(".lock"), timeout_s=1.0, what=locked_by):
         storage.write_json(
@@ -159,6 +157,11 @@ def _holder(task_folder: Path, identity: str) -> Path:
     return task_folder / ".locks" / f"{identity}.json"
 
 
+def _process(record: dict[str, Any]) -> str:
+    """Return the process that a holder's record or a status names, for a message."""
+    return f"process {record.get('pid')} on {record.get('host')}"
+
+
 def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
     """Return the newest completed folder of an experiment, else its newest one; None without any.
 
@@ -167,25 +170,26 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
     then the way to start anew.
     """
     with storage.guarded(task_folder):
-        paths = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
+        named_alike = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
     # Folders of the experiment, newest first. Their names have only the first digits of the
     # identity, which another experiment may share.
-    records = {}
-    for path in paths:
+    statuses = {}
+    for path in named_alike:
         status = read_or_empty(path / STATUS)
         if status.get("identity", identity) == identity:
-            records[path] = status
-    # `records` keeps the order of `paths`.
-    newest = next(iter(records), None)
+            statuses[path] = status
+    # `statuses` keeps the order of `named_alike`.
+    newest = next(iter(statuses), None)
     if newest is None:
         return None
     if repeat:
-        status = records[newest]
+        status = statuses[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
     # A completed folder counts before a newer one, such as a repeat that was interrupted.
-    for path in records:
-        if read_or_empty(path / RESULT).get("state") == "completed":
+    for path in statuses:
+        result = read_or_empty(path / RESULT)
+        if result.get("state") == "completed":
             return path
     return newest
 
@@ -228,11 +232,13 @@ def named(reference: str) -> Path:
         return path
     root = configuration.default_folders()["runs"]
     is_identity = _SHORT.fullmatch(reference) is not None
-    folders = []
+    matching_folders = []
     for folder in root.glob("*/*"):
-        if folder.name == reference or (is_identity and folder.name.endswith(f"_{reference}")):
-            folders.append(folder)
-    if not folders:
+        has_name = folder.name == reference
+        has_identity = is_identity and folder.name.endswith(f"_{reference}")
+        if has_name or has_identity:
+            matching_folders.append(folder)
+    if not matching_folders:
         raise DataError(
             "no such run",
             where=reference,
@@ -240,7 +246,7 @@ def named(reference: str) -> Path:
             f" {root} (ORCA_RUNS)",
         )
     # Names of folders begin with the time.
-    return max(folders, key=lambda folder: folder.name)
+    return max(matching_folders, key=lambda folder: folder.name)
 
 
 def is_run(path: Path) -> bool:
@@ -262,36 +268,36 @@ def check_removable(path: Path, root: Path) -> Path:
         DataError: the folder is not a run.
         LockedError: a process works on the run.
     """
-    home = Path(os.path.realpath(root))
-    real = Path(os.path.realpath(path))
+    runs_folder = Path(os.path.realpath(root))
+    real_path = Path(os.path.realpath(path))
     if path.is_symlink():
         raise UnsafeError(
             "is a link; only what lies in the folder of runs is removed", where=str(path)
         )
-    if home not in real.parents:
+    if runs_folder not in real_path.parents:
         raise UnsafeError(
-            f"leads out of the folder of runs, {home}",
+            f"leads out of the folder of runs, {runs_folder}",
             where=str(path),
             hint="set ORCA_RUNS to its folder of runs to remove it",
         )
     # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
-    relative = real.relative_to(home)
-    is_hidden = any(name.startswith(".") for name in relative.parts)
+    relative_path = real_path.relative_to(runs_folder)
+    is_hidden = any(name.startswith(".") for name in relative_path.parts)
     # The last parent is the folder of runs itself.
-    is_in_run = any(is_run(home / folder) for folder in list(relative.parents)[:-1])
-    if is_in_run or is_hidden or not is_run(real):
+    is_in_run = any(is_run(runs_folder / folder) for folder in relative_path.parents[:-1])
+    if is_in_run or is_hidden or not is_run(real_path):
         raise DataError(
             "is not a run: it has no records, or is a part of one",
             where=str(path),
             hint="orca runs list shows the runs",
         )
-    if is_worked_on(real, read_or_empty(real / STATUS), recent_counts=True):
+    if is_worked_on(real_path, read_or_empty(real_path / STATUS), recent_counts=True):
         raise LockedError(
             "a process works on this run",
-            where=str(real),
+            where=str(real_path),
             hint="stop it first, or wait for it to end",
         )
-    return real
+    return real_path
 
 
 def remove(path: Path, root: Path) -> None:
@@ -299,15 +305,17 @@ def remove(path: Path, root: Path) -> None:
 
     Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
     """
-    real = check_removable(path, root)
-    # Without a status, the name ends with the digits that the lock has in its own name.
-    identity = read_or_empty(real / STATUS).get("identity") or real.name.rpartition("_")[2]
+    real_path = check_removable(path, root)
+    identity = read_or_empty(real_path / STATUS).get("identity")
+    if not identity:
+        # The folder's name ends with the digits that the lock has in its own name.
+        identity = real_path.name.rpartition("_")[2]
     # Both locks keep other processes off the run while it is removed.
     with (
-        alone(real.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
-        storage.lock(real / LOCK, timeout_s=1.0, what=f"run {real.name}"),
+        alone(real_path.parent, _UNSAFE.sub("-", str(identity)[:SHORT])),
+        storage.lock(real_path / LOCK, timeout_s=1.0, what=f"run {real_path.name}"),
     ):
-        storage.remove(real)
+        storage.remove(real_path)
 
 
 def begun(path: Path) -> datetime | None:

@@ -125,14 +125,15 @@ class RunDirectory:
         changed = _changed_values(earlier["values"], values)
         if changed and not self._allow_inexact:
             changes = []
-            for key, (old, new) in changed.items():
-                changes.append(f"{key} ({old!s:.24}, now {new!s:.24})")
+            for name, (value_then, value_now) in changed.items():
+                changes.append(f"{name} ({value_then!s:.24}, now {value_now!s:.24})")
+            change_list = ", ".join(changes)
             hint = _RESUME_HINT
             # The user can set this value back, and then resume exactly.
             if "threads" in changed:
                 hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_RESUME_HINT}"
             raise FingerprintError(
-                f"cannot resume exactly; changed since the run started: {', '.join(changes)}",
+                f"cannot resume exactly; changed since the run started: {change_list}",
                 where=self.path.name,
                 hint=hint,
             )
@@ -147,9 +148,10 @@ class RunDirectory:
         work of any stage.
         """
         # `seal` removes the checkpoints of a finished alignment; its manifest shows it instead.
-        folder = "*" if stage == "build" else STAGE_FOLDERS[stage]
-        patterns = (f"{folder}/{CHECKPOINTS}/step-*", f"2_align/{storage.MANIFEST}")
-        if not any(any(self.path.glob(pattern)) for pattern in patterns):
+        stage_pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
+        unfinished_work = self.path.glob(f"{stage_pattern}/{CHECKPOINTS}/step-*")
+        finished_alignment = self.path.glob(f"2_align/{storage.MANIFEST}")
+        if not any(unfinished_work) and not any(finished_alignment):
             return record
         path = self.stage(stage) / FINGERPRINT
         try:
@@ -176,9 +178,10 @@ class RunDirectory:
         """
         # Written as a whole: a killed process may have left more lines than its checkpoint.
         # NaN is not JSON: other programs could not read the curve.
-        text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
-        storage.write_text(self.stage(stage) / CURVE, text)
-        self.show(stage, lines[self._shown[stage] :])
+        json_lines = [json.dumps(dict(line), allow_nan=False) + "\n" for line in lines]
+        storage.write_text(self.stage(stage) / CURVE, "".join(json_lines))
+        lines_shown = self._shown[stage]
+        self.show(stage, lines[lines_shown:])
 
     def show(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Give the next lines of a stage's curve to every tracker, without writing them."""
@@ -221,7 +224,8 @@ class RunDirectory:
         A damaged stage is moved aside with a warning, and must be run again.
         """
         folder = self.stage(stage)
-        if not (folder / storage.MANIFEST).exists():
+        manifest = folder / storage.MANIFEST
+        if not manifest.exists():
             return None
         try:
             if storage.verify_folder(folder, extra_allowed=True) != self.name.identity:
@@ -229,10 +233,9 @@ class RunDirectory:
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
             # The manifest goes first: without it the stage counts as unfinished.
-            files = [folder / storage.MANIFEST, folder / SUMMARY, *folder.glob("*.safetensors")]
-            for file in files:
-                if file.exists():
-                    storage.quarantine(file)
+            for damaged_file in [manifest, folder / SUMMARY, *folder.glob("*.safetensors")]:
+                if damaged_file.exists():
+                    storage.quarantine(damaged_file)
             return None
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
@@ -246,15 +249,16 @@ class RunDirectory:
         storage.remove(self.path / storage.MANIFEST)
         # A file of lines, so that a process killed while testing has left its own.
         path = self.stage("finetune") / "test_reads.jsonl"
-        storage.append_json_line(path, {"time": storage.now().isoformat()})
+        moment = storage.now().isoformat()
+        storage.append_json_line(path, {"time": moment})
         return len(storage.read_json_lines(path))
 
     def inexact(self) -> list[str]:
         """Return the names of values that changed between attempts, as the user allowed."""
-        names: set[str] = set()
+        changed_names: set[str] = set()
         for path in self.path.glob(f"*/{FINGERPRINT}"):
-            names.update(storage.read_checked_json(path)["inexact"])
-        return sorted(names)
+            changed_names.update(storage.read_checked_json(path)["inexact"])
+        return sorted(changed_names)
 
     def result(self) -> dict[str, Any]:
         """Return the result record; empty where the run is not completed."""
@@ -278,11 +282,11 @@ class RunDirectory:
             error: {"kind", "message", "hint"} of one that failed.
             is_repeat: the run repeats a completed one (--force); later records keep that.
         """
-        before = self.status()
+        earlier_status = self.status()
         # A state that is not a stage, such as failed, keeps the stage and the step before it.
-        stage = state if state in STAGE_FOLDERS else before.get("stage")
-        if step is None and stage == before.get("stage"):
-            step = before.get("step")
+        stage = state if state in STAGE_FOLDERS else earlier_status.get("stage")
+        if step is None and stage == earlier_status.get("stage"):
+            step = earlier_status.get("step")
         moment = storage.now().isoformat()
         record = {
             "schema": SCHEMA,
@@ -292,19 +296,20 @@ class RunDirectory:
             "stage": stage,
             "step": step,
             # A resumed run keeps the time of its first start.
-            "started": before.get("started") or moment,
+            "started": earlier_status.get("started") or moment,
             "updated": moment,
             "exit_code": code,
             "error": error,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "is_repeat": is_repeat or before.get("is_repeat", False),
+            "is_repeat": is_repeat or earlier_status.get("is_repeat", False),
         }
         storage.write_json(self.path / STATUS, record)
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Write the run's name and environment, from which status.json can be rebuilt."""
-        storage.write_json(self.path / ENVIRONMENT, environment | {"run": vars(self.name)})
+        record = environment | {"run": vars(self.name)}
+        storage.write_json(self.path / ENVIRONMENT, record)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the result record, which makes the run completed, and finish it."""
@@ -324,29 +329,31 @@ class RunDirectory:
 
         With keep_weights=false, remove all weights that it trained as well.
         """
+        manifest = self.path / storage.MANIFEST
         # The manifest is written last: where it exists, nothing is left to remove.
-        if not (self.path / storage.MANIFEST).exists():
-            folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
+        if not manifest.exists():
+            obsolete_folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
-                folders += _weight_folders(self.path)
-            for folder in folders:
+                obsolete_folders += _weight_folders(self.path)
+            for folder in obsolete_folders:
                 storage.remove(folder)
             with storage.guarded(self.path):
-                files = _lasting_files(self.path)
-            storage.seal(self.path, files, owner=self.name.identity)
+                lasting_files = _lasting_files(self.path)
+            storage.seal(self.path, lasting_files, owner=self.name.identity)
         # A completed run that is claimed again keeps its record.
-        if self.status().get("state") != "completed":
+        state = self.status().get("state")
+        if state != "completed":
             self.set_state("completed", code=0)
 
 
-def _changed_values(start: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return key -> (old, new) where two fingerprints differ."""
+def _changed_values(earlier: dict[str, Any], present: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (earlier value, present value) where two fingerprints differ."""
     changed = {}
-    for key in sorted({*start, *now}):
-        old = start.get(key, _ABSENT)
-        new = now.get(key, _ABSENT)
-        if old != new:
-            changed[key] = (old, new)
+    for name in sorted({*earlier, *present}):
+        value_then = earlier.get(name, _ABSENT)
+        value_now = present.get(name, _ABSENT)
+        if value_then != value_now:
+            changed[name] = (value_then, value_now)
     return changed
 
 
@@ -370,26 +377,30 @@ def _lasting_files(path: Path) -> list[Path]:
 
     Of a folder that is sealed itself, only the manifest is among them.
     """
-    files = []
+    lasting_files = []
     for file in path.rglob("*"):
         if not file.is_file() or is_passing(file, path):
             continue
         # The folders between the run and the file.
         folders = [folder for folder in file.parents if path in folder.parents]
-        if str(file.relative_to(path)) in _CHANGING or path / TRACKER in folders:
+        is_changing = str(file.relative_to(path)) in _CHANGING
+        is_of_tracker = path / TRACKER in folders
+        if is_changing or is_of_tracker:
             continue
         # The manifest of a sealed folder already has the checksums of the files in it.
         is_sealed = any((folder / storage.MANIFEST).exists() for folder in folders)
         if file.name == storage.MANIFEST or not is_sealed:
-            files.append(file)
-    return files
+            lasting_files.append(file)
+    return lasting_files
 
 
 def is_passing(file: Path, run: Path) -> bool:
     """Return whether a file of a run, or a folder around it, is incomplete or moved aside."""
     # Below the run only: the folders above it may have any name.
-    names = map(Path, file.relative_to(run).parts)
-    return any(storage.is_temporary(name) or storage.is_aside(name) for name in names)
+    for name in map(Path, file.relative_to(run).parts):
+        if storage.is_temporary(name) or storage.is_aside(name):
+            return True
+    return False
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -413,11 +424,13 @@ def read_or_empty(path: Path) -> dict[str, Any]:
 
 def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Return some columns of a curve: at most 100 lines, evenly spread, from first to last."""
-    count = min(_CURVE_POINTS, len(lines))
-    # Evenly spread over 0 to len(lines) - 1; `max` is for a curve of a single line.
-    rows = sorted({round(i * (len(lines) - 1) / max(count - 1, 1)) for i in range(count)})
+    n_points = min(_CURVE_POINTS, len(lines))
+    last_row = len(lines) - 1
+    # `max` is for a curve of a single line.
+    n_gaps = max(n_points - 1, 1)
+    rows = {round(point * last_row / n_gaps) for point in range(n_points)}
     points = []
-    for row in rows:
+    for row in sorted(rows):
         line = lines[row]
         points.append({name: line[name] for name in names if name in line})
     return points

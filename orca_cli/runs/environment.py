@@ -42,11 +42,11 @@ def version_of(package: str) -> str | None:
 def requirements() -> list[Requirement]:
     """Return what the program requires without extras; nothing for a source tree."""
     try:
-        lines = metadata.requires("orca-transfer") or []
+        requirement_lines = metadata.requires("orca-transfer") or []
     except metadata.PackageNotFoundError:
         return []
     required = []
-    for requirement in map(Requirement, lines):
+    for requirement in map(Requirement, requirement_lines):
         # The marker of an extra's requirement is false where no extra is named.
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             required.append(requirement)
@@ -61,15 +61,16 @@ def unmet_requirements() -> list[str]:
     required = requirements()
     if not required:
         return []
-    python = metadata.metadata("orca-transfer")["Requires-Python"]
-    unmet = []
     # Python's own limits have a field of their own; they are checked like a package's.
-    for requirement in [*required, Requirement(f"python{python or ''}")]:
+    python_limits = metadata.metadata("orca-transfer")["Requires-Python"]
+    python = Requirement(f"python{python_limits or ''}")
+    unmet = []
+    for requirement in [*required, python]:
         name = requirement.name
         limits = requirement.specifier
-        version = platform.python_version() if name == "python" else version_of(name)
-        if version is None or not limits.contains(version, prereleases=True):
-            unmet.append(f"{name} {version or 'is missing'} (needed: {limits or 'any version'})")
+        installed = platform.python_version() if name == "python" else version_of(name)
+        if installed is None or not limits.contains(installed, prereleases=True):
+            unmet.append(f"{name} {installed or 'is missing'} (needed: {limits or 'any version'})")
     return unmet
 
 
@@ -78,10 +79,10 @@ def check_requirements() -> None:
 
     No package is imported.
     """
-    unmet = unmet_requirements()
+    unmet = ", ".join(unmet_requirements())
     if unmet:
         raise UnavailableError(
-            f"{', '.join(unmet)}: not what this program works with",
+            f"{unmet}: not what this program works with",
             where="installation",
             hint="pip install --upgrade orca-transfer, in an environment of its own",
         )

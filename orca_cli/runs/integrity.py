@@ -12,16 +12,32 @@ from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
-from orca_cli.runs import directory
 from orca_cli.runs.claim import LIVING, is_worked_on
-from orca_cli.runs.directory import RunDirectory, RunName, checkpoints, is_passing, read_or_empty
+from orca_cli.runs.directory import (
+    CHECKPOINTS,
+    CURVE,
+    ENVIRONMENT,
+    FINGERPRINT,
+    LOCK,
+    RESULT,
+    SETTINGS,
+    STAGE_FOLDERS,
+    STATES,
+    STATUS,
+    SUMMARY,
+    RunDirectory,
+    RunName,
+    checkpoints,
+    is_passing,
+    read_or_empty,
+)
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
 # Records that carry a schema: read here even where no manifest covers them yet.
 _RECORDS = (
-    directory.RESULT,
-    directory.ENVIRONMENT,
-    f"{directory.STAGE_FOLDERS['build']}/{directory.SUMMARY}",
+    RESULT,
+    ENVIRONMENT,
+    f"{STAGE_FOLDERS['build']}/{SUMMARY}",
 )
 
 
@@ -61,28 +77,28 @@ def check(path: Path) -> Checked:
         LockedError: a process works on the run.
         StorageError: a file cannot be read, or the status cannot be written.
     """
-    records = (directory.STATUS, directory.RESULT, directory.ENVIRONMENT)
-    if not any((path / name).exists() for name in records):
+    if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError(
             "not a run: it has no records", where=str(path), hint="rerun the command to start it"
         )
     # Files that a process is writing would look damaged.
-    if is_worked_on(path, read_or_empty(path / directory.STATUS)):
+    if is_worked_on(path, read_or_empty(path / STATUS)):
         raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
     report = Checked(path)
     # This program cannot judge the files of a newer one.
-    newer = newer_schema(path / directory.STATUS, *(path / name for name in _RECORDS))
-    if newer:
-        return _of_newer_program(report, str(newer))
+    newer_program_error = newer_schema(path / STATUS, *(path / name for name in _RECORDS))
+    if newer_program_error:
+        return _of_newer_program(report, str(newer_program_error))
     try:
         _verify(report)
     except CheckpointError as error:
         return _of_newer_program(report, error.what)
     _restore_status(report)
     _compare_data(report)
-    inexact = read_or_empty(path / directory.RESULT).get("inexact")
+    inexact = read_or_empty(path / RESULT).get("inexact")
     if inexact:
-        report.notes.append(f"resumed inexactly: {', '.join(inexact)}")
+        changed_values = ", ".join(inexact)
+        report.notes.append(f"resumed inexactly: {changed_values}")
     # No process works on the run, as was checked first.
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
@@ -102,17 +118,18 @@ def _of_newer_program(report: Checked, message: str) -> Checked:
 
 def _compare_data(report: Checked) -> None:
     """Compare the data files that the run has read with their present state."""
-    files = read_or_empty(report.path / directory.ENVIRONMENT).get("files")
-    if isinstance(files, dict):
-        for name, digest in sorted(files.items()):
+    environment = read_or_empty(report.path / ENVIRONMENT)
+    recorded_files = environment.get("files")
+    if isinstance(recorded_files, dict):
+        for name, recorded_digest in sorted(recorded_files.items()):
             # None: the file is not on this machine.
-            if digest_of(Path(str(name))) not in (None, digest):
+            if digest_of(Path(str(name))) not in (None, recorded_digest):
                 report.stale.append(str(name))
     if report.stale:
-        names = ", ".join(report.stale)
+        stale_names = ", ".join(report.stale)
         report.notes.append(
             "stale: changed since the run began, so rerunning its command starts a new run:"
-            f" {names}"
+            f" {stale_names}"
         )
 
 
@@ -125,23 +142,23 @@ def _verify(report: Checked) -> None:
     path = report.path
     # A run, its finished stages and its checkpoints have a manifest each.
     manifests = path.rglob(storage.MANIFEST)
-    folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
-    for folder in folders:
+    sealed_folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
+    for folder in sealed_folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
         # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
-        extra_allowed = folder == path or (folder / directory.CURVE).exists()
-        files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
-        report.files += files
+        extra_allowed = folder == path or (folder / CURVE).exists()
+        n_files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
+        report.files += n_files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     for name in _RECORDS:
         _try_to_read(report, path / name, read_record)
-    if path in folders:
+    if path in sealed_folders:
         return
     # No manifest of the run covers its fingerprints and settings: they are checked by themselves.
-    for file in sorted(path.glob(f"*/{directory.FINGERPRINT}")):
+    for file in sorted(path.glob(f"*/{FINGERPRINT}")):
         report.files += 1
         _try_to_read(report, file, storage.read_checked_json)
-    for file in path.glob(directory.SETTINGS):
+    for file in path.glob(SETTINGS):
         _try_to_read(report, file, configuration.content)
 
 
@@ -150,45 +167,47 @@ def _try_to_read(report: Checked, file: Path, read: Callable[[Path], Any]) -> No
     try:
         read(file)
     except (OrcaError, UnreadableError, OSError) as error:
+        name = file.relative_to(report.path)
         reason = error.what if isinstance(error, OrcaError) else error
-        report.damaged.append(f"{file.relative_to(report.path)}: {reason}")
+        report.damaged.append(f"{name}: {reason}")
 
 
 def _restore_status(report: Checked) -> None:
     """Rebuild status.json from the run's other files if it contradicts them."""
     path = report.path
-    status_path = path / directory.STATUS
-    completed = read_or_empty(path / directory.RESULT)
+    status_path = path / STATUS
+    result = read_or_empty(path / RESULT)
     status = read_or_empty(status_path)
     report.state = str(status.get("state") or "")
     # A result that cannot be read does not contradict any status.
-    is_result_lost = (path / directory.RESULT).exists() and not completed
-    is_consistent = is_result_lost or (report.state == "completed") == bool(completed)
-    if is_consistent and report.state in directory.STATES and _run_name(status) is not None:
+    is_result_lost = (path / RESULT).exists() and not result
+    is_consistent = is_result_lost or (report.state == "completed") == bool(result)
+    if is_consistent and report.state in STATES and _run_name(status) is not None:
         return
     reason = "it was wrong" if status_path.exists() else "it was missing"
     # The run's name is in both records; env.json has it from the start of the run.
-    name = _run_name(completed)
-    if name is None:
-        name = _run_name(read_or_empty(path / directory.ENVIRONMENT).get("run"))
-    if name is None:
+    run_name = _run_name(result)
+    if run_name is None:
+        environment = read_or_empty(path / ENVIRONMENT)
+        run_name = _run_name(environment.get("run"))
+    if run_name is None:
         report.damaged.append(
             f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
         )
         return
     code: int | None = None
     step: int | None = None
-    if completed:
+    if result:
         report.state = "completed"
         code = 0
     else:
         report.state, step = _progress(path)
     # A process may have started to work on the run in the meantime.
-    with storage.lock(path / directory.LOCK, timeout_s=1.0, what=f"run {path.name}"):
+    with storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"):
         # A file cannot replace a folder; its content is kept.
         if status_path.is_dir():
             storage.quarantine(status_path)
-        RunDirectory(path, name).set_state(report.state, step=step, code=code)
+        RunDirectory(path, run_name).set_state(report.state, step=step, code=code)
     report.rebuilt = reason
 
 
@@ -197,11 +216,11 @@ def _progress(path: Path) -> tuple[str, int | None]:
     state = "created"
     step: int | None = None
     # In the order of the stages, so that the last folder that exists decides.
-    for stage, name in directory.STAGE_FOLDERS.items():
-        folder = path / name
+    for stage, folder_name in STAGE_FOLDERS.items():
+        folder = path / folder_name
         if folder.exists():
             state = stage
-            step = max(checkpoints(folder / directory.CHECKPOINTS), default=None)
+            step = max(checkpoints(folder / CHECKPOINTS), default=None)
     return state, step
 
 
@@ -210,10 +229,10 @@ def _run_name(record: object) -> RunName | None:
     if not isinstance(record, dict):
         return None
     # All other fields are texts.
-    types = {"seed": int, "variant": dict}
+    field_types = {"seed": int, "variant": dict}
     fields: dict[str, Any] = {}
     for name in RunName.__dataclass_fields__:
         fields[name] = record.get(name)
-        if not isinstance(fields[name], types.get(name, str)):
+        if not isinstance(fields[name], field_types.get(name, str)):
             return None
     return RunName(**fields)

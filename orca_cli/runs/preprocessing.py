@@ -29,7 +29,8 @@ _HINT = "use the version of orca that trained this run"
 
 def can_predict(run: Path) -> bool:
     """Return whether a completed run has its weights and its preprocessing."""
-    return keeps_weights(run) and (run / STAGE_FOLDERS["build"] / FILE).exists()
+    preprocessing = run / STAGE_FOLDERS["build"] / FILE
+    return keeps_weights(run) and preprocessing.exists()
 
 
 def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
@@ -45,11 +46,12 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     owner = type(preprocessing)
     # In memory: the record has the checksum of these bytes.
     content = save(arrays)
+    digest = hashlib.sha256(content).hexdigest()
     record = {
         "schema": _SCHEMA,
         "target": f"{owner.__module__}.{owner.__qualname__}",
         "values": values,
-        "arrays_sha256": hashlib.sha256(content).hexdigest(),
+        "arrays_sha256": digest,
     }
     # The record comes last, so that its existence means that both files do.
     storage.write_bytes(folder / ARRAYS_FILE, content)
@@ -71,16 +73,16 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     arrays_path = folder / ARRAYS_FILE
     record = storage.read_checked_json(path)
     # Before all other fields: a later program may have renamed them.
-    if record.get("schema") != _SCHEMA:
-        raise DataError(
-            f"has schema {record.get('schema')}, expected {_SCHEMA}", where=str(path), hint=_HINT
-        )
+    schema = record.get("schema")
+    if schema != _SCHEMA:
+        raise DataError(f"has schema {schema}, expected {_SCHEMA}", where=str(path), hint=_HINT)
     # The record, with a checksum of its own, vouches for the arrays' bytes.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
             f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
         )
-    arrays = {name: tensor.numpy() for name, tensor in storage.read_tensors(arrays_path).items()}
+    tensors = storage.read_tensors(arrays_path)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     # Only classes of preprocessing are admitted: an export may come from a stranger.
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
@@ -116,27 +118,28 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     return value
 
 
-def _typed(hint: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
+def _typed(annotation: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
     """Return a plain value, as `_plain` made it, in the type of a field's annotation."""
     import torch
 
     # JSON has no tuples, no dataclasses and no arrays: the annotation decides.
-    origin = typing.get_origin(hint)
-    members = typing.get_args(hint)
+    origin = typing.get_origin(annotation)
+    members = typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
         return _typed(_alternative(members, value), value, arrays, name)
-    if isinstance(hint, type) and is_dataclass(hint):
+    if isinstance(annotation, type) and is_dataclass(annotation):
         # `interfaces` imports Tensor for type checkers only.
-        hints = typing.get_type_hints(hint, localns={"Tensor": torch.Tensor})
-        settings = {}
-        for key, entry in value.items():
-            settings[key] = _typed(hints[key], entry, arrays, f"{name}.{key}")
-        return hint(**settings)
-    if hint in (np.ndarray, torch.Tensor):
+        annotations = typing.get_type_hints(annotation, localns={"Tensor": torch.Tensor})
+        arguments = {}
+        for field_name, entry in value.items():
+            full_name = f"{name}.{field_name}"
+            arguments[field_name] = _typed(annotations[field_name], entry, arrays, full_name)
+        return annotation(**arguments)
+    if annotation in (np.ndarray, torch.Tensor):
         array = arrays[name.removeprefix(".")]
-        return array if hint is np.ndarray else torch.from_numpy(array)
+        return array if annotation is np.ndarray else torch.from_numpy(array)
     # Tuples of preprocessing have any length and a single type.
     if origin is tuple:
         return tuple(_typed(members[0], entry, arrays, name) for entry in value)
@@ -149,6 +152,8 @@ def _alternative(members: tuple[Any, ...], value: Any) -> Any:
     Dataclasses are told apart by the names of their fields.
     """
     for member in members:
-        if is_dataclass(member) and {field.name for field in fields(member)} == set(value):
-            return member
+        if is_dataclass(member):
+            field_names = {field.name for field in fields(member)}
+            if field_names == set(value):
+                return member
     return members[0]

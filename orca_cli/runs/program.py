@@ -23,13 +23,14 @@ def digest(sources: Path = SOURCES) -> str:
     values are in a run's settings, nor packages, nor modules of --allow-module. It takes most of a
     second, so that only commands that train ask for it.
     """
-    total = hashlib.sha256()
+    program_digest = hashlib.sha256()
     for path in sorted(sources.rglob("*.py")):
         if path.is_file():
             # The name counts too: a module that moves is another program.
-            total.update(f"{path.relative_to(sources).as_posix()}\n".encode())
-            total.update(_content(path.read_bytes()))
-    return total.hexdigest()
+            name = path.relative_to(sources).as_posix()
+            program_digest.update(name.encode() + b"\n")
+            program_digest.update(_content(path.read_bytes()))
+    return program_digest.hexdigest()
 
 
 @functools.cache
@@ -50,19 +51,19 @@ def commit(checkout: Path) -> str | None:
     if not repository.exists():
         return None
     # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
-    command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
+    git_command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
     # A machine may lack git: the digest of the sources is recorded in any case.
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            command, capture_output=True, check=True, text=True, timeout=5
-        ).stdout.strip()
+        process = subprocess.run(git_command, capture_output=True, check=True, text=True, timeout=5)
+        return process.stdout.strip()
     return None
 
 
 def _content(source: bytes) -> bytes:
     """Return a source's syntax tree as bytes, or the source itself where it cannot be parsed."""
     try:
-        return _text(ast.parse(source)).encode()
+        tree = ast.parse(source)
+        return _text(tree).encode()
     except (SyntaxError, ValueError):
         return source
 
@@ -78,5 +79,7 @@ def _text(node: Any) -> str:
     if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = node.body[1:]
     # Versions of Python differ in the fields that are empty.
-    texts = [f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, [])]
-    return f"{type(node).__name__}({' '.join(texts)})"
+    field_texts = [
+        f"{name}={_text(field)}" for name, field in fields.items() if field not in (None, [])
+    ]
+    return f"{type(node).__name__}({' '.join(field_texts)})"

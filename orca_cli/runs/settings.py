@@ -39,11 +39,11 @@ def decided(path: Path) -> dict[str, dict[str, Any]]:
         decisions = read_or_empty(file).get("decided")
         if not isinstance(decisions, dict):
             continue
-        valid = {}
-        for key, decision in decisions.items():
+        valid_decisions = {}
+        for setting, decision in decisions.items():
             if isinstance(decision, dict) and "value" in decision:
-                valid[str(key)] = decision
-        return valid
+                valid_decisions[str(setting)] = decision
+        return valid_decisions
     return {}
 
 
@@ -72,6 +72,6 @@ def as_typed(value: Any) -> str:
         return f"[{','.join(map(as_typed, value))}]"
     if isinstance(value, float):
         # %g has 6 digits, which some numbers exceed.
-        short = f"{value:g}"
-        return short if float(short) == value else str(value)
+        short_form = f"{value:g}"
+        return short_form if float(short_form) == value else str(value)
     return str(value)

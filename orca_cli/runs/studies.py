@@ -49,7 +49,8 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
         # Later members replace earlier ones, as dicts do.
         by_labels = {}
         for member in (*earlier, *members):
-            by_labels[tuple(sorted(member.labels.items()))] = member
+            labels = tuple(sorted(member.labels.items()))
+            by_labels[labels] = member
         records = [vars(member) for member in by_labels.values()]
         storage.write_json(path, {"schema": SCHEMA, "study": study, "runs": records})
 
@@ -69,8 +70,9 @@ def read(root: Path, study: str) -> list[Member]:
             members.append(Member(identity=str(member["identity"]), labels=labels))
         return members
     except (OSError, UnreadableError, KeyError, TypeError, AttributeError) as error:
+        error_name = type(error).__name__
         raise DataError(
-            f"cannot be read: {type(error).__name__}: {error}",
+            f"cannot be read: {error_name}: {error}",
             where=str(path),
             hint=f"move it away; orca run -m study={study} writes it again, and repeats no"
             " completed run",

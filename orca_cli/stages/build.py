@@ -16,8 +16,8 @@ from torch import nn
 
 from orca_cli import seeding
 from orca_cli.config import parts
-from orca_cli.config.checks import part_node
 from orca_cli.config.schema import ERROR_CHUNKS, Config
+from orca_cli.config.setting_checks import part_node
 from orca_cli.data.fraction import with_fraction
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Error, Finetune, Loss, Reporter, Samples, SourceData, TaskData

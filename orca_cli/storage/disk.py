@@ -57,22 +57,23 @@ def disk_error(error: BaseException) -> StorageError | None:
     # share.
     failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
-        return _explain(Path(str(error.filename or ".")), error)
+        failed_path = Path(str(error.filename or "."))
+        return _explain(failed_path, error)
     return None
 
 
 def _explain(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for an error that was raised while `path` was written."""
-    number = _error_number(error)
-    free = _free_bytes(path)
+    error_number = _error_number(error)
+    free_bytes = _free_bytes(path)
     # Some libraries raise a full disk without its number, so the free space is looked at instead.
-    is_small = number is None and free is not None and free < _LITTLE_SPACE
-    if number in _NO_FOLDER:
+    is_small = error_number is None and free_bytes is not None and free_bytes < _LITTLE_SPACE
+    if error_number in _NO_FOLDER:
         reason = "a file, or a link that leads to no folder, stands where a folder is needed"
         hint = "choose another folder"
-    elif number in _FULL or is_small:
-        left = f" ({free / _GIB:.2f} GiB free)" if free is not None else ""
-        reason = f"no space left to write{left}"
+    elif error_number in _FULL or is_small:
+        free_text = f" ({free_bytes / _GIB:.2f} GiB free)" if free_bytes is not None else ""
+        reason = f"no space left to write{free_text}"
         hint = "free some space and repeat"
     else:
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
@@ -83,9 +84,9 @@ def _explain(path: Path, error: Exception) -> StorageError:
 
 def _error_number(error: Exception) -> int | None:
     """Return the errno of an error; safetensors has it only in its text."""
-    number = getattr(error, "errno", None)
-    if number is not None:
-        return number
+    error_number = getattr(error, "errno", None)
+    if error_number is not None:
+        return error_number
     match = re.search(r"\(os error (\d+)\)", str(error))
     return int(match[1]) if match else None
 
@@ -143,9 +144,11 @@ def check_pinned(path: Path) -> None:
     # A write deep inside a run's folder must notice that the run's folder itself is gone.
     for folder in (path, *path.parents):
         if folder in _pinned and _node(folder) != _pinned[folder]:
-            message = "was deleted, renamed or replaced while in use"
-            hint = "put it back, or rerun the command to start over"
-            raise StorageError(message, where=str(folder), hint=hint)
+            raise StorageError(
+                "was deleted, renamed or replaced while in use",
+                where=str(folder),
+                hint="put it back, or rerun the command to start over",
+            )
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
@@ -178,7 +181,8 @@ def temporary_name(path: Path) -> Path:
     """Return an unpredictable name next to `path`, for content that is not complete yet."""
     # Not `with_name`, which refuses a path without a name, such as ".".
     # In the same folder, since a rename is atomic only within one file system.
-    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
+    unpredictable = secrets.token_hex(8)
+    return path.parent / f"{TEMPORARY}{unpredictable}-{path.name}"
 
 
 def new_file(path: Path) -> int:
@@ -195,20 +199,26 @@ def check_temporary() -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        message = "no folder for temporary files can be written"
-        raise StorageError(message, where="TMPDIR", hint="set TMPDIR to one that can") from error
+        raise StorageError(
+            "no folder for temporary files can be written",
+            where="TMPDIR",
+            hint="set TMPDIR to one that can",
+        ) from error
 
 
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
     """Raise StorageError, which names the purpose, if a folder has fewer than `size` bytes free."""
     # Where the system does not say, the write itself has to find out.
-    free = _free_bytes(folder)
-    if free is None or free >= size:
+    free_bytes = _free_bytes(folder)
+    if free_bytes is None or free_bytes >= size:
         return
     for_purpose = f" for {purpose}" if purpose else ""
-    needed = f"{size / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free"
-    message = f"no space left{for_purpose}: {needed}"
-    raise StorageError(message, where=str(folder), hint="free some space and repeat")
+    sizes_text = f"{size / 2**20:.1f} MiB needed, {free_bytes / 2**20:.1f} MiB free"
+    raise StorageError(
+        f"no space left{for_purpose}: {sizes_text}",
+        where=str(folder),
+        hint="free some space and repeat",
+    )
 
 
 def check_writable(path: Path) -> None:
@@ -285,7 +295,8 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         with open(path, "a+b") as file:
             # Everything after the last line break is the rest of a write that was cut off.
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            end_of_lines = file.read().rfind(b"\n") + 1
+            file.truncate(end_of_lines)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

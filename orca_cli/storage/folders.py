@@ -34,9 +34,8 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
     with disk.guarded(path):
         # Unpredictable and next to the final name: the rename at the end stays within one file
         # system.
-        temporary = Path(
-            tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=f"-{path.name}", dir=path.parent)
-        )
+        suffix = f"-{path.name}"
+        temporary = Path(tempfile.mkdtemp(prefix=disk.TEMPORARY, suffix=suffix, dir=path.parent))
         try:
             yield temporary
             files = []
@@ -99,10 +98,10 @@ def verify_folder(
     entries = manifest["files"]
     for name in set(only or ()) - entries.keys():
         raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
-    names = entries if only is None else only
+    checked_names = entries if only is None else only
     # An editable file, such as an export's model card, may differ from its digest.
-    checked = {name: entries[name] for name in names if name not in editable}
-    for problem in _changes(path, checked, contents=contents):
+    checked_entries = {name: entries[name] for name in checked_names if name not in editable}
+    for problem in _changes(path, checked_entries, contents=contents):
         raise ChecksumError(problem, where=str(path))
     # With `only`, the caller does not rely on the other files.
     if not extra_allowed and only is None:
@@ -129,16 +128,21 @@ def _manifest(path: Path) -> dict[str, Any]:
     # The schema is asked first, since the keys of a newer manifest may mean something else.
     if manifest.get("schema") != _SCHEMA:
         schema = manifest.get("schema")
-        message = f"its manifest has schema {schema}; this program reads {_SCHEMA}"
-        raise CheckpointError(message, where=str(path), hint="use a newer program")
+        raise CheckpointError(
+            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
+            where=str(path),
+            hint="use a newer program",
+        )
     files = manifest.get("files")
     # The manifest may be a stranger's, who must not make us read files elsewhere.
-    is_inside = isinstance(files, dict) and not any(
-        name.startswith("/") or ".." in PurePath(name).parts for name in files
-    )
-    if not is_inside:
+    if not isinstance(files, dict) or any(map(_leads_out, files)):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
+
+
+def _leads_out(name: str) -> bool:
+    """Return whether the name of a file leads out of the folder that it is relative to."""
+    return name.startswith("/") or ".." in PurePath(name).parts
 
 
 def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -> Iterator[str]:
@@ -148,10 +152,12 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
+                continue
             # The size first: it costs no reading.
-            elif file.stat().st_size != entry["size"] or (
-                contents and disk.sha256_file(file) != entry["sha256"]
-            ):
+            has_changed = file.stat().st_size != entry["size"]
+            if contents and not has_changed:
+                has_changed = disk.sha256_file(file) != entry["sha256"]
+            if has_changed:
                 yield f"the content of '{name}' has changed since it was written"
         except OSError as error:
             raise disk.unreadable(file, error) from error
@@ -159,18 +165,19 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
 
 def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
     """Yield a sentence on the first visible file that is not expected, if there is one."""
-    names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
-    extra = names - set(expected) - {MANIFEST}
+    file_names = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()}
+    extra_names = file_names - set(expected) - {MANIFEST}
     # Hidden files come from file managers and network file systems.
-    visible = sorted(name for name in extra if not name.startswith("."))
-    if visible:
-        yield f"'{visible[0]}' does not belong to it"
+    visible_names = sorted(name for name in extra_names if not name.startswith("."))
+    if visible_names:
+        yield f"'{visible_names[0]}' does not belong to it"
 
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
     # With the time, so that a second damaged copy of the same name gets a name of its own.
-    aside = path.with_name(f"{path.name}{_ASIDE}{disk.timestamp()}")
+    moment = disk.timestamp()
+    aside = path.with_name(f"{path.name}{_ASIDE}{moment}")
     with disk.guarded(path):
         path.rename(aside)
         disk.fsync_folder(path.parent)
@@ -208,15 +215,17 @@ def size(path: Path) -> int:
     """
     files = [path]
     if os.path.isdir(path) and not os.path.islink(path):
+        files = []
         # os.walk does not follow links to folders.
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    total = 0
+        for folder, _, file_names in os.walk(path):
+            files.extend(Path(folder, name) for name in file_names)
+    total_bytes = 0
     for file in files:
         # The file may have been deleted meanwhile.
         with suppress(OSError):
             # lstat, which counts a link itself.
-            total += file.lstat().st_size
-    return total
+            total_bytes += file.lstat().st_size
+    return total_bytes
 
 
 def clean_temporary(folder: Path) -> None:
@@ -246,8 +255,11 @@ def cached(
         say: takes messages.
         check: called every second of the wait; ends it by raising.
     """
+
     # Cached, so that only the first call says it.
-    announce = functools.cache(lambda: say(f"waiting for another process that {waiting_for}"))
+    @functools.cache
+    def announce() -> None:
+        say(f"waiting for another process that {waiting_for}")
 
     def wait() -> None:
         announce()

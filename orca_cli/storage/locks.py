@@ -75,8 +75,8 @@ def age_s(path: Path) -> float | None:
             touched = os.fstat(file.fileno()).st_mtime
     except OSError:
         return math.inf
-    moment = clock(path.parent)
-    return None if moment is None else moment - touched
+    file_system_now = clock(path.parent)
+    return None if file_system_now is None else file_system_now - touched
 
 
 @contextmanager
@@ -98,19 +98,22 @@ def lock(
     make_folder(path.parent)
     # The lock is the operating system's, not the file: a file that is left over locks nothing.
     file_lock = filelock.FileLock(path)
-    end = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     while not file_lock.is_locked:
         with guarded(path):
             try:
                 # At most a second at a time, so that `while_waiting` can notice signals.
-                file_lock.acquire(timeout=max(0.0, min(1.0, end - time.monotonic())))
+                remaining_s = deadline - time.monotonic()
+                file_lock.acquire(timeout=max(0.0, min(1.0, remaining_s)))
             except filelock.Timeout as error:
-                if time.monotonic() >= end:
+                if time.monotonic() >= deadline:
                     # Asked only now: it may have to read who has the lock.
                     guarded_thing = what if isinstance(what, str) else what()
-                    message = f"another process works on {guarded_thing}"
-                    hint = "wait for it to end"
-                    raise LockedError(message, where=str(path), hint=hint) from error
+                    raise LockedError(
+                        f"another process works on {guarded_thing}",
+                        where=str(path),
+                        hint="wait for it to end",
+                    ) from error
         if while_waiting is not None and not file_lock.is_locked:
             while_waiting()
     try:

@@ -16,7 +16,7 @@ import pytest
 import orca_cli
 from orca_cli.cli import main
 from orca_cli.config import parts
-from orca_cli.config.checks import PARTS
+from orca_cli.config.setting_checks import PARTS
 from orca_cli.exceptions import ConfigError, UnsafeError
 from tests.reliability.test_configs import TASK
 

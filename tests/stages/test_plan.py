@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from orca_cli.config import checks
+from orca_cli.config import setting_checks
 from orca_cli.config.schema import Config, Train
 from orca_cli.data.samples import ArraySamples
 from orca_cli.exceptions import ConfigError
@@ -196,7 +196,7 @@ def test_what_chooses_the_weights(validation, drawn, settings, expected):
     typed = dict(settings)
     fraction = {"train_fraction": typed.pop("train_fraction", None)}
     config = Config(task=fraction, train=Train(epochs=2, **typed))
-    checks.check_settings(config)
+    setting_checks.check_settings(config)
     data = task(30, validation, drawn)
     train = decide(facts_of(config, data), {}).train
     rule = train.select_by if train.select == "best" else None
@@ -205,7 +205,7 @@ def test_what_chooses_the_weights(validation, drawn, settings, expected):
 
 def test_a_refit_that_validates_on_the_test_split_is_refused():
     with pytest.raises(ConfigError, match="train.refit=true: leaves no samples to choose by"):
-        checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
+        setting_checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
 
 
 @pytest.mark.parametrize(

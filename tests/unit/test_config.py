@@ -14,9 +14,9 @@ import yaml
 
 from orca_cli import data, scoring
 from orca_cli.config import compose, configuration, parts
-from orca_cli.config.checks import PARTS
 from orca_cli.config.identity import identify
 from orca_cli.config.schema import GROUPS
+from orca_cli.config.setting_checks import PARTS
 from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
 from orca_cli.launching import search as spaces

@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from orca_cli.config import compose, configuration, declarations, parts
-from orca_cli.config.checks import PARTS
+from orca_cli.config.setting_checks import PARTS
 
 FILES = {
     f"{group}/{name}": path

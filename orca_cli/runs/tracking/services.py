@@ -110,7 +110,8 @@ class Guarded:
             # The text of other errors does not say of which kind they are.
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
-            self._lose(f"failed at '{name}': {' '.join(message.split())}")
+            message_line = " ".join(message.split())
+            self._lose(f"failed at '{name}': {message_line}")
             if recorder is not None:
                 # It gets the chance to close its files and its connection.
                 with suppress(Exception, SystemExit):
@@ -159,7 +160,8 @@ class Curves:
             self._tracker.log(numbers, step=epoch)
         else:
             # `define_metric` in `wandb` makes this number the axis of the stage's curves.
-            self._tracker.log(numbers | {f"{stage}/epoch": epoch}, step=None)
+            numbers[f"{stage}/epoch"] = epoch
+            self._tracker.log(numbers, step=None)
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
         """Log the errors and distances of a result.json as final/NAME, and end the run."""
@@ -167,7 +169,8 @@ class Curves:
             error = result.get("error") or {}
             distance = result.get("metric_value") or {}
             finals = {"test_error": error.get("value")}
-            for name, further_error in (error.get("others") or {}).items():
+            further_errors = error.get("others") or {}
+            for name, further_error in further_errors.items():
                 finals[f"test_{name}"] = further_error
             finals["validation_error"] = result.get("validation_error")
             finals["trivial_error"] = result.get("trivial_error")
@@ -216,7 +219,7 @@ def wandb(
     stores its files in `folder`, also those that it has not sent yet. mode=online needs the key in
     WANDB_API_KEY.
     """
-    if mode == "online" and not os.environ.get(_KEY):
+    if mode == "online" and not os.getenv(_KEY):
         # W&B would ask for it on the terminal.
         raise UnavailableError(
             f"online needs W&B's key in the environment variable {_KEY}",
@@ -228,14 +231,14 @@ def wandb(
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
 
-    quiet = wandb.Settings(
+    quiet_settings = wandb.Settings(
         silent=True, console="off", symlink=False, init_timeout=_WAIT_S, finish_timeout=_WAIT_S
     )
-    identity = hashlib.sha256(name.encode()).hexdigest()[:16]
+    name_digest = hashlib.sha256(name.encode()).hexdigest()
     tracker = WandBTracker(
         project,
-        settings=quiet,
-        id=identity,
+        settings=quiet_settings,
+        id=name_digest[:16],
         name=name,
         dir=str(folder),
         entity=entity,
@@ -277,25 +280,32 @@ def mlflow(
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri or f"sqlite:///{store.absolute() / 'mlflow.db'}")
+    store_folder = store.absolute()
+    mlflow.set_tracking_uri(uri or f"sqlite:///{store_folder / 'mlflow.db'}")
     # A store elsewhere has its own place for artifacts.
-    artifacts = None if uri else str(store.absolute() / "mlflow")
+    artifact_folder = None if uri else str(store_folder / "mlflow")
     with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
-        mlflow.create_experiment(experiment, artifact_location=artifacts)
-    runs = mlflow.search_runs(
+        mlflow.create_experiment(experiment, artifact_location=artifact_folder)
+    earlier_runs = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string=f"attributes.run_name = '{name}'",
         output_format="list",
     )
     # Names of runs have the time to the microsecond: at most one has this name.
-    earlier = runs[0].info.run_id if runs else None
-    tracker = MLflowTracker(experiment, logging_dir=artifacts, run_name=name, run_id=earlier)
+    earlier_run_id = earlier_runs[0].info.run_id if earlier_runs else None
+    tracker = MLflowTracker(
+        experiment, logging_dir=artifact_folder, run_name=name, run_id=earlier_run_id
+    )
     tracker.start()
-    if earlier is None:
+    if earlier_run_id is None:
         # MLflow refuses to change the parameters of a run.
         tracker.store_init_configuration(_shown(settings))
+
     # Not the tracker's own `finish`, which always says FINISHED.
-    return Curves(tracker, lambda state: mlflow.end_run(_STATES.get(state, "FAILED")))
+    def end(state: str) -> None:
+        mlflow.end_run(_STATES.get(state, "FAILED"))
+
+    return Curves(tracker, end)
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
@@ -310,12 +320,13 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """Return the settings that say what a run computes, as plain values; long texts are cut."""
-    shown = {}
-    for key, value in settings.items():
-        if key.partition(".")[0] not in _NOT_SHOWN:
+    shown_settings = {}
+    for setting, value in settings.items():
+        group = setting.partition(".")[0]
+        if group not in _NOT_SHOWN:
             is_number = isinstance(value, int | float)
-            shown[_safe(key)] = value if is_number else str(value)[:_LONGEST]
-    return shown
+            shown_settings[_safe(setting)] = value if is_number else str(value)[:_LONGEST]
+    return shown_settings
 
 
 def _safe(name: str) -> str:

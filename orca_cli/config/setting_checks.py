@@ -58,8 +58,8 @@ def check_settings(config: Config) -> None:
         for name in vars(section).keys() - section.__dataclass_fields__.keys():
             raise unknown(name, section.__dataclass_fields__, prefix)
     # In the order of the schema, so that the same mistake always gives the same message.
-    for key, hint in declared().items():
-        check_value(lookup(config, key), hint, key)
+    for key, annotation in declared().items():
+        check_value(lookup(config, key), annotation, key)
     # Contradictions come last: each of them relies on values that are in range.
     for where, message in _contradictions(config):
         raise ConfigError(message, where=where, hint=_CONTRADICTION_HINT)
@@ -69,7 +69,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """Yield setting and message of each contradiction between settings."""
     train = config.train
     # null leaves the warm-up to the budget.
-    warmup = train.warmup_epochs or 0
+    warmup_epochs = train.warmup_epochs or 0
     chooses_on_test = train.validate_on == "test"
     if config.precision == "fp16" and config.device == "cpu":
         yield "precision", "fp16 needs a GPU, not device=cpu"
@@ -79,8 +79,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             f"has no effect on protocol={config.protocol}, which sets the length of training itself"
         )
         yield f"budget={config.budget}", message
-    if train.decay_epochs is not None and train.decay_epochs < warmup:
-        message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup:g}"
+    if train.decay_epochs is not None and train.decay_epochs < warmup_epochs:
+        message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup_epochs:g}"
         yield "train.decay_epochs", message
     folds_setting = f"train.folds={train.folds}"
     # With a single fold, a model would be trained on none of the samples.
@@ -133,7 +133,8 @@ def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "")
 def part_node(config: object, name: str) -> dict[str, Any]:
     """Return the `_target_` node of a group's part, without settings that are not its arguments."""
     left_out = _NOT_ARGUMENTS.get(name, ())
-    return {key: entry for key, entry in getattr(config, name).items() if key not in left_out}
+    settings = getattr(config, name)
+    return {key: entry for key, entry in settings.items() if key not in left_out}
 
 
 def check_parts(config: Config) -> None:
@@ -156,22 +157,28 @@ def check_parts(config: Config) -> None:
         if config.task.get(setting) is not None:
             node = parts.named(setting, config.task[setting], kind)
             parts.check(node, f"task.{setting}")
-    checked = {}
+    checked_parts = {}
     for name in PARTS:
-        if name in _OPTIONAL and getattr(config, name).get(parts.TARGET) is None:
+        settings = getattr(config, name)
+        if name in _OPTIONAL and settings.get(parts.TARGET) is None:
             continue
-        fixed = {"kind": kind} if name == "task" and "kind" in config.task else {}
+        fixed_arguments: dict[str, Any] = {}
+        if name == "task" and "kind" in config.task:
+            fixed_arguments["kind"] = kind
         node = part_node(config, name)
-        checked[name] = parts.check(node, name, RESERVED.get(name, ()), fixed)
-    metric = checked.get("metric")
-    fewest = 1 if metric is None else metric.least_classes
+        checked_parts[name] = parts.check(node, name, RESERVED.get(name, ()), fixed_arguments)
+    metric = checked_parts.get("metric")
+    least_classes = 1 if metric is None else metric.least_classes
     # 0 takes all classes, whose number only the data say.
     classes = config.align.classes_per_problem
-    if classes is not None and 0 < classes < fewest:
-        name = config.metric[parts.TARGET].rpartition(".")[2]
-        message = f"metric={name} compares at least {fewest} classes, and a problem has {classes}"
-        hint = "leave it out, or use align.classes_per_problem=0, which takes all classes"
-        raise ConfigError(message, where="align.classes_per_problem", hint=hint)
+    if classes is not None and 0 < classes < least_classes:
+        target = config.metric[parts.TARGET]
+        name = target.rpartition(".")[2]
+        raise ConfigError(
+            f"metric={name} compares at least {least_classes} classes, and a problem has {classes}",
+            where="align.classes_per_problem",
+            hint="leave it out, or use align.classes_per_problem=0, which takes all classes",
+        )
 
 
 def check_secrets(node: Any, key: str) -> None:
@@ -185,8 +192,8 @@ def check_secrets(node: Any, key: str) -> None:
         for name, entry in node.items():
             check_secrets(entry, f"{key}.{name}")
     elif isinstance(node, list):
-        for i, entry in enumerate(node):
-            check_secrets(entry, f"{key}.{i}")
+        for position, entry in enumerate(node):
+            check_secrets(entry, f"{key}.{position}")
     # A secret under another name is known by its form.
     elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
         raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)

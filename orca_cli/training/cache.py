@@ -126,5 +126,4 @@ def numerics_key(device: torch.device) -> str:
 
     Two machines with the same text compute the same bits on this device.
     """
-    facts = numerics(device)
-    return "\n".join(f"{name}={fact}" for name, fact in facts.items())
+    return "\n".join(f"{name}={fact}" for name, fact in numerics(device).items())

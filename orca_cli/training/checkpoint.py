@@ -187,8 +187,7 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Return whether a step has not been saved yet and enough time has passed."""
-        elapsed_s = time.monotonic() - self._saved_at
-        return step != self._saved_step and elapsed_s >= self._every_s
+        return step != self._saved_step and time.monotonic() - self._saved_at >= self._every_s
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint and return True, unless its step has one already."""
@@ -215,8 +214,7 @@ def commit_weights(
         save_tensors(temporary / _WEIGHTS, weights)
         if finished is not None:
             save_tensors(temporary / _MEMBER_OUTPUTS, finished.tensors)
-            record = {"schema": _SCHEMA, **finished.record}
-            storage.write_json(temporary / _MEMBER_RECORD, record)
+            storage.write_json(temporary / _MEMBER_RECORD, {"schema": _SCHEMA, **finished.record})
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
@@ -242,8 +240,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     Its settings, such as the rate, are left out: they come from the configuration.
     """
     tensors = {}
-    states = optimizer.state_dict()["state"]
-    for parameter_number, state in states.items():
+    for parameter_number, state in optimizer.state_dict()["state"].items():
         for entry_name, entry in state.items():
             tensor_name = f"{parameter_number}.{entry_name}"
             if isinstance(entry, Tensor):
@@ -283,8 +280,7 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
         tensor = weights[name].detach()
         shape = tuple(tensor.shape)
         # The header keeps equal bytes of another type or shape apart.
-        header = f"{name} {tensor.dtype} {shape} "
-        digest.update(header.encode())
+        digest.update(f"{name} {tensor.dtype} {shape} ".encode())
         contiguous = tensor.cpu().contiguous()
         # As bytes, since numpy has no bfloat16.
         content = contiguous.reshape(-1).view(torch.uint8)

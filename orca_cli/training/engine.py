@@ -37,8 +37,7 @@ def choose_device(setting: str) -> torch.device:
         UnavailableError: it was requested by name and is absent. It never falls back silently.
     """
     if setting == "auto":
-        has_gpu = torch.cuda.is_available()
-        return torch.device("cuda" if has_gpu else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = setting.partition(":")
     # torch names more kinds of devices; on those nothing has been tried.
     is_allowed_kind = kind in ("cpu", "cuda", "mps")

@@ -109,9 +109,8 @@ def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
     # A name may be a UUID or a MIG device with characters such as "/", which would lead to another
     # folder.
     name_in_file = re.sub(r"[^A-Za-z0-9-]", "-", gpu_name)
-    lock_file = lock_folder / f"{name_in_file}.{slot}.lock"
     try:
-        _lock.enter_context(storage.lock(lock_file))
+        _lock.enter_context(storage.lock(lock_folder / f"{name_in_file}.{slot}.lock"))
     except LockedError:
         return False
     return True

@@ -92,8 +92,7 @@ class Piece:
         """Return the samples of the piece; they share the batch's memory."""
         if len(self) == len(batch.x):
             return batch
-        rows = slice(self.start, self.stop)
-        return batch.mapped(lambda tensor: tensor[rows])
+        return batch.mapped(lambda tensor: tensor[self.start : self.stop])
 
 
 def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) -> list[Piece]:
@@ -446,8 +445,7 @@ def predict(
         on_device.clear()
 
     advice = f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
-    all_indices = np.arange(len(samples))
-    reads = (functools.partial(read, rows) for rows in batches(all_indices, batch_size))
+    reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
         governed_by("train.eval_batch_size", advice),
         # Closed even if a batch fails, since its thread would go on reading.

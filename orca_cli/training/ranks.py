@@ -48,14 +48,12 @@ def from_environment() -> Rank | None:
         return None
     # torchrun also gives the numbers within the machine; other launchers may not.
     number = os.environ["RANK"]
-    local_number = os.environ.get("LOCAL_RANK", number)
-    local_size = os.environ.get("LOCAL_WORLD_SIZE", "1")
     try:
         rank = Rank(
             number=int(number),
             size=int(os.environ["WORLD_SIZE"]),
-            local_number=int(local_number),
-            local_size=int(local_size),
+            local_number=int(os.environ.get("LOCAL_RANK", number)),
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
     except ValueError as error:
         raise UsageError(

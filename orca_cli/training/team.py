@@ -227,8 +227,7 @@ class Team:
             self.failure = _rebuilt(record) if error is None else error
             raise self.failure
         # A number of one process and zeros of the others: the sum is the number itself, to the bit.
-        numbers_by_process = table[:, 2:]
-        return numbers_by_process.sum(0).tolist()
+        return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
         """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""

@@ -119,23 +119,23 @@ def _layout(
         is_pooled: whether a sample has one answer.
     """
     # A number that was set is never lowered silently.
-    tokens = embedder.max_tokens
-    if tokens is not None and tokens > room:
+    max_tokens = embedder.max_tokens
+    if max_tokens is not None and max_tokens > room:
         raise ConfigError(
-            f"{tokens} is more than the body takes",
+            f"{max_tokens} is more than the body takes",
             where="embedder.max_tokens",
             hint=f"allowed: 1 to {room}",
         )
     canvas = body.canvas
     # A small image is not enlarged to the size of pretraining (docs/decisions/0025).
     if embedder.resolution == "input" and isinstance(body, ImageBody):
-        canvas, tokens = body.canvas_for(input_shape, tokens)
-    if tokens is None:
-        tokens = room
+        canvas, max_tokens = body.canvas_for(input_shape, max_tokens)
+    if max_tokens is None:
+        max_tokens = room
         # Where a sample has one answer, fewer tokens suffice, and a step costs less.
         if is_pooled and body.canvas is None and embedder.pooled_tokens is not None:
-            tokens = min(room, embedder.pooled_tokens)
-    return layout(input_shape, max_tokens=tokens, canvas=canvas)
+            max_tokens = min(room, embedder.pooled_tokens)
+    return layout(input_shape, max_tokens=max_tokens, canvas=canvas)
 
 
 def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
@@ -174,10 +174,9 @@ def describe(model: TransferModel) -> dict[str, Any]:
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
     # The body's embedding layer is left out, since it is not one of its submodules.
-    parameters = {
-        name: sum(parameter.numel() for parameter in module.parameters())
-        for name, module in modules.items()
-    }
+    parameter_counts = {}
+    for name, module in modules.items():
+        parameter_counts[name] = sum(parameter.numel() for parameter in module.parameters())
     return {
         "input_shape": list(token_layout.input_shape),
         "fold": None if token_layout.fold is None else list(token_layout.fold),
@@ -189,5 +188,5 @@ def describe(model: TransferModel) -> dict[str, Any]:
         "max_tokens": body.max_tokens,
         "width": body.width,
         "feature_width": body.feature_width,
-        "parameters": parameters,
+        "parameters": parameter_counts,
     }

@@ -35,10 +35,11 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     Raises:
         DataError: it is unreadable, too large, or no object.
     """
+    path = folder / name
     try:
-        if (folder / name).stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _LARGEST_FILE:
             raise ValueError("too large")
-        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{name} is unreadable", where=str(folder)) from error
 
@@ -59,11 +60,13 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     content = read_config(folder)
-    code = [key for key in _CODE if content.get(key)]
-    code += [key for key in _KERNELS if "/" in str(content.get(key))]
-    if code:
+    keys_of_code = [key for key in _CODE if content.get(key)]
+    for key in _KERNELS:
+        if "/" in str(content.get(key)):
+            keys_of_code.append(key)
+    if keys_of_code:
         raise UnsafeError(
-            f"config.json asks for third-party code ('{code[0]}'), which is never run",
+            f"config.json asks for third-party code ('{keys_of_code[0]}'), which is never run",
             where=f"{KEY}={folder}",
             hint="choose one of transformers' own families",
         )
@@ -126,11 +129,11 @@ def architecture_only(device: str = "meta") -> Iterator[None]:
     Args:
         device: where bodies are made; on "meta" they have shapes, and neither memory nor values.
     """
-    token = _architecture_on.set(device)
+    before = _architecture_on.set(device)
     try:
         yield
     finally:
-        _architecture_on.reset(token)
+        _architecture_on.reset(before)
 
 
 def family(checkpoint: str, families: tuple[str, ...]) -> str:
@@ -207,11 +210,10 @@ def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
 
     with _blamed_on(str(file), "does not hold the model's weights"):
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        weights = {
-            name.removeprefix(packaged.prefix): tensor
-            for name, tensor in stored.items()
-            if not name.startswith(packaged.left_out)
-        }
+        weights = {}
+        for name, tensor in stored.items():
+            if not name.startswith(packaged.left_out):
+                weights[name.removeprefix(packaged.prefix)] = tensor
         # Strict: a missing or a further tensor is an error.
         model.load_state_dict(weights)
 
@@ -229,12 +231,12 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
             **settings,
         )
     # transformers draws missing weights at random, and only logs it.
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    wrong = sorted([*report["missing_keys"], *mismatched])
-    if wrong:
+    mismatched_names = [name for name, *_ in report["mismatched_keys"]]
+    wrong_names = sorted([*report["missing_keys"], *mismatched_names])
+    if wrong_names:
         raise DataError(
-            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as "
-            f"'{wrong[0]}'",
+            f"{len(wrong_names)} of the model's weights are missing or have the wrong shape, such "
+            f"as '{wrong_names[0]}'",
             where=str(folder),
             hint="give the folder of a complete saved checkpoint",
         )
@@ -250,18 +252,19 @@ def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
     """
     import torch
 
-    depths = {
-        name: len(module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
-    }
+    # Name of a list of layers -> its length.
+    depths = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList):
+            depths[name] = len(module)
+    prefix = f"{model.base_model_prefix}."
     # Sorted, so that the message does not change from run to run.
-    for key in sorted(unexpected):
+    for weight_name in sorted(unexpected):
         # Such as encoder.layer.12.output.dense.weight.
-        match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
+        match = re.match(r"(.+?)\.(\d+)\.", weight_name.removeprefix(prefix))
         if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
-                f"holds weights of more layers than {CONFIG} names, such as '{key}'",
+                f"holds weights of more layers than {CONFIG} names, such as '{weight_name}'",
                 where=str(folder),
                 hint=f"give the {CONFIG} that belongs to the weights",
             )
@@ -280,8 +283,8 @@ def _blamed_on(where: str, message: str) -> Iterator[None]:
         if is_out_of_memory or process_error(error):
             raise
         # Messages of these libraries run over many lines.
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{message}: {reason}", where=where) from error
+        in_one_line = " ".join(str(error).split())
+        raise DataError(f"{message}: {in_one_line[:300]}", where=where) from error
 
 
 def without_pooler(model_class: type) -> dict[str, bool]:

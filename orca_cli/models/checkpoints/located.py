@@ -41,14 +41,14 @@ def find(checkpoint: str) -> Located:
     if folder is None:
         return Located(checkpoint, state)
     files = [folder / resolution.CONFIG, *resolution.weight_files(folder)]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
+    file_sizes = [file.stat().st_size for file in files if file.is_file()]
     return Located(
         checkpoint=checkpoint,
         state=state,
         folder=folder,
         revision=resolution.revision(folder),
         family=family(folder),
-        bytes=sum(sizes),
+        bytes=sum(file_sizes),
     )
 
 

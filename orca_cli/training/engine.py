@@ -38,11 +38,11 @@ def choose_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = setting.partition(":")
+    kind, _, gpu_number = setting.partition(":")
     # torch names more kinds of devices; on those nothing has been tried.
     is_allowed_kind = kind in ("cpu", "cuda", "mps")
-    is_numbered_gpu = kind == "cuda" and index.isdigit()
-    if not is_allowed_kind or (index and not is_numbered_gpu):
+    is_numbered_gpu = kind == "cuda" and gpu_number.isdigit()
+    if not is_allowed_kind or (gpu_number and not is_numbered_gpu):
         raise ConfigError(
             f"'{setting}' is not a device",
             where="device",
@@ -51,7 +51,7 @@ def choose_device(setting: str) -> torch.device:
     # A number that is missing is noticed here: torch would fail only at the first use, after the
     # model has been built.
     device_count = _device_count(kind)
-    if int(index or 0) >= device_count:
+    if int(gpu_number or 0) >= device_count:
         plural = "" if device_count == 1 else "s"
         raise UnavailableError(
             f"'{setting}' is not on this machine ({device_count} {kind} device{plural} found)",
@@ -103,10 +103,10 @@ def _has_bf16_processor() -> bool:
     """Return whether the processor has instructions for bf16, and torch a library with them."""
     if not torch.backends.mkldnn.is_available():
         return False
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+    for function_name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         # A release of torch may lack either, since their names are private.
-        is_supported = getattr(torch.cpu, name, None)
-        if is_supported is not None and is_supported():
+        reports_support = getattr(torch.cpu, function_name, None)
+        if reports_support is not None and reports_support():
             return True
     return False
 

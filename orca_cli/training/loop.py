@@ -199,13 +199,14 @@ def train_step(
         losses = {}
         # Each process reads all batches, so that augmentation draws the same.
         for batch_number, batch in enumerate(prepared):
-            for index, piece in enumerate(pieces):
+            for piece_index, piece in enumerate(pieces):
+                factor = factors[piece_index]
                 # A piece with a factor of 0 has no known targets.
-                if piece.batch == batch_number and piece.is_own and factors[index]:
+                if piece.batch == batch_number and piece.is_own and factor:
                     # Dropout depends on neither earlier steps nor other pieces.
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    losses[index] = _add_gradient(
-                        engine, model, loss, piece.cut(batch), factor=factors[index], unit=unit
+                    losses[piece_index] = _add_gradient(
+                        engine, model, loss, piece.cut(batch), factor=factor, unit=unit
                     )
         return losses
 
@@ -214,19 +215,19 @@ def train_step(
     for group in optimizer.param_groups:
         trained += group["params"]
     if engine.team is None:
-        total_loss, norm = _gradient_alone(engine, add_gradients, trained, clip)
+        total_loss, gradient_norm = _gradient_alone(engine, add_gradients, trained, clip)
     else:
-        total_loss, norm = _gradient_of_team(
+        total_loss, gradient_norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
     # The weights are still those before the step.
     if not math.isfinite(total_loss):
         raise _not_finite("loss", total_loss, optimizer, step)
     # At fp16 the scaler leaves out such a step by itself and lowers the scale.
-    if not math.isfinite(norm) and not engine.skips_overflow:
-        raise _not_finite("gradient", norm, optimizer, step)
+    if not math.isfinite(gradient_norm) and not engine.skips_overflow:
+        raise _not_finite("gradient", gradient_norm, optimizer, step)
     optimizer.step()
-    return total_loss, norm
+    return total_loss, gradient_norm
 
 
 def _not_finite(
@@ -265,9 +266,9 @@ def _with_factors(
         return prepared, [1.0 for _ in pieces]
     # Number of a mean -> the indices of its pieces, whose factors add up to 1.
     pieces_of_means: dict[int, list[int]] = defaultdict(list)
-    for index, piece in enumerate(pieces):
+    for piece_index, piece in enumerate(pieces):
         mean_number = piece.batch if adds_batches else 0
-        pieces_of_means[mean_number].append(index)
+        pieces_of_means[mean_number].append(piece_index)
     lengths = list(map(len, pieces))
     weights: Sequence[float] = lengths
     # A mean over known targets weighs a piece by their number. The only piece of a mean has a
@@ -279,10 +280,10 @@ def _with_factors(
             # Reading is part of the gathered work: if it fails, it has to fail in all processes.
             read_batches.extend(prepared)
             own_weights = {}
-            for index, piece in enumerate(pieces):
+            for piece_index, piece in enumerate(pieces):
                 if piece.is_own:
                     own_batch = piece.cut(read_batches[piece.batch])
-                    own_weights[index] = weight_of(loss, own_batch.y)
+                    own_weights[piece_index] = weight_of(loss, own_batch.y)
             return own_weights
 
         weights = engine.gathered(weigh_own, len(pieces))
@@ -290,9 +291,9 @@ def _with_factors(
         prepared = read_batches
     factors: list[float] = []
     # The pieces of one mean are neighbours, so the factors are in the order of the pieces.
-    for indices in pieces_of_means.values():
-        weights_in_mean = [weights[index] for index in indices]
-        lengths_in_mean = [lengths[index] for index in indices]
+    for piece_indices in pieces_of_means.values():
+        weights_in_mean = [weights[piece_index] for piece_index in piece_indices]
+        lengths_in_mean = [lengths[piece_index] for piece_index in piece_indices]
         factors += normalized(weights_in_mean, lengths_in_mean)
     return prepared, factors
 
@@ -334,16 +335,16 @@ def _gradient_alone(
     """
     # Gradients are complete before they are clipped.
     losses = add_gradients().values()
-    numbers = [*losses, engine.clip(trained, clip)]
-    dtypes = {number.dtype for number in numbers}
+    losses_and_norm = [*losses, engine.clip(trained, clip)]
+    dtypes = {number.dtype for number in losses_and_norm}
     common_dtype = torch.float64
     # MPS has no float64, and numbers that are all float32 need none.
     if engine.device.type == "mps" or dtypes == {torch.float32}:
         common_dtype = torch.float32
     # One transfer for all numbers: a step waits for the device only here.
-    joined = torch.stack([number.to(common_dtype) for number in numbers])
-    *losses_on_cpu, norm = joined.tolist()
-    return sum(losses_on_cpu), norm
+    joined = torch.stack([number.to(common_dtype) for number in losses_and_norm])
+    *losses_on_cpu, gradient_norm = joined.tolist()
+    return sum(losses_on_cpu), gradient_norm
 
 
 def _gradient_of_team(

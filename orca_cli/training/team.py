@@ -162,9 +162,9 @@ class Team:
             if self.leads:
                 tensor.copy_(tensors[name])
             # As bytes, since a backend may not support the type.
-            content = tensor.reshape(-1).view(torch.uint8)
+            content_bytes = tensor.reshape(-1).view(torch.uint8)
             with _reaching_the_others():
-                distributed.broadcast(content, 0)
+                distributed.broadcast(content_bytes, 0)
             shared_tensors[name] = tensor
         return shared_tensors
 
@@ -222,9 +222,9 @@ class Team:
         if has_failed.any():
             # Only one record is shared: the failure of the process with the lowest number.
             first_failed = int(has_failed.nonzero()[0])
-            record = self._broadcast(_record(error, self.rank), first_failed)
+            error_record = self._broadcast(_error_record(error, self.rank), first_failed)
             # A caller tells by it whether all processes know of an error that it catches.
-            self.failure = _rebuilt(record) if error is None else error
+            self.failure = _rebuilt_error(error_record) if error is None else error
             raise self.failure
         # A number of one process and zeros of the others: the sum is the number itself, to the bit.
         return table[:, 2:].sum(0).tolist()
@@ -240,15 +240,15 @@ class Team:
         """Return the facts of one process in all of them."""
         encoded = json.dumps(facts).encode()
         # A bytearray, since torch warns of memory that it must not write, such as that of bytes.
-        content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-        length = torch.tensor([len(content)])
+        content_bytes = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        content_length = torch.tensor([len(content_bytes)])
         with _reaching_the_others():
             # The length goes first, so that the receivers can make room.
-            distributed.broadcast(length, sender, group=self._all)
+            distributed.broadcast(content_length, sender, group=self._all)
             if self.rank.number != sender:
-                content = torch.empty(int(length), dtype=torch.uint8)
-            distributed.broadcast(content, sender, group=self._all)
-        return json.loads(bytes(content.numpy()))
+                content_bytes = torch.empty(int(content_length), dtype=torch.uint8)
+            distributed.broadcast(content_bytes, sender, group=self._all)
+        return json.loads(bytes(content_bytes.numpy()))
 
 
 def _check_engines() -> None:
@@ -283,8 +283,8 @@ def _add_up_bucket(tensors: list[Tensor]) -> None:
     with _reaching_the_others():
         distributed.all_reduce(joined)
     lengths = [tensor.numel() for tensor in tensors]
-    for tensor, total in zip(tensors, joined.split(lengths), strict=True):
-        tensor.copy_(total.view_as(tensor))
+    for tensor, summed in zip(tensors, joined.split(lengths), strict=True):
+        tensor.copy_(summed.view_as(tensor))
 
 
 @contextmanager
@@ -303,8 +303,8 @@ def _reaching_the_others() -> Iterator[None]:
         ) from error
 
 
-def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
-    """Return an error as plain values, from which other processes make it with `_rebuilt`."""
+def _error_record(error: Exception | None, rank: Rank) -> dict[str, str]:
+    """Return an error as plain values, from which other processes make it with `_rebuilt_error`."""
     if isinstance(error, OrcaError):
         return {
             "kind": type(error).__name__,
@@ -328,13 +328,13 @@ def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
     }
 
 
-def _rebuilt(record: Mapping[str, str]) -> OrcaError:
+def _rebuilt_error(error_record: Mapping[str, str]) -> OrcaError:
     """Return the error that another process met."""
-    error_class = getattr(exceptions, record["kind"], OrcaError)
+    error_class = getattr(exceptions, error_record["kind"], OrcaError)
     if issubclass(error_class, InterruptionError):
         # The first process has noted the signal, and ends as if it had received it.
         signals.check()
-    return error_class(record["what"], where=record["where"], hint=record["hint"])
+    return error_class(error_record["what"], where=error_record["where"], hint=error_record["hint"])
 
 
 def _leave() -> None:

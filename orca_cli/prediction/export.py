@@ -139,15 +139,15 @@ def export(loaded: Loaded, target: Path) -> None:
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
     owner = str(record.result.get("identity", ""))
-    with storage.commit_folder(target, owner=owner) as folder:
+    with storage.commit_folder(target, owner=owner) as new_folder:
         for file_name, member in zip(record.weight_files, loaded.members, strict=True):
-            save_tensors(folder / file_name, member.state_dict())
-        write_preprocessing(folder, loaded.preprocessing)
-        storage.write_json(folder / BODY_CONFIG, shareable_config(body_folder))
-        storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
-        storage.write_text(folder / SETTINGS, to_yaml(settings))
+            save_tensors(new_folder / file_name, member.state_dict())
+        write_preprocessing(new_folder, loaded.preprocessing)
+        storage.write_json(new_folder / BODY_CONFIG, shareable_config(body_folder))
+        storage.write_checked_json(new_folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
+        storage.write_text(new_folder / SETTINGS, to_yaml(settings))
         # The only file that `read_export` lets differ from the manifest.
-        storage.write_text(folder / CARD, model_card(replace(loaded, record=record)))
+        storage.write_text(new_folder / CARD, model_card(replace(loaded, record=record)))
 
 
 def model_card(loaded: Loaded) -> str:
@@ -221,12 +221,12 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
     }
-    for name, baseline_error in baselines(result):
-        errors[f"baseline: {name}"] = baseline_error
+    for baseline_name, baseline_error in baselines(result):
+        errors[f"baseline: {baseline_name}"] = baseline_error
     table_lines = []
-    for name, recorded_error in errors.items():
+    for error_name, recorded_error in errors.items():
         error_text = percent_or_number(number(recorded_error), is_percent)
-        table_lines.append(f"| {_inert(name)} | {error_text} |")
+        table_lines.append(f"| {_inert(error_name)} | {error_text} |")
     interval_ends = interval_text(error)
     interval = ""
     if interval_ends:
@@ -292,12 +292,12 @@ def _listed(names: Sequence[str]) -> str:
     return listed
 
 
-def _in_code(text: Any) -> str:
+def _in_code(untrusted_text: Any) -> str:
     """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
     # Backslashes do not escape inside a code span, so the marks are replaced.
-    return visible(str(text)).replace("`", "'").replace("|", "/")
+    return visible(str(untrusted_text)).replace("`", "'").replace("|", "/")
 
 
-def _inert(text: Any) -> str:
+def _inert(untrusted_text: Any) -> str:
     """Return text of unknown origin in which nothing is read as Markdown or HTML."""
-    return _MARKUP.sub(r"\\\g<0>", visible(str(text)))
+    return _MARKUP.sub(r"\\\g<0>", visible(str(untrusted_text)))

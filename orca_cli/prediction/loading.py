@@ -106,14 +106,14 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
     )
     body_folder = folder / BODY_CONFIG.parent
     # Before any model is made: a few bytes of config.json could ask for days of work.
-    layers = check_modest(body_folder)
+    layer_count = check_modest(body_folder)
     members = []
-    for name in loaded.record.weight_files:
-        tensors = storage.read_tensors(folder / name)
+    for file_name in loaded.record.weight_files:
+        tensors = storage.read_tensors(folder / file_name)
         # Every layer has at least one weight. Modules take memory even on the meta device, so their
         # number is bounded before names and shapes can be compared.
-        if layers > len(tensors):
-            message = f"asks for {layers} layers, and there are {len(tensors)} weights"
+        if layer_count > len(tensors):
+            message = f"asks for {layer_count} layers, and there are {len(tensors)} weights"
             raise UnsafeError(message, where=str(folder / BODY_CONFIG), hint=_GET_AGAIN)
         members.append(_from_all_weights(loaded, tensors, body_folder))
     return replace(loaded, members=tuple(members))
@@ -150,9 +150,9 @@ def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Itera
     """Yield the checkpoints, one a member, that may hold the weights of the tested model."""
     if record.members == 1:
         # A run without validation has no `best`.
-        for name in ("best", "last"):
-            if os.path.lexists(finetune / name):
-                yield (finetune / name,)
+        for checkpoint_name in ("best", "last"):
+            if os.path.lexists(finetune / checkpoint_name):
+                yield (finetune / checkpoint_name,)
         return
     selected = mapping(record.result.get("selected"))
     # Folders of stage 3: fold-0, fold-1, ... or member-0, member-1, ...
@@ -233,17 +233,18 @@ def _from_all_weights(
     with _blaming_record(body_folder), architecture_only(), torch.device("meta"):
         model = _assembled(loaded, load_body(body_node, loaded.record.seed))
     expected_tensors = model.state_dict()
-    for name in sorted(expected_tensors.keys() | tensors.keys()):
-        form_in_weights = _form_of(tensors.get(name))
-        form_in_model = _form_of(expected_tensors.get(name))
+    for tensor_name in sorted(expected_tensors.keys() | tensors.keys()):
+        form_in_weights = _form_of(tensors.get(tensor_name))
+        form_in_model = _form_of(expected_tensors.get(tensor_name))
         if form_in_weights != form_in_model:
             message = (
-                f"'{name}' is {form_in_weights} in the weights, the model's is {form_in_model}"
+                f"'{tensor_name}' is {form_in_weights} in the weights, the model's is "
+                f"{form_in_model}"
             )
             raise CheckpointError(message, where=str(loaded.folder), hint=_GET_AGAIN)
     # A clone is aligned in memory. Tensors start anywhere in the file, and products of unaligned
     # matrices may differ in the last bits.
-    aligned = {name: tensor.clone() for name, tensor in tensors.items()}
+    aligned = {tensor_name: tensor.clone() for tensor_name, tensor in tensors.items()}
     with _blaming_record(loaded.folder):
         # Assigned rather than copied: parameters on the meta device have no memory to copy into.
         model.load_state_dict(aligned, strict=True, assign=True)
@@ -261,7 +262,7 @@ def _form_of(tensor: Tensor | None) -> str:
 def _compute_buffers(body: Body, body_node: Mapping[str, Any], folder: Path) -> None:
     """Give a body the buffers that follow from its settings and are not stored with the weights."""
     # Buffers that the state dict leaves out are still on the meta device.
-    missing_names = [name for name, buffer in body.named_buffers() if buffer.is_meta]
+    missing_names = [dotted_name for dotted_name, buffer in body.named_buffers() if buffer.is_meta]
     if not missing_names:
         return
     embeddings = getattr(body, "embeddings", None)
@@ -275,9 +276,9 @@ def _compute_buffers(body: Body, body_node: Mapping[str, Any], folder: Path) -> 
         # Of this second body only the buffers are kept, so any seed will do.
         second_body = load_body(body_node, 0)
         computed_buffers = dict(second_body.named_buffers())
-    for name in missing_names:
-        module_name, _, buffer_name = name.rpartition(".")
-        body.get_submodule(module_name)._buffers[buffer_name] = computed_buffers[name]
+    for dotted_name in missing_names:
+        module_name, _, buffer_name = dotted_name.rpartition(".")
+        body.get_submodule(module_name)._buffers[buffer_name] = computed_buffers[dotted_name]
 
 
 def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferModel:

@@ -121,11 +121,11 @@ class Decoder:
         outputs = outputs.astype(np.float64)
         scores = []
         # Output by output, since each has its own known targets.
-        for number in range(self.num_outputs):
-            is_used = is_known[:, number]  # [n], of maps [n, *E]
+        for output_number in range(self.num_outputs):
+            is_used = is_known[:, output_number]  # [n], of maps [n, *E]
             if is_used.any():
-                known_targets = targets[:, number][is_used]
-                known_outputs = outputs[:, number][is_used]
+                known_targets = targets[:, output_number][is_used]
+                known_outputs = outputs[:, output_number][is_used]
                 scores.append(r2_score(known_targets, known_outputs))
         return float(np.mean(scores))
 
@@ -165,9 +165,9 @@ def parts_of(
         ids: of all samples; where None, samples are numbered.
     """
     start = 0
-    for batch in outputs:
-        stop = start + len(batch)
-        predictions = decoder.predictions(batch)
+    for batch_outputs in outputs:
+        stop = start + len(batch_outputs)
+        predictions = decoder.predictions(batch_outputs)
         # Pairs rather than a dictionary, since names may occur twice.
         named_columns: list[tuple[str, np.ndarray]] = []
         if ids is None:
@@ -181,15 +181,15 @@ def parts_of(
             # A column for each of the K outputs.
             named_columns += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
-            probability_names = [f"p_{name}" for name in decoder.columns]
-            probabilities = decoder.probabilities(batch)  # [B, K]
+            probability_names = [f"p_{column_name}" for column_name in decoder.columns]
+            probabilities = decoder.probabilities(batch_outputs)  # [B, K]
             named_columns += zip(probability_names, probabilities.T, strict=True)
         columns: Columns = {}
-        for name, column in named_columns:
+        for column_name, column in named_columns:
             # A label may have the name of another column, such as `index`.
-            while name in columns:
-                name += "_"
-            columns[name] = column
+            while column_name in columns:
+                column_name += "_"
+            columns[column_name] = column
         yield columns
         start = stop
 

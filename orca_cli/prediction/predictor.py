@@ -251,10 +251,10 @@ class Predictor:
         raw_inputs = new.inputs(start, stop)
         x, valid = self.preprocessing.inputs(raw_inputs, where)
         # (C, *E)
-        shape = tuple(x.shape[1:])
+        input_shape = tuple(x.shape[1:])
         # In a stranger's export, record and preprocessing may not belong together.
-        if shape != self.input_shape:
-            message = f"become inputs of shape {shape}, the model takes {self.input_shape}"
+        if input_shape != self.input_shape:
+            message = f"become inputs of shape {input_shape}, the model takes {self.input_shape}"
             raise DataError(message, where=where)
         # Images always fit, so their preprocessing has no remarks.
         remarks = getattr(self.preprocessing, "remarks", None)

@@ -106,8 +106,8 @@ class ModelRecord:
             yield WEIGHTS
             return
         # One by one: a stranger's record may speak of more members than memory could name.
-        for number in range(self.members):
-            yield f"model-{number}.safetensors"
+        for member_number in range(self.members):
+            yield f"model-{member_number}.safetensors"
 
 
 def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
@@ -167,28 +167,28 @@ def read_export(folder: Path) -> ModelRecord:
     # After the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))
     # An export of one model may lack this entry.
-    return _record({"members": 1, **entries}, str(folder / EXPORT))
+    return _checked_record({"members": 1, **entries}, str(folder / EXPORT))
 
 
-def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
+def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
     """Return the record with these entries, all of which are checked first."""
     # Entry -> its type, with the range of a number.
     declared_types = typing.get_type_hints(ModelRecord, include_extras=True)
     # The names of both: a missing entry is refused, and so is an unknown one.
-    for name in sorted(declared_types.keys() | entries.keys()):
-        entry = entries.get(name)
-        is_expected = name in declared_types and name in entries
-        is_valid = is_expected and fits(entry, declared_types[name])
-        if name in _DICTIONARIES:
+    for entry_name in sorted(declared_types.keys() | entries.keys()):
+        entry = entries.get(entry_name)
+        is_expected = entry_name in declared_types and entry_name in entries
+        is_valid = is_expected and fits(entry, declared_types[entry_name])
+        if entry_name in _DICTIONARIES:
             is_valid = is_valid and type(entry) is dict
         if not is_valid:
-            message = f"is not a model's record: {name} is {shown(entry)}"
+            message = f"is not a model's record: {entry_name} is {shown(entry)}"
             raise DataError(message, where=where)
-    for name, setting_name in _SETTINGS_OF.items():
-        check_value(entries[name], schema.declared()[setting_name], setting_name)
+    for entry_name, setting_name in _SETTINGS_OF.items():
+        check_value(entries[entry_name], schema.declared()[setting_name], setting_name)
     # A stranger's record may name any code, and `parts.build` imports it later.
-    for name, key in _KEYS_OF_CODE.items():
-        parts.check_admitted(entries[name], key)
+    for entry_name, configuration_key in _KEYS_OF_CODE.items():
+        parts.check_admitted(entries[entry_name], configuration_key)
     # JSON has lists, an input shape is a tuple.
     return ModelRecord(**{**entries, "input_shape": tuple(entries["input_shape"])})
 
@@ -269,7 +269,7 @@ def read_run(folder: Path) -> ModelRecord:
     }
     for name, setting_name in _SETTINGS_OF.items():
         entries[name] = setting(settings, setting_name, summary)
-    return _record(entries, str(folder))
+    return _checked_record(entries, str(folder))
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:

@@ -72,7 +72,7 @@ def build_model(
         input_shape,
         embedder,
         body,
-        room=body.max_tokens - prefix_length,
+        available_tokens=body.max_tokens - prefix_length,
         is_pooled=kind != "dense",
     )
     # Checked before anything is drawn or built.
@@ -107,7 +107,12 @@ def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
 
 
 def _layout(
-    input_shape: tuple[int, ...], embedder: Embedder, body: Body, *, room: int, is_pooled: bool
+    input_shape: tuple[int, ...],
+    embedder: Embedder,
+    body: Body,
+    *,
+    available_tokens: int,
+    is_pooled: bool,
 ) -> TokenLayout:
     """Return how an input is cut into at most as many tokens as embedder and body allow.
 
@@ -115,26 +120,26 @@ def _layout(
         input_shape: the task's.
         embedder: sets the number of tokens, by `max_tokens`, `resolution` or `pooled_tokens`.
         body: sets the canvas.
-        room: tokens that the body takes besides those of the prefix.
+        available_tokens: tokens that the body takes besides those of the prefix.
         is_pooled: whether a sample has one answer.
     """
     # A number that was set is never lowered silently.
     max_tokens = embedder.max_tokens
-    if max_tokens is not None and max_tokens > room:
+    if max_tokens is not None and max_tokens > available_tokens:
         raise ConfigError(
             f"{max_tokens} is more than the body takes",
             where="embedder.max_tokens",
-            hint=f"allowed: 1 to {room}",
+            hint=f"allowed: 1 to {available_tokens}",
         )
     canvas = body.canvas
     # A small image is not enlarged to the size of pretraining (docs/decisions/0025).
     if embedder.resolution == "input" and isinstance(body, ImageBody):
         canvas, max_tokens = body.canvas_for(input_shape, max_tokens)
     if max_tokens is None:
-        max_tokens = room
+        max_tokens = available_tokens
         # Where a sample has one answer, fewer tokens suffice, and a step costs less.
         if is_pooled and body.canvas is None and embedder.pooled_tokens is not None:
-            max_tokens = min(room, embedder.pooled_tokens)
+            max_tokens = min(available_tokens, embedder.pooled_tokens)
     return layout(input_shape, max_tokens=max_tokens, canvas=canvas)
 
 

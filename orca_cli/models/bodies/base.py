@@ -255,8 +255,8 @@ class TextBody(Body):
         ).to(self.device)
         # The layer is no submodule, so `Body.to` does not move it.
         self.embeddings.to(self.device).eval()
-        x = self.embeddings(encoded["input_ids"])
-        return Tokens(x, encoded["attention_mask"].bool(), grid=(x.shape[1],))
+        embedded = self.embeddings(encoded["input_ids"])
+        return Tokens(embedded, encoded["attention_mask"].bool(), grid=(embedded.shape[1],))
 
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
@@ -319,8 +319,8 @@ class TextBody(Body):
 def _pretrained_length(config: Any) -> int:
     """Return the longest sequence that a model takes, by its transformers configuration."""
     # The names under which families keep that number.
-    for name in ("max_position_embeddings", "n_positions"):
-        length = getattr(config, name, None)
+    for setting_name in ("max_position_embeddings", "n_positions"):
+        length = getattr(config, setting_name, None)
         if length:
             return length
     # T5's positions have no bound; this is the length of its sequences in pretraining.
@@ -387,10 +387,10 @@ class ImageBody(Body):
         # The same weights that an embedder starts from: source and target begin in one space.
         weights = self.embedder_init()
         assert weights.patch_weight is not None
-        mean = torch.tensor(weights.pixel_mean, device=self.device).view(3, 1, 1)
-        deviation = torch.tensor(weights.pixel_std, device=self.device).view(3, 1, 1)
+        pixel_mean = torch.tensor(weights.pixel_mean, device=self.device).view(3, 1, 1)
+        pixel_deviation = torch.tensor(weights.pixel_std, device=self.device).view(3, 1, 1)
         # Computed step by step, since the layers of some families take one size of images only.
-        pixels = (resize(images, canvas) - mean) / deviation
+        pixels = (resize(images, canvas) - pixel_mean) / pixel_deviation
         maps = functional.conv2d(
             pixels, weights.patch_weight, weights.patch_bias, stride=self.patch
         )
@@ -408,7 +408,7 @@ class ImageBody(Body):
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter, pixel statistics and, where there are any, norm and positions."""
-        mean, deviation = self._pixel_statistics()
+        pixel_mean, pixel_deviation = self._pixel_statistics()
         patch_filter = self.embeddings.patch_embeddings.projection
         positions = self.embeddings.position_embeddings  # [1, S, D]
         if positions is not None:
@@ -421,8 +421,8 @@ class ImageBody(Body):
             position_grid=self.patch_grid,
             patch_weight=patch_filter.weight.detach().clone(),
             patch_bias=patch_filter.bias.detach().clone(),
-            pixel_mean=mean,
-            pixel_std=deviation,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_deviation,
         )
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

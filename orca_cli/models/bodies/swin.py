@@ -36,9 +36,9 @@ class SwinBody(ImageBody):
 
     def __init__(self, model: Any, folder: Path) -> None:
         config = model.config
-        tokens = math.prod(model.embeddings.patch_grid)
+        token_count = math.prod(model.embeddings.patch_grid)
         # Width at the input; each merge doubles it.
-        super().__init__(model, folder, max_tokens=tokens, width=config.embed_dim)
+        super().__init__(model, folder, max_tokens=token_count, width=config.embed_dim)
         self.feature_width = model.num_features
         # Between its stages, a Swin merges 2 x 2 tokens into one.
         self._merges = len(config.depths) - 1

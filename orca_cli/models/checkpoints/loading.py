@@ -91,19 +91,19 @@ def check_modest(folder: Path) -> int:
         UnsafeError: it holds a number that no model has.
     """
     largest = 0
-    layers = 0
-    for key, number in _numbers(read_config(folder)):
+    layer_count = 0
+    for setting_name, number in _numbers(read_config(folder)):
         # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
-        if key != "rope_theta":
+        if setting_name != "rope_theta":
             largest = max(largest, abs(number))
         # The layers of all models in it are counted, such as SigLIP's two towers.
-        if key in _DEPTHS:
-            layers += number
+        if setting_name in _DEPTHS:
+            layer_count += number
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(
             f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size"
         )
-    return layers
+    return layer_count
 
 
 def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -199,7 +199,7 @@ def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[
         return model_class._from_config(config, **settings).eval()
 
 
-def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
+def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
     """Give a model the weights of a package's torch file, whose SHA-256 is the recorded one.
 
     Torch's own reader of plain tensors (`weights_only=True`), which builds nothing else, is a
@@ -208,12 +208,12 @@ def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
     """
     import torch
 
-    with _blamed_on(str(file), "does not hold the model's weights"):
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+    with _blamed_on(str(weights_file), "does not hold the model's weights"):
+        stored = torch.load(weights_file, map_location="cpu", weights_only=True)
         weights = {}
-        for name, tensor in stored.items():
-            if not name.startswith(packaged.left_out):
-                weights[name.removeprefix(packaged.prefix)] = tensor
+        for stored_name, tensor in stored.items():
+            if not stored_name.startswith(packaged.left_out):
+                weights[stored_name.removeprefix(packaged.prefix)] = tensor
         # Strict: a missing or a further tensor is an error.
         model.load_state_dict(weights)
 

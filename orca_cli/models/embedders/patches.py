@@ -255,10 +255,10 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         assert weight is not None
         if are_pixels:
             # w (x - mean) / deviation + b  =  (w / deviation) x + (b - (w / deviation) mean)
-            mean = torch.tensor(body.pixel_mean, device=weight.device).view(1, -1, 1, 1)
-            deviation = torch.tensor(body.pixel_std, device=weight.device).view(1, -1, 1, 1)
-            weight = weight / deviation
-            shift = (weight * mean).sum((1, 2, 3))
+            pixel_mean = torch.tensor(body.pixel_mean, device=weight.device).view(1, -1, 1, 1)
+            pixel_deviation = torch.tensor(body.pixel_std, device=weight.device).view(1, -1, 1, 1)
+            weight = weight / pixel_deviation
+            shift = (weight * pixel_mean).sum((1, 2, 3))
             bias = -shift if bias is None else bias - shift
         stride = self.layout.kernel
         spread = spread_filter(weight, self.layout.input_shape[0], stride)
@@ -377,10 +377,10 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
         is_valid = self._valid(x, valid).unsqueeze(1)  # [B, 1, *extent]
         axes = len(self.layout.extent)
-        pool = getattr(functional, f"max_pool{axes}d")
+        max_pool = getattr(functional, f"max_pool{axes}d")
         padded = _pad_end(is_valid.to(x.dtype), self.layout.padded)
         # A patch is valid if any of its positions is.
-        pooled = pool(padded, self.layout.kernel)
+        pooled = max_pool(padded, self.layout.kernel)
         mask = pooled.flatten(1) > 0  # [B, T]
         # A sample without valid positions keeps its first token: softmax needs at least one.
         mask[:, 0] |= ~mask.any(1)

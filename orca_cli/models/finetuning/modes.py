@@ -269,15 +269,18 @@ class Prompt(Finetune):
                 where="finetune",
                 hint="use another body such as body=vit or body=minilm",
             )
-        tokens = embedder.layout.tokens
-        room = body.max_tokens - self.tokens - prefix_length
+        input_tokens = embedder.layout.tokens
+        available_tokens = body.max_tokens - self.tokens - prefix_length
         positions = body.embedder_init().positions
         # Positions that the embedder adds do not limit a prompt. A body that starts no embedder
         # with positions numbers its tokens itself, the prompt too.
-        if positions is None and tokens > room:
-            hint = f"use embedder.max_tokens={room}" if room > 0 else "use fewer"
+        if positions is None and input_tokens > available_tokens:
+            hint = "use fewer"
+            if available_tokens > 0:
+                hint = f"use embedder.max_tokens={available_tokens}"
             raise ConfigError(
-                f"a prompt of {self.tokens} beside {tokens} tokens is more than the body takes",
+                f"a prompt of {self.tokens} beside {input_tokens} tokens is more than the body "
+                "takes",
                 where="finetune.tokens",
                 hint=hint,
             )
@@ -344,13 +347,13 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     (tokens,) = arguments
     prompt = body.prompt
     start = prompt.start
-    length = len(prompt.x)
+    prompt_length = len(prompt.x)
     mask = tokens.mask
     # A prompt is never padding.
-    is_token = mask.new_ones(mask.shape[0], length)
+    is_token = mask.new_ones(mask.shape[0], prompt_length)
     mask = torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1)
-    x = prompt.joined(tokens.x, start)
-    return (replace(tokens, x=x, mask=mask, prefix=tokens.prefix + length),)
+    joined = prompt.joined(tokens.x, start)
+    return (replace(tokens, x=joined, mask=mask, prefix=tokens.prefix + prompt_length),)
 
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -153,7 +153,7 @@ class FilterBank(nn.Module):
         It caches as many as fit into 256 MiB. On the CPU, a sample's features are computed from
         that sample alone, so that they have the same bits whatever batch it comes in.
         """
-        # On a GPU the key alone would need a copy to the CPU; an exported graph cannot look one up.
+        # On a GPU a digest would need a copy to the CPU; an exported graph cannot look one up.
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
         # Loading or copying weights changes one of the two.
@@ -172,8 +172,8 @@ class FilterBank(nn.Module):
                 features = self._features(sample, is_valid)
                 # The features of all samples have one size.
                 bytes_per_sample = sum(tensor.nbytes for tensor in features)
-                samples_with_this = len(self._cache) + 1
-                if samples_with_this * bytes_per_sample <= _MAX_BYTES:
+                samples_if_cached = len(self._cache) + 1
+                if samples_if_cached * bytes_per_sample <= _MAX_BYTES:
                     self._cache[digest] = features
             features_of_samples.append(features)
         return tuple(torch.cat(tensors) for tensors in zip(*features_of_samples, strict=True))

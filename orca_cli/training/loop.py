@@ -308,16 +308,16 @@ def _add_gradient(
     unit: float | Tensor,
 ) -> Tensor:
     """Add the gradient of a batch's mean loss times a factor; return the reported loss times it."""
-    moved = engine.move(batch)
+    batch_on_device = engine.move(batch)
     with engine.autocast():
-        outputs = model(moved.x, moved.valid)
+        outputs = model(batch_on_device.x, batch_on_device.valid)
     # Looking at the targets of `batch`, which is still on the CPU, waits for no GPU.
     if is_undefined(loss, batch.y):
         # With this loss, the parameters get gradients of 0.
         differentiated = outputs.sum() * 0
         reported = torch.zeros((), device=outputs.device)
     else:
-        differentiated, reported = loss_values(loss, outputs, moved.y, unit)
+        differentiated, reported = loss_values(loss, outputs, batch_on_device.y, unit)
     engine.backward(differentiated * factor)
     return reported * factor
 
@@ -454,9 +454,9 @@ def predict(
     ):
         for batch, batch_targets in read_batches:
             signals.check()
-            moved = engine.move(batch)
+            batch_on_device = engine.move(batch)
             with engine.autocast():
-                on_device.append(model(moved.x, moved.valid))
+                on_device.append(model(batch_on_device.x, batch_on_device.valid))
             targets.append(batch_targets)
             # Few transfers of many outputs: each waits until the GPU has computed them all.
             if sum(output.nbytes for output in on_device) > most_waiting_bytes:
@@ -492,8 +492,8 @@ def whole_loss(
         # A batch with a factor of 0 has no known targets.
         if factor:
             # Outputs take the place of inputs: the loss is computed on the device of the run.
-            moved = engine.move(Batch(outputs[rows], targets[rows]))
-            _, reported = loss_values(loss, moved.x, moved.y, unit)
+            batch_on_device = engine.move(Batch(outputs[rows], targets[rows]))
+            _, reported = loss_values(loss, batch_on_device.x, batch_on_device.y, unit)
             total_loss += float(reported) * factor
     # A loss is reported as None rather than NaN, which JSON lacks.
     return total_loss if math.isfinite(total_loss) else None

@@ -221,8 +221,8 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
     }
-    for baseline_name, baseline_error in baselines(result):
-        errors[f"baseline: {baseline_name}"] = baseline_error
+    for baseline in baselines(result):
+        errors[f"baseline: {baseline.name}"] = baseline.error
     table_lines = []
     for error_name, recorded_error in errors.items():
         error_text = percent_or_number(number(recorded_error), is_percent)
@@ -238,8 +238,8 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
     comparison = mapping(result.get("comparison"))
     comparison_sentence = ""
     if comparison:
-        outcome = _inert(comparison.get("text"))
-        comparison_sentence = f" Beside simple models on the same split: {outcome}."
+        comparison_text = _inert(comparison.get("text"))
+        comparison_sentence = f" Beside simple models on the same split: {comparison_text}."
     return {
         "errors": "\n".join(table_lines),
         "n": _inert(error.get("n")),

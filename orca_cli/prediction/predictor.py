@@ -228,8 +228,8 @@ class Predictor:
         samples_before = 0
         for batch in batches:
             signals.check()
-            moved = engine.move(batch)
-            on_cpu = self.model(moved.x, moved.valid).cpu()
+            batch_on_device = engine.move(batch)
+            on_cpu = self.model(batch_on_device.x, batch_on_device.valid).cpu()
             outputs = on_cpu.numpy()
             is_number_finite = np.isfinite(outputs).reshape(len(outputs), -1)
             is_finite = is_number_finite.all(axis=1)  # [B]

@@ -434,15 +434,15 @@ class ImageBody(Body):
         if not settings_file.exists():
             return _IMAGENET_MEAN, _IMAGENET_DEVIATION
         settings = checkpoints.read_config(self.folder, settings_file.name)
-        mean = settings.get("image_mean")
-        deviation = settings.get("image_std")
-        if mean is None or deviation is None:
+        pixel_mean = settings.get("image_mean")
+        pixel_deviation = settings.get("image_std")
+        if pixel_mean is None or pixel_deviation is None:
             return _IMAGENET_MEAN, _IMAGENET_DEVIATION
-        are_means = fits(mean, tuple[float, float, float])
-        are_deviations = fits(deviation, tuple[Positive, Positive, Positive])
+        are_means = fits(pixel_mean, tuple[float, float, float])
+        are_deviations = fits(pixel_deviation, tuple[Positive, Positive, Positive])
         if not (are_means and are_deviations):
             raise DataError(
                 "image_mean and image_std are not three numbers each, the latter positive",
                 where=str(settings_file),
             )
-        return tuple(mean), tuple(deviation)
+        return tuple(pixel_mean), tuple(pixel_deviation)

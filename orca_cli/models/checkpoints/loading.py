@@ -106,10 +106,10 @@ def check_modest(folder: Path) -> int:
     return layer_count
 
 
-def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def _numbers(json_object: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Yield the integers in a JSON object, at any depth, each with the key that it is under."""
     # A list of nodes in place of recursion, whose depth a stranger's file could exhaust.
-    waiting: list[tuple[str, Any]] = [("", content)]
+    waiting: list[tuple[str, Any]] = [("", json_object)]
     while waiting:
         key, node = waiting.pop()
         if isinstance(node, dict):
@@ -169,32 +169,34 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import transformers
 
     device = _architecture_on.get()
-    folder = _folder_of(checkpoint)
+    checkpoint_folder = _folder_of(checkpoint)
     packaged = PACKAGED.get(checkpoint)
-    model_class = getattr(transformers, classes[check_family(folder, tuple(classes))])
+    model_class = getattr(transformers, classes[check_family(checkpoint_folder, tuple(classes))])
     # float32 whatever the checkpoint was saved in: precision is the engine's choice.
     settings |= {"dtype": torch.float32, **without_pooler(model_class)}
     # Its bars and warnings would mix with the program's own lines.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if device is not None:
-        return _from_config(model_class, folder, device, settings), folder
+        return _from_config(model_class, checkpoint_folder, device, settings), checkpoint_folder
     if packaged is not None and packaged.weights.endswith(".bin"):
-        model = _from_config(model_class, folder, "cpu", settings)
-        _read_package(model, folder / packaged.weights, packaged)
-        return model, folder
-    return _from_safetensors(model_class, folder, settings), folder
+        model = _from_config(model_class, checkpoint_folder, "cpu", settings)
+        _read_package(model, checkpoint_folder / packaged.weights, packaged)
+        return model, checkpoint_folder
+    return _from_safetensors(model_class, checkpoint_folder, settings), checkpoint_folder
 
 
-def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[str, Any]) -> Any:
+def _from_config(
+    model_class: Any, checkpoint_folder: Path, device: str, settings: Mapping[str, Any]
+) -> Any:
     """Return a model with the architecture of config.json, without the checkpoint's weights."""
     import torch
 
     # A stranger's config.json alone decides the size of this model.
-    check_modest(folder)
-    with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
+    check_modest(checkpoint_folder)
+    with _blamed_on(str(checkpoint_folder / CONFIG), "describes no model"), torch.device(device):
         # The class is known already: the configuration cannot choose another.
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        config = model_class.config_class.from_pretrained(checkpoint_folder, local_files_only=True)
         # In evaluation mode, as `from_pretrained` returns a model.
         return model_class._from_config(config, **settings).eval()
 
@@ -218,11 +220,13 @@ def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
         model.load_state_dict(weights)
 
 
-def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
+def _from_safetensors(
+    model_class: Any, checkpoint_folder: Path, settings: Mapping[str, Any]
+) -> Any:
     """Return the model of a saved checkpoint, all of whose weights have to be there."""
-    with _blamed_on(str(folder), "the checkpoint cannot be read"):
+    with _blamed_on(str(checkpoint_folder), "the checkpoint cannot be read"):
         model, report = model_class.from_pretrained(
-            folder,
+            checkpoint_folder,
             output_loading_info=True,
             # A pickle in the folder is not even looked at.
             use_safetensors=True,
@@ -237,15 +241,15 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
         raise DataError(
             f"{len(wrong_names)} of the model's weights are missing or have the wrong shape, such "
             f"as '{wrong_names[0]}'",
-            where=str(folder),
+            where=str(checkpoint_folder),
             hint="give the folder of a complete saved checkpoint",
         )
     # Nor does it mind weights that the model has no place for.
-    _check_depth(model, report["unexpected_keys"], folder)
+    _check_depth(model, report["unexpected_keys"], checkpoint_folder)
     return model
 
 
-def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
+def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path) -> None:
     """Raise DataError for weights of layers behind the model's last one.
 
     Those of heads and other towers may be there; the model leaves them out.
@@ -265,7 +269,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
         if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
                 f"holds weights of more layers than {CONFIG} names, such as '{weight_name}'",
-                where=str(folder),
+                where=str(checkpoint_folder),
                 hint=f"give the {CONFIG} that belongs to the weights",
             )
 

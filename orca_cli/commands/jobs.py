@@ -25,7 +25,7 @@ from orca_cli.runs.outcome import Failure, Outcome, ended_by
 from orca_cli.training import gpus
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
+    from orca_cli.config.composed import Composed
 
 # In the folder of runs: files that executors leave there while they work.
 FOLDER = ".sweeps"

@@ -23,7 +23,7 @@ from orca_cli.terminal import Result
 from orca_cli.training import gpus, ranks
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
+    from orca_cli.config.composed import Composed
     from orca_cli.config.schema import Config
     from orca_cli.training.team import Team
 

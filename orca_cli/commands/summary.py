@@ -20,7 +20,7 @@ from orca_cli.runs.settings import as_typed
 from orca_cli.terminal import Result, counted, facts, log, percent_or_number, stdout
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
+    from orca_cli.config.composed import Composed
 
 
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:

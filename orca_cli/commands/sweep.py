@@ -28,7 +28,7 @@ from orca_cli.runs.outcome import Outcome, State
 from orca_cli.terminal import Result, counted, duration
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed, Sweep
+    from orca_cli.config.composed import Composed, Sweep
 
 # What `claim.peek` returns -> what a command would do with the run.
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}

@@ -5,7 +5,6 @@ What comes out is a plain `schema.Config`, with dictionaries for the parts.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -29,6 +28,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from orca_cli import signals
 from orca_cli.config import configuration, schema, setting_checks, study
+from orca_cli.config.composed import Composed, Sweep
 from orca_cli.config.configuration import (
     BLOCKS,
     calls_resolver,
@@ -40,10 +40,9 @@ from orca_cli.config.configuration import (
     value_of,
 )
 from orca_cli.config.declarations import declared_node
-from orca_cli.config.identity import Identity, identify
 from orca_cli.config.ranges import check_value
-from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config, is_without_effect
-from orca_cli.exceptions import ConfigError, UsageError, suggest
+from orca_cli.config.schema import GROUPS, NEEDED_GROUPS, Config
+from orca_cli.exceptions import ConfigError, UsageError
 
 # Groups whose choice may be typed.
 _ALL_GROUPS = (*NEEDED_GROUPS, "protocol", "hparams", "departures", "study", "tracker")
@@ -156,65 +155,6 @@ def _cause_with_a_key(error: BaseException) -> BaseException:
             break
         cause = inner
     return cause
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One run's checked configuration."""
-
-    config: Config
-    # The same as plain dictionaries without interpolations, for files and the identity.
-    content: dict[str, Any]
-    choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
-    overrides: list[str]  # what the user wrote
-    # In a study: axis -> choice; see `study.Arm`.
-    labels: dict[str, str] = field(default_factory=dict)
-    # The user's own folder of files, if there is one.
-    config_dir: Path | None = None
-
-    @functools.cached_property
-    def identity(self) -> Identity:
-        """Return the run's identity; the first call reads the files that the settings name."""
-        data_folder = Path(self.config.paths.data or "")
-        return identify(self.content, self.choices, data_folder)
-
-    @property
-    def variant(self) -> dict[str, str]:
-        """Return key -> value of the overrides that change a result and no other field names.
-
-        Records name the choices of groups, the seed and the protocol in fields of their own.
-        """
-        settings: dict[str, str] = {}
-        for override in self.overrides:
-            # A typed `+key` or `~key` is about the same key.
-            key, _, value = override.lstrip("+~").partition("=")
-            is_named_elsewhere = key in (*GROUPS, "seed", "protocol", "study")
-            if not (is_named_elsewhere or key.startswith("hydra") or is_without_effect(key)):
-                settings[key] = value
-        return settings
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The jobs of a sweep."""
-
-    jobs: list[Composed]
-    study: str = ""  # empty where the sweep is no study
-    # Reason why arms of the study are not among the jobs -> number of these arms.
-    absent: dict[str, int] = field(default_factory=dict)
-
-    @functools.cached_property
-    def experiments(self) -> list[Composed]:
-        """Return one job for each distinct experiment.
-
-        Several jobs may be the same experiment, such as those of `device=auto,cpu`.
-        """
-        by_identity: dict[object, Composed] = {}
-        # Runs in two folders are two runs, though they have one identity.
-        for job in self.jobs:
-            run_in_folder = (job.identity.run, job.config.paths.runs)
-            by_identity.setdefault(run_in_folder, job)
-        return list(by_identity.values())
 
 
 def to_yaml(content: dict[str, Any]) -> str:

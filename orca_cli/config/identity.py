@@ -68,11 +68,12 @@ def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path
 def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a result."""
     settings = {key: entry for key, entry in content.items() if key not in WITHOUT_EFFECT}
-    train_settings = {}
-    for key, entry in content["train"].items():
-        if f"train.{key}" not in WITHOUT_EFFECT:
-            train_settings[key] = entry
-    settings["train"] = train_settings
+    for section in ("train", "task"):
+        settings[section] = {
+            key: entry
+            for key, entry in content[section].items()
+            if f"{section}.{key}" not in WITHOUT_EFFECT
+        }
     if settings["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
         settings["task"] = settings["task"] | {"channels_last": False}

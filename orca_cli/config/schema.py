@@ -19,6 +19,7 @@ from orca_cli.config.ranges import (
     Fraction,
     NotNegative,
     OneOf,
+    PlainName,
     Positive,
     Seed,
     Share,
@@ -60,6 +61,11 @@ class Paths:
 class Task:
     """Settings that every task has besides those of its reader."""
 
+    name: Annotated[
+        PlainName | None,
+        "Name of the data set, for folders and tables; it changes no result. null: that of your "
+        "file or folder (its folder's, if it is called train, data or the like), else the task's.",
+    ] = None
     train_fraction: Annotated[
         Fraction | None,
         "Part of the training split that is used (paper, Figure 5), drawn by task.split_seed, "
@@ -345,6 +351,7 @@ WITHOUT_EFFECT = (
     "keep_weights",
     "train.checkpoint_s",
     "train.gradient_checkpointing",
+    "task.name",
 )
 
 

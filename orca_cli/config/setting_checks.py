@@ -39,7 +39,7 @@ PARTS = (*NEEDED_GROUPS, "tracker")
 _OPTIONAL = ("metric", "tracker")
 # Settings of a group that are not arguments of its part.
 _NOT_ARGUMENTS = {
-    "task": ("kind", "loss", "error", "data", "train_fraction", *BLOCKS),
+    "task": ("kind", "loss", "error", "data", "name", "train_fraction", *BLOCKS),
     "body": ("weights",),
     "source": ("data",),
 }

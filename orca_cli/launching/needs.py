@@ -16,7 +16,7 @@ from orca_cli.models.checkpoints import PACKAGED, located
 from orca_cli.terminal import size_text
 
 if TYPE_CHECKING:  # imports Hydra
-    from orca_cli.config.compose import Composed
+    from orca_cli.config.composed import Composed
 
 
 @dataclass(frozen=True)

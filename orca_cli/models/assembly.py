@@ -72,7 +72,7 @@ def build_model(
         input_shape,
         embedder,
         body,
-        room=body.max_tokens - prefix_length,
+        available_tokens=body.max_tokens - prefix_length,
         is_pooled=kind != "dense",
     )
     # Checked before anything is drawn or built.
@@ -107,7 +107,12 @@ def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
 
 
 def _layout(
-    input_shape: tuple[int, ...], embedder: Embedder, body: Body, *, room: int, is_pooled: bool
+    input_shape: tuple[int, ...],
+    embedder: Embedder,
+    body: Body,
+    *,
+    available_tokens: int,
+    is_pooled: bool,
 ) -> TokenLayout:
     """Return how an input is cut into at most as many tokens as embedder and body allow.
 
@@ -115,27 +120,27 @@ def _layout(
         input_shape: the task's.
         embedder: sets the number of tokens, by `max_tokens`, `resolution` or `pooled_tokens`.
         body: sets the canvas.
-        room: tokens that the body takes besides those of the prefix.
+        available_tokens: tokens that the body takes besides those of the prefix.
         is_pooled: whether a sample has one answer.
     """
     # A number that was set is never lowered silently.
-    tokens = embedder.max_tokens
-    if tokens is not None and tokens > room:
+    max_tokens = embedder.max_tokens
+    if max_tokens is not None and max_tokens > available_tokens:
         raise ConfigError(
-            f"{tokens} is more than the body takes",
+            f"{max_tokens} is more than the body takes",
             where="embedder.max_tokens",
-            hint=f"allowed: 1 to {room}",
+            hint=f"allowed: 1 to {available_tokens}",
         )
     canvas = body.canvas
     # A small image is not enlarged to the size of pretraining (docs/decisions/0025).
     if embedder.resolution == "input" and isinstance(body, ImageBody):
-        canvas, tokens = body.canvas_for(input_shape, tokens)
-    if tokens is None:
-        tokens = room
+        canvas, max_tokens = body.canvas_for(input_shape, max_tokens)
+    if max_tokens is None:
+        max_tokens = available_tokens
         # Where a sample has one answer, fewer tokens suffice, and a step costs less.
         if is_pooled and body.canvas is None and embedder.pooled_tokens is not None:
-            tokens = min(room, embedder.pooled_tokens)
-    return layout(input_shape, max_tokens=tokens, canvas=canvas)
+            max_tokens = min(available_tokens, embedder.pooled_tokens)
+    return layout(input_shape, max_tokens=max_tokens, canvas=canvas)
 
 
 def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
@@ -174,10 +179,9 @@ def describe(model: TransferModel) -> dict[str, Any]:
     body = model.body
     modules = {"embedder": model.embedder, "body": body, "predictor": model.predictor}
     # The body's embedding layer is left out, since it is not one of its submodules.
-    parameters = {
-        name: sum(parameter.numel() for parameter in module.parameters())
-        for name, module in modules.items()
-    }
+    parameter_counts = {}
+    for name, module in modules.items():
+        parameter_counts[name] = sum(parameter.numel() for parameter in module.parameters())
     return {
         "input_shape": list(token_layout.input_shape),
         "fold": None if token_layout.fold is None else list(token_layout.fold),
@@ -189,5 +193,5 @@ def describe(model: TransferModel) -> dict[str, Any]:
         "max_tokens": body.max_tokens,
         "width": body.width,
         "feature_width": body.feature_width,
-        "parameters": parameters,
+        "parameters": parameter_counts,
     }

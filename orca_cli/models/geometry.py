@@ -101,13 +101,18 @@ def input_grid(
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
     """Return the smallest k with product of ceil(size / k) over the axes at most `max_tokens`."""
-    # Without rounding up, this is the solution; the search starts from it, in either direction.
-    root = (math.prod(extent) / max_tokens) ** (1 / len(extent))
+
+    def token_count(kernel: int) -> int:
+        return math.prod(token_grid(extent, kernel))
+
+    positions_per_token = math.prod(extent) / max_tokens
+    # Without rounding up, the root is the solution; the search starts from it.
+    root = positions_per_token ** (1 / len(extent))
     kernel = max(1, math.floor(root))
     # Rounding up each axis, and floats, may put the start on either side of the solution.
-    while kernel > 1 and math.prod(token_grid(extent, kernel - 1)) <= max_tokens:
+    while kernel > 1 and token_count(kernel - 1) <= max_tokens:
         kernel -= 1
-    while math.prod(token_grid(extent, kernel)) > max_tokens:
+    while token_count(kernel) > max_tokens:
         kernel += 1
     return kernel
 
@@ -161,7 +166,8 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return maps [B, C, *size] for [B, C, H, W]; bilinear, with antialiasing where it shrinks."""
     # The same size needs no interpolation, which would change last bits.
-    if tuple(x.shape[-2:]) == tuple(size):
+    present_size = tuple(x.shape[-2:])
+    if present_size == tuple(size):
         return x
     return functional.interpolate(
         x, size=size, mode="bilinear", align_corners=False, antialias=True
@@ -177,17 +183,20 @@ def resize_positions(
     """
     if source_grid == tuple(grid):
         return positions
-    maps = positions.T.unflatten(1, source_grid).unsqueeze(0)  # [1, D, rows, columns]
-    resized = functional.interpolate(maps, size=grid, mode="bicubic", align_corners=False)
+    position_map = positions.T.unflatten(1, source_grid)  # [D, rows, columns]
+    resized = functional.interpolate(
+        position_map.unsqueeze(0), size=grid, mode="bicubic", align_corners=False
+    )
     return resized[0].flatten(1).T
 
 
-def _resample(x: Tensor, length: int) -> Tensor:
+def _resample(inputs: Tensor, length: int) -> Tensor:
     """Return inputs [B, C, length, ...] for [B, C, L, ...], linear along that axis."""
-    if x.shape[2] == length:
-        return x
-    last = x.movedim(2, -1)  # [B, C, ..., L]
+    if inputs.shape[2] == length:
+        return inputs
+    axis_last = inputs.movedim(2, -1)  # [B, C, ..., L]
     # torch interpolates linearly in three axes only, the last of which is resized.
-    rows = last.flatten(1, -2)
-    resampled = functional.interpolate(rows, size=length, mode="linear", align_corners=False)
-    return resampled.reshape(*last.shape[:-1], length).movedim(-1, 2)
+    flattened = axis_last.flatten(1, -2)
+    resampled = functional.interpolate(flattened, size=length, mode="linear", align_corners=False)
+    unflattened = resampled.reshape(*axis_last.shape[:-1], length)
+    return unflattened.movedim(-1, 2)

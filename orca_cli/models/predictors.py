@@ -51,12 +51,13 @@ class PooledPredictor(nn.Module):
 
 def pooled(features: Tokens) -> Tensor:
     """Return [B, F], the mean over the valid tokens without those of the prefix."""
-    x = features.x[:, features.prefix :]  # [B, T, F]
+    token_features = features.x[:, features.prefix :]  # [B, T, F]
     mask = features.mask[:, features.prefix :]  # [B, T]
-    weight = mask.unsqueeze(-1).to(x.dtype)
-    total = (x * weight).sum(1)
+    weight = mask.unsqueeze(-1).to(token_features.dtype)
+    total = (token_features * weight).sum(1)
     # A sample without valid tokens gets 0 instead of NaN.
-    return total / weight.sum(1).clamp(min=1)
+    token_count = weight.sum(1).clamp(min=1)
+    return total / token_count
 
 
 class DensePredictor(nn.Module):
@@ -82,8 +83,8 @@ class DensePredictor(nn.Module):
 
     def forward(self, features: Tokens) -> Tensor:
         """Return [B, K, *E]."""
-        x = features.x[:, features.prefix :]  # [B, T, F]
-        values = self.linear(x)  # [B, T, K * factor^axes]
+        token_features = features.x[:, features.prefix :]  # [B, T, F]
+        values = self.linear(token_features)  # [B, T, K * factor^axes]
         maps = shuffle(values, features.grid, self.factor)
         # Tokens of the last row or column may reach beyond the canvas.
         for axis, size in enumerate(self.layout.extent):
@@ -108,9 +109,9 @@ def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
     split = values.unflatten(-1, (-1, *patch))
     split = split.unflatten(1, grid)  # [B, *grid, K, *patch]
     # Batch and channel first; then, axis by axis, the grid and its patch.
-    order = [0, 1 + axes]
+    axis_order = [0, 1 + axes]
     for axis in range(axes):
-        order += [1 + axis, 2 + axes + axis]
-    interleaved = split.permute(order)  # [B, K, grid, patch, grid, patch, ...]
+        axis_order += [1 + axis, 2 + axes + axis]
+    interleaved = split.permute(axis_order)  # [B, K, grid, patch, grid, patch, ...]
     extent = [size * factor for size in grid]
     return interleaved.reshape(values.shape[0], -1, *extent)

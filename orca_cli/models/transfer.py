@@ -65,7 +65,8 @@ class TransferModel(nn.Module):
         if self.scale_std.ndim == 1 and len(self.scale_std) > 1:
             return self.scale_std.clone()
         # In float64: squares of large units exceed float32.
-        mean_square = self.scale_std.double().square().mean()
+        deviations = self.scale_std.double()
+        mean_square = deviations.square().mean()
         return float(mean_square.sqrt())
 
     def embed(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
@@ -102,7 +103,8 @@ class TransferModel(nn.Module):
             outputs = outputs.float()
         # What a body computes at padding depends on the batch's other samples; outputs must not.
         if valid is not None:
-            outputs = outputs.masked_fill(~features.mask.unsqueeze(-1), 0.0)
+            is_padding = ~features.mask.unsqueeze(-1)
+            outputs = outputs.masked_fill(is_padding, 0.0)
         return replace(features, x=outputs, samples=tokens.samples)
 
     def _with_class_token(self, tokens: Tokens) -> Tokens:
@@ -112,16 +114,16 @@ class TransferModel(nn.Module):
             return Tokens(x=tokens.x, mask=tokens.mask, grid=tokens.grid, causal=self.causal)
         batch_size, _, width = tokens.x.shape
         prefix = class_token.view(-1, width)  # [P, D]
-        length = len(prefix)
+        prefix_length = len(prefix)
         repeated = prefix.expand(batch_size, -1, -1)  # [B, P, D]
         # Class tokens are never padding.
-        is_token = tokens.mask.new_ones(batch_size, length)
+        is_token = tokens.mask.new_ones(batch_size, prefix_length)
         return Tokens(
             x=torch.cat([repeated, tokens.x], dim=1),
             mask=torch.cat([is_token, tokens.mask], dim=1),
             grid=tokens.grid,
             causal=self.causal,
-            prefix=length,
+            prefix=prefix_length,
         )
 
 
@@ -146,7 +148,8 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E]; `x` and `valid` as in `interfaces.Batch`."""
-        return averaged([member(x, valid) for member in self.members], self.kind)
+        outputs = [member(x, valid) for member in self.members]
+        return averaged(outputs, self.kind)
 
 
 def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
@@ -158,7 +161,8 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     joined = torch.stack(list(outputs))  # [models, B, K, ...]
     # In logarithms, so that the small probabilities of confident models do not underflow.
     if kind in ("classes", "class_maps"):
-        return functional.log_softmax(joined, dim=2).logsumexp(0) - math.log(len(outputs))
+        log_sum = functional.log_softmax(joined, dim=2).logsumexp(0)
+        return log_sum - math.log(len(outputs))
     if kind == "labels":
         present = functional.logsigmoid(joined).logsumexp(0)
         absent = functional.logsigmoid(-joined).logsumexp(0)
@@ -173,9 +177,9 @@ def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
     So several models hold a frozen body once. The names are those of parameters and buffers, as in
     `trained_state`.
     """
-    names = set(unshared)
+    unshared_names = set(unshared)
     tensors = (*model.named_parameters(), *model.named_buffers())
-    shared: list[Any] = [tensor for name, tensor in tensors if name not in names]
+    shared: list[Any] = [tensor for name, tensor in tensors if name not in unshared_names]
     # These are large, though neither parameters nor buffers.
     attributes = vars(model.body)
     for name in ("embeddings", "_tokenizer", "config"):

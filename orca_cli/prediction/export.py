@@ -19,8 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from orca_cli import storage
 from orca_cli.config import configuration
 from orca_cli.config.compose import to_yaml
@@ -33,6 +31,7 @@ from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.terminal import percent_or_number, visible
+from orca_cli.training.cache import save_tensors
 
 # Bytes that an export needs on the disk besides its weights.
 _OVERHEAD = 2**22
@@ -125,33 +124,30 @@ def export(loaded: Loaded, target: Path) -> None:
     if body_folder is None:
         message = "cannot be exported: its body was not made from a folder with a config.json"
         raise DataError(message, where=str(loaded.folder))
-    # Bytes of all weights: the disk is asked for room before the first file is written.
-    size = 0
+    # The disk is asked for room before the first file is written.
+    bytes_needed = _OVERHEAD
     for member in loaded.members:
-        size += sum(tensor.nbytes for tensor in member.state_dict().values())
-    storage.require_space(target.parent, size + _OVERHEAD)
+        weights = member.state_dict()
+        bytes_needed += sum(tensor.nbytes for tensor in weights.values())
+    storage.require_space(target.parent, bytes_needed)
     record = loaded.record
-    checkpoint = str(record.body.get("checkpoint", ""))
-    # Paths of this machine say nothing elsewhere.
-    if Path(checkpoint).expanduser().is_dir():
-        record = replace(record, body={**record.body, "checkpoint": Path(checkpoint).name})
+    # A hub id, or a folder of this machine, which says nothing elsewhere.
+    checkpoint = Path(str(record.body.get("checkpoint", "")))
+    if checkpoint.expanduser().is_dir():
+        record = replace(record, body={**record.body, "checkpoint": checkpoint.name})
     # config.yaml names the body as the record does, without a folder of this machine.
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
-    with storage.commit_folder(target, owner=str(record.result.get("identity", ""))) as folder:
-        for name, member in zip(record.weight_files, loaded.members, strict=True):
-            # On the CPU and contiguous, as safetensors stores them.
-            weights = {
-                key: tensor.detach().cpu().contiguous()
-                for key, tensor in member.state_dict().items()
-            }
-            save_file(weights, folder / name)
-        write_preprocessing(folder, loaded.preprocessing)
-        storage.write_json(folder / BODY_CONFIG, shareable_config(body_folder))
-        storage.write_checked_json(folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
-        storage.write_text(folder / SETTINGS, to_yaml(settings))
+    owner = str(record.result.get("identity", ""))
+    with storage.commit_folder(target, owner=owner) as new_folder:
+        for file_name, member in zip(record.weight_files, loaded.members, strict=True):
+            save_tensors(new_folder / file_name, member.state_dict())
+        write_preprocessing(new_folder, loaded.preprocessing)
+        storage.write_json(new_folder / BODY_CONFIG, shareable_config(body_folder))
+        storage.write_checked_json(new_folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
+        storage.write_text(new_folder / SETTINGS, to_yaml(settings))
         # The only file that `read_export` lets differ from the manifest.
-        storage.write_text(folder / CARD, model_card(replace(loaded, record=record)))
+        storage.write_text(new_folder / CARD, model_card(replace(loaded, record=record)))
 
 
 def model_card(loaded: Loaded) -> str:
@@ -171,44 +167,46 @@ def _use_fields(loaded: Loaded) -> dict[str, Any]:
     """Return a card's fields about inputs and outputs."""
     record = loaded.record
     # Only the columns of a table have names.
-    features = getattr(loaded.preprocessing, "feature_names", None)
+    column_names = getattr(loaded.preprocessing, "feature_names", None)
     columns = ""
-    if features:
-        columns = f"; columns: {_listed(features)}"
-    names = ""
-    if loaded.preprocessing.targets.names:
-        names = f": {_listed(loaded.preprocessing.targets.names)}"
+    if column_names:
+        columns = f"; columns: {_listed(column_names)}"
+    output_names = ""
+    target_names = loaded.preprocessing.targets.names
+    if target_names:
+        output_names = f": {_listed(target_names)}"
     return {
         "task": _inert(record.result.get("task")),
         "kind": record.kind,
         "shape": " x ".join(map(str, record.input_shape)),
         "columns": columns,
         "outputs": record.num_outputs,
-        "names": names,
+        "names": output_names,
     }
 
 
 def _data_fields(record: ModelRecord) -> dict[str, str]:
     """Return a card's fields about the splits and the choice of the weights."""
     splits = mapping(record.result.get("splits"))
-    lines = []
-    for name in ("train", "val", "test"):
-        split = splits.get(name)
+    table_lines = []
+    for split_name in ("train", "val", "test"):
+        split = splits.get(split_name)
         if split:
-            count = _inert(split.get("n"))
+            samples = _inert(split.get("n"))
             digest = _in_code(split.get("sha256"))
-            lines.append(f"| {name} | {count} | `{digest}` |")
+            table_lines.append(f"| {split_name} | {samples} | `{digest}` |")
     selected = mapping(record.result.get("selected"))
-    split = selected.get("on")
+    selected_on = selected.get("on")
     # The validation error chose nothing where the last step's weights were taken.
     verb = "validated" if selected.get("by") == "last" else "chosen"
     # A split of its own: val, or test where a protocol validates on it.
-    chosen = _CHOSEN.get(str(split), f"Weights were {verb} on the {_inert(split)} split")
+    on_split = f"Weights were {verb} on the {_inert(selected_on)} split"
+    choice = _CHOSEN.get(str(selected_on), on_split)
     if record.members > 1:
-        chosen += f"; the outputs of {record.members} models are averaged"
+        choice += f"; the outputs of {record.members} models are averaged"
     return {
-        "splits": "\n".join(lines),
-        "chosen": chosen,
+        "splits": "\n".join(table_lines),
+        "chosen": choice,
         "reads": _inert(record.result.get("test_reads")),
     }
 
@@ -223,56 +221,63 @@ def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
         error.get("name"): error.get("value"),
         "best constant predictor": result.get("trivial_error"),
     }
-    for name, baseline_error in baselines(result):
-        errors[f"baseline: {name}"] = baseline_error
-    lines = []
-    for name, measured in errors.items():
-        shown = percent_or_number(number(measured), is_percent)
-        lines.append(f"| {_inert(name)} | {shown} |")
-    ends = interval_text(error)
-    interval = f" Its 95 % interval over such test sets: {ends}." if ends else ""
+    for baseline in baselines(result):
+        errors[f"baseline: {baseline.name}"] = baseline.error
+    table_lines = []
+    for error_name, recorded_error in errors.items():
+        error_text = percent_or_number(number(recorded_error), is_percent)
+        table_lines.append(f"| {_inert(error_name)} | {error_text} |")
+    interval_ends = interval_text(error)
+    interval = ""
+    if interval_ends:
+        interval = f" Its 95 % interval over such test sets: {interval_ends}."
     validation_error = number(result.get("validation_error"))
     validated = ""
     if validation_error is not None:
         validated = f" On validation: {percent_or_number(validation_error, is_percent)}."
     comparison = mapping(result.get("comparison"))
-    compared = ""
+    comparison_sentence = ""
     if comparison:
-        compared = f" Beside simple models on the same split: {_inert(comparison.get('text'))}."
+        comparison_text = _inert(comparison.get("text"))
+        comparison_sentence = f" Beside simple models on the same split: {comparison_text}."
     return {
-        "errors": "\n".join(lines),
+        "errors": "\n".join(table_lines),
         "n": _inert(error.get("n")),
         "skipped": _inert(error.get("skipped")),
         "interval": interval,
         "validated": validated,
-        "comparison": compared,
+        "comparison": comparison_sentence,
     }
 
 
 def _model_fields(loaded: Loaded) -> dict[str, Any]:
     """Return a card's fields about the run, its parts and its weights."""
     record = loaded.record
-    groups = ("task", "body", "source", "metric", "finetune")
+    result = record.result
     checkpoint = str(record.body.get("checkpoint"))
     # A hub id may end with @REVISION.
-    licence = CHECKPOINT_LICENCES.get(checkpoint.partition("@")[0], "see where it comes from")
+    hub_id = checkpoint.partition("@")[0]
     # The run's choice in each group of the configuration.
-    names_of_parts = [f"{group}={_inert(record.result.get(group))}" for group in groups]
+    names_of_parts = []
+    for group in ("task", "body", "source", "metric", "finetune"):
+        part_name = _inert(result.get(group))
+        names_of_parts.append(f"{group}={part_name}")
     # Packages that the run did not have are left out.
     versions = [
         f"{_inert(package)} {_inert(version)}"
         for package, version in record.environment.items()
         if version
     ]
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     return {
         "run": _in_code(record.name),
-        "protocol": _inert(record.result.get("protocol")),
+        "protocol": _inert(result.get("protocol")),
         "seed": record.seed,
         "names_of_parts": ", ".join(names_of_parts),
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "parameters": parameters,
         "checkpoint": _in_code(checkpoint),
         "checkpoint_sha256": _in_code(record.checkpoint_sha256),
-        "licence": licence,
+        "licence": CHECKPOINT_LICENCES.get(hub_id, "see where it comes from"),
         "weights_sha256": _in_code(record.weights_sha256),
         "versions": ", ".join(versions),
     }
@@ -280,18 +285,19 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
 
 def _listed(names: Sequence[str]) -> str:
     """Return up to fifty names as code, and the number of further ones."""
-    shown = ", ".join(f"`{_in_code(name)}`" for name in names[:_MAX_NAMES])
+    spans = [f"`{_in_code(name)}`" for name in names[:_MAX_NAMES]]
+    listed = ", ".join(spans)
     if len(names) > _MAX_NAMES:
-        shown += f" and {len(names) - _MAX_NAMES} more"
-    return shown
+        listed += f" and {len(names) - _MAX_NAMES} more"
+    return listed
 
 
-def _in_code(text: Any) -> str:
+def _in_code(untrusted_text: Any) -> str:
     """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
     # Backslashes do not escape inside a code span, so the marks are replaced.
-    return visible(str(text)).replace("`", "'").replace("|", "/")
+    return visible(str(untrusted_text)).replace("`", "'").replace("|", "/")
 
 
-def _inert(text: Any) -> str:
+def _inert(untrusted_text: Any) -> str:
     """Return text of unknown origin in which nothing is read as Markdown or HTML."""
-    return _MARKUP.sub(r"\\\g<0>", visible(str(text)))
+    return _MARKUP.sub(r"\\\g<0>", visible(str(untrusted_text)))

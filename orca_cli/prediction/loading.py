@@ -106,14 +106,14 @@ def open_model(folder: Path, body_checkpoint: str | None = None) -> Loaded:
     )
     body_folder = folder / BODY_CONFIG.parent
     # Before any model is made: a few bytes of config.json could ask for days of work.
-    layers = check_modest(body_folder)
+    layer_count = check_modest(body_folder)
     members = []
-    for name in loaded.record.weight_files:
-        tensors = storage.read_tensors(folder / name)
+    for file_name in loaded.record.weight_files:
+        tensors = storage.read_tensors(folder / file_name)
         # Every layer has at least one weight. Modules take memory even on the meta device, so their
         # number is bounded before names and shapes can be compared.
-        if layers > len(tensors):
-            message = f"asks for {layers} layers, and there are {len(tensors)} weights"
+        if layer_count > len(tensors):
+            message = f"asks for {layer_count} layers, and there are {len(tensors)} weights"
             raise UnsafeError(message, where=str(folder / BODY_CONFIG), hint=_GET_AGAIN)
         members.append(_from_all_weights(loaded, tensors, body_folder))
     return replace(loaded, members=tuple(members))
@@ -150,13 +150,13 @@ def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Itera
     """Yield the checkpoints, one a member, that may hold the weights of the tested model."""
     if record.members == 1:
         # A run without validation has no `best`.
-        for name in ("best", "last"):
-            if os.path.lexists(finetune / name):
-                yield (finetune / name,)
+        for checkpoint_name in ("best", "last"):
+            if os.path.lexists(finetune / checkpoint_name):
+                yield (finetune / checkpoint_name,)
         return
-    folds = mapping(record.result.get("selected")).get("folds")
+    selected = mapping(record.result.get("selected"))
     # Folders of stage 3: fold-0, fold-1, ... or member-0, member-1, ...
-    prefix = "fold" if folds else "member"
+    prefix = "fold" if selected.get("folds") else "member"
     # One by one: a stranger's record may speak of more members than memory could name.
     yield (finetune / f"{prefix}-{number}" for number in range(record.members))
 
@@ -179,8 +179,9 @@ def _members_of_run(
     members: list[TransferModel] = []
     for checkpoint in checkpoints:
         # Before either is opened: a link could lead out of the folder.
-        for file in (storage.MANIFEST, WEIGHTS):
-            own_file(loaded.folder, str((checkpoint / file).relative_to(loaded.folder)))
+        for file_name in (storage.MANIFEST, WEIGHTS):
+            path_in_run = (checkpoint / file_name).relative_to(loaded.folder)
+            own_file(loaded.folder, str(path_in_run))
         storage.verify_folder(checkpoint)
         tensors = storage.read_tensors(checkpoint / WEIGHTS)
         if body_folder is not None:
@@ -227,74 +228,78 @@ def _from_all_weights(
         CheckpointError: they do not agree.
         UnsafeError: the body's own embedding layer, which is not among them, is too large.
     """
-    node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
+    body_node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
     # On the meta device tensors have shapes and types, but no memory.
     with _blaming_record(body_folder), architecture_only(), torch.device("meta"):
-        model = _assembled(loaded, load_body(node, loaded.record.seed))
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        in_weights = _form_of(tensors.get(name))
-        in_model = _form_of(expected.get(name))
-        if in_weights != in_model:
-            message = f"'{name}' is {in_weights} in the weights, the model's is {in_model}"
+        model = _assembled(loaded, load_body(body_node, loaded.record.seed))
+    expected_tensors = model.state_dict()
+    for tensor_name in sorted(expected_tensors.keys() | tensors.keys()):
+        form_in_weights = _form_of(tensors.get(tensor_name))
+        form_in_model = _form_of(expected_tensors.get(tensor_name))
+        if form_in_weights != form_in_model:
+            message = (
+                f"'{tensor_name}' is {form_in_weights} in the weights, the model's is "
+                f"{form_in_model}"
+            )
             raise CheckpointError(message, where=str(loaded.folder), hint=_GET_AGAIN)
     # A clone is aligned in memory. Tensors start anywhere in the file, and products of unaligned
     # matrices may differ in the last bits.
-    aligned = {name: tensor.clone() for name, tensor in tensors.items()}
+    aligned = {tensor_name: tensor.clone() for tensor_name, tensor in tensors.items()}
     with _blaming_record(loaded.folder):
         # Assigned rather than copied: parameters on the meta device have no memory to copy into.
         model.load_state_dict(aligned, strict=True, assign=True)
-        _compute_buffers(model.body, node, loaded.folder)
+        _compute_buffers(model.body, body_node, loaded.folder)
     return model.eval()
 
 
 def _form_of(tensor: Tensor | None) -> str:
     if tensor is None:
         return "missing"
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return f"{dtype} {tuple(tensor.shape)}"
+    dtype_name = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype_name} {tuple(tensor.shape)}"
 
 
-def _compute_buffers(body: Body, node: Mapping[str, Any], folder: Path) -> None:
+def _compute_buffers(body: Body, body_node: Mapping[str, Any], folder: Path) -> None:
     """Give a body the buffers that follow from its settings and are not stored with the weights."""
     # Buffers that the state dict leaves out are still on the meta device.
-    empty = [name for name, buffer in body.named_buffers() if buffer.is_meta]
-    if not empty:
+    missing_names = [dotted_name for dotted_name, buffer in body.named_buffers() if buffer.is_meta]
+    if not missing_names:
         return
     embeddings = getattr(body, "embeddings", None)
     if embeddings is not None:
-        size = sum(parameter.numel() for parameter in embeddings.parameters())
+        embedding_numbers = sum(parameter.numel() for parameter in embeddings.parameters())
         # Nothing has compared this layer yet: it is not among the weights, and the body that
         # computes the buffers holds it in memory.
-        if size > _MAX_EMBEDDINGS:
+        if embedding_numbers > _MAX_EMBEDDINGS:
             raise UnsafeError("the body's embedding layer is too large", where=str(folder))
     with architecture_only("cpu"):
         # Of this second body only the buffers are kept, so any seed will do.
-        computed = dict(load_body(node, 0).named_buffers())
-    for name in empty:
-        module, _, buffer_name = name.rpartition(".")
-        body.get_submodule(module)._buffers[buffer_name] = computed[name]
+        second_body = load_body(body_node, 0)
+        computed_buffers = dict(second_body.named_buffers())
+    for dotted_name in missing_names:
+        module_name, _, buffer_name = dotted_name.rpartition(".")
+        body.get_submodule(module_name)._buffers[buffer_name] = computed_buffers[dotted_name]
 
 
 def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferModel:
     """Return a model with the weights of the body's checkpoint, before the run's are loaded."""
     from huggingface_hub import constants
 
-    node = dict(loaded.record.body)
+    body_node = dict(loaded.record.body)
     if body_checkpoint:
-        node["checkpoint"] = body_checkpoint
-    name = str(node.get("checkpoint", ""))
+        body_node["checkpoint"] = body_checkpoint
+    checkpoint_name = str(body_node.get("checkpoint", ""))
     hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
     # Resolving an interpolation could show a secret of the environment.
-    if "${" in name:
-        message = f"names its body's checkpoint as {name}"
+    if "${" in checkpoint_name:
+        message = f"names its body's checkpoint as {checkpoint_name}"
         raise DataError(message, where=str(loaded.folder), hint=hint)
     # Keep the hub's library from fetching anything.
     was_offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
         with _blaming_record(loaded.folder):
-            body = load_body(node, loaded.record.seed)
+            body = load_body(body_node, loaded.record.seed)
     except (ConfigError, DataError, NetworkError) as error:
         message = f"the run trained a part of its body only and needs its checkpoint: {error.what}"
         # The same class, and so the same exit code, with a hint that names the option.
@@ -304,7 +309,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     # The name alone proves nothing: a hub id moves, and a folder can be overwritten.
     if body.checkpoint_digest != loaded.record.checkpoint_sha256:
         message = "has changed since the run: other weights would give other predictions"
-        raise ChecksumError(message, where=f"body.checkpoint={name}", hint=hint)
+        raise ChecksumError(message, where=f"body.checkpoint={checkpoint_name}", hint=hint)
     with _blaming_record(loaded.folder):
         return _assembled(loaded, body)
 
@@ -338,8 +343,8 @@ def _blaming_record(path: Path) -> Iterator[None]:
         if "allocate memory" in str(error) or process_error(error):
             raise
         # Errors of libraries have many lines, ours have one.
-        reason = " ".join(str(error).split())[:200]
-        message = f"does not describe a model: {type(error).__name__}: {reason}"
+        in_one_line = " ".join(str(error).split())
+        message = f"does not describe a model: {type(error).__name__}: {in_one_line[:200]}"
         raise DataError(message, where=str(path), hint=_GET_AGAIN) from error
 
 
@@ -370,24 +375,25 @@ def best_run(folder: Path) -> tuple[Path, str]:
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
     # The best run by each criterion.
-    best: dict[_Criterion, Path] = {}
+    best_runs: dict[_Criterion, Path] = {}
     for criterion, errors in validated.items():
         # `collect` lists the oldest run first, and `min` takes the first of equal errors.
-        best[criterion] = min(errors, key=errors.__getitem__)
-    if len(best) > 1:
+        best_runs[criterion] = min(errors, key=errors.__getitem__)
+    if len(best_runs) > 1:
         message = (
-            f"the runs were validated on {len(best)} different sets of data or errors, which "
+            f"the runs were validated on {len(best_runs)} different sets of data or errors, which "
             "cannot be compared"
         )
-        names = ", ".join(run.name for run in best.values())
-        raise DataError(message, where=str(folder), hint=f"give one of the best of each: {names}")
-    if not best and unvalidated:
+        run_names = ", ".join(run.name for run in best_runs.values())
+        hint = f"give one of the best of each: {run_names}"
+        raise DataError(message, where=str(folder), hint=hint)
+    if not best_runs and unvalidated:
         message = (
             f"all {len(unvalidated)} runs trained on their validation samples: no validation error "
             "compares them"
         )
         raise DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
-    if not best:
+    if not best_runs:
         message = (
             "holds no completed run on data of your own, chosen by a validation split, with its "
             "weights"
@@ -397,14 +403,14 @@ def best_run(folder: Path) -> tuple[Path, str]:
             "new data"
         )
         raise DataError(message, where=str(folder), hint=hint)
-    criterion, run = next(iter(best.items()))
+    criterion, best = next(iter(best_runs.items()))
     errors = validated[criterion]
-    lowest = percent_or_number(errors[run], criterion.is_percent)
-    reason = f"{run}: {criterion.error} {lowest} on validation, the lowest of {len(errors)} runs"
+    lowest = percent_or_number(errors[best], criterion.is_percent)
+    reason = f"{best}: {criterion.error} {lowest} on validation, the lowest of {len(errors)} runs"
     if unvalidated:
         left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
         reason += f"; {left_out}: {_MAKE_COMPARABLE}"
-    return run, reason
+    return best, reason
 
 
 def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list[Path]]:
@@ -424,10 +430,12 @@ def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list
             unvalidated.append(run.path)
         elif score.validation is not None:
             result = read_or_empty(run.path / RESULT)
-            samples = mapping(result.get("selected")).get("sha256")
+            selected = mapping(result.get("selected"))
+            samples = selected.get("sha256")
             # Records without a digest of their own name the validation split.
             if not samples:
-                samples = mapping(result.get("splits")).get("val")
+                splits = mapping(result.get("splits"))
+                samples = splits.get("val")
             criterion = _Criterion(
                 samples=str(samples), error=score.error_name, is_percent=score.percent
             )

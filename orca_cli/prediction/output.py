@@ -67,7 +67,7 @@ class Decoder:
             return [str(name) for name in self.classes]
         if self.names:
             return list(self.names)
-        return [f"prediction_{k}" for k in range(self.num_outputs)]
+        return [f"prediction_{number}" for number in range(self.num_outputs)]
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
         """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
@@ -76,9 +76,9 @@ class Decoder:
             return (outputs >= 0).astype(np.int64)
         if self.classes is not None:
             # [n], of maps [n, *E].
-            likeliest = outputs.argmax(1)
-            # Maps keep the numbers of classes.
-            return likeliest if self.is_map else self.classes[likeliest]
+            class_numbers = outputs.argmax(1)
+            # Maps keep the numbers.
+            return class_numbers if self.is_map else self.classes[class_numbers]
         if self.num_outputs == 1 and not self.is_map:
             return outputs[:, 0]
         return outputs
@@ -112,18 +112,21 @@ class Decoder:
         if self.form == "labels":
             # NaN is not 1, so this says nothing at unknown targets; the next step leaves them out.
             is_right = (outputs >= 0) == (targets == 1)
-            is_set_right = (is_right | ~is_known).all(axis=1)
-            return float(is_set_right[is_known.any(axis=1)].mean())
+            is_sample_right = (is_right | ~is_known).all(axis=1)
+            has_known_label = is_known.any(axis=1)
+            return float(is_sample_right[has_known_label].mean())
         from sklearn.metrics import r2_score
 
         targets = targets.astype(np.float64)
         outputs = outputs.astype(np.float64)
         scores = []
-        for k in range(self.num_outputs):
-            rows = is_known[:, k]  # [n], of maps [n, *E]
-            if rows.any():
-                # Output by output, since each has its own known rows.
-                scores.append(r2_score(targets[:, k][rows], outputs[:, k][rows]))
+        # Output by output, since each has its own known targets.
+        for output_number in range(self.num_outputs):
+            is_used = is_known[:, output_number]  # [n], of maps [n, *E]
+            if is_used.any():
+                known_targets = targets[:, output_number][is_used]
+                known_outputs = outputs[:, output_number][is_used]
+                scores.append(r2_score(known_targets, known_outputs))
         return float(np.mean(scores))
 
 
@@ -144,8 +147,8 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
         raise ConfigError(message, where="--out", hint="name another file")
     if suffix not in SUFFIXES or (out is not None and out.is_dir()):
         message = f"'{out}' is a folder, or has a suffix that is not written"
-        allowed = ", ".join(f"FILE{ending}" for ending in SUFFIXES)
-        raise ConfigError(message, where="--out", hint=f"allowed: {allowed}")
+        allowed_names = ", ".join(f"FILE{allowed_suffix}" for allowed_suffix in SUFFIXES)
+        raise ConfigError(message, where="--out", hint=f"allowed: {allowed_names}")
     if decoder.is_map and suffix != ".npz":
         message = "dense outputs are maps, which a table has no place for"
         raise ConfigError(message, where="--out", hint="give FILE.npz")
@@ -162,29 +165,31 @@ def parts_of(
         ids: of all samples; where None, samples are numbered.
     """
     start = 0
-    for batch in outputs:
-        stop = start + len(batch)
-        predictions = decoder.predictions(batch)
+    for batch_outputs in outputs:
+        stop = start + len(batch_outputs)
+        predictions = decoder.predictions(batch_outputs)
         # Pairs rather than a dictionary, since names may occur twice.
-        pairs: list[tuple[str, np.ndarray]] = []
+        named_columns: list[tuple[str, np.ndarray]] = []
         if ids is None:
-            pairs.append(("index", np.arange(start, stop)))
+            named_columns.append(("index", np.arange(start, stop)))
         else:
-            pairs.append(("id", np.array(ids[start:stop])))
+            batch_ids = np.array(ids[start:stop])
+            named_columns.append(("id", batch_ids))
         if predictions.ndim == 1:
-            pairs.append(("prediction", predictions))
+            named_columns.append(("prediction", predictions))
         else:
             # A column for each of the K outputs.
-            pairs += zip(decoder.columns, predictions.T, strict=True)
+            named_columns += zip(decoder.columns, predictions.T, strict=True)
         if decoder.has_probabilities:
-            names = [f"p_{name}" for name in decoder.columns]
-            pairs += zip(names, decoder.probabilities(batch).T, strict=True)
+            probability_names = [f"p_{column_name}" for column_name in decoder.columns]
+            probabilities = decoder.probabilities(batch_outputs)  # [B, K]
+            named_columns += zip(probability_names, probabilities.T, strict=True)
         columns: Columns = {}
-        for name, column in pairs:
+        for column_name, column in named_columns:
             # A label may have the name of another column, such as `index`.
-            while name in columns:
-                name += "_"
-            columns[name] = column
+            while column_name in columns:
+                column_name += "_"
+            columns[column_name] = column
         yield columns
         start = stop
 
@@ -194,7 +199,7 @@ def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
 
     Texts that a spreadsheet would compute get an apostrophe before them.
     """
-    for number, columns in enumerate(tables):
+    for table_number, columns in enumerate(tables):
         # By position, since names may become equal.
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
@@ -202,16 +207,19 @@ def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
             # Numbers cannot be formulas.
             if column.dtype.kind in "UO":
                 table[position] = list(map(for_spreadsheet, column.astype(str)))
-        header = [for_spreadsheet(name) for name in columns] if number == 0 else False
-        yield pd.DataFrame(table).to_csv(header=header, index=False, lineterminator="\n")
+        header: list[str] | bool = False
+        if table_number == 0:
+            header = [for_spreadsheet(name) for name in columns]
+        frame = pd.DataFrame(table)
+        yield frame.to_csv(header=header, index=False, lineterminator="\n")
 
 
 def rows(tables: Iterable[Columns]) -> Iterator[dict[str, Any]]:
     """Yield the samples of tables as JSON-able records, with the digits of their precision."""
     for columns in tables:
-        table = [_plain(column) for column in columns.values()]
-        for row in zip(*table, strict=True):
-            yield dict(zip(columns, row, strict=True))
+        plain_columns = [_plain(column) for column in columns.values()]
+        for sample_cells in zip(*plain_columns, strict=True):
+            yield dict(zip(columns, sample_cells, strict=True))
 
 
 def _plain(column: np.ndarray) -> list[Any]:
@@ -260,14 +268,17 @@ def _write_npz(
     path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:
     # `savez` takes whole arrays, so the outputs gather in a file first.
-    store = Kept(path.parent)
-    for _ in store.passing(outputs):
+    kept_outputs = Kept(path.parent)
+    for _ in kept_outputs.passing(outputs):
         pass
     # A map of the file, so that memory holds only the pages in use.
-    joined = store.whole()  # [n, K, ...]
-    arrays: dict[str, Any] = {"outputs": joined, "prediction": decoder.predictions(joined)}
+    all_outputs = kept_outputs.whole()  # [n, K, ...]
+    arrays: dict[str, Any] = {
+        "outputs": all_outputs,
+        "prediction": decoder.predictions(all_outputs),
+    }
     if decoder.has_probabilities and not decoder.is_map:
-        arrays["probability"] = decoder.probabilities(joined)
+        arrays["probability"] = decoder.probabilities(all_outputs)
     if ids is not None:
         arrays["id"] = np.array(ids)
     if decoder.classes is not None:

@@ -88,7 +88,8 @@ class Predictor:
 
         They are logits of classes and labels, or numbers in the task's units.
         """
-        return np.concatenate(list(self.stream(self.opened(x))))
+        batches = self.stream(self.opened(x))
+        return np.concatenate(list(batches))
 
     def predict(self, x: Any) -> np.ndarray:
         """Return predictions.
@@ -100,7 +101,8 @@ class Predictor:
             DataError: the samples do not have the form of the training data.
         """
         batches = self.stream(self.opened(x))
-        return np.concatenate([self.decoder.predictions(outputs) for outputs in batches])
+        predictions = [self.decoder.predictions(outputs) for outputs in batches]
+        return np.concatenate(predictions)
 
     # scikit-learn asks by `hasattr` whether a model gives probabilities.
     @available_if(lambda self: self.decoder.has_probabilities)
@@ -110,7 +112,8 @@ class Predictor:
         Models of numbers lack this method.
         """
         batches = self.stream(self.opened(x))
-        return np.concatenate([self.decoder.probabilities(outputs) for outputs in batches])
+        probabilities = [self.decoder.probabilities(outputs) for outputs in batches]
+        return np.concatenate(probabilities)
 
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better.
@@ -123,13 +126,13 @@ class Predictor:
                 of training.
         """
         # Opened once, for the outputs and for the targets.
-        new = self.opened(x)
-        return self.decoder.score(self.outputs(new), self._targets(new, y))
+        samples = self.opened(x)
+        return self.decoder.score(self.outputs(samples), self._targets(samples, y))
 
     def error(self, x: Any, y: Any = None) -> Score:
         """Return the error that the run reports, lower is better; arguments as those of `score`."""
-        new = self.opened(x)
-        return self.measured_error(self.outputs(new), self._targets(new, y))
+        samples = self.opened(x)
+        return self.measured_error(self.outputs(samples), self._targets(samples, y))
 
     def fit(self, x: Any, y: Any = None) -> Self:
         """Raise ConfigError: the model is trained already; `orca run` trains another."""
@@ -149,21 +152,21 @@ class Predictor:
             ConfigError: `part` is given for data without splits.
         """
         if isinstance(x, NewData):
-            new = x
+            samples = x
         elif isinstance(x, (str, Path)):
-            new = self._in_files(x, part)
+            samples = self._in_files(x, part)
         else:
-            new = self.preprocessing.given(x)
-        if not len(new):
-            raise DataError("no samples", where=new.where, hint="give one or more")
-        return new
+            samples = self.preprocessing.given(x)
+        if not len(samples):
+            raise DataError("no samples", where=samples.where, hint="give one or more")
+        return samples
 
-    def _in_files(self, name: str | Path, part: str) -> NewData:
-        path = Path(name).expanduser()
+    def _in_files(self, path_or_id: str | Path, part: str) -> NewData:
+        path = Path(path_or_id).expanduser()
         # A bare name may be a hub id.
-        is_typed_as_path = str(name).startswith(("./", "../", "/", "~"))
+        is_typed_as_path = str(path_or_id).startswith(("./", "../", "/", "~"))
         if is_typed_as_path and not path.exists():
-            raise DataError("no such file or folder", where=str(name))
+            raise DataError("no such file or folder", where=str(path_or_id))
         return self.preprocessing.open(path, "INPUT", part)
 
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
@@ -177,77 +180,86 @@ class Predictor:
                 finite.
             MemoryExhaustedError: a batch does not fit.
         """
-        size = self.batch_size
+        batch_size = self.batch_size
         precision = self.record.precision
         if precision == "fp16" and self.device.type == "cpu":
             precision = "fp32"
         # As in the run's own evaluation, so that predictions keep its bits.
         precision = choose_precision(precision, self.device, self.model.body.width)
         engine = Engine(self.device, precision)
-        self.model.to(self.device).eval()
-        # Numbers in the outputs of one batch; a map has K at every position.
-        batch_numbers = size * self.record.num_outputs
+        self.model.to(self.device)
+        self.model.eval()
+        numbers_per_batch = batch_size * self.record.num_outputs
+        # A map has K numbers at every position.
         if self.decoder.is_map:
-            batch_numbers *= math.prod(self.input_shape[1:])
-        waiting = max(1, min(_MAX_WAITING_BATCHES, _MAX_WAITING_NUMBERS // batch_numbers))
+            numbers_per_batch *= math.prod(self.input_shape[1:])
+        affordable_batches = _MAX_WAITING_NUMBERS // numbers_per_batch
+        waiting_batches = max(1, min(_MAX_WAITING_BATCHES, affordable_batches))
         # The hint of an error for lack of memory.
-        advice = f"use less than {size}" if size > 1 else "use a machine with more memory"
+        advice = "use a machine with more memory"
+        if batch_size > 1:
+            advice = f"use less than {batch_size}"
         # `read_ahead` calls them in a thread, while the model computes the batches before.
         reads = (
-            functools.partial(self._read, engine, new, start) for start in range(0, len(new), size)
+            functools.partial(self._read, engine, new, start)
+            for start in range(0, len(new), batch_size)
         )
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
-            closing(read_ahead(reads)) as feed,
+            closing(read_ahead(reads)) as batches,
         ):
-            outputs = self._outputs(engine, feed, new.where)
+            outputs = self._outputs(engine, batches, new.where)
             while True:
                 # While it is on, autocast converts each weight to bfloat16 only once. So it is on
                 # for several batches together, but never while the caller works.
                 with torch.no_grad(), engine.autocast():
-                    computed = list(itertools.islice(outputs, waiting))
-                advance(sum(map(len, computed)))
+                    computed_outputs = list(itertools.islice(outputs, waiting_batches))
+                advance(sum(map(len, computed_outputs)))
                 # An empty list is the end of the batches.
-                if not computed:
+                if not computed_outputs:
                     return
-                yield from computed
+                yield from computed_outputs
 
     def _outputs(
         self, engine: Engine, batches: Iterable[Batch], where: str
     ) -> Iterator[np.ndarray]:
         """Yield the outputs of batches; DataError where they are not finite."""
-        count = 0
+        samples_before = 0
         for batch in batches:
             signals.check()
-            moved = engine.move(batch)
-            outputs = self.model(moved.x, moved.valid).cpu().numpy()
-            # One truth for each sample, [B].
-            is_finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+            batch_on_device = engine.move(batch)
+            on_cpu = self.model(batch_on_device.x, batch_on_device.valid).cpu()
+            outputs = on_cpu.numpy()
+            is_number_finite = np.isfinite(outputs).reshape(len(outputs), -1)
+            is_finite = is_number_finite.all(axis=1)  # [B]
             # argmax would make a class of NaN.
             if not is_finite.all():
-                sample = count + int(is_finite.argmin())
+                sample = samples_before + int(is_finite.argmin())
                 message = f"the outputs of sample {sample} are NaN or infinite"
                 hint = "its inputs are too large for the model: correct them, or leave it out"
                 raise DataError(message, where=where, hint=hint)
-            count += len(outputs)
+            samples_before += len(outputs)
             yield outputs
 
     def _read(self, engine: Engine, new: NewData, start: int) -> Batch:
         """Return the batch of samples from `start`, without targets, and count its remarks."""
-        where = new.where if start == 0 else f"{new.where}, counted from sample {start}"
-        raw = new.inputs(start, min(start + self.batch_size, len(new)))
-        x, valid = self.preprocessing.inputs(raw, where)
+        where = new.where
+        if start > 0:
+            where += f", counted from sample {start}"
+        stop = min(start + self.batch_size, len(new))
+        raw_inputs = new.inputs(start, stop)
+        x, valid = self.preprocessing.inputs(raw_inputs, where)
         # (C, *E)
-        shape = tuple(x.shape[1:])
+        input_shape = tuple(x.shape[1:])
         # In a stranger's export, record and preprocessing may not belong together.
-        if shape != self.input_shape:
-            message = f"become inputs of shape {shape}, the model takes {self.input_shape}"
+        if input_shape != self.input_shape:
+            message = f"become inputs of shape {input_shape}, the model takes {self.input_shape}"
             raise DataError(message, where=where)
         # Images always fit, so their preprocessing has no remarks.
         remarks = getattr(self.preprocessing, "remarks", None)
         if remarks is not None:
-            self.remarks.update(remarks(raw))
+            self.remarks.update(remarks(raw_inputs))
         # Zeros [B] in place of targets, which no output depends on.
         return engine.pin(Batch(x, torch.zeros(len(x)), valid))
 

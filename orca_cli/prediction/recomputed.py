@@ -44,11 +44,11 @@ class Recomputed:
     @property
     def different(self) -> list[str]:
         """Return the names of numbers that differ within their first six digits."""
-        return [
-            name
-            for name, computed in self.computed.items()
-            if not _is_same(self.recorded[name], computed)
-        ]
+        different_names = []
+        for name, computed in self.computed.items():
+            if not _is_same(self.recorded[name], computed):
+                different_names.append(name)
+        return different_names
 
 
 def _is_same(recorded: float | None, computed: float | None) -> bool:
@@ -69,58 +69,62 @@ def recompute(run: Path) -> Recomputed:
     """
     summary_file = f"{STAGE_FOLDERS['build']}/{SUMMARY}"
     predictions_file = f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
-    result = completed(run)
+    error_record = mapping(completed(run).get("error"))
     # Before any of them is read, since a link could lead out of the folder.
     for name in (SETTINGS, summary_file, predictions_file):
         own_file(run, name)
     summary = read_or_empty(run / summary_file)
     settings = configuration.content(run / SETTINGS)
-    recorded = mapping(result.get("error"))
     kind = summary.get("kind")
-    node = mapping(settings.get("task")).get("error")
+    error_node = mapping(settings.get("task")).get("error")
     # The run may be a stranger's, whose settings could name any code.
-    parts.check_admitted(node, "task.error")
-    is_node = isinstance(node, (dict, str, type(None)))
-    if not recorded or kind not in KINDS or not is_node:
+    parts.check_admitted(error_node, "task.error")
+    is_node = isinstance(error_node, (dict, str, type(None)))
+    if not error_record or kind not in KINDS or not is_node:
         raise DataError("its records do not say which error it has", where=str(run), hint=_HINT)
     # outputs [n, K, ...], targets [n, ...] and, of samples cut from records, groups [n].
-    saved = _numbers_in(run / predictions_file)
+    saved_arrays = _numbers_in(run / predictions_file)
+    protocol = str(settings.get("protocol"))
     try:
         # A chunk holds whole batches, so the error depends on their size.
         batch_size = setting(settings, "train.batch_size", summary)
+        targets = saved_arrays["targets"]
         error = named_error(
-            node=node,
+            node=error_node,
             kind=kind,
-            integer_targets=saved["targets"].dtype.kind != "f",
-            chunk=ERROR_CHUNKS.get(str(settings.get("protocol"))),
+            integer_targets=targets.dtype.kind != "f",
+            chunk=ERROR_CHUNKS.get(protocol),
             batch=batch_size,
         )
-        score = error(saved["outputs"], saved["targets"], saved.get("groups"))
+        score = error(saved_arrays["outputs"], targets, saved_arrays.get("groups"))
     # Arrays of wrong shapes or types can fail anywhere in an error.
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
-        message = f"cannot be computed from what the run saved: {failure}"
-        raise DataError(message, where=str(run), hint="run it again with --force") from failure
-    return _beside(recorded, error, score)
+        raise DataError(
+            f"cannot be computed from what the run saved: {failure}",
+            where=str(run),
+            hint="run it again with --force",
+        ) from failure
+    return _beside(error_record, error, score)
 
 
 def _numbers_in(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of numbers in a file by name."""
-    arrays = {}
-    for name, stored in open_arrays(path, str(path), _HINT).items():
+    number_arrays = {}
+    for name, stored_array in open_arrays(path, str(path), _HINT).items():
         # Floats and integers; an error needs no texts.
-        if stored.dtype.kind in "fiu":
-            arrays[name] = np.asarray(stored.read())
-    return arrays
+        if stored_array.dtype.kind in "fiu":
+            number_arrays[name] = np.asarray(stored_array.read())
+    return number_arrays
 
 
-def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed:
+def _beside(error_record: Mapping[str, Any], error: Error, score: Score) -> Recomputed:
     """Return the numbers of an error's record beside those of a score by the same error."""
-    further = mapping(record.get("others"))
+    further_errors = mapping(error_record.get("others"))
     entries = {
-        error.name: record.get("value"),
-        "n": record.get("n"),
-        "skipped": record.get("skipped"),
-        **further,
+        error.name: error_record.get("value"),
+        "n": error_record.get("n"),
+        "skipped": error_record.get("skipped"),
+        **further_errors,
     }
     recorded: dict[str, float | None] = {}
     for name, entry in entries.items():
@@ -128,7 +132,7 @@ def _beside(record: Mapping[str, Any], error: Error, score: Score) -> Recomputed
         is_number = number(entry) is not None
         recorded[name] = entry if is_number else None
     computed = {error.name: score.value, "n": score.n, "skipped": score.skipped}
-    for name in further:
+    for name in further_errors:
         # An error by records is missing where the run saved no groups.
         if name in score.others:
             computed[name] = score.others[name]

@@ -106,8 +106,8 @@ class ModelRecord:
             yield WEIGHTS
             return
         # One by one: a stranger's record may speak of more members than memory could name.
-        for number in range(self.members):
-            yield f"model-{number}.safetensors"
+        for member_number in range(self.members):
+            yield f"model-{member_number}.safetensors"
 
 
 def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
@@ -123,16 +123,16 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
         path = path / component
         try:
             # `lstat` describes a link itself, `stat` would follow it.
-            state = os.lstat(path)
+            file_state = os.lstat(path)
         except OSError as error:
             raise ChecksumError("is missing", where=str(folder / name)) from error
-        if stat.S_ISLNK(state.st_mode):
+        if stat.S_ISLNK(file_state.st_mode):
             message = "is a link, which could lead anywhere"
             raise UnsafeError(message, where=str(path), hint="copy what it leads to")
-    if not stat.S_ISREG(state.st_mode):
+    if not stat.S_ISREG(file_state.st_mode):
         raise UnsafeError("is not a file", where=str(path))
-    if max_bytes is not None and state.st_size > max_bytes:
-        message = f"is far too large for a record ({state.st_size} bytes)"
+    if max_bytes is not None and file_state.st_size > max_bytes:
+        message = f"is far too large for a record ({file_state.st_size} bytes)"
         raise UnsafeError(message, where=str(path))
     return path
 
@@ -157,7 +157,8 @@ def read_export(folder: Path) -> ModelRecord:
         if path.is_dir() and not path.is_symlink():
             continue
         is_record = path.suffix in (".json", ".yaml", ".md")
-        own_file(folder, str(path.relative_to(folder)), _LARGEST_RECORD if is_record else None)
+        max_bytes = _LARGEST_RECORD if is_record else None
+        own_file(folder, str(path.relative_to(folder)), max_bytes)
     entries = storage.read_checked_json(folder / EXPORT)
     version = entries.pop("schema", None)
     if version != SCHEMA:
@@ -166,27 +167,28 @@ def read_export(folder: Path) -> ModelRecord:
     # After the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))
     # An export of one model may lack this entry.
-    return _record({"members": 1, **entries}, str(folder / EXPORT))
+    return _checked_record({"members": 1, **entries}, str(folder / EXPORT))
 
 
-def _record(entries: Mapping[str, Any], where: str) -> ModelRecord:
+def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
     """Return the record with these entries, all of which are checked first."""
     # Entry -> its type, with the range of a number.
-    hints = typing.get_type_hints(ModelRecord, include_extras=True)
+    declared_types = typing.get_type_hints(ModelRecord, include_extras=True)
     # The names of both: a missing entry is refused, and so is an unknown one.
-    for name in sorted(hints.keys() | entries.keys()):
-        entry = entries.get(name)
-        is_right = name in hints and name in entries and fits(entry, hints[name])
-        if name in _DICTIONARIES:
-            is_right = is_right and type(entry) is dict
-        if not is_right:
-            message = f"is not a model's record: {name} is {shown(entry)}"
+    for entry_name in sorted(declared_types.keys() | entries.keys()):
+        entry = entries.get(entry_name)
+        is_expected = entry_name in declared_types and entry_name in entries
+        is_valid = is_expected and fits(entry, declared_types[entry_name])
+        if entry_name in _DICTIONARIES:
+            is_valid = is_valid and type(entry) is dict
+        if not is_valid:
+            message = f"is not a model's record: {entry_name} is {shown(entry)}"
             raise DataError(message, where=where)
-    for name, key in _SETTINGS_OF.items():
-        check_value(entries[name], schema.declared()[key], key)
+    for entry_name, setting_name in _SETTINGS_OF.items():
+        check_value(entries[entry_name], schema.declared()[setting_name], setting_name)
     # A stranger's record may name any code, and `parts.build` imports it later.
-    for name, key in _KEYS_OF_CODE.items():
-        parts.check_admitted(entries[name], key)
+    for entry_name, configuration_key in _KEYS_OF_CODE.items():
+        parts.check_admitted(entries[entry_name], configuration_key)
     # JSON has lists, an input shape is a tuple.
     return ModelRecord(**{**entries, "input_shape": tuple(entries["input_shape"])})
 
@@ -213,9 +215,9 @@ def completed(folder: Path) -> dict[str, Any]:
     if result is not None:
         return result
     # A run without a result is unfinished; a folder without a state is no run.
-    state = read_or_empty(folder / STATUS).get("state")
-    if state:
-        message = f"the run is not completed (state: {state})"
+    run_state = read_or_empty(folder / STATUS).get("state")
+    if run_state:
+        message = f"the run is not completed (state: {run_state})"
         raise DataError(message, where=where, hint="rerun its command")
     hint = "give a run's folder, an exported one, or a folder of runs and --best"
     raise DataError("neither a run nor an export", where=where, hint=hint)
@@ -229,23 +231,27 @@ def read_run(folder: Path) -> ModelRecord:
         ChecksumError, CheckpointError, ConfigError, UnsafeError: as `read_export`.
     """
     build = STAGE_FOLDERS["build"]
+    preprocessing_file = f"{build}/{FILE}"
     result = completed(folder)
-    if not (folder / build / FILE).exists():
+    if not (folder / preprocessing_file).exists():
         message = (
             f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for "
             "new data"
         )
         hint = "those of its test split are in 3_finetune/predictions.npz"
         raise DataError(message, where=str(folder), hint=hint)
-    records = [RESULT, SETTINGS, ENVIRONMENT, f"{build}/{SUMMARY}", f"{build}/{FILE}"]
-    arrays = f"{build}/{ARRAYS_FILE}"
-    for name in (storage.MANIFEST, *records):
+    summary_file = f"{build}/{SUMMARY}"
+    record_files = [RESULT, SETTINGS, ENVIRONMENT, summary_file, preprocessing_file]
+    for name in (storage.MANIFEST, *record_files):
         own_file(folder, name, _LARGEST_RECORD)
     # Records are small, arrays may have any size.
-    own_file(folder, arrays)
-    storage.verify_folder(folder, only=[*records, arrays])
-    summary = read_or_empty(folder / build / SUMMARY)
+    arrays_file = f"{build}/{ARRAYS_FILE}"
+    own_file(folder, arrays_file)
+    storage.verify_folder(folder, only=[*record_files, arrays_file])
+    summary = read_or_empty(folder / summary_file)
     settings = configuration.content(folder / SETTINGS)
+    task_settings = mapping(settings.get("task"))
+    selected = mapping(result.get("selected"))
     entries = {
         "kind": summary.get("kind"),
         "input_shape": summary.get("input_shape"),
@@ -254,16 +260,16 @@ def read_run(folder: Path) -> ModelRecord:
         "embedder": settings.get("embedder"),
         "body": settings.get("body"),
         "finetune": settings.get("finetune"),
-        "error": mapping(settings.get("task")).get("error"),
+        "error": task_settings.get("error"),
         "error_chunks": schema.ERROR_CHUNKS.get(str(settings.get("protocol"))),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
-        "members": mapping(result.get("selected")).get("members", 1),
+        "members": selected.get("members", 1),
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
-    for name, key in _SETTINGS_OF.items():
-        entries[name] = setting(settings, key, summary)
-    return _record(entries, str(folder))
+    for name, setting_name in _SETTINGS_OF.items():
+        entries[name] = setting(settings, setting_name, summary)
+    return _checked_record(entries, str(folder))
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
@@ -274,9 +280,10 @@ def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -
         key: the setting's name, such as train.lr.
         summary: of the run's stage 1, which has the settings that were decided.
     """
-    decided = mapping(mapping(summary.get("decided")).get(key))
-    if decided:
-        return decided.get("value")
+    decisions = mapping(summary.get("decided"))
+    decision = mapping(decisions.get(key))
+    if decision:
+        return decision.get("value")
     value = schema.lookup(settings, key)
     if value is None:
         return schema.lookup(schema.Config(), key)

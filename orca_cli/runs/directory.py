@@ -57,6 +57,7 @@ class RunName:
     """What identifies a run in its path and its records.
 
     Args:
+        data: name of the data set; it identifies nothing.
         identity: hash of all that can change a result.
         settings: hash of the same without the seed.
         variant: settings that were typed besides the groups and the seed, such as
@@ -64,6 +65,7 @@ class RunName:
     """
 
     task: str
+    data: str
     body: str
     source: str
     metric: str

@@ -52,7 +52,7 @@ def cached(
     Raises:
         InterruptionError: a signal ends the wait.
     """
-    waiting_for = f"computes the same {path.parent.name.replace('_', ' ')}"
+    waiting_for = "computes the same " + path.parent.name.replace("_", " ")
     with storage.cached(
         path, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
@@ -71,9 +71,12 @@ def cached(
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file; `storage.read_tensors` reads it."""
-    # safetensors refuses tensors that are not contiguous.
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, path)
+    contiguous = {}
+    for name, tensor in tensors.items():
+        on_cpu = tensor.detach().cpu()
+        # safetensors refuses any other tensor.
+        contiguous[name] = on_cpu.contiguous()
+    save_file(contiguous, path)
 
 
 # Packages whose computations a run's numbers depend on.

@@ -62,40 +62,41 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     Raises:
         StorageError: disk full or failing; the earlier checkpoints are intact.
     """
-    path = folder / _name(checkpoint.step)
+    checkpoint_folder = folder / _folder_name(checkpoint.step)
     # An earlier attempt of the run may have reached this step.
-    if path.exists():
+    if checkpoint_folder.exists():
         # If it is whole, it holds the same state: every draw is a function of the step.
         try:
-            storage.verify_folder(path)
+            storage.verify_folder(checkpoint_folder)
             return
         except ChecksumError:
-            storage.quarantine(path)
-    size = 0
+            storage.quarantine(checkpoint_folder)
+    bytes_needed = _ROOM
     for tensors in (checkpoint.weights, checkpoint.optimizer, checkpoint.kept):
-        size += sum(tensor.nbytes for tensor in tensors.values())
+        bytes_needed += sum(tensor.nbytes for tensor in tensors.values())
     # Checked first, so that half a checkpoint does not take up the space that is left.
-    storage.require_space(folder, size + _ROOM)
+    storage.require_space(folder, bytes_needed)
     # The checkpoint gets its name last, so a crash inside the block leaves none that is half
     # written.
-    with storage.commit_folder(path, owner=owner) as temporary:
+    with storage.commit_folder(checkpoint_folder, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
         save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
         if checkpoint.kept:
             save_tensors(temporary / _KEPT, checkpoint.kept)
-        state = {
+        trainer_state = {
             "schema": _SCHEMA,
             "step": checkpoint.step,
             "records": checkpoint.records,
             "scaler": checkpoint.scaler,
         }
-        storage.write_json(temporary / _TRAINER, state)
+        storage.write_json(temporary / _TRAINER, trainer_state)
+    oldest_first = [*checkpoints(folder).values()]
     # Two are kept: the older one is used if the newest turns out to be damaged.
-    for old in list(checkpoints(folder).values())[:-_KEEP]:
-        storage.remove(old)
+    for superseded in oldest_first[:-_KEEP]:
+        storage.remove(superseded)
 
 
-def _name(step: int) -> str:
+def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
@@ -109,12 +110,12 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
         StorageError: one exists but cannot be read.
     """
-    for path in reversed(checkpoints(folder).values()):
+    for checkpoint_folder in reversed(checkpoints(folder).values()):
         try:
-            return _load(path, owner)
+            return _load(checkpoint_folder, owner)
         except ChecksumError as error:
             log.warning(f"skipping a damaged checkpoint: {error}")
-            storage.quarantine(path)
+            storage.quarantine(checkpoint_folder)
     # Folders that were moved aside match the pattern too. Where checkpoints existed, a silent start
     # at step 0 would throw away the work that they hold.
     if any(folder.glob("step-*")):
@@ -126,41 +127,42 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     return None
 
 
-def _load(path: Path, owner: str) -> Checkpoint:
+def _load(folder: Path, owner: str) -> Checkpoint:
     """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
     # Nothing is parsed before its checksum has been compared.
-    _check_owner(path, owner)
+    _check_owner(folder, owner)
     # A manifest that is valid in itself may still lack one of these files.
-    members = (_WEIGHTS, _OPTIMIZER, _TRAINER)
-    storage.verify_folder(path, only=members, contents=False)
-    state = json.loads((path / _TRAINER).read_text(encoding="utf-8"))
-    if state["schema"] != _SCHEMA:
+    required_files = (_WEIGHTS, _OPTIMIZER, _TRAINER)
+    storage.verify_folder(folder, only=required_files, contents=False)
+    trainer_state = json.loads((folder / _TRAINER).read_text(encoding="utf-8"))
+    if trainer_state["schema"] != _SCHEMA:
         raise CheckpointError(
-            f"schema {state['schema']} is not supported",
-            where=str(path),
+            f"schema {trainer_state['schema']} is not supported",
+            where=str(folder),
             hint="use a newer program",
         )
     # A folder that was copied or renamed would resume at the wrong step.
-    if path.name != _name(state["step"]):
-        raise ChecksumError(f"actually contains step {state['step']}", where=str(path))
-    best = {}
-    if (path / _KEPT).exists():
-        best = storage.read_tensors(path / _KEPT)
+    step = trainer_state["step"]
+    if folder.name != _folder_name(step):
+        raise ChecksumError(f"actually contains step {step}", where=str(folder))
+    best_weights = {}
+    if (folder / _KEPT).exists():
+        best_weights = storage.read_tensors(folder / _KEPT)
     return Checkpoint(
-        step=state["step"],
-        weights=storage.read_tensors(path / _WEIGHTS),
-        optimizer=storage.read_tensors(path / _OPTIMIZER),
-        kept=best,
-        records=state["records"],
-        scaler=state.get("scaler", {}),
+        step=step,
+        weights=storage.read_tensors(folder / _WEIGHTS),
+        optimizer=storage.read_tensors(folder / _OPTIMIZER),
+        kept=best_weights,
+        records=trainer_state["records"],
+        scaler=trainer_state.get("scaler", {}),
     )
 
 
-def _check_owner(path: Path, owner: str) -> None:
+def _check_owner(folder: Path, owner: str) -> None:
     """Raise ChecksumError where a folder is damaged or of another run."""
     # A manifest proves only that the content is whole; the owner ties it to this run's settings.
-    if storage.verify_folder(path) != owner:
-        raise ChecksumError("belongs to another run", where=str(path))
+    if storage.verify_folder(folder) != owner:
+        raise ChecksumError("belongs to another run", where=str(folder))
 
 
 class Saver:
@@ -212,8 +214,7 @@ def commit_weights(
         save_tensors(temporary / _WEIGHTS, weights)
         if finished is not None:
             save_tensors(temporary / _MEMBER_OUTPUTS, finished.tensors)
-            record = {"schema": _SCHEMA, **finished.record}
-            storage.write_json(temporary / _MEMBER_RECORD, record)
+            storage.write_json(temporary / _MEMBER_RECORD, {"schema": _SCHEMA, **finished.record})
 
 
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
@@ -225,12 +226,12 @@ def read_finished(folder: Path, *, owner: str) -> Entry | None:
         return None
     try:
         _check_owner(folder, owner)
-        record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
+        member_record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
     except ChecksumError as error:
         log.warning(f"damaged, training it again: {error}")
         storage.quarantine(folder)
         return None
-    return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), record)
+    return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), member_record)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -239,22 +240,23 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     Its settings, such as the rate, are left out: they come from the configuration.
     """
     tensors = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        for name, content in state.items():
-            if isinstance(content, Tensor):
-                tensors[f"{number}.{name}"] = content.detach().cpu()
+    for parameter_number, state in optimizer.state_dict()["state"].items():
+        for entry_name, entry in state.items():
+            tensor_name = f"{parameter_number}.{entry_name}"
+            if isinstance(entry, Tensor):
+                tensors[tensor_name] = entry.detach().cpu()
             # None is SGD's momentum before the first step.
-            elif content is not None:
-                tensors[f"{number}.{name}"] = torch.tensor(content)
+            elif entry is not None:
+                tensors[tensor_name] = torch.tensor(entry)
     return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the state that `optimizer_tensors` returned."""
     states: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, _, name = key.partition(".")
-        states.setdefault(int(number), {})[name] = tensor
+    for tensor_name, tensor in tensors.items():
+        parameter_number, _, entry_name = tensor_name.partition(".")
+        states.setdefault(int(parameter_number), {})[entry_name] = tensor
     # The groups are the optimizer's own: its settings come from the configuration.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
@@ -262,8 +264,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a module's state on the CPU."""
-    # Cloned, since on the CPU `cpu` returns the tensor itself, which training goes on changing.
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    copies = {}
+    for name, tensor in module.state_dict().items():
+        on_cpu = tensor.detach().cpu()
+        # On the CPU `cpu` returns the tensor itself, which training goes on changing.
+        copies[name] = on_cpu.clone()
+    return copies
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
@@ -271,10 +277,12 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     # Sorted, so that the order in which a module registers its tensors does not matter.
     for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
+        tensor = weights[name].detach()
+        shape = tuple(tensor.shape)
         # The header keeps equal bytes of another type or shape apart.
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(f"{name} {tensor.dtype} {shape} ".encode())
+        contiguous = tensor.cpu().contiguous()
         # As bytes, since numpy has no bfloat16.
-        content = tensor.reshape(-1).view(torch.uint8)
+        content = contiguous.reshape(-1).view(torch.uint8)
         digest.update(content.numpy().tobytes())
     return digest.hexdigest()

@@ -38,11 +38,11 @@ def choose_device(setting: str) -> torch.device:
     """
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, gpu_number = setting.partition(":")
     # torch names more kinds of devices; on those nothing has been tried.
-    kind, _, index = setting.partition(":")
-    is_kind = kind in ("cpu", "cuda", "mps")
-    is_numbered = kind == "cuda" and index.isdigit()
-    if not is_kind or (index and not is_numbered):
+    is_allowed_kind = kind in ("cpu", "cuda", "mps")
+    is_numbered_gpu = kind == "cuda" and gpu_number.isdigit()
+    if not is_allowed_kind or (gpu_number and not is_numbered_gpu):
         raise ConfigError(
             f"'{setting}' is not a device",
             where="device",
@@ -50,11 +50,11 @@ def choose_device(setting: str) -> torch.device:
         )
     # A number that is missing is noticed here: torch would fail only at the first use, after the
     # model has been built.
-    count = _device_count(kind)
-    if int(index or 0) >= count:
-        plural = "" if count == 1 else "s"
+    device_count = _device_count(kind)
+    if int(gpu_number or 0) >= device_count:
+        plural = "" if device_count == 1 else "s"
         raise UnavailableError(
-            f"'{setting}' is not on this machine ({count} {kind} device{plural} found)",
+            f"'{setting}' is not on this machine ({device_count} {kind} device{plural} found)",
             where="device",
             hint="use device=cpu or device=auto",
         )
@@ -103,10 +103,10 @@ def _has_bf16_processor() -> bool:
     """Return whether the processor has instructions for bf16, and torch a library with them."""
     if not torch.backends.mkldnn.is_available():
         return False
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+    for function_name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         # A release of torch may lack either, since their names are private.
-        is_supported = getattr(torch.cpu, name, None)
-        if is_supported is not None and is_supported():
+        reports_support = getattr(torch.cpu, function_name, None)
+        if reports_support is not None and reports_support():
             return True
     return False
 
@@ -127,11 +127,11 @@ def limit_threads(parameters: int, tokens: int) -> None:
 def same_threads_after() -> Iterator[None]:
     """Give the process at the end of a block the number of threads that it had before."""
     # A process may do several runs: a small model must not limit the threads of the next.
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 def checkpoint_layers(body: nn.Module) -> None:
@@ -145,20 +145,20 @@ def checkpoint_layers(body: nn.Module) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    def marked(module: nn.Module) -> list[Any]:
+    def marked_layers(module: nn.Module) -> list[Any]:
         return [
             layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)
         ]
 
     # A marked layer may contain other marked layers.
-    innermost = [module for module in marked(body) if marked(module) == [module]]
-    if not innermost:
+    innermost_layers = [layer for layer in marked_layers(body) if marked_layers(layer) == [layer]]
+    if not innermost_layers:
         raise ConfigError(
             "transformers does not mark the layers of this body",
             where="train.gradient_checkpointing",
             hint="leave it out, or use another body",
         )
-    for layer in innermost:
+    for layer in innermost_layers:
         layer.gradient_checkpointing = True
         # The reentrant form gives no gradient unless an input of the layer requires one.
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
@@ -187,13 +187,16 @@ class Engine:
         PartialState._reset_state()
         # Otherwise accelerate would choose a device itself.
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-        mixed = "no" if precision == "fp32" else precision
-        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)
+        mixed_precision = "no" if precision == "fp32" else precision
+        self._accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
         self.device = device
         self.precision = precision
         self.team = team
-        self.rank = 0 if team is None else team.rank.number
-        self.processes = 1 if team is None else team.rank.size
+        self.rank = 0
+        self.processes = 1
+        if team is not None:
+            self.rank = team.rank.number
+            self.processes = team.rank.size
         # The state before any step: `prepare` starts every optimizer from it.
         self._first_scale = self.scaler_state()
         # A warning only: some operations of a GPU have no deterministic form.
@@ -272,8 +275,8 @@ class Engine:
         if self.team is not None:
             return self.team.gathered(work, count)
         # All numbers come from this process, so there is nothing to exchange.
-        numbers = work()
-        return [numbers[index] for index in range(count)]
+        numbers_by_index = work()
+        return [numbers_by_index[index] for index in range(count)]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes; see `Team.add_up`."""

@@ -34,13 +34,13 @@ def visible() -> list[str]:
     """
     variable = os.environ.get(VISIBLE)
     if variable is not None:
-        names = [name.strip() for name in variable.split(",")]
+        listed_names = [name.strip() for name in variable.split(",")]
         # "-1" and an empty variable hide all GPUs.
-        return [name for name in names if name not in ("", "-1")]
+        return [name for name in listed_names if name not in ("", "-1")]
     # Imported only where the variable does not answer: torch takes seconds to load.
     import torch
 
-    return [str(number) for number in range(torch.cuda.device_count())]
+    return list(map(str, range(torch.cuda.device_count())))
 
 
 def take(names: Sequence[str], folder: Path | None = None) -> str | None:
@@ -69,24 +69,25 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         return _taken
     # The environment is read before the wait, so that a bad number fails at once.
     slots = _slots_per_gpu()
-    locks = folder or _folder()
+    lock_folder = folder or _lock_folder()
     is_waiting = False
     while True:
         # The first slot of every GPU comes before the second slot of any.
-        for slot, name in itertools.product(range(slots), names):
-            if _lock_slot(locks, name, slot):
-                _taken = name
+        for slot, gpu_name in itertools.product(range(slots), names):
+            if _lock_slot(lock_folder, gpu_name, slot):
+                _taken = gpu_name
                 # Set before torch starts a driver, which reads the variable once.
-                os.environ[VISIBLE] = name
-                slot_text = f", place {slot + 1} of {slots}" if slots > 1 else ""
-                log.info(f"GPU {name}{slot_text}")
-                return name
+                os.environ[VISIBLE] = gpu_name
+                message = f"GPU {gpu_name}"
+                if slots > 1:
+                    message += f", place {slot + 1} of {slots}"
+                log.info(message)
+                return gpu_name
         # The message is said once, not at every look.
         if not is_waiting:
-            count = len(names) * slots
-            log.info(
-                f"all {count} places of the GPUs {', '.join(names)} are taken: waiting for one"
-            )
+            slot_count = len(names) * slots
+            gpu_names = ", ".join(names)
+            log.info(f"all {slot_count} places of the GPUs {gpu_names} are taken: waiting for one")
             is_waiting = True
         # A wait may last hours, so it has to notice signals.
         signals.check()
@@ -95,41 +96,41 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
 
 def _slots_per_gpu() -> int:
     """Return how many jobs may share a GPU, by the environment."""
-    text = os.environ.get(JOBS_PER_GPU) or "1"
-    if not text.isdigit() or int(text) < 1:
+    setting = os.environ.get(JOBS_PER_GPU) or "1"
+    if not setting.isdigit() or int(setting) < 1:
         raise ConfigError(
-            f"'{text}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more"
+            f"'{setting}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more"
         )
-    return int(text)
+    return int(setting)
 
 
-def _lock_slot(locks: Path, name: str, slot: int) -> bool:
+def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
     """Lock one slot of a GPU for the life of this process; False where another job has it."""
     # A name may be a UUID or a MIG device with characters such as "/", which would lead to another
     # folder.
-    file_name = re.sub(r"[^A-Za-z0-9-]", "-", name)
+    name_in_file = re.sub(r"[^A-Za-z0-9-]", "-", gpu_name)
     try:
-        _lock.enter_context(storage.lock(locks / f"{file_name}.{slot}.lock"))
+        _lock.enter_context(storage.lock(lock_folder / f"{name_in_file}.{slot}.lock"))
     except LockedError:
         return False
     return True
 
 
-def _folder() -> Path:
+def _lock_folder() -> Path:
     """Return the folder of the locks; StorageError unless it belongs to this user.
 
     By a link, another user could lead the locks elsewhere.
     """
-    name = f"orca-gpus-{os.getuid()}"
+    folder_name = f"orca-gpus-{os.getuid()}"
     # SLURM may number the GPUs of each job from 0: on one machine two jobs then use the same name
     # for different GPUs.
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if job.isdigit():
-        name += f"-{job}"
-    path = storage.make_folder(Path(tempfile.gettempdir()) / name)
-    is_own = path.lstat().st_uid == os.getuid()
-    if path.is_symlink() or not is_own:
+    slurm_job = os.environ.get("SLURM_JOB_ID", "")
+    if slurm_job.isdigit():
+        folder_name += f"-{slurm_job}"
+    lock_folder = storage.make_folder(Path(tempfile.gettempdir(), folder_name))
+    is_own_folder = lock_folder.lstat().st_uid == os.getuid()
+    if lock_folder.is_symlink() or not is_own_folder:
         raise StorageError(
-            "does not belong to this user", where=str(path), hint="remove it, or set TMPDIR"
+            "does not belong to this user", where=str(lock_folder), hint="remove it, or set TMPDIR"
         )
-    return path
+    return lock_folder

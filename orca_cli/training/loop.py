@@ -6,10 +6,9 @@ on the number of processes. Dropout is drawn for each piece.
 """
 
 import functools
-import itertools
 import math
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -108,21 +107,20 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
         processes: number of processes.
     """
     # Every process gets a piece of the same length, but for the last samples of a short batch.
-    length = math.ceil(batch_size / processes)
+    piece_length = math.ceil(batch_size / processes)
     pieces = []
-    for number, size in enumerate(sizes):
+    for batch_number, samples_in_batch in enumerate(sizes):
         for process in range(processes):
-            start = process * length
+            start = process * piece_length
             # A short batch may leave the last processes without a sample.
-            if start >= size:
+            if start >= samples_in_batch:
                 break
             piece = Piece(
-                batch=number,
-                # Unique within the step, and the number of the batch itself when there is a single
-                # process.
-                part=number * processes + process,
+                batch=batch_number,
+                # Unique within the step; the number of the batch where one process does it all.
+                part=batch_number * processes + process,
                 start=start,
-                stop=min(start + length, size),
+                stop=min(start + piece_length, samples_in_batch),
                 is_own=process == rank,
             )
             pieces.append(piece)
@@ -142,13 +140,13 @@ def read_step(
     The draws of its augmentation are named by the step and the batch's number in it.
     """
 
-    def read(rows: np.ndarray, number: int) -> Batch:
+    def read(rows: np.ndarray, batch_number: int) -> Batch:
         # One generator per batch: batches may be read ahead of their step, in any order.
-        draws = seeding.numpy_generator(seed, "finetune", "augment", step, number)
+        draws = seeding.numpy_generator(seed, "finetune", "augment", step, batch_number)
         return samples.batch(rows, draws)
 
-    for number, rows in enumerate(batches(indices, batch_size)):
-        yield functools.partial(read, rows, number)
+    for batch_number, rows in enumerate(batches(indices, batch_size)):
+        yield functools.partial(read, rows, batch_number)
 
 
 def train_step(
@@ -192,50 +190,54 @@ def train_step(
     if prepared is None:
         reads = read_step(samples, indices, batch_size, seed=seed, step=step)
         prepared = (read() for read in reads)
-    sizes = [len(rows) for rows in batches(indices, batch_size)]
-    pieces = pieces_of(sizes, batch_size, engine.rank, engine.processes)
+    batch_lengths = list(map(len, batches(indices, batch_size)))
+    pieces = pieces_of(batch_lengths, batch_size, engine.rank, engine.processes)
     prepared, factors = _with_factors(engine, loss, pieces, prepared, adds_batches=reduce == "sum")
 
     def add_gradients() -> dict[int, Tensor]:
         """Add the gradients of this process's pieces; returns the loss of each by its index."""
         losses = {}
         # Each process reads all batches, so that augmentation draws the same.
-        for number, batch in enumerate(prepared):
-            for index, piece in enumerate(pieces):
+        for batch_number, batch in enumerate(prepared):
+            for piece_index, piece in enumerate(pieces):
+                factor = factors[piece_index]
                 # A piece with a factor of 0 has no known targets.
-                if piece.batch == number and piece.is_own and factors[index]:
+                if piece.batch == batch_number and piece.is_own and factor:
                     # Dropout depends on neither earlier steps nor other pieces.
                     seeding.seed_torch(seed, "finetune", "dropout", step, piece.part)
-                    losses[index] = _add_gradient(
-                        engine, model, loss, piece.cut(batch), factor=factors[index], unit=unit
+                    losses[piece_index] = _add_gradient(
+                        engine, model, loss, piece.cut(batch), factor=factor, unit=unit
                     )
         return losses
 
     # All groups count as one vector: clipping keeps the direction of the whole gradient.
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        trained += group["params"]
     if engine.team is None:
-        total, norm = _gradient_alone(engine, add_gradients, trained, clip)
+        total_loss, gradient_norm = _gradient_alone(engine, add_gradients, trained, clip)
     else:
-        total, norm = _gradient_of_team(
+        total_loss, gradient_norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
     # The weights are still those before the step.
-    if not math.isfinite(total):
-        raise _not_finite("loss", total, optimizer, step)
+    if not math.isfinite(total_loss):
+        raise _not_finite("loss", total_loss, optimizer, step)
     # At fp16 the scaler leaves out such a step by itself and lowers the scale.
-    if not math.isfinite(norm) and not engine.skips_overflow:
-        raise _not_finite("gradient", norm, optimizer, step)
+    if not math.isfinite(gradient_norm) and not engine.skips_overflow:
+        raise _not_finite("gradient", gradient_norm, optimizer, step)
     optimizer.step()
-    return total, norm
+    return total_loss, gradient_norm
 
 
 def _not_finite(
-    name: str, number: float, optimizer: torch.optim.Optimizer, step: int
+    quantity: str, number: float, optimizer: torch.optim.Optimizer, step: int
 ) -> NonFiniteError:
     """Return the error of a step whose loss or gradient is NaN or infinite."""
     rate = optimizer.param_groups[0]["lr"]
     return NonFiniteError(
-        f"the {name} is {number} at step {step}, with a rate of {rate:g}; the step was not taken",
+        f"the {quantity} is {number} at step {step}, with a rate of {rate:g}; the step was not "
+        "taken",
         where="train.lr",
         hint="try a smaller train.lr, or train.clip=1",
     )
@@ -261,35 +263,38 @@ def _with_factors(
     # A loss that adds up its samples needs no weights: the sums of pieces add up to that of the
     # step.
     if is_sum(loss):
-        return prepared, [1.0] * len(pieces)
-    # The factors of the pieces of one mean add up to 1.
-    # Number of the mean that each piece belongs to.
-    means = [piece.batch if adds_batches else 0 for piece in pieces]
-    sizes = [len(piece) for piece in pieces]
-    weights = [float(size) for size in sizes]
+        return prepared, [1.0 for _ in pieces]
+    # Number of a mean -> the indices of its pieces, whose factors add up to 1.
+    pieces_of_means: dict[int, list[int]] = defaultdict(list)
+    for piece_index, piece in enumerate(pieces):
+        mean_number = piece.batch if adds_batches else 0
+        pieces_of_means[mean_number].append(piece_index)
+    lengths = list(map(len, pieces))
+    weights: Sequence[float] = lengths
     # A mean over known targets weighs a piece by their number. The only piece of a mean has a
     # factor of 1 anyway.
-    if counts_targets(loss) and len(pieces) > len(set(means)):
+    if counts_targets(loss) and len(pieces) > len(pieces_of_means):
         read_batches: list[Batch] = []
 
         def weigh_own() -> dict[int, float]:
             # Reading is part of the gathered work: if it fails, it has to fail in all processes.
             read_batches.extend(prepared)
             own_weights = {}
-            for index, piece in enumerate(pieces):
+            for piece_index, piece in enumerate(pieces):
                 if piece.is_own:
-                    own_weights[index] = weight_of(loss, piece.cut(read_batches[piece.batch]).y)
+                    own_batch = piece.cut(read_batches[piece.batch])
+                    own_weights[piece_index] = weight_of(loss, own_batch.y)
             return own_weights
 
         weights = engine.gathered(weigh_own, len(pieces))
         # They are read now; an iterator would be used up.
         prepared = read_batches
     factors: list[float] = []
-    # The pieces of one mean are neighbours, which groupby relies on.
-    for _, group in itertools.groupby(range(len(pieces)), means.__getitem__):
-        indices = list(group)
-        group_weights = [weights[index] for index in indices]
-        factors += normalized(group_weights, [sizes[index] for index in indices])
+    # The pieces of one mean are neighbours, so the factors are in the order of the pieces.
+    for piece_indices in pieces_of_means.values():
+        weights_in_mean = [weights[piece_index] for piece_index in piece_indices]
+        lengths_in_mean = [lengths[piece_index] for piece_index in piece_indices]
+        factors += normalized(weights_in_mean, lengths_in_mean)
     return prepared, factors
 
 
@@ -303,16 +308,16 @@ def _add_gradient(
     unit: float | Tensor,
 ) -> Tensor:
     """Add the gradient of a batch's mean loss times a factor; return the reported loss times it."""
-    moved = engine.move(batch)
+    batch_on_device = engine.move(batch)
     with engine.autocast():
-        outputs = model(moved.x, moved.valid)
+        outputs = model(batch_on_device.x, batch_on_device.valid)
     # Looking at the targets of `batch`, which is still on the CPU, waits for no GPU.
     if is_undefined(loss, batch.y):
         # With this loss, the parameters get gradients of 0.
         differentiated = outputs.sum() * 0
         reported = torch.zeros((), device=outputs.device)
     else:
-        differentiated, reported = loss_values(loss, outputs, moved.y, unit)
+        differentiated, reported = loss_values(loss, outputs, batch_on_device.y, unit)
     engine.backward(differentiated * factor)
     return reported * factor
 
@@ -330,14 +335,16 @@ def _gradient_alone(
     """
     # Gradients are complete before they are clipped.
     losses = add_gradients().values()
-    numbers = [*losses, engine.clip(trained, clip)]
-    # float64 unless all numbers are float32; MPS lacks it.
-    dtypes = {number.dtype for number in numbers}
-    is_narrow = numbers[0].device.type == "mps" or dtypes == {torch.float32}
-    wide = torch.float32 if is_narrow else torch.float64
+    losses_and_norm = [*losses, engine.clip(trained, clip)]
+    dtypes = {number.dtype for number in losses_and_norm}
+    common_dtype = torch.float64
+    # MPS has no float64, and numbers that are all float32 need none.
+    if engine.device.type == "mps" or dtypes == {torch.float32}:
+        common_dtype = torch.float32
     # One transfer for all numbers: a step waits for the device only here.
-    *losses_on_cpu, norm = torch.stack([number.to(wide) for number in numbers]).tolist()
-    return sum(losses_on_cpu), norm
+    joined = torch.stack([number.to(common_dtype) for number in losses_and_norm])
+    *losses_on_cpu, gradient_norm = joined.tolist()
+    return sum(losses_on_cpu), gradient_norm
 
 
 def _gradient_of_team(
@@ -362,14 +369,14 @@ def _gradient_of_team(
         return {index: 1.0 for index, parameter in enumerate(trained) if parameter.grad is not None}
 
     losses = engine.gathered(own_losses, num_pieces)
-    counts = engine.gathered(own_gradients, len(trained))
+    gradient_counts = engine.gathered(own_gradients, len(trained))
     # All processes have to add up the same list of tensors, so a process without a gradient that
     # another one has contributes zeros.
     gradients = []
     # A parameter without a gradient in every process, such as an unused layer, keeps None: an
     # optimizer skips it, while zeros would still apply momentum and weight decay.
-    for parameter, count in zip(trained, counts, strict=True):
-        if not count:
+    for parameter, gradient_count in zip(trained, gradient_counts, strict=True):
+        if not gradient_count:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -403,8 +410,8 @@ def loss_values(
         return differentiated, differentiated.detach()
     # In float64, which MPS lacks: squares of large numbers exceed float32.
     with torch.no_grad():
-        wide = outputs if outputs.device.type == "mps" else outputs.double()
-        reported = loss(wide, targets.to(wide.dtype))
+        wide_outputs = outputs if outputs.device.type == "mps" else outputs.double()
+        reported = loss(wide_outputs, targets.to(wide_outputs.dtype))
     return loss(outputs / unit, targets / unit), reported
 
 
@@ -427,7 +434,7 @@ def predict(
     on_device: list[Tensor] = []
     targets: list[Tensor] = []
     # On the CPU a transfer copies nothing, so outputs need not wait.
-    most_waiting = 0 if engine.device.type == "cpu" else _WAITING_BYTES
+    most_waiting_bytes = 0 if engine.device.type == "cpu" else _WAITING_BYTES
 
     def read(rows: np.ndarray) -> tuple[Batch, Tensor]:
         # Targets stay as they were read, on the CPU.
@@ -438,21 +445,21 @@ def predict(
         outputs.extend(output.cpu() for output in on_device)
         on_device.clear()
 
-    hint = f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
+    advice = f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
     reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
-        governed_by("train.eval_batch_size", hint),
+        governed_by("train.eval_batch_size", advice),
         # Closed even if a batch fails, since its thread would go on reading.
         closing(read_ahead(reads)) as read_batches,
     ):
         for batch, batch_targets in read_batches:
             signals.check()
-            moved = engine.move(batch)
+            batch_on_device = engine.move(batch)
             with engine.autocast():
-                on_device.append(model(moved.x, moved.valid))
+                on_device.append(model(batch_on_device.x, batch_on_device.valid))
             targets.append(batch_targets)
             # Few transfers of many outputs: each waits until the GPU has computed them all.
-            if sum(output.nbytes for output in on_device) > most_waiting:
+            if sum(output.nbytes for output in on_device) > most_waiting_bytes:
                 transfer_outputs()
         transfer_outputs()
         return torch.cat(outputs), torch.cat(targets)
@@ -480,13 +487,13 @@ def whole_loss(
     rows_of_batches = batches(np.arange(len(outputs)), batch_size)
     # The shares add up to 1, and a short last batch counts by its samples or known targets.
     factors = shares(loss, [targets[rows] for rows in rows_of_batches])
-    total = 0.0
+    total_loss = 0.0
     for rows, factor in zip(rows_of_batches, factors, strict=True):
         # A batch with a factor of 0 has no known targets.
         if factor:
             # Outputs take the place of inputs: the loss is computed on the device of the run.
-            moved = engine.move(Batch(outputs[rows], targets[rows]))
-            _, reported = loss_values(loss, moved.x, moved.y, unit)
-            total += float(reported) * factor
+            batch_on_device = engine.move(Batch(outputs[rows], targets[rows]))
+            _, reported = loss_values(loss, batch_on_device.x, batch_on_device.y, unit)
+            total_loss += float(reported) * factor
     # A loss is reported as None rather than NaN, which JSON lacks.
-    return total if math.isfinite(total) else None
+    return total_loss if math.isfinite(total_loss) else None

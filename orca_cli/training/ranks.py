@@ -74,11 +74,11 @@ def from_environment() -> Rank | None:
 def silence() -> None:
     """Print nothing from now on: process 0 prints for the whole run."""
     # The descriptors, not sys.stdout: libraries write to them as well.
-    sink = os.open(os.devnull, os.O_WRONLY)
+    null_device = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        # Both descriptors now lead to the sink, so the first descriptor is not needed any more.
-        os.dup2(sink, stream.fileno())
-    os.close(sink)
+        os.dup2(null_device, stream.fileno())
+    # The descriptors of the streams are duplicates, so this one is not needed any more.
+    os.close(null_device)
 
 
 def check_command(arguments: Sequence[str], rank: Rank) -> None:
@@ -86,11 +86,11 @@ def check_command(arguments: Sequence[str], rank: Rank) -> None:
 
     They share a single run: not a sweep, a dry run or another command.
     """
-    is_run = arguments[:1] == ["run"]
-    if is_run and not {"--dry-run", "-m", "--multirun"} & set(arguments):
+    command = arguments[:1]
+    if command == ["run"] and not {"--dry-run", "-m", "--multirun"} & set(arguments):
         return
     raise UsageError(
         "is done by one process",
-        where=" ".join(["orca", *arguments[:1]]),
+        where=" ".join(["orca", *command]),
         hint=f"start it once, without torchrun or accelerate launch ({rank.size} processes now)",
     )

@@ -27,9 +27,9 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
         return peak * (step + 1) / (warmup_steps + 1)
     # If the warm-up ends where the decay does, the rate falls within one step.
     decay_length = max(decay_steps - warmup_steps, 1.0)
-    share = (decay_steps - step) / decay_length
+    remaining_share = (decay_steps - step) / decay_length
     # Training may go on after the decay has ended, at a rate of 0.
-    return peak * min(1.0, max(0.0, share))
+    return peak * min(1.0, max(0.0, remaining_share))
 
 
 def step_decay(step: int, *, start: float, every: int, factor: float) -> float:
@@ -66,16 +66,18 @@ def make_optimizer(
         fused: whether adam and adamw update a parameter in one pass, by torch's fused kernel,
             instead of some ten: a third of the time on a CPU, with other last bits.
     """
-    groups = [_group(parameters, 1.0), _group(outer, outer_rate)]
-    trained = [group for group in groups if group["params"]]
+    groups = [_parameter_group(parameters, 1.0), _parameter_group(outer, outer_rate)]
+    trained_groups = [group for group in groups if group["params"]]
     if kind == "sgd":
-        return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=momentum)
-    adam = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+        return torch.optim.SGD(trained_groups, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    adam_class = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
     # None, unlike False, lets torch choose between its unfused implementations.
-    return adam(trained, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused or None)
+    return adam_class(
+        trained_groups, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused or None
+    )
 
 
-def _group(candidates: Iterable[nn.Parameter], rate: float) -> dict[str, Any]:
+def _parameter_group(candidates: Iterable[nn.Parameter], rate_factor: float) -> dict[str, Any]:
     """Return the optimizer's group of the candidates that require a gradient."""
-    trained = [parameter for parameter in candidates if parameter.requires_grad]
-    return {"params": trained, "rate": rate}
+    trained_parameters = [parameter for parameter in candidates if parameter.requires_grad]
+    return {"params": trained_parameters, "rate": rate_factor}

@@ -99,22 +99,23 @@ class Team:
         """
         if chosen.type == "cpu":
             return chosen
+        rank = self.rank
         if chosen.type != "cuda" or chosen.index is not None:
             raise ConfigError(
-                f"'{chosen}' is one device, and there are {self.rank.size} processes",
+                f"'{chosen}' is one device, and there are {rank.size} processes",
                 where="device",
                 hint="use device=cuda, device=cpu or device=auto",
             )
-        gpus = torch.cuda.device_count()
-        if self.rank.local_size > gpus:
+        gpu_count = torch.cuda.device_count()
+        if rank.local_size > gpu_count:
             raise UnavailableError(
-                f"{self.rank.local_size} processes and {gpus} GPUs on this machine",
+                f"{rank.local_size} processes and {gpu_count} GPUs on this machine",
                 where="device",
                 hint="start as many processes as there are GPUs",
             )
         # The default device of this process: nccl and libraries that say "cuda" use it.
-        torch.cuda.set_device(self.rank.local_number)
-        return torch.device("cuda", self.rank.local_number)
+        torch.cuda.set_device(rank.local_number)
+        return torch.device("cuda", rank.local_number)
 
     # Orders
 
@@ -152,20 +153,20 @@ class Team:
         """Return the first process's tensors, on a device; those of other processes are ignored."""
         own_header = []
         for name, tensor in tensors.items():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            own_header.append((name, dtype, list(tensor.shape)))
-        shared = {}
+            dtype_name = str(tensor.dtype).removeprefix("torch.")
+            own_header.append((name, dtype_name, list(tensor.shape)))
+        shared_tensors = {}
         # Types and shapes go first: other processes may hold no such tensors yet.
-        for name, dtype, shape in self._broadcast({"header": own_header}, 0)["header"]:
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        for name, dtype_name, shape in self._broadcast({"header": own_header}, 0)["header"]:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype_name), device=device)
             if self.leads:
                 tensor.copy_(tensors[name])
             # As bytes, since a backend may not support the type.
-            content = tensor.reshape(-1).view(torch.uint8)
+            content_bytes = tensor.reshape(-1).view(torch.uint8)
             with _reaching_the_others():
-                distributed.broadcast(content, 0)
-            shared[name] = tensor
-        return shared
+                distributed.broadcast(content_bytes, 0)
+            shared_tensors[name] = tensor
+        return shared_tensors
 
     def share_weights(self, module: torch.nn.Module, device: torch.device) -> None:
         """Give the module of every process the weights and buffers of the first process's."""
@@ -174,15 +175,15 @@ class Team:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes."""
         bucket: list[Tensor] = []
-        size = 0
+        bucket_bytes = 0
         for tensor in tensors:
             # A bucket holds tensors of one type, of 64 MiB or a little more.
-            if bucket and (size >= _BUCKET or bucket[0].dtype != tensor.dtype):
+            if bucket and (bucket_bytes >= _BUCKET or bucket[0].dtype != tensor.dtype):
                 _add_up_bucket(bucket)
                 bucket = []
-                size = 0
+                bucket_bytes = 0
             bucket.append(tensor)
-            size += tensor.nbytes
+            bucket_bytes += tensor.nbytes
         if bucket:
             _add_up_bucket(bucket)
 
@@ -205,58 +206,59 @@ class Team:
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
         # Whether the work failed, the signal, and the numbers, 0 for those of other processes.
-        row = torch.zeros(2 + count, dtype=torch.float64)
-        row[0] = error is not None
-        row[1] = signals.pending() or 0
+        own_row = torch.zeros(2 + count, dtype=torch.float64)
+        own_row[0] = error is not None
+        own_row[1] = signals.pending() or 0
         for index, number in numbers.items():
-            row[2 + index] = number
+            own_row[2 + index] = number
         # Not summed, which would hide who failed and which signal came.
-        rows = [torch.empty_like(row) for _ in range(self.rank.size)]
+        all_rows = [torch.empty_like(own_row) for _ in range(self.rank.size)]
         with _reaching_the_others():
-            distributed.all_gather(rows, row, group=self._all)
-        table = torch.stack(rows)  # [processes, 2 + count]
+            distributed.all_gather(all_rows, own_row, group=self._all)
+        table = torch.stack(all_rows)  # [processes, 2 + count]
         # The first row is the first process's own, whose signals it knows already.
         self._note_signal(table[1:, 1])
         has_failed = table[:, 0]
         if has_failed.any():
             # Only one record is shared: the failure of the process with the lowest number.
             first_failed = int(has_failed.nonzero()[0])
-            record = self._broadcast(_record(error, self.rank), first_failed)
+            error_record = self._broadcast(_error_record(error, self.rank), first_failed)
             # A caller tells by it whether all processes know of an error that it catches.
-            self.failure = _rebuilt(record) if error is None else error
+            self.failure = _rebuilt_error(error_record) if error is None else error
             raise self.failure
         # A number of one process and zeros of the others: the sum is the number itself, to the bit.
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
         """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
-        numbers = [int(number) for number in received if number]
-        if self.leads and numbers:
+        signal_numbers = [int(number) for number in received if number]
+        if self.leads and signal_numbers:
             # If several came, the first in the order of the processes counts.
-            signals.note(numbers[0])
+            signals.note(signal_numbers[0])
 
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
-        # The length goes first, so that the receivers can make room.
+        encoded = json.dumps(facts).encode()
         # A bytearray, since torch warns of memory that it must not write, such as that of bytes.
-        content = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-        length = torch.tensor([len(content)])
+        content_bytes = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        content_length = torch.tensor([len(content_bytes)])
         with _reaching_the_others():
-            distributed.broadcast(length, sender, group=self._all)
+            # The length goes first, so that the receivers can make room.
+            distributed.broadcast(content_length, sender, group=self._all)
             if self.rank.number != sender:
-                content = torch.empty(int(length), dtype=torch.uint8)
-            distributed.broadcast(content, sender, group=self._all)
-        return json.loads(bytes(content.numpy()))
+                content_bytes = torch.empty(int(content_length), dtype=torch.uint8)
+            distributed.broadcast(content_bytes, sender, group=self._all)
+        return json.loads(bytes(content_bytes.numpy()))
 
 
 def _check_engines() -> None:
     """Raise ConfigError if accelerate is configured to split a model."""
-    for name in _ENGINES:
-        if os.environ.get(name, "").lower() in ("true", "1"):
+    for variable in _ENGINES:
+        if os.environ.get(variable, "").lower() in ("true", "1"):
             raise ConfigError(
                 "accelerate launch is configured to split the model over processes; here each "
                 "process holds all of it",
-                where=name,
+                where=variable,
                 hint="use accelerate launch --multi_gpu",
             )
 
@@ -265,23 +267,24 @@ def _share_processors(rank: Rank) -> None:
     """Give each process of a machine its share of the processors, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return
-    count = 1
+    threads = 1
     if hasattr(os, "sched_getaffinity"):
-        count = max(1, len(os.sched_getaffinity(0)) // rank.local_size)
+        processors = len(os.sched_getaffinity(0))
+        threads = max(1, processors // rank.local_size)
     # In the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    torch.set_num_threads(count)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
 
 def _add_up_bucket(tensors: list[Tensor]) -> None:
     """Replace tensors of one type by their sums over the processes, in one exchange."""
     # One exchange for many small tensors: each exchange has a latency of its own.
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _reaching_the_others():
-        distributed.all_reduce(flat)
-    sizes = [tensor.numel() for tensor in tensors]
-    for tensor, total in zip(tensors, flat.split(sizes), strict=True):
-        tensor.copy_(total.view_as(tensor))
+        distributed.all_reduce(joined)
+    lengths = [tensor.numel() for tensor in tensors]
+    for tensor, summed in zip(tensors, joined.split(lengths), strict=True):
+        tensor.copy_(summed.view_as(tensor))
 
 
 @contextmanager
@@ -300,8 +303,8 @@ def _reaching_the_others() -> Iterator[None]:
         ) from error
 
 
-def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
-    """Return an error as plain values, from which other processes make it with `_rebuilt`."""
+def _error_record(error: Exception | None, rank: Rank) -> dict[str, str]:
+    """Return an error as plain values, from which other processes make it with `_rebuilt_error`."""
     if isinstance(error, OrcaError):
         return {
             "kind": type(error).__name__,
@@ -316,21 +319,22 @@ def _record(error: Exception | None, rank: Rank) -> dict[str, str]:
             "where": "train.batch_size",
             "hint": "",
         }
+    error_name = type(error).__name__
     return {
         "kind": "OrcaError",
-        "what": f"process {rank.number} of {rank.size}: unexpected {type(error).__name__}: {error}",
+        "what": f"process {rank.number} of {rank.size}: unexpected {error_name}: {error}",
         "where": "",
         "hint": "",
     }
 
 
-def _rebuilt(record: Mapping[str, str]) -> OrcaError:
+def _rebuilt_error(error_record: Mapping[str, str]) -> OrcaError:
     """Return the error that another process met."""
-    error_class = getattr(exceptions, record["kind"], OrcaError)
+    error_class = getattr(exceptions, error_record["kind"], OrcaError)
     if issubclass(error_class, InterruptionError):
         # The first process has noted the signal, and ends as if it had received it.
         signals.check()
-    return error_class(record["what"], where=record["where"], hint=record["hint"])
+    return error_class(error_record["what"], where=error_record["where"], hint=error_record["hint"])
 
 
 def _leave() -> None:

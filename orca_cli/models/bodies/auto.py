@@ -49,12 +49,13 @@ def load(
 def families() -> dict[str, ModuleType]:
     """Return the module of each family: those in this package that have `CLASSES` and `load`."""
     modules = {}
+    module_names = [module.name for module in pkgutil.iter_modules(bodies.__path__)]
     # Sorted, so that the order of the families does not depend on the file system.
-    for name in sorted(module.name for module in pkgutil.iter_modules(bodies.__path__)):
+    for module_name in sorted(module_names):
         # This module serves all families.
-        if name == "auto":
+        if module_name == "auto":
             continue
-        module = importlib.import_module(f"{bodies.__name__}.{name}")
+        module = importlib.import_module(f"{bodies.__name__}.{module_name}")
         # A module without CLASSES, such as `base`, is no family.
         for family in getattr(module, "CLASSES", ()):
             modules[family] = module

@@ -152,10 +152,14 @@ class Body(nn.Module, ABC):
         """Return the names of the linear layers with a role; empty where the family has none."""
         if role not in self.linears:
             return []
+        pattern = self.linears[role]
         # The whole name has to end so: "query" must not match "query_proj".
-        ending = re.compile(f"({self.linears[role]})$")
-        linears = [name for name, module in self.named_modules() if isinstance(module, nn.Linear)]
-        return [name for name in linears if ending.search(name)]
+        ending = re.compile(f"({pattern})$")
+        layer_names = []
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and ending.search(name):
+                layer_names.append(name)
+        return layer_names
 
     def reset_weights(self) -> None:
         """Draw the weights of all submodules by the architecture's own initialisation.
@@ -166,8 +170,8 @@ class Body(nn.Module, ABC):
         # A copy of the configuration, since models write into theirs.
         # Without weights: the constructor draws them from torch's global generator, which the
         # caller has seeded.
-        fresh = self._model_type(copy.deepcopy(self.config), **options)
-        for name, module in self.submodules(fresh).items():
+        fresh_model = self._model_type(copy.deepcopy(self.config), **options)
+        for name, module in self.submodules(fresh_model).items():
             # In place, so that the body's own modules and their hooks stay.
             self.get_submodule(name).load_state_dict(module.state_dict())
 
@@ -180,8 +184,8 @@ class Body(nn.Module, ABC):
 
         # transformers' masks of encoders are bidirectional; this condition makes them causal.
         and_mask = causal_mask_function if causal else None
-        numbers = mask.to(torch.int64)
-        return create_bidirectional_mask(self.config, x, numbers, and_mask_function=and_mask)
+        integer_mask = mask.to(torch.int64)
+        return create_bidirectional_mask(self.config, x, integer_mask, and_mask_function=and_mask)
 
 
 class TextBody(Body):
@@ -224,8 +228,8 @@ class TextBody(Body):
         # Where all sequences end in padding, it is not computed. An exported graph cannot cut by
         # what is in the batch.
         if not torch.compiler.is_exporting():
-            # Over the batch: a token that is padding in every sample.
-            real_positions = tokens.mask.any(0).nonzero()
+            is_real_anywhere = tokens.mask.any(0)  # [T], over the batch
+            real_positions = is_real_anywhere.nonzero()
             if len(real_positions):
                 length = int(real_positions.max()) + 1
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
@@ -251,8 +255,8 @@ class TextBody(Body):
         ).to(self.device)
         # The layer is no submodule, so `Body.to` does not move it.
         self.embeddings.to(self.device).eval()
-        x = self.embeddings(encoded["input_ids"])
-        return Tokens(x, encoded["attention_mask"].bool(), grid=(x.shape[1],))
+        embedded = self.embeddings(encoded["input_ids"])
+        return Tokens(embedded, encoded["attention_mask"].bool(), grid=(embedded.shape[1],))
 
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
@@ -264,10 +268,11 @@ class TextBody(Body):
         # On "meta" there are no values; they are loaded later, over a token of this shape.
         if weights.is_meta:
             return weights.new_empty(1, self.width)
-        number = self._tokenizer.cls_token_id
-        if number is None:
+        token_number = self._tokenizer.cls_token_id
+        if token_number is None:
             return None
-        return self.embeddings(torch.tensor([[number]], device=weights.device))[0]
+        sequences = torch.tensor([[token_number]], device=weights.device)  # [1, 1]
+        return self.embeddings(sequences)[0]
 
     @torch.no_grad()
     def embedder_init(self) -> EmbedderInit:
@@ -278,11 +283,12 @@ class TextBody(Body):
         """
         # BERT's kin keep the words inside an embedding layer; a decoder's layer is the words
         # themselves.
-        vectors = getattr(self.embeddings, "word_embeddings", self.embeddings).weight
-        norm = nn.LayerNorm(self.width, device=vectors.device)
+        word_layer = getattr(self.embeddings, "word_embeddings", self.embeddings)
+        word_vectors = word_layer.weight
+        norm = nn.LayerNorm(self.width, device=word_vectors.device)
         # Deviation and mean over the vocabulary, of each of the D numbers.
-        norm.weight.copy_(vectors.std(0))
-        norm.bias.copy_(vectors.mean(0))
+        norm.weight.copy_(word_vectors.std(0))
+        norm.bias.copy_(word_vectors.mean(0))
         return EmbedderInit(norm=norm)
 
     @functools.cached_property
@@ -295,9 +301,8 @@ class TextBody(Body):
                 self.folder, trust_remote_code=False, local_files_only=True
             )
             # Without these files transformers makes a tokenizer with an empty vocabulary.
-            names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
-            files = [self.folder / name for name in names]
-            if not any(file.is_file() for file in files):
+            file_names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
+            if not any((self.folder / name).is_file() for name in file_names):
                 raise FileNotFoundError("tokenizer.json")
         # transformers raises many types for a tokenizer that it cannot read.
         except Exception as error:
@@ -314,8 +319,8 @@ class TextBody(Body):
 def _pretrained_length(config: Any) -> int:
     """Return the longest sequence that a model takes, by its transformers configuration."""
     # The names under which families keep that number.
-    for name in ("max_position_embeddings", "n_positions"):
-        length = getattr(config, name, None)
+    for setting_name in ("max_position_embeddings", "n_positions"):
+        length = getattr(config, setting_name, None)
         if length:
             return length
     # T5's positions have no bound; this is the length of its sequences in pretraining.
@@ -337,11 +342,13 @@ class ImageBody(Body):
 
     def __init__(self, model: Any, folder: Path, *, max_tokens: int, width: int) -> None:
         super().__init__(model, folder, model.embeddings, max_tokens=max_tokens, width=width)
-        size = model.config.image_size
+        image_size = model.config.image_size
         # A configuration may have one number for square images.
-        self.canvas = (size, size) if isinstance(size, int) else tuple(size)
+        is_square = isinstance(image_size, int)
+        self.canvas = (image_size, image_size) if is_square else tuple(image_size)
+        patch_filter = model.embeddings.patch_embeddings.projection
         # All families have square patches.
-        self.patch: int = model.embeddings.patch_embeddings.projection.kernel_size[0]
+        self.patch: int = patch_filter.kernel_size[0]
         canvas_height, canvas_width = self.canvas
         self.patch_grid = (canvas_height // self.patch, canvas_width // self.patch)
 
@@ -378,28 +385,31 @@ class ImageBody(Body):
             canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
         # The same weights that an embedder starts from: source and target begin in one space.
-        start = self.embedder_init()
-        assert start.patch_weight is not None
-        mean = torch.tensor(start.pixel_mean, device=self.device).view(3, 1, 1)
-        deviation = torch.tensor(start.pixel_std, device=self.device).view(3, 1, 1)
+        weights = self.embedder_init()
+        assert weights.patch_weight is not None
+        pixel_mean = torch.tensor(weights.pixel_mean, device=self.device).view(3, 1, 1)
+        pixel_deviation = torch.tensor(weights.pixel_std, device=self.device).view(3, 1, 1)
         # Computed step by step, since the layers of some families take one size of images only.
-        pixels = (resize(images, canvas) - mean) / deviation
-        maps = functional.conv2d(pixels, start.patch_weight, start.patch_bias, stride=self.patch)
+        pixels = (resize(images, canvas) - pixel_mean) / pixel_deviation
+        maps = functional.conv2d(
+            pixels, weights.patch_weight, weights.patch_bias, stride=self.patch
+        )
         grid = (maps.shape[2], maps.shape[3])
-        x = maps.flatten(2).transpose(1, 2)  # [B, T, D]
-        if start.norm is not None:
-            x = start.norm(x)
-        if start.positions is not None:
+        patches = maps.flatten(2).transpose(1, 2)  # [B, T, D]
+        if weights.norm is not None:
+            patches = weights.norm(patches)
+        if weights.positions is not None:
+            patch_count = math.prod(self.patch_grid)
             # Positions of prefix tokens come first.
-            positions = start.positions[-math.prod(self.patch_grid) :]
-            x = x + resize_positions(positions, self.patch_grid, grid)
-        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
-        return Tokens(x, mask, grid)
+            positions = weights.positions[-patch_count:]
+            patches = patches + resize_positions(positions, self.patch_grid, grid)
+        mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=self.device)
+        return Tokens(patches, mask, grid)
 
     def embedder_init(self) -> EmbedderInit:
         """Return patch filter, pixel statistics and, where there are any, norm and positions."""
-        mean, deviation = self._pixel_statistics()
-        patch = self.embeddings.patch_embeddings.projection
+        pixel_mean, pixel_deviation = self._pixel_statistics()
+        patch_filter = self.embeddings.patch_embeddings.projection
         positions = self.embeddings.position_embeddings  # [1, S, D]
         if positions is not None:
             positions = positions.detach()[0].clone()
@@ -409,10 +419,10 @@ class ImageBody(Body):
             positions=positions,
             # The grid of the stored positions, from which an embedder interpolates its own.
             position_grid=self.patch_grid,
-            patch_weight=patch.weight.detach().clone(),
-            patch_bias=patch.bias.detach().clone(),
-            pixel_mean=mean,
-            pixel_std=deviation,
+            patch_weight=patch_filter.weight.detach().clone(),
+            patch_bias=patch_filter.bias.detach().clone(),
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_deviation,
         )
 
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -420,19 +430,19 @@ class ImageBody(Body):
 
         They are ImageNet's where the checkpoint does not record them.
         """
-        file = self.folder / "preprocessor_config.json"
-        if not file.exists():
+        settings_file = self.folder / "preprocessor_config.json"
+        if not settings_file.exists():
             return _IMAGENET_MEAN, _IMAGENET_DEVIATION
-        settings = checkpoints.read_config(self.folder, file.name)
-        mean = settings.get("image_mean")
-        deviation = settings.get("image_std")
-        if mean is None or deviation is None:
+        settings = checkpoints.read_config(self.folder, settings_file.name)
+        pixel_mean = settings.get("image_mean")
+        pixel_deviation = settings.get("image_std")
+        if pixel_mean is None or pixel_deviation is None:
             return _IMAGENET_MEAN, _IMAGENET_DEVIATION
-        are_means = fits(mean, tuple[float, float, float])
-        are_deviations = fits(deviation, tuple[Positive, Positive, Positive])
+        are_means = fits(pixel_mean, tuple[float, float, float])
+        are_deviations = fits(pixel_deviation, tuple[Positive, Positive, Positive])
         if not (are_means and are_deviations):
             raise DataError(
                 "image_mean and image_std are not three numbers each, the latter positive",
-                where=str(file),
+                where=str(settings_file),
             )
-        return tuple(mean), tuple(deviation)
+        return tuple(pixel_mean), tuple(pixel_deviation)

@@ -74,6 +74,6 @@ def _as_linear(layer: Any) -> nn.Linear:
     with torch.device("meta"):
         # Conv1D keeps its weight as [inputs, outputs], the order of nn.Linear's arguments.
         linear = nn.Linear(*layer.weight.shape)
-    weights = {"weight": layer.weight.T.contiguous(), "bias": layer.bias}
-    linear.load_state_dict(weights, assign=True)
+    weight = layer.weight.T.contiguous()
+    linear.load_state_dict({"weight": weight, "bias": layer.bias}, assign=True)
     return linear.requires_grad_(True)

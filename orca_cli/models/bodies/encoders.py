@@ -98,16 +98,16 @@ class ModernBertBody(EncoderBody):
         )
 
         and_mask = causal_mask_function if causal else None
-        numbers = mask.to(torch.int64)
-        window = create_bidirectional_sliding_window_mask(
-            self.config, x, numbers, and_mask_function=and_mask
+        integer_mask = mask.to(torch.int64)
+        window_mask = create_bidirectional_sliding_window_mask(
+            self.config, x, integer_mask, and_mask_function=and_mask
         )
         # Each layer takes the mask of its kind.
-        masks = {
+        masks_by_kind = {
             "full_attention": self.attention_mask(x, mask, causal=causal),
-            "sliding_attention": window,
+            "sliding_attention": window_mask,
         }
-        return self.model(inputs_embeds=x, attention_mask=masks).last_hidden_state
+        return self.model(inputs_embeds=x, attention_mask=masks_by_kind).last_hidden_state
 
     def embedder_init(self) -> EmbedderInit:
         """Return the norm of the word embeddings."""
@@ -129,11 +129,11 @@ class DebertaBody(EncoderBody):
 
     def embedder_init(self) -> EmbedderInit:
         """Return the norm of the word embeddings and, if the model has them, absolute positions."""
-        layer = self.embeddings.position_embeddings
+        position_layer = self.embeddings.position_embeddings
         positions = None
         # In some models the embeddings of words and positions are narrower than the layers.
-        if layer is not None and layer.weight.shape[1] == self.width:
-            positions = layer.weight.detach().clone()
+        if position_layer is not None and position_layer.weight.shape[1] == self.width:
+            positions = position_layer.weight.detach().clone()
         return EmbedderInit(norm=copy.deepcopy(self.embeddings.LayerNorm), positions=positions)
 
 

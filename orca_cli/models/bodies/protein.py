@@ -49,8 +49,9 @@ class ProteinBody(BertBody):
         # the weights.
         letters = self.folder.parent / "vocab.txt"
         own_files = [self.folder / name for name in ("vocab.txt", "tokenizer.json")]
+        has_tokenizer = any(file.is_file() for file in own_files)
         # A checkpoint of the hub has its own tokenizer, which is preferred.
-        if not letters.is_file() or any(file.is_file() for file in own_files):
+        if has_tokenizer or not letters.is_file():
             return super()._tokenizer
         from transformers import BertTokenizer
 

@@ -36,9 +36,9 @@ class SwinBody(ImageBody):
 
     def __init__(self, model: Any, folder: Path) -> None:
         config = model.config
-        tokens = math.prod(model.embeddings.patch_grid)
+        token_count = math.prod(model.embeddings.patch_grid)
         # Width at the input; each merge doubles it.
-        super().__init__(model, folder, max_tokens=tokens, width=config.embed_dim)
+        super().__init__(model, folder, max_tokens=token_count, width=config.embed_dim)
         self.feature_width = model.num_features
         # Between its stages, a Swin merges 2 x 2 tokens into one.
         self._merges = len(config.depths) - 1
@@ -54,17 +54,17 @@ class SwinBody(ImageBody):
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features [B, T', F] on a grid that is coarser by `downsampling`."""
         # Padding enters as 0, as there is no mask for it.
-        x = tokens.x * tokens.mask.unsqueeze(-1)
-        rows, columns = tokens.grid
+        inputs = tokens.x * tokens.mask.unsqueeze(-1)
+        mask_maps = tokens.mask.reshape(-1, 1, *tokens.grid)  # [B, 1, rows, columns]
         # Max pooling: a merged token is valid where any of its four is.
-        mask = tokens.mask.reshape(-1, 1, rows, columns).to(x.dtype)
+        pooled = mask_maps.to(inputs.dtype)
         # Each merge takes 2 x 2, padding odd sides at the end.
         for _ in range(self._merges):
-            mask = functional.max_pool2d(mask, 2, ceil_mode=True)
-        feature_grid = (mask.shape[2], mask.shape[3])
+            pooled = functional.max_pool2d(pooled, 2, ceil_mode=True)
+        feature_grid = (pooled.shape[2], pooled.shape[3])
         # A grid below the window's size is padded to it; transformers would shrink the window
         # instead, and then its position biases no longer fit. Grids of the pretrained size are
         # never touched.
         is_small = min(feature_grid) < self.config.window_size
-        outputs = self.encoder(x, tokens.grid, always_partition=is_small).last_hidden_state
-        return Tokens(self.norm(outputs), mask.flatten(1) > 0, feature_grid)
+        outputs = self.encoder(inputs, tokens.grid, always_partition=is_small).last_hidden_state
+        return Tokens(self.norm(outputs), pooled.flatten(1) > 0, feature_grid)

@@ -80,10 +80,10 @@ class ViTBody(ImageBody):
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
-        x = tokens.x
+        hidden = tokens.x
         for layer in self.layers:
-            x = layer(x, mask)
-        return x
+            hidden = layer(hidden, mask)
+        return hidden
 
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
@@ -110,19 +110,21 @@ class BeitBody(ViTBody):
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
-        x = tokens.x
+        hidden = tokens.x
         # The layers add the mask to their biases, so it has to hold numbers.
         if mask is not None and mask.dtype == torch.bool:
             # As small as the type allows, so that softmax gives padding no weight; infinity would
             # give NaN in a row without tokens.
-            lowest = torch.finfo(x.dtype).min
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, lowest)
+            lowest = torch.finfo(hidden.dtype).min
+            zeros = torch.zeros_like(mask, dtype=hidden.dtype)
+            mask = zeros.masked_fill(~mask, lowest)
         rows, columns = tokens.grid
-        patch = self.config.patch_size
+        patch_size = self.config.patch_size
+        # In pixels, from which the layers compute the grid for their biases.
+        resolution = (rows * patch_size, columns * patch_size)
         for layer in self.layers:
-            # Pixels, from which the layers compute the grid for their biases.
-            x = layer(x, mask, resolution=(rows * patch, columns * patch))
-        return x
+            hidden = layer(hidden, mask, resolution=resolution)
+        return hidden
 
 
 class SiglipBody(ViTBody):
@@ -130,13 +132,13 @@ class SiglipBody(ViTBody):
 
     def __init__(self, model: Any, folder: Path) -> None:
         # transformers gives this family's embedding layer names of its own.
-        layer = model.embeddings
+        embeddings = model.embeddings
         # The names under which `ImageBody` looks for filter and positions.
-        layer.patch_embeddings = nn.Module()
-        layer.patch_embeddings.projection = layer.patch_embedding
-        layer.patch_embeddings.num_patches = layer.num_patches
-        positions = layer.position_embedding.weight.detach()  # [S, D]
-        layer.position_embeddings = nn.Parameter(positions.unsqueeze(0))
+        embeddings.patch_embeddings = nn.Module()
+        embeddings.patch_embeddings.projection = embeddings.patch_embedding
+        embeddings.patch_embeddings.num_patches = embeddings.num_patches
+        positions = embeddings.position_embedding.weight.detach()  # [S, D]
+        embeddings.position_embeddings = nn.Parameter(positions.unsqueeze(0))
         super().__init__(model, folder)
 
 

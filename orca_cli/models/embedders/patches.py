@@ -188,7 +188,8 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         # The copy is trained, though the body keeps its own frozen.
         if body.norm is not None:
             device = self.convolution.weight.device
-            self.norm = copy.deepcopy(body.norm).to(device).requires_grad_(True)
+            norm = copy.deepcopy(body.norm).to(device)
+            self.norm = norm.requires_grad_(True)
         self.positions: nn.Parameter | None = None
         # A body without positions at its input has its own inside.
         if body.positions is not None:
@@ -233,9 +234,11 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
             if body.position_grid is not None:
                 positions = resize_positions(positions, body.position_grid, self.layout.grid)
             # A text body may have more positions than the layout has tokens.
-            self.positions.data.copy_(positions[: self.layout.tokens])
+            token_positions = positions[: self.layout.tokens]
+            self.positions.data.copy_(token_positions)
         # Only maps are convolved as the body's patches are.
-        if body.patch_weight is not None and self.convolution.weight.dim() == 4:
+        is_map = len(self.layout.extent) == 2
+        if is_map and body.patch_weight is not None:
             self._patch = body
             # Stage 2 and the optimizer then move the layer in smaller steps (docs/decisions/0025).
             self.is_body_layer = True
@@ -252,16 +255,17 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         assert weight is not None
         if are_pixels:
             # w (x - mean) / deviation + b  =  (w / deviation) x + (b - (w / deviation) mean)
-            mean = torch.tensor(body.pixel_mean, device=weight.device).view(1, -1, 1, 1)
-            deviation = torch.tensor(body.pixel_std, device=weight.device).view(1, -1, 1, 1)
-            weight = weight / deviation
-            shift = (weight * mean).sum((1, 2, 3))
+            pixel_mean = torch.tensor(body.pixel_mean, device=weight.device).view(1, -1, 1, 1)
+            pixel_deviation = torch.tensor(body.pixel_std, device=weight.device).view(1, -1, 1, 1)
+            weight = weight / pixel_deviation
+            shift = (weight * pixel_mean).sum((1, 2, 3))
             bias = -shift if bias is None else bias - shift
         stride = self.layout.kernel
         spread = spread_filter(weight, self.layout.input_shape[0], stride)
         margin = self.reach * stride
         # Zeros around the filter: at first a token sees its own patch alone.
-        self.convolution.weight.copy_(functional.pad(spread, (margin, margin, margin, margin)))
+        padded_filter = functional.pad(spread, (margin, margin, margin, margin))
+        self.convolution.weight.copy_(padded_filter)
         if bias is not None:
             self.convolution.bias.copy_(bias)
 
@@ -296,8 +300,8 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         """
         # At a few tokens, a convolution is a linear layer over their windows.
         canvas = self._canvas(x, valid)
-        index = torch.unravel_index(places, self.layout.grid)
-        windows = self._windows(canvas)[(rows, *index)]  # [p, C, *kernel]
+        grid_indices = torch.unravel_index(places, self.layout.grid)
+        windows = self._windows(canvas)[(rows, *grid_indices)]  # [p, C, *kernel]
         weight = self.convolution.weight.flatten(1)
         answers = functional.linear(windows.flatten(1), weight, self.convolution.bias)  # [p, D]
         if self.beside is not None and self.beside.adds:
@@ -343,7 +347,8 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         in_range: list[bool] = []
         watched = _watched(batches, in_range)
         if self.beside is not None:
-            self.beside.fit((self._canvas(x, valid), self._valid(x, valid)) for x, valid in watched)
+            canvases = ((self._canvas(x, valid), self._valid(x, valid)) for x, valid in watched)
+            self.beside.fit(canvases)
         elif knows_pixels:
             for _ in watched:
                 pass  # only the range is needed
@@ -370,11 +375,12 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         """Return which tokens of a batch are valid, [B, T] bool."""
         if valid is None:
             return torch.ones(x.shape[0], self.layout.tokens, dtype=torch.bool, device=x.device)
-        positions = self._valid(x, valid).unsqueeze(1).to(x.dtype)  # [B, 1, *extent]
+        is_valid = self._valid(x, valid).unsqueeze(1)  # [B, 1, *extent]
         axes = len(self.layout.extent)
-        pool = getattr(functional, f"max_pool{axes}d")
+        max_pool = getattr(functional, f"max_pool{axes}d")
+        padded = _pad_end(is_valid.to(x.dtype), self.layout.padded)
         # A patch is valid if any of its positions is.
-        pooled = pool(_pad_end(positions, self.layout.padded), self.layout.kernel)
+        pooled = max_pool(padded, self.layout.kernel)
         mask = pooled.flatten(1) > 0  # [B, T]
         # A sample without valid positions keeps its first token: softmax needs at least one.
         mask[:, 0] |= ~mask.any(1)
@@ -410,14 +416,16 @@ def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
         spread = patch.sum(1, keepdim=True)
     else:
         rounds = -(-channels // patch_channels)
-        spread = patch.repeat(1, rounds, 1, 1)[:, :channels] * (patch_channels / channels)
-    return resize(spread, (kernel, kernel)) * (patch.shape[-1] / kernel) ** 2
+        repeated = patch.repeat(1, rounds, 1, 1)
+        spread = repeated[:, :channels] * (patch_channels / channels)
+    scale = (patch.shape[-1] / kernel) ** 2
+    return resize(spread, (kernel, kernel)) * scale
 
 
-def _pad_end(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def _pad_end(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return [B, C, *size] for [B, C, *E], with zeros at the end of every axis."""
-    pads: list[int] = []
+    paddings: list[int] = []
     # functional.pad counts axes from the last one.
-    for target, present in zip(reversed(size), reversed(x.shape[2:]), strict=True):
-        pads += [0, target - present]
-    return functional.pad(x, pads) if any(pads) else x
+    for new_length, length in zip(reversed(size), reversed(maps.shape[2:]), strict=True):
+        paddings += [0, new_length - length]
+    return functional.pad(maps, paddings) if any(paddings) else maps

@@ -39,8 +39,12 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     These are embedder and predictor, all buffers, and the body's trained parameters.
     """
     state = model.state_dict()
-    # On the CPU, so that a GPU need not hold both; cloned, since training goes on.
-    return {name: state[name].detach().cpu().clone() for name in _stored_names(model)}
+    copies = {}
+    for name in _stored_names(model):
+        tensor = state[name].detach()
+        # On the CPU, so that a GPU need not hold both; cloned, since training goes on.
+        copies[name] = tensor.cpu().clone()
+    return copies
 
 
 def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -49,11 +53,13 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: the state is that of another mode or model.
     """
+    stored_names = set(_stored_names(model))
     # Asked before loading, which would silently leave out what is missing.
-    different = sorted({*_stored_names(model)} ^ {*state})
-    if different:
+    unmatched_names = stored_names.symmetric_difference(state)
+    if unmatched_names:
         raise CheckpointError(
-            f"the checkpoint does not fit the model: '{different[0]}' is in only one of them",
+            f"the checkpoint does not fit the model: '{min(unmatched_names)}' is in only one of "
+            "them",
             where="finetune",
             hint="use --force to restart the run",
         )
@@ -109,11 +115,10 @@ class BitFit(Finetune):
 
         ConfigError where the body has no biases.
         """
-        biases = [
-            parameter
-            for name, parameter in model.body.named_parameters()
-            if _last_part(name) == "bias"
-        ]
+        biases = []
+        for name, parameter in model.body.named_parameters():
+            if _last_part(name) == "bias":
+                biases.append(parameter)
         if not biases:
             raise ConfigError(
                 "this body has no biases to train", where="finetune", hint="use finetune=layernorm"
@@ -174,13 +179,13 @@ class LoRA(Finetune):
 
     def _inject(self, body: Any) -> None:
         """Put peft's layers in the place of the body's layers of the roles."""
-        names = self._layer_names(body)
+        layer_names = self._layer_names(body)
         peft = need("peft", "finetune=lora", "lora")
         # peft gets the layers only: in a whole model it would choose targets by transformers' model
         # type. It matches names by their ends, so no name may be the end of another.
-        layers = nn.ModuleDict(
-            {f"{number:06d}": body.get_submodule(name) for number, name in enumerate(names)}
-        )
+        layers = nn.ModuleDict()
+        for number, name in enumerate(layer_names):
+            layers[f"{number:06d}"] = body.get_submodule(name)
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -190,22 +195,25 @@ class LoRA(Finetune):
         )
         peft.inject_adapter_in_model(config, layers)
         # peft has replaced the layers inside `layers`; the body gets them by their own names.
-        for name, layer in zip(names, layers.values(), strict=True):
+        for name, layer in zip(layer_names, layers.values(), strict=True):
             body.set_submodule(name, layer)
 
     def _layer_names(self, body: Any) -> list[str]:
         """Return the names of the body's linear layers of the roles; ConfigError without any."""
         # A layer may have several roles; a dictionary keeps the order.
-        names = dict.fromkeys(name for role in self.roles for name in body.linear_names(role))
-        if not names:
-            allowed = [role for role in get_args(Role) if body.linear_names(role)]
-            choices = ", ".join(allowed) or "none; use finetune=layernorm"
+        layer_names: dict[str, None] = {}
+        for role in self.roles:
+            for name in body.linear_names(role):
+                layer_names[name] = None
+        if not layer_names:
+            allowed_roles = [role for role in get_args(Role) if body.linear_names(role)]
+            choices = ", ".join(allowed_roles) or "none; use finetune=layernorm"
             raise ConfigError(
                 f"this body has no linear layers of the roles {', '.join(self.roles)}",
                 where="finetune.roles",
                 hint=f"allowed for this body: {choices}",
             )
-        return list(names)
+        return list(layer_names)
 
 
 def _updates(body: Any) -> list[nn.Module]:
@@ -261,15 +269,20 @@ class Prompt(Finetune):
                 where="finetune",
                 hint="use another body such as body=vit or body=minilm",
             )
-        tokens = embedder.layout.tokens
-        room = body.max_tokens - self.tokens - prefix_length
+        input_tokens = embedder.layout.tokens
+        available_tokens = body.max_tokens - self.tokens - prefix_length
+        positions = body.embedder_init().positions
         # Positions that the embedder adds do not limit a prompt. A body that starts no embedder
         # with positions numbers its tokens itself, the prompt too.
-        if body.embedder_init().positions is None and tokens > room:
+        if positions is None and input_tokens > available_tokens:
+            hint = "use fewer"
+            if available_tokens > 0:
+                hint = f"use embedder.max_tokens={available_tokens}"
             raise ConfigError(
-                f"a prompt of {self.tokens} beside {tokens} tokens is more than the body takes",
+                f"a prompt of {self.tokens} beside {input_tokens} tokens is more than the body "
+                "takes",
                 where="finetune.tokens",
-                hint=f"use embedder.max_tokens={room}" if room > 0 else "use fewer",
+                hint=hint,
             )
         if self.depth == "deep" and not body.layer_list:
             raise ConfigError(
@@ -285,8 +298,8 @@ class Prompt(Finetune):
         body.register_forward_pre_hook(_insert_prompt)
         # The first layer sees the body's prompt; each further layer gets a prompt of its own.
         if self.depth == "deep":
-            layers = [*body.get_submodule(body.layer_list).children()]
-            for layer in layers[1:]:
+            layer_list = body.get_submodule(body.layer_list)
+            for layer in [*layer_list.children()][1:]:
                 layer.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
                 layer.register_forward_pre_hook(_replace_prompt)
 
@@ -314,7 +327,8 @@ class PromptTokens(nn.Module):
         # sqrt(6 / (inputs + outputs)) of a patch filter, both D.
         bound = math.sqrt(3 / width)
         self.start = start
-        self.x = nn.Parameter(torch.empty(length, width).uniform_(-bound, bound))
+        first_values = torch.empty(length, width).uniform_(-bound, bound)
+        self.x = nn.Parameter(first_values)
 
     def joined(self, x: Tensor, stop: int) -> Tensor:
         """Return sequences [B, ...] with the tokens in place of x[:, start:stop]."""
@@ -322,7 +336,9 @@ class PromptTokens(nn.Module):
         # Under autocast the tokens may be in half precision.
         prompt = self.x.to(x.dtype)
         repeated = prompt.expand(x.shape[0], -1, -1)  # [B, p, D]
-        return torch.cat([x[:, : self.start], repeated, x[:, stop:]], dim=1)
+        before = x[:, : self.start]
+        behind = x[:, stop:]
+        return torch.cat([before, repeated, behind], dim=1)
 
 
 # The hooks take the module as an argument, so that a copy of a model inserts its own prompts.
@@ -331,13 +347,13 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
     (tokens,) = arguments
     prompt = body.prompt
     start = prompt.start
-    length = len(prompt.x)
+    prompt_length = len(prompt.x)
     mask = tokens.mask
     # A prompt is never padding.
-    is_token = mask.new_ones(mask.shape[0], length)
+    is_token = mask.new_ones(mask.shape[0], prompt_length)
     mask = torch.cat([mask[:, :start], is_token, mask[:, start:]], dim=1)
-    x = prompt.joined(tokens.x, start)
-    return (replace(tokens, x=x, mask=mask, prefix=tokens.prefix + length),)
+    joined = prompt.joined(tokens.x, start)
+    return (replace(tokens, x=joined, mask=mask, prefix=tokens.prefix + prompt_length),)
 
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -51,8 +51,7 @@ class Table:
         """Names of the columns that can be read: without empty names, and pandas' row numbers."""
         names = []
         for name in self.header:
-            is_row_number = name.startswith("__index_level_")
-            if name and not is_row_number:
+            if name and not name.startswith("__index_level_"):
                 names.append(name)
         return tuple(names)
 
@@ -67,8 +66,9 @@ class Table:
         """
         columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
         if not len(columns[names[0]]):
-            hint = "give a file with rows below its header"
-            raise DataError("has no rows", where=str(self.path), hint=hint)
+            raise DataError(
+                "has no rows", where=str(self.path), hint="give a file with rows below its header"
+            )
         return columns
 
     def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -103,17 +103,21 @@ class Table:
             # The metadata of pandas could turn a column into an index. Dates become points in time
             # rather than objects of Python.
             frame = content.to_pandas(ignore_metadata=True, date_as_object=False)
-        columns = {}
-        for name in names:
-            columns[name] = plain_column(frame[name], f"{where}[{name}]")
-        return columns
+        return plain_columns(frame, names, where)
 
 
-def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a column of pandas as `Table.read` does: as numbers, or as objects of type str.
+def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """Return columns of pandas as `Table.read` does: as numbers, or as objects of type str.
 
     DataError for other entries, such as lists, and for numbers among texts.
     """
+    columns = {}
+    for name in names:
+        columns[name] = _plain_column(frame[name], f"{where}[{name}]")
+    return columns
+
+
+def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column):
@@ -233,22 +237,32 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
                 if fields:
                     yield reader.line_num, fields
     except csv.Error as error:
-        message = f"is not a table: {error} at line {reader.line_num}"
-        raise DataError(message, where=str(path), hint="check its quotes") from error
+        raise DataError(
+            f"is not a table: {error} at line {reader.line_num}",
+            where=str(path),
+            hint="check its quotes",
+        ) from error
     # Before ValueError, of which it is a kind.
     except UnicodeError as error:
         message = f"is not text in {encoding.removesuffix('-sig')}"
-        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
-        raise DataError(message, where=str(path), hint=hint) from error
+        raise DataError(
+            message,
+            where=str(path),
+            hint="store it as UTF-8, or with task=table give task.encoding=, such as latin-1",
+        ) from error
     # The module csv raises it for a delimiter of several characters.
     except TypeError as error:
-        message = f"{delimiter!r} is not a delimiter"
-        hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(message, where="task.delimiter", hint=hint) from error
+        raise ConfigError(
+            f"{delimiter!r} is not a delimiter",
+            where="task.delimiter",
+            hint="allowed: one character such as ';', or tab",
+        ) from error
     except (LookupError, ValueError) as error:
-        message = f"{encoding!r} is not an encoding"
-        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(message, where="task.encoding", hint=hint) from error
+        raise ConfigError(
+            f"{encoding!r} is not an encoding",
+            where="task.encoding",
+            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
+        ) from error
 
 
 def _parquet() -> Any:

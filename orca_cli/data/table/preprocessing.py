@@ -27,7 +27,7 @@ from orca_cli.data.own_data import (
 )
 from orca_cli.data.samples import as_inputs, remarks
 from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, raw_targets
-from orca_cli.data.table.files import open_table, plain_column
+from orca_cli.data.table.files import open_table, plain_columns
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
@@ -142,8 +142,11 @@ class Symbols:
         """
         origin = f"{where}[{self.name}]"
         if texts.dtype.kind != "O":
-            hint = "a sequence has one symbol a character"
-            raise DataError("holds numbers, not text", where=origin, hint=hint)
+            raise DataError(
+                "holds numbers, not text",
+                where=origin,
+                hint="a sequence has one symbol a character",
+            )
         refuse_rows(texts == "", "sequence", origin, "remove these rows")
         # Compared with the characters of a text [l] it gives [V, l].
         symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
@@ -397,8 +400,9 @@ class TablePreprocessing:
         They have targets where the file has the columns of targets, and these are not all empty.
         """
         if part:
-            hint = "give a file of these rows"
-            raise ConfigError("does not apply to tables", where="--part", hint=hint)
+            raise ConfigError(
+                "does not apply to tables", where="--part", hint="give a file of these rows"
+            )
         table = open_table(path, where, self.delimiter, self.encoding)
         check_columns(self.feature_names, table.columns, where, path.name)
         target_names: tuple[str, ...] = ()
@@ -431,22 +435,22 @@ class TablePreprocessing:
             frame = pd.DataFrame(x)
         except (TypeError, ValueError) as error:
             # Columns of different lengths, or more than two axes.
-            hint = f"give columns {in_order}"
-            raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+            raise DataError(
+                f"is not a table ({error})", where=where, hint=f"give columns {in_order}"
+            ) from error
         # Arrays and lists have no names, so their columns are taken in the order of training.
         if isinstance(frame.columns, pd.RangeIndex):
             if frame.shape[1] != len(names):
                 num_columns = counted(frame.shape[1], "column")
-                message = f"has {num_columns}, the model takes {len(names)}"
-                raise DataError(message, where=where, hint=in_order)
+                raise DataError(
+                    f"has {num_columns}, the model takes {len(names)}", where=where, hint=in_order
+                )
             frame.columns = list(names)
         # pandas allows numbers as names.
         frame.columns = list(map(str, frame.columns))
         check_columns(names, list(frame.columns), where, "the table")
         check_names([name for name in frame.columns if name in names], where)
-        columns = {}
-        for name in names:
-            columns[name] = plain_column(frame[name], f"{where}[{name}]")
+        columns = plain_columns(frame, names, where)
         return self._new_data(self.rows(columns, where), lambda: None)
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:

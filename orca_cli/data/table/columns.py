@@ -129,7 +129,7 @@ class Numeric:
         scaled = (filled - self.mean) / self.std
         check_finite(scaled, origin)
         # A column [n] for each feature.
-        features = [scaled]
+        features: list[np.ndarray] = [scaled]
         if self.flagged:
             features.append(is_missing_number)
         stacked = np.stack(features, axis=1)  # [n, size]
@@ -196,15 +196,18 @@ class Categorical:
 
         They may be points in time as numbers, which would not match any category.
         """
-        dates = list(filter(_DATE.match, self.categories))
+        dates = [category for category in self.categories if _DATE.match(category)]
         if not dates:
             return
         is_empty = np.isnan(numbers.astype(np.float64))
         # A column without any number holds nothing that could be a point in time.
         if is_empty.all():
             return
-        message = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
-        raise DataError(message, where=where, hint="store it as text, as in training")
+        raise DataError(
+            f"holds points in time or numbers, and training has text such as '{dates[0]}'",
+            where=where,
+            hint="store it as text, as in training",
+        )
 
 
 Column = Numeric | Categorical
@@ -257,8 +260,11 @@ def fit_columns(
     notes = [f"{remark}: {listed(names, _SHOWN)}" for remark, names in remarks.items()]
     if not fitted:
         message = f"no column is left to learn from: {'; '.join(notes)}"
-        hint = "check task.features and task.ignore; task.sequence reads a text symbol by symbol"
-        raise DataError(message, where=where, hint=hint)
+        raise DataError(
+            message,
+            where=where,
+            hint="check task.features and task.ignore; task.sequence reads a text symbol by symbol",
+        )
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
     summary = (

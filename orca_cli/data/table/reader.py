@@ -160,9 +160,11 @@ def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> di
         check_columns(names, table.columns, key=f"task.{setting}", where=table.path.name)
         for name in names:
             if name in setting_of:
-                message = f"'{name}' is in task.{setting_of[name]} too"
-                hint = "a column has one role: remove one of them"
-                raise ConfigError(message, where=f"task.{setting}", hint=hint)
+                raise ConfigError(
+                    f"'{name}' is in task.{setting_of[name]} too",
+                    where=f"task.{setting}",
+                    hint="a column has one role: remove one of them",
+                )
             setting_of[name] = setting
     return setting_of
 
@@ -203,8 +205,11 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     for split in samples:
         # The samples of a split come from one file.
         if split != "train" and split in source.tables:
-            message = "the column 'split' marks rows of it too"
-            raise ConfigError(message, where=f"task.{split}", hint=f"leave out the file{hint}")
+            raise ConfigError(
+                "the column 'split' marks rows of it too",
+                where=f"task.{split}",
+                hint=f"leave out the file{hint}",
+            )
     return samples
 
 

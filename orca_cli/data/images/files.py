@@ -125,8 +125,8 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
     """Return the images of files as [B, C, side, side] uint8, decoded in parallel."""
     num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
     # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
-    with ThreadPoolExecutor(num_threads) as pool:
-        images = pool.map(lambda path: decode(path, side, channels, crop), paths)
+    with ThreadPoolExecutor(num_threads) as thread_pool:
+        images = thread_pool.map(lambda path: decode(path, side, channels, crop), paths)
         return np.stack(list(images))
 
 
@@ -225,13 +225,15 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     """Return the SHA-256 of each file, in this order; DataError where one cannot be read."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
-        for path in paths:
+        for image_path in paths:
             # Large folders take minutes, and a signal has to end the run before.
             signals.check()
             try:
-                hashes.append(storage.sha256_file(path))
+                hashes.append(storage.sha256_file(image_path))
             except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+                raise DataError(
+                    f"cannot be read ({error.strerror})", where=str(image_path)
+                ) from error
             advance()
     return hashes
 

@@ -159,30 +159,30 @@ class _Images:
 
     @property
     def paths(self) -> list[Path]:
-        return [self.folder / name for name in self.names]
+        return list(map(self.folder.joinpath, self.names))
 
 
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     """Return the images in folders of classes, or in a table where one is given."""
-    folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
-    if not folder.is_dir():
+    image_folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    if not image_folder.is_dir():
         hint = "give the folder that holds the images"
-        raise DataError(f"'{folder}' is a file", where="task.path", hint=hint)
+        raise DataError(f"'{image_folder}' is a file", where="task.path", hint=hint)
     if settings.table is not None:
-        return _in_table(folder, file_path(settings.table, data_folder), settings)
+        return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
         message = "task.kind, task.file and task.target are of a table"
         hint = "give task.table=FILE.csv with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
-    return _in_folders(folder)
+    return _in_folders(image_folder)
 
 
 def _in_folders(folder: Path) -> _Images:
     """Return the images in a folder's folders of classes, sorted by class and name."""
     split_of_image: list[str] = []
     labels: list[str] = []
-    names: list[str] = []
+    image_names: list[str] = []
     left_out: list[str] = []
     for split, class_folders in _class_folders(folder).items():
         for class_folder in class_folders:
@@ -192,7 +192,7 @@ def _in_folders(folder: Path) -> _Images:
                 if _is_image(file):
                     split_of_image.append(split)
                     labels.append(class_folder.name)
-                    names.append(name)
+                    image_names.append(name)
                 elif not _is_hidden(file.name):
                     left_out.append(name)
     if "train" not in split_of_image:
@@ -207,7 +207,7 @@ def _in_folders(folder: Path) -> _Images:
     rows = {split: np.flatnonzero(splits == split) for split in dict.fromkeys(split_of_image)}
     return _Images(
         folder=folder,
-        names=names,
+        names=image_names,
         kind="classes",
         y=np.array(labels),
         where=str(folder),
@@ -268,10 +268,10 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
             hint="name it with task.target=COLUMN",
         )
     # Of the folder, not of the table: nothing that a table names is opened unless it lies here.
-    paths = _images_below(folder)
+    image_paths = _images_below(folder)
     # A column of .parquet may hold numbers as names.
     file_texts = columns[file_column].astype(str)
-    names = _matched(file_texts, folder, paths, f"{where}[{file_column}]")
+    image_names = _matched(file_texts, folder, image_paths, f"{where}[{file_column}]")
     notes: list[str] = []
     kind: Kind | None = settings.kind
     if kind is None:
@@ -280,16 +280,16 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
         columns, kind, target_names, missing=settings.missing_targets, where=where, decimal="."
     )
     # Not a fault: a table may name a part of a folder.
-    num_unnamed = len(paths) - len(names)
+    num_unnamed = len(image_paths) - len(image_names)
     if num_unnamed:
         note = f"{num_unnamed} images of {folder.name} have no row in {table.path.name}"
         notes = [*notes, f"{note} and are not read"]
-    rows = {"train": np.arange(len(names))}
+    rows = {"train": np.arange(len(image_names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
     return _Images(
         folder=folder,
-        names=names,
+        names=image_names,
         kind=kind,
         y=targets.y,
         where=targets.where,
@@ -343,23 +343,23 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
     """
     hashes = content_hashes(paths, reporter)
     # Files of the same content are decoded once.
-    path_of = dict(zip(hashes, paths, strict=True))
+    path_by_content = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
-        sizes = {}
-        with reporter.track("decoding every image once", len(path_of)) as advance:
-            for content, path in path_of.items():
+        size_by_content = {}
+        with reporter.track("decoding every image once", len(path_by_content)) as advance:
+            for content, path in path_by_content.items():
                 signals.check()
                 # [3, height, width], as it lies in the file.
                 _, height, width = decode(path, None, 3).shape
-                sizes[content] = (width, height)
+                size_by_content[content] = (width, height)
                 advance()
-        storage.write_json(folder / "sizes.json", sizes)
+        storage.write_json(folder / "sizes.json", size_by_content)
 
     image_module, _ = pillow()
     # The same survey wherever the files lie and whatever their names are.
-    distinct_hashes = "\n".join(sorted(path_of))
-    contents = hashlib.sha256(distinct_hashes.encode())
+    distinct_hashes = "\n".join(sorted(path_by_content))
+    survey_digest = hashlib.sha256(distinct_hashes.encode())
     # A survey in the cache says that all of these contents could be decoded, by this release of
     # Pillow.
     folder = folder_of(
@@ -368,26 +368,26 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
         parameters={
             "version": _SURVEY_VERSION,
             "pillow": image_module.__version__,
-            "contents": contents.hexdigest(),
+            "contents": survey_digest.hexdigest(),
         },
         make=make,
         reporter=reporter,
     )
-    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    longest_sides = [max(sizes[content]) for content in hashes]
+    size_by_content = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    longest_sides = [max(size_by_content[content]) for content in hashes]
     return _Survey(hashes, np.array(longest_sides))
 
 
 def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
     """Raise DataError where images of two splits have the same content."""
-    name_of: dict[str, str] = {}  # content -> the image that has it
-    split_of: dict[str, str] = {}
+    name_by_content: dict[str, str] = {}  # content -> the image that has it
+    split_by_content: dict[str, str] = {}
     for split, rows in images.rows.items():
         for row in rows:
             content = hashes[row]
             # The first image of each content, for the message.
-            name = name_of.setdefault(content, images.names[row])
-            if split_of.setdefault(content, split) != split:
+            name = name_by_content.setdefault(content, images.names[row])
+            if split_by_content.setdefault(content, split) != split:
                 message = f"the same image as '{name}', which is in another split"
                 where = str(images.paths[row])
                 raise DataError(message, where=where, hint="delete one of the two")
@@ -417,15 +417,15 @@ def _fit(
     """
     # Drawn splits are parts of `train`, whose rest takes its place here.
     rows = images.rows | drawn
-    train = rows["train"]
+    training_rows = rows["train"]
     # Of the training images alone, so that no other split decides the size.
-    largest = int(survey.longest_sides[train].max())
+    largest = int(survey.longest_sides[training_rows].max())
     plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))
     augmented = replace(plain, padding=settings.padding, flip=settings.flip)
     targets = fit_targets(
         images.kind,
         images.y,
-        train,
+        training_rows,
         images.where,
         names=images.outputs,
         missing=settings.missing_targets,
@@ -472,17 +472,17 @@ def _images_below(folder: Path) -> list[Path]:
 
     DataError if there are none.
     """
-    images = []
+    image_paths = []
     for path in sorted(folder.rglob("*")):
-        names = path.relative_to(folder).parts
+        path_names = path.relative_to(folder).parts
         # A hidden folder hides all that is in it.
-        is_hidden = any(map(_is_hidden, names))
+        is_hidden = any(map(_is_hidden, path_names))
         if not is_hidden and _is_image(path):
-            images.append(path)
-    if not images:
+            image_paths.append(path)
+    if not image_paths:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)
-    return images
+    return image_paths
 
 
 def _folders(folder: Path) -> list[Path]:

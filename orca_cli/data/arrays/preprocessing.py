@@ -187,11 +187,11 @@ class ArrayPreprocessing:
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets if it has them, or of an .npy file."""
-        names = {"x": self.names[0], "y": self.names[1]}
+        array_names = {"x": self.names[0], "y": self.names[1]}
         if self.padding is not None and self.padding.marked_by == "lengths":
             # Lengths in the file are used only where the model was trained with lengths.
-            names["lengths"] = self.padding.array
-        arrays, part_rows = locate_new(path, where, names, part)
+            array_names["lengths"] = self.padding.array
+        arrays, part_rows = locate_new(path, where, array_names, part)
         stored_inputs = arrays["x"]
         origin = stored_inputs.where
         self.check(stored_inputs, origin)
@@ -240,9 +240,9 @@ class ArrayPreprocessing:
         if isinstance(samples, np.ndarray):
             self.check(samples, where)
         else:
-            for i, sequence in enumerate(samples):
+            for position, sequence in enumerate(samples):
                 # `check` expects an axis of samples in front.
-                self.check(sequence[None], f"{where}, sample {i}")
+                self.check(sequence[None], f"{where}, sample {position}")
 
         def inputs(start: int, stop: int) -> RawInputs:
             if isinstance(samples, np.ndarray):

@@ -312,11 +312,11 @@ def _fit_numbers(
 def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
     texts, counts = np.unique(column.texts, return_counts=True)
     # Ties go to the first in the alphabet: `unique` sorts, and the order is stable.
-    frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
-    categories = [str(text) for text in np.sort(texts[frequent])]
+    most_frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
+    categories = [str(text) for text in np.sort(texts[most_frequent])]
     if column.numbers.is_empty.any():
         categories.append(MISSING)
-    if len(frequent) < len(texts):
+    if len(most_frequent) < len(texts):
         categories.append(OTHER)
     non_numbers = column.entries[column.numbers.is_wrong]
     # The user may have meant numbers: texts look like numbers with another decimal mark, or only
@@ -419,13 +419,13 @@ def infer_kind(
         )
     # The different numbers, [u].
     is_number = ~np.isnan(numbers.values)
-    distinct = np.unique(numbers.values[is_number])
+    distinct_numbers = np.unique(numbers.values[is_number])
     # Numbers such as 007 are names, and so classes, however many of them differ.
     has_names = entries.dtype.kind == "O" and any(map(_NAME.fullmatch, entries))
-    if numbers.is_wrong.any() or not len(distinct) or has_names:
+    if numbers.is_wrong.any() or not len(distinct_numbers) or has_names:
         return "classes", []
-    is_whole = distinct == np.round(distinct)
-    if len(distinct) <= _MOST_CLASSES and is_whole.all():
+    is_whole = distinct_numbers == np.round(distinct_numbers)
+    if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
         note = "whole numbers read as classes (task.kind=values predicts the number)"
         return "classes", [f"{name}: {note}"]
     note = "read as numbers to predict (task.kind=values; task.kind=classes for classes)"

@@ -432,25 +432,25 @@ class TablePreprocessing:
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
-            frame = pd.DataFrame(x)
+            table = pd.DataFrame(x)
         except (TypeError, ValueError) as error:
             # Columns of different lengths, or more than two axes.
             raise DataError(
                 f"is not a table ({error})", where=where, hint=f"give columns {in_order}"
             ) from error
         # Arrays and lists have no names, so their columns are taken in the order of training.
-        if isinstance(frame.columns, pd.RangeIndex):
-            if frame.shape[1] != len(names):
-                num_columns = counted(frame.shape[1], "column")
+        if isinstance(table.columns, pd.RangeIndex):
+            if table.shape[1] != len(names):
+                num_columns = counted(table.shape[1], "column")
                 raise DataError(
                     f"has {num_columns}, the model takes {len(names)}", where=where, hint=in_order
                 )
-            frame.columns = list(names)
+            table.columns = list(names)
         # pandas allows numbers as names.
-        frame.columns = list(map(str, frame.columns))
-        check_columns(names, list(frame.columns), where, "the table")
-        check_names([name for name in frame.columns if name in names], where)
-        columns = plain_columns(frame, names, where)
+        table.columns = list(map(str, table.columns))
+        check_columns(names, list(table.columns), where, "the table")
+        check_names([name for name in table.columns if name in names], where)
+        columns = plain_columns(table, names, where)
         return self._new_data(self.rows(columns, where), lambda: None)
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:

@@ -40,14 +40,14 @@ def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> Task
     """
     refuse_contradictions(settings)
     source = _open(settings, data_folder)
-    marked = _marked_samples(source)
-    groups = _groups(source, marked)
+    marked_samples = _marked_samples(source)
+    groups = _groups(source, marked_samples)
     # Splits are drawn there, before `_fit` learns from the rows of the training split alone.
     return assemble(
         "table",
         reporter,
         kind=source.kind,
-        pool=_pool(source, marked, groups.get("train")),
+        pool=_pool(source, marked_samples, groups.get("train")),
         fractions=(settings.validation_fraction, settings.test_fraction),
         split_seed=settings.split_seed,
         fit=partial(_fit, source, groups, reporter),
@@ -213,7 +213,7 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     return samples
 
 
-def _groups(source: _Source, marked: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _groups(source: _Source, marked_samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the group of each sample, by file; DataError for a group in two splits."""
     if not source.columns.group:
         return {}
@@ -227,10 +227,12 @@ def _groups(source: _Source, marked: dict[str, np.ndarray]) -> dict[str, np.ndar
             columns = table.read([group, *id_names])
             rows = source.preprocessing.rows(columns, str(table.path))
         group_columns[split] = (rows.per_sample(group), f"{table.path}[{group}]")
-    return group_rows(group_columns, marked)
+    return group_rows(group_columns, marked_samples)
 
 
-def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | None) -> Pool:
+def _pool(
+    source: _Source, marked_samples: dict[str, np.ndarray], groups: np.ndarray | None
+) -> Pool:
     settings = source.settings
     classes = None
     if source.kind == "classes":
@@ -238,20 +240,20 @@ def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | N
         # As texts, by which the drawn splits are stratified.
         classes = source.per_sample[target].astype(str)
     # By the training rows alone, as `fit_columns` decides what to leave out.
-    compared = _compared_columns(source, marked["train"])
+    compared_names = _compared_columns(source, marked_samples["train"])
     is_text = settings.sequence is not None
     return Pool(
         unit="rows" if settings.id is None else "series",
         where=source.rows.where,
-        rows=marked,
+        rows=marked_samples,
         supplied=source.tables,
         classes=classes,
         groups=groups,
-        contents=partial(source.rows.contents, compared, settings.decimal, is_text),
+        contents=partial(source.rows.contents, compared_names, settings.decimal, is_text),
     )
 
 
-def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
+def _compared_columns(source: _Source, training_samples: np.ndarray) -> list[str]:
     """Return the input columns that decide whether samples are identical.
 
     With columns of texts of their own, which `fit_columns` will leave out, no sample would be.
@@ -260,13 +262,13 @@ def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
     inputs = source.columns.inputs
     if settings.sequence is not None or settings.features:
         return inputs
-    training_rows = source.rows.rows_of(train)
-    compared = []
+    training_rows = source.rows.rows_of(training_samples)
+    compared_names = []
     for name in inputs:
         training_entries = source.rows.columns[name][training_rows]
         if not has_own_texts(training_entries, settings.decimal):
-            compared.append(name)
-    return compared or inputs
+            compared_names.append(name)
+    return compared_names or inputs
 
 
 def _fit(
@@ -276,7 +278,7 @@ def _fit(
     samples_by_split: dict[str, np.ndarray],
 ) -> Fitted:
     """Learn from the training samples how rows become samples; see `assemble`."""
-    train = samples_by_split["train"]
+    training_samples = samples_by_split["train"]
     columns = source.columns
     missing = source.settings.missing_targets
     # The targets of all n samples of the file, of which only the training ones are learned from.
@@ -291,9 +293,9 @@ def _fit(
     where = file_targets.where
     output_names = () if source.kind == "classes" else tuple(columns.targets)
     targets = fit_targets(
-        source.kind, file_targets.y, train, where, names=output_names, missing=missing
+        source.kind, file_targets.y, training_samples, where, names=output_names, missing=missing
     )
-    preprocessing, input_notes = _fit_inputs(source, train)
+    preprocessing, input_notes = _fit_inputs(source, training_samples)
     preprocessing = replace(preprocessing, targets=targets)
     # All samples of the training file; its splits are rows of them.
     x = preprocessing.features(source.rows)
@@ -310,13 +312,15 @@ def _fit(
             for name in columns.in_samples:
                 split_columns[name] = source.rows.columns[name][split_rows]
             rows = preprocessing.rows(split_columns, source.rows.where)
-            opened = ArraySamples(x, y, rows=samples_by_split[split], groups=groups.get("train"))
+            split_samples = ArraySamples(
+                x, y, rows=samples_by_split[split], groups=groups.get("train")
+            )
         else:
             table = source.tables[split]
             rows = preprocessing.rows(table.read(columns.in_samples), str(table.path))
             features = preprocessing.features(rows)
             encoded_y = preprocessing.encoded_targets(rows)
-            opened = ArraySamples(features, encoded_y, groups=groups.get(split))
+            split_samples = ArraySamples(features, encoded_y, groups=groups.get(split))
         for change, count in preprocessing.remarks(rows, training=split == "train").items():
             remark = f"{split} split: {counted(count, 'sample')} {change}"
             if split == "test":
@@ -324,7 +328,7 @@ def _fit(
             else:
                 # `assemble` reads the notes once train and validation are open.
                 notes.append(remark)
-        return opened
+        return split_samples
 
     return Fitted(
         preprocessing=preprocessing,
@@ -335,7 +339,9 @@ def _fit(
     )
 
 
-def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
+def _fit_inputs(
+    source: _Source, training_samples: np.ndarray
+) -> tuple[TablePreprocessing, list[str]]:
     """Learn from the training samples how columns become inputs; targets are not learned yet."""
     settings = source.settings
     unfitted = source.preprocessing
@@ -344,18 +350,22 @@ def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing,
     if unfitted.symbols is not None:
         name = unfitted.symbols.name
         symbols, notes = fit_symbols(
-            name, rows.columns[name], training_rows=train, length=settings.length, where=rows.where
+            name,
+            rows.columns[name],
+            training_rows=training_samples,
+            length=settings.length,
+            where=rows.where,
         )
         return replace(unfitted, symbols=symbols), notes
     inputs = {name: rows.columns[name] for name in source.columns.inputs}
-    columns, notes = fit_columns(inputs, rows.rows_of(train), rows.where, settings)
+    columns, notes = fit_columns(inputs, rows.rows_of(training_samples), rows.where, settings)
     # New data may lack the columns that are left out here.
     used_names = {column.name for column in columns}
     left_out = tuple(name for name in inputs if name not in used_names)
     preprocessing = replace(unfitted, columns=columns, left_out=left_out)
     if preprocessing.series is None:
         return preprocessing, notes
-    series_lengths = np.diff(rows.starts)[train]  # rows of each training series
+    series_lengths = np.diff(rows.starts)[training_samples]  # rows of each training series
     longest = int(series_lengths.max())
     series = replace(preprocessing.series, length=settings.length or longest)
     note = (

@@ -389,10 +389,8 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
             gaps=inputs.gaps if has_gaps else None,
         )
 
-    stored_shape = source.raw_inputs.x.shape
-    described_samples = _described_samples(form, ends, training_rows)
     notes = [
-        f"inputs {stored_shape} read as {described_samples}",
+        _note_on_samples(source, form, training_rows),
         *_notes_on_cuts(form, ends),
         *inputs.notes,
         targets.note(),
@@ -441,15 +439,15 @@ def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> A
     return ArraySamples(x, y, scale=form.scale, groups=groups, gaps=gaps)
 
 
-def _described_samples(
-    form: ArrayPreprocessing, ends: np.ndarray | None, training_rows: np.ndarray
-) -> str:
-    """Return the shape of training samples as text."""
-    if ends is None:
-        return described(form.file_shape)
-    channels = counted(form.file_shape[0], "channel")
-    training_ends = ends[training_rows]
-    return f"{channels} of {training_ends.min()} to {training_ends.max()} steps"
+def _note_on_samples(source: _Source, form: ArrayPreprocessing, training_rows: np.ndarray) -> str:
+    """Return a note on the inputs in the training file, and the shape of training samples."""
+    ends = source.raw_inputs.lengths
+    sample = described(form.file_shape)
+    if ends is not None:
+        channels = counted(form.file_shape[0], "channel")
+        training_ends = ends[training_rows]
+        sample = f"{channels} of {training_ends.min()} to {training_ends.max()} steps"
+    return f"inputs {source.raw_inputs.x.shape} read as {sample}"
 
 
 def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:

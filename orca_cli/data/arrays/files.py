@@ -105,35 +105,35 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
 
 def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> StoredSplits:
     """Return the splits in the training file: by endings of names, and by marks of rows."""
-    endings = _endings(content, roles.names["x"])
-    arrays = {
-        split_name: _by_role(content, path, roles, ending) for split_name, ending in endings.items()
-    }
-    rows: dict[str, np.ndarray] = {}  # of the splits that marks name
+    input_name = roles.names["x"]
+    arrays_by_split = {}
+    for split_name, ending in _endings(content, input_name).items():
+        arrays_by_split[split_name] = _by_role(content, path, roles, ending)
+    rows_by_split: dict[str, np.ndarray] = {}  # of the splits that marks name
     # Arrays without an ending are those of train, and of the splits that marks name.
-    if "train" not in arrays or roles.names["x"] in content:
-        unmarked = _by_role(content, path, roles)
-        rows = _marked(unmarked)
-        for split_name in arrays:
-            if split_name == "train" or split_name in rows:
+    if "train" not in arrays_by_split or input_name in content:
+        shared_arrays = _by_role(content, path, roles)
+        rows_by_split = _marked(shared_arrays)
+        for split_name in arrays_by_split:
+            if split_name == "train" or split_name in rows_by_split:
                 raise DataError(
                     f"holds the {split_name} split twice", where=str(path), hint=_listed(content)
                 )
-        arrays["train"] = unmarked
+        arrays_by_split["train"] = shared_arrays
     # Without marks, every row is for training.
-    if not rows:
-        x = arrays["train"]["x"]
-        rows = {"train": np.arange(x.shape[0])}
-    return StoredSplits(arrays=arrays, rows=rows)
+    if not rows_by_split:
+        num_rows = arrays_by_split["train"]["x"].shape[0]
+        rows_by_split = {"train": np.arange(num_rows)}
+    return StoredSplits(arrays=arrays_by_split, rows=rows_by_split)
 
 
 def _check_lengths(splits: Mapping[str, Arrays]) -> None:
     """Raise DataError if only some splits have lengths: padding would pass for data."""
-    lacking = [arrays for arrays in splits.values() if "lengths" not in arrays]
-    if lacking and len(lacking) < len(splits):
+    without_lengths = [arrays for arrays in splits.values() if "lengths" not in arrays]
+    if without_lengths and len(without_lengths) < len(splits):
         raise DataError(
             "has no lengths, but another split has",
-            where=lacking[0]["x"].where,
+            where=without_lengths[0]["x"].where,
             hint="add them to every split, or ignore them with task.padding=none",
         )
 
@@ -163,10 +163,11 @@ def locate_new(
 
 
 def _listed(content: Arrays) -> str:
-    return f"it holds {', '.join(sorted(content)) or 'nothing'}"
+    names = ", ".join(sorted(content)) or "nothing"
+    return f"it holds {names}"
 
 
-def _endings(content: Arrays, x: str) -> dict[str, str]:
+def _endings(content: Arrays, input_name: str) -> dict[str, str]:
     """Return the endings of the splits that have inputs of their own, such as `_val`.
 
     A split with several such endings has the first.
@@ -175,7 +176,7 @@ def _endings(content: Arrays, x: str) -> dict[str, str]:
     endings = {}
     for split_name, spellings in PART_NAMES.items():
         for spelling in spellings:
-            if f"{x}_{spelling}" in content:
+            if f"{input_name}_{spelling}" in content:
                 endings[split_name] = f"_{spelling}"
                 break
     return endings
@@ -185,24 +186,26 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
     """Return the arrays of a file whose names have an ending, with marks of splits if any."""
     arrays: Arrays = {}
     # No setting renames the array of marks.
-    for role, name in (*roles.names.items(), ("split", "split")):
-        if name + ending in content:
-            arrays[role] = content[name + ending]
+    names = {**roles.names, "split": "split"}
+    for role, name in names.items():
+        full_name = name + ending
+        if full_name in content:
+            arrays[role] = content[full_name]
         elif role != "split" and role not in roles.optional:  # marks are always optional
             raise DataError(
-                f"no array '{name + ending}'",
+                f"no array '{full_name}'",
                 where=str(path),
                 hint=f"{_listed(content)}; {_SETTINGS}",
             )
-    x = arrays["x"]
-    if not x.shape or x.shape[0] == 0:
-        raise DataError("no samples", where=x.where, hint="give a file with samples")
+    inputs = arrays["x"]
+    if not inputs.shape or inputs.shape[0] == 0:
+        raise DataError("no samples", where=inputs.where, hint="give a file with samples")
     for role, array in arrays.items():
         # The other axes of inputs, targets and lengths are checked where these are read.
         has_more_axes = role in ("group", "split") and len(array.shape) > 1
-        if array.shape[:1] != x.shape[:1] or has_more_axes:
+        if array.shape[:1] != inputs.shape[:1] or has_more_axes:
             raise DataError(
-                f"shape {array.shape} does not match inputs of shape {x.shape}",
+                f"shape {array.shape} does not match inputs of shape {inputs.shape}",
                 where=array.where,
                 hint="arrays need one row per sample, groups and marks one axis",
             )
@@ -213,6 +216,8 @@ def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
     """Return the rows of each split that an array `split` marks; none without such an array."""
     if "split" not in arrays:
         return {}
-    marks = arrays["split"]
+    stored_marks = arrays["split"]
+    where = stored_marks.where
     # Marks may be stored as bytes.
-    return marked_rows(as_text(marks.read(), marks.where), marks.where, for_training=for_training)
+    marks = as_text(stored_marks.read(), where)
+    return marked_rows(marks, where, for_training=for_training)

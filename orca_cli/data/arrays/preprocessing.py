@@ -9,7 +9,6 @@ Shapes: n samples, C channels, *E the extent (L, H x W, or D x H x W), K outputs
 l of a sequence alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +61,8 @@ class Padding:
         """
         if y.ndim not in (2, 3) or y.dtype.kind not in "fiub":
             return y  # of a form that is refused elsewhere
-        axis = 1 if channels_last else y.ndim - 1
-        num_steps = y.shape[axis]
+        step_axis = 1 if channels_last else y.ndim - 1
+        num_steps = y.shape[step_axis]
         if (ends > num_steps).any():
             raise DataError(
                 f"targets have {num_steps} steps and sequences up to {ends.max()}",
@@ -77,19 +76,21 @@ class Padding:
             # Unsigned integers could not hold -100.
             y = y.astype(np.int64)
         # Cut to L steps, as the inputs are.
-        y = np.moveaxis(y, axis, -1)[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
+        steps_last = np.moveaxis(y, step_axis, -1)
+        cut = steps_last[..., : self.length]  # [n, steps] or [n, K, steps], steps <= L
+        *leading_axes, num_cut_steps = cut.shape
         # [n, steps]
-        is_after_end = np.arange(y.shape[-1]) >= ends[:, None]
+        is_after_end = np.arange(num_cut_steps) >= ends[:, None]
         if y.ndim == 3:
             is_after_end = is_after_end[:, None]  # for all outputs
         if not self.missing_targets:
             # Anything may follow an end, so 0 takes its place in the check.
-            check_finite(np.where(is_after_end, 0, y), where)
+            check_finite(np.where(is_after_end, 0, cut), where)
         # The file may have fewer steps than L; those that it lacks are missing too.
-        padded = np.full((*y.shape[:-1], self.length), missing, y.dtype)
-        padded[..., : y.shape[-1]] = np.where(is_after_end, missing, y)
+        padded = np.full((*leading_axes, self.length), missing, y.dtype)
+        padded[..., :num_cut_steps] = np.where(is_after_end, missing, cut)
         # Back to the layout of the file, which `TargetForm` reads.
-        return np.moveaxis(padded, -1, axis)
+        return np.moveaxis(padded, -1, step_axis)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class ArrayPreprocessing:
         if self.gaps is None:
             return self.file_shape
         channels, *extent = self.file_shape
-        return (channels + len(self.gaps.flagged), *extent)
+        num_indicators = len(self.gaps.flagged)
+        return (channels + num_indicators, *extent)
 
     @property
     def file_shape(self) -> tuple[int, ...]:
@@ -134,16 +136,16 @@ class ArrayPreprocessing:
 
         Inputs in a file are not read.
         """
+        described_sample = described(self.file_shape)
         if self.padding is not None and len(self.file_shape) != 2:
             raise DataError(
-                f"inputs with {described(self.file_shape)} are not sequences,"
-                " so they cannot have lengths",
+                f"inputs with {described_sample} are not sequences, so they cannot have lengths",
                 where=where,
                 hint=_NOT_PADDED,
             )
         shape = x.shape[1:]
         expected = self.stored_shape  # with the L steps that inputs are brought to
-        hint = f"the model takes real numbers, {described(self.file_shape)} a sample"
+        hint = f"the model takes real numbers, {described_sample} a sample"
         if self.padding is not None and shape:
             # The number of steps always passes; all other axes are compared.
             expected = with_steps(expected, self._steps(shape), self.channels_last)
@@ -160,9 +162,9 @@ class ArrayPreprocessing:
         """Return the number of steps of a sequence that has this shape in the files."""
         return shape[0] if self.channels_last else shape[-1]
 
-    def oriented(self, raw: RawInputs, where: str) -> np.ndarray | Ragged:
+    def oriented(self, raw_inputs: RawInputs, where: str) -> np.ndarray | Ragged:
         """Return what `assembled` returns, of finite numbers; gaps are NaN still."""
-        x = self.assembled(raw, where)
+        x = self.assembled(raw_inputs, where)
         # Checked block by block, so that no mapped file is held whole.
         num_checked = 0
         for block in blocks(x, np.arange(len(x))):
@@ -185,33 +187,44 @@ class ArrayPreprocessing:
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples of an .npz file, with targets if it has them, or of an .npy file."""
-        names = {"x": self.names[0], "y": self.names[1]}
+        array_names = {"x": self.names[0], "y": self.names[1]}
         if self.padding is not None and self.padding.marked_by == "lengths":
             # Lengths in the file are used only where the model was trained with lengths.
-            names["lengths"] = self.padding.array
-        arrays, part_rows = locate_new(path, where, names, part)
-        x = arrays["x"]
-        self.check(x, x.where)
-        stored = x.read()
-        lengths = arrays["lengths"].read() if "lengths" in arrays else None
-        rows = np.arange(x.shape[0]) if part_rows is None else part_rows
+            array_names["lengths"] = self.padding.array
+        arrays, part_rows = locate_new(path, where, array_names, part)
+        stored_inputs = arrays["x"]
+        origin = stored_inputs.where
+        self.check(stored_inputs, origin)
+        x = stored_inputs.read()
+        lengths: np.ndarray | None = None
+        if "lengths" in arrays:
+            lengths = arrays["lengths"].read()
+        rows = np.arange(len(x))
+        row_names: list[str] | None = None
+        if part_rows is not None:
+            rows = part_rows
+            # Samples of a part are named by their rows in the file.
+            row_names = list(map(str, part_rows))
 
         def inputs(start: int, stop: int) -> RawInputs:
-            chosen = rows[start:stop]
-            values, _ = read(stored, chosen)
-            return RawInputs(values, None if lengths is None else lengths[chosen])
+            chosen_rows = rows[start:stop]
+            chosen_inputs, _ = read(x, chosen_rows)
+            if lengths is None:
+                return RawInputs(chosen_inputs)
+            return RawInputs(chosen_inputs, lengths[chosen_rows])
 
         def targets() -> np.ndarray | None:
             if "y" not in arrays:
                 return None
-            y = arrays["y"]
+            stored_targets = arrays["y"]
+            ends: np.ndarray | None = None
             # Dense targets end where their sequences do.
-            ends = self.ends(inputs(0, len(rows)), x.where) if self.targets.extent else None
-            return self.encoded_targets(y.read()[rows], y.where, ends)
+            if self.targets.extent:
+                ends = self.ends(inputs(0, len(rows)), origin)
+            y = stored_targets.read()[rows]
+            return self.encoded_targets(y, stored_targets.where, ends)
 
-        # Samples of a part are named by their rows in the file.
-        ids = None if part_rows is None else list(map(str, part_rows))
-        return NewData(count=len(rows), inputs=inputs, targets=targets, where=x.where, ids=ids)
+        return NewData(count=len(rows), inputs=inputs, targets=targets, where=origin, ids=row_names)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples of an array [n, ...] as in the files.
@@ -224,21 +237,20 @@ class ArrayPreprocessing:
             raise DataError(
                 f"samples of different shapes: {error}", where=where, hint="give one array"
             ) from error
-        # Sequences of a list are padded part by part, when they are asked for.
-        as_raw: Callable[[Any], RawInputs] = self._padded
         if isinstance(samples, np.ndarray):
             self.check(samples, where)
-            as_raw = RawInputs
         else:
-            for i, sequence in enumerate(samples):
+            for position, sequence in enumerate(samples):
                 # `check` expects an axis of samples in front.
-                self.check(sequence[None], f"{where}, sample {i}")
-        return NewData(
-            count=len(samples),
-            inputs=lambda start, stop: as_raw(samples[start:stop]),
-            targets=lambda: None,
-            where=where,
-        )
+                self.check(sequence[None], f"{where}, sample {position}")
+
+        def inputs(start: int, stop: int) -> RawInputs:
+            if isinstance(samples, np.ndarray):
+                return RawInputs(samples[start:stop])
+            # Sequences of a list are padded part by part, when they are asked for.
+            return self._padded(samples[start:stop])
+
+        return NewData(count=len(samples), inputs=inputs, targets=lambda: None, where=where)
 
     def _array_or_sequences(self, x: Any) -> np.ndarray | list[np.ndarray]:
         """Return samples in memory as an array, or as a list of sequences of several lengths."""
@@ -250,21 +262,22 @@ class ArrayPreprocessing:
             x = np.asarray(x)
             if x.dtype.kind != "O":
                 return x
-        return [np.asarray(row) for row in x]
+        return [np.asarray(sequence) for sequence in x]
 
     def _padded(self, sequences: list[np.ndarray]) -> RawInputs:
         """Return sequences of several lengths as an array, NaN after ends; lengths if needed."""
         lengths = np.array([self._steps(sequence.shape) for sequence in sequences])
         # As long as the longest of this part; all are brought to L steps later.
         shape = with_steps(self.stored_shape, lengths.max(), self.channels_last)
-        x = np.full((len(sequences), *shape), np.nan)
-        for row, sequence in zip(x, sequences, strict=True):
+        padded = np.full((len(sequences), *shape), np.nan)
+        for padded_sequence, sequence in zip(padded, sequences, strict=True):
             # After `check` sequences differ in their steps only, so each fills the start of its
             # row.
-            row[tuple(map(slice, sequence.shape))] = sequence
+            given_steps = tuple(map(slice, sequence.shape))
+            padded_sequence[given_steps] = sequence
         if self.padding is None or self.padding.marked_by == "nan":
-            return RawInputs(x)
-        return RawInputs(x, lengths)
+            return RawInputs(padded)
+        return RawInputs(padded, lengths)
 
     def remarks(self, raw: RawInputs, where: str = "inputs") -> dict[str, int]:
         """Return what `inputs` does to make new inputs fit, each with the number of samples."""
@@ -274,7 +287,8 @@ class ArrayPreprocessing:
             counts |= remarks(ends, self.padding.length)
         num_missing = count_missing(self.assembled(raw, where))
         if self.gaps is not None and num_missing > 0:
-            counts[f"with missing values, filled by task.gaps={self.gaps.how}"] = num_missing
+            remark = f"with missing values, filled by task.gaps={self.gaps.how}"
+            counts[remark] = num_missing
         return counts
 
     def encoded_targets(
@@ -288,51 +302,56 @@ class ArrayPreprocessing:
             y = self.padding.targets(y, ends, self.channels_last, where)
         return self.targets.encode(y, where)
 
-    def ends(self, raw: RawInputs, where: str) -> np.ndarray | None:
+    def ends(self, raw_inputs: RawInputs, where: str) -> np.ndarray | None:
         """Return the lengths [n] int64 of sequences, as given or up to a tail of NaN.
 
         None where all samples have one shape.
         """
         if self.padding is None:
             return None
-        x = channels_first(raw.x, self.channels_last)  # [n, C, W]
-        if raw.lengths is not None:
-            return _checked_lengths(raw.lengths, len(x), x.shape[2], where)
+        x = channels_first(raw_inputs.x, self.channels_last)  # [n, C, W]
+        if raw_inputs.lengths is not None:
+            return _checked_lengths(raw_inputs.lengths, len(x), x.shape[2], where)
         if self.padding.marked_by == "nan":
             return _ends_before_nan(x, where)
+        input_name, _ = self.names
         raise DataError(
             "has no lengths, and the model was trained with them",
             where=where,
-            hint="give a list of sequences,"
-            f" or an .npz file with {self.names[0]} and {self.padding.array}",
+            hint=f"give a list of sequences, or an .npz file with {input_name} and"
+            f" {self.padding.array}",
         )
 
-    def assembled(self, raw: RawInputs, where: str) -> np.ndarray | Ragged:
+    def assembled(self, raw_inputs: RawInputs, where: str) -> np.ndarray | Ragged:
         """Return inputs as [n, C, *E], without copying."""
-        self.check(raw.x, where)
-        x = channels_first(raw.x, self.channels_last)
-        ends = self.ends(raw, where)
+        self.check(raw_inputs.x, where)
+        x = channels_first(raw_inputs.x, self.channels_last)
+        ends = self.ends(raw_inputs, where)
         if self.padding is None or ends is None:
             return x
         sample = (self.file_shape[0], self.padding.length)
         return Ragged(lambda row: x[row], lengths=ends, sample=sample, dtype=x.dtype, storage=x)
 
 
-def _checked_lengths(lengths: np.ndarray, n: int, num_steps: int, where: str) -> np.ndarray:
+def _checked_lengths(
+    lengths: np.ndarray, num_samples: int, num_steps: int, where: str
+) -> np.ndarray:
     """Return lengths as [n] int64; DataError where they are not whole numbers in 1..num_steps."""
     hint = f"the number of steps of each sample; or {_NOT_PADDED}"
-    if lengths.shape != (n,) or lengths.dtype.kind not in "iuf":
+    if lengths.shape != (num_samples,) or lengths.dtype.kind not in "iuf":
         raise DataError(
-            f"lengths have shape {lengths.shape} and dtype {lengths.dtype}, expected {n} integers",
+            f"lengths have shape {lengths.shape} and dtype {lengths.dtype},"
+            f" expected {num_samples} integers",
             where=where,
             hint=hint,
         )
+    is_whole = lengths == np.floor(lengths)
     # NaN fails every comparison.
-    is_length = (lengths >= 1) & (lengths <= num_steps) & (lengths == np.floor(lengths))
-    if not is_length.all():
+    is_wrong = ~((lengths >= 1) & (lengths <= num_steps) & is_whole)
+    if is_wrong.any():
+        first_wrong = first_of(is_wrong, lengths)
         raise DataError(
-            f"{(~is_length).sum()} lengths are not in 1..{num_steps},"
-            f" {first_of(~is_length, lengths)}",
+            f"{is_wrong.sum()} lengths are not in 1..{num_steps}, {first_wrong}",
             where=where,
             hint=hint,
         )
@@ -344,26 +363,30 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
 
     DataError where all is NaN.
     """
-    lengths = []
-    steps = np.arange(x.shape[2]) + 1  # [W]
+    ends_by_block = []
+    step_numbers = np.arange(x.shape[2]) + 1  # [W]
     for block in blocks(x, np.arange(len(x))):
         # A step is present where any channel has a number.
         is_present = ~np.isnan(block).all(axis=1)  # [B, W]
         # The last step that is present; 0 where none is.
-        lengths.append((is_present * steps).max(axis=1))
-    ends = np.concatenate(lengths)
+        ends_by_block.append((is_present * step_numbers).max(axis=1))
+    ends = np.concatenate(ends_by_block)
     is_empty = ends == 0
     if is_empty.any():
+        first_empty = first_of(is_empty, ends)
         raise DataError(
-            f"{is_empty.sum()} lengths are 0, where all is NaN, {first_of(is_empty, ends)}",
+            f"{is_empty.sum()} lengths are 0, where all is NaN, {first_empty}",
             where=where,
             hint="remove these samples",
         )
     return ends
 
 
-def with_steps(sample: tuple[int, ...], steps: int, channels_last: bool) -> tuple[int, ...]:
+def with_steps(
+    stored_shape: tuple[int, ...], num_steps: int, channels_last: bool
+) -> tuple[int, ...]:
     """Return the shape of a sequence in a file with another number of steps."""
     if channels_last:
-        return (steps, *sample[1:])
-    return (*sample[:-1], steps)
+        return (num_steps, *stored_shape[1:])
+    channels = stored_shape[:-1]  # none in files of (L)
+    return (*channels, num_steps)

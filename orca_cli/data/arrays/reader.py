@@ -118,7 +118,7 @@ class _Source:
     settings: ArraySettings
     splits: StoredSplits
     form: ArrayPreprocessing
-    raw: RawInputs
+    raw_inputs: RawInputs
     y: np.ndarray
     where: str  # the origin of the inputs
     y_where: str
@@ -172,34 +172,37 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
     The headers of all inputs are checked.
     """
     splits = _locate(settings, data_folder)
-    train = splits.arrays["train"]
-    x = train["x"]
-    form = _unfitted(settings, train)
-    if not 2 <= len(x.shape) <= 5 or 0 in x.shape:
+    train_arrays = splits.arrays["train"]
+    stored_inputs = train_arrays["x"]
+    form = _unfitted(settings, train_arrays)
+    shape = stored_inputs.shape
+    num_axes = len(shape)
+    if not 2 <= num_axes <= 5 or 0 in shape:
         raise DataError(
-            f"inputs have shape {x.shape}",
-            where=x.where,
+            f"inputs have shape {shape}",
+            where=stored_inputs.where,
             hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
             " with task.channels_last=true channels last",
         )
     # Headers of all files: a test file of another shape fails now, not at the end of a run.
     for arrays in splits.arrays.values():
         form.check(arrays["x"], arrays["x"].where)
-    raw = _read(train, form)
-    y = train["y"].read()
+    raw_inputs = _read(train_arrays, form)
+    y = train_arrays["y"].read()
     # Groups of every file are read: a group in two splits must fail before training.
     group_columns = {}
     for split_name, arrays in splits.arrays.items():
         if "group" in arrays:
-            group_columns[split_name] = (arrays["group"].read(), arrays["group"].where)
+            stored_groups = arrays["group"]
+            group_columns[split_name] = (stored_groups.read(), stored_groups.where)
     return _Source(
         settings=settings,
         splits=splits,
         form=form,
-        raw=raw,
+        raw_inputs=raw_inputs,
         y=y,
-        where=x.where,
-        y_where=train["y"].where,
+        where=stored_inputs.where,
+        y_where=train_arrays["y"].where,
         # Groups of all files are numbered together, so that none is in two splits.
         groups=group_rows(group_columns, splits.rows),
         reporter=reporter,
@@ -227,14 +230,14 @@ def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
     return locate(files, Roles(names=names, optional=optional), data_folder)
 
 
-def _unfitted(settings: ArraySettings, train: Arrays) -> ArrayPreprocessing:
+def _unfitted(settings: ArraySettings, train_arrays: Arrays) -> ArrayPreprocessing:
     """Return the form of samples as far as settings and headers say it; see `_Source`."""
-    padding = _padding(settings, has_lengths="lengths" in train)
-    x = train["x"]
+    padding = _padding(settings, has_lengths="lengths" in train_arrays)
+    stored_inputs = train_arrays["x"]
     if settings.channels_last is None:
-        _check_layout(x)
+        _check_layout(stored_inputs)
     return ArrayPreprocessing(
-        stored_shape=x.shape[1:],
+        stored_shape=stored_inputs.shape[1:],
         # Null is false from here on: the layout was checked above.
         channels_last=bool(settings.channels_last),
         # Unknown, like the scale, until `_fit` learns both.
@@ -268,33 +271,39 @@ def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
     return None
 
 
-def _check_layout(x: StoredArray) -> None:
+def _check_layout(stored_inputs: StoredArray) -> None:
     """Raise DataError for inputs that look like (n, *E, C), as no setting says otherwise.
 
     They have a last axis of 4 or less behind axes of 8 or more, and would be read as (n, C, *E).
     """
     # Inputs (n, L) have no channels that could be last.
-    if len(x.shape) < 3:
+    if len(stored_inputs.shape) < 3:
         return
-    *sides, last = x.shape[1:]
+    *sides, last = stored_inputs.shape[1:]
     if last > _MOST_CHANNELS or min(sides) < _LEAST_SIDE:
         return
+    as_channels_first = described((*sides, last))
+    as_channels_last = described((last, *sides))
     raise DataError(
-        f"inputs {x.shape} would be read as {described((*sides, last))}",
-        where=x.where,
-        hint=f"task.channels_last=true reads {described((last, *sides))},"
+        f"inputs {stored_inputs.shape} would be read as {as_channels_first}",
+        where=stored_inputs.where,
+        hint=f"task.channels_last=true reads {as_channels_last},"
         " task.channels_last=false keeps the first",
     )
 
 
 def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
     """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
-    x = arrays["x"].read()
-    # Ends that NaN marks are looked for once, and are lengths from here on.
-    if "lengths" not in arrays:
-        return RawInputs(x, form.ends(RawInputs(x), arrays["x"].where))
-    lengths = arrays["lengths"]
-    return RawInputs(x, form.ends(RawInputs(x, lengths.read()), lengths.where))
+    stored_inputs = arrays["x"]
+    x = stored_inputs.read()
+    if "lengths" in arrays:
+        stored_lengths = arrays["lengths"]
+        unchecked = RawInputs(x, stored_lengths.read())
+        ends = form.ends(unchecked, stored_lengths.where)
+    else:
+        # Ends that NaN marks are looked for once, and are lengths from here on.
+        ends = form.ends(RawInputs(x), stored_inputs.where)
+    return RawInputs(x, ends)
 
 
 def _pool(source: _Source) -> Pool:
@@ -318,45 +327,46 @@ def _pool(source: _Source) -> Pool:
         classes=classes,
         groups=source.groups.get("train"),
         # Called only where a split is drawn, since it reads all inputs.
-        contents=partial(hashes_of_rows, form.assembled(source.raw, source.where)),
+        contents=partial(hashes_of_rows, form.assembled(source.raw_inputs, source.where)),
     )
 
 
 def _targets(source: _Source, form: ArrayPreprocessing) -> tuple[np.ndarray, bool]:
     """Return the targets of the training file, and whether some may be missing."""
-    y = source.y
-    ends = source.raw.lengths
+    ends = source.raw_inputs.lengths
     if source.settings.kind != "dense" or form.padding is None or ends is None:
-        return y, source.settings.missing_targets
+        return source.y, source.settings.missing_targets
     # Dense targets end where their sequences do: all that comes after is a missing target.
-    return form.padding.targets(y, ends, form.channels_last, source.y_where), True
+    y = form.padding.targets(source.y, ends, form.channels_last, source.y_where)
+    return y, True
 
 
 def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     """Learn from the training rows how arrays become samples; see `assemble`."""
     settings = source.settings
-    ends = source.raw.lengths
+    training_rows = rows["train"]
+    ends = source.raw_inputs.lengths
     # The length comes first, since inputs and targets are both cut to it.
-    form = _with_length(source.form, ends, rows["train"])
+    form = _with_length(source.form, ends, training_rows)
     y, may_miss = _targets(source, form)
     targets = fit_targets(
         settings.kind,
         y,
-        rows["train"],
+        training_rows,
         source.y_where,
         extent=form.file_shape[1:],
         num_classes=settings.num_classes,
         channels_last=form.channels_last,
         missing=may_miss,
     )
-    x = form.oriented(source.raw, source.where)
+    x = form.oriented(source.raw_inputs, source.where)
     # All rows, so that a class that only a drawn split has is refused before training.
-    encoded = targets.encode(y, source.y_where)
+    encoded_y = targets.encode(y, source.y_where)
     # Without gaps nothing is filled, and digests do not depend on how it would be.
     has_gaps = count_missing(x) > 0
     inputs = fit_inputs(
         x,
-        rows["train"],
+        training_rows,
         has_gaps=has_gaps,
         how=settings.gaps,
         indicator=settings.gap_indicator,
@@ -372,7 +382,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
             return _open_split(source, form, split_name)
         return ArraySamples(
             x,
-            encoded,
+            encoded_y,
             rows=rows[split_name],
             scale=scale,
             groups=source.groups.get("train"),
@@ -380,7 +390,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         )
 
     notes = [
-        f"inputs {source.raw.x.shape} read as {_described_samples(form, ends, rows['train'])}",
+        _note_on_samples(source, form, training_rows),
         *_notes_on_cuts(form, ends),
         *inputs.notes,
         targets.note(),
@@ -396,13 +406,15 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
 
 
 def _with_length(
-    form: ArrayPreprocessing, ends: np.ndarray | None, rows: np.ndarray
+    form: ArrayPreprocessing, ends: np.ndarray | None, training_rows: np.ndarray
 ) -> ArrayPreprocessing:
     """Return the form with the length that is set, or that of the longest training sequence."""
     if form.padding is None or ends is None:
         return form
-    # From training rows alone: other splits must not decide the shape of the input.
-    length = form.padding.length or int(ends[rows].max())
+    length = form.padding.length
+    if length == 0:
+        # From training rows alone: other splits must not decide the shape of the input.
+        length = int(ends[training_rows].max())
     stored_shape = with_steps(form.stored_shape, length, form.channels_last)
     padding = replace(form.padding, length=length)
     return replace(form, stored_shape=stored_shape, padding=padding)
@@ -414,11 +426,12 @@ def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> A
     The number of sequences that are cut is reported.
     """
     arrays = source.splits.arrays[split_name]
-    raw = _read(arrays, form)
-    for note in _notes_on_cuts(form, raw.lengths):
+    raw_inputs = _read(arrays, form)
+    for note in _notes_on_cuts(form, raw_inputs.lengths):
         source.reporter.say(f"{split_name} split: {note}")
-    x = form.oriented(raw, arrays["x"].where)
-    y = form.encoded_targets(arrays["y"].read(), arrays["y"].where, raw.lengths)
+    x = form.oriented(raw_inputs, arrays["x"].where)
+    stored_targets = arrays["y"]
+    y = form.encoded_targets(stored_targets.read(), stored_targets.where, raw_inputs.lengths)
     gaps = form.gaps
     if gaps is not None and not gaps.flagged and count_missing(x) == 0:
         gaps = None  # a split without gaps has the same digest whatever fills them
@@ -426,12 +439,15 @@ def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> A
     return ArraySamples(x, y, scale=form.scale, groups=groups, gaps=gaps)
 
 
-def _described_samples(form: ArrayPreprocessing, ends: np.ndarray | None, rows: np.ndarray) -> str:
-    """Return the shape of training samples as text."""
-    if ends is None:
-        return described(form.file_shape)
-    channels = counted(form.file_shape[0], "channel")
-    return f"{channels} of {ends[rows].min()} to {ends[rows].max()} steps"
+def _note_on_samples(source: _Source, form: ArrayPreprocessing, training_rows: np.ndarray) -> str:
+    """Return a note on the inputs in the training file, and the shape of training samples."""
+    ends = source.raw_inputs.lengths
+    sample = described(form.file_shape)
+    if ends is not None:
+        channels = counted(form.file_shape[0], "channel")
+        training_ends = ends[training_rows]
+        sample = f"{channels} of {training_ends.min()} to {training_ends.max()} steps"
+    return f"inputs {source.raw_inputs.x.shape} read as {sample}"
 
 
 def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:

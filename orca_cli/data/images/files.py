@@ -92,11 +92,11 @@ class FileSamples:
         images = decode_all(paths, side, view.channels, view.crop)  # [B, C, side, side]
         if view.frozen_seed is not None:
             # A generator for each file, so that the batch that a file is in does not matter.
-            frozen = []
+            frozen_images = []
             for image, index in zip(images, indices, strict=True):
                 generator = numpy_generator(view.frozen_seed, "images", "frozen", int(index))
-                frozen.append(view.augment(image[None], generator))
-            images = np.concatenate(frozen)
+                frozen_images.append(view.augment(image[None], generator))
+            images = np.concatenate(frozen_images)
         elif augment is not None:
             images = view.augment(images, augment)
         return Batch(normalised(images, view.mean, view.std), y)
@@ -111,11 +111,13 @@ class FileSamples:
     def digest(self) -> str:
         """Return a SHA-256 over names, contents and targets of the files, and the view."""
         # The view first: the same files at another size are other samples.
-        digest = hashlib.sha256(f"{self.view}\n".encode())
+        first_line = f"{self.view}\n"
+        digest = hashlib.sha256(first_line.encode())
         for name, content, target in zip(self.names, self.hashes, self.y, strict=True):
             # Classes are written as numbers, rows of labels and values by their bytes.
-            shown = target if self.y.ndim == 1 else target.tobytes().hex()
-            digest.update(f"{name!r} {content} {shown}\n".encode())
+            target_text = target if self.y.ndim == 1 else target.tobytes().hex()
+            line = f"{name!r} {content} {target_text}\n"
+            digest.update(line.encode())
         return digest.hexdigest()
 
 
@@ -123,8 +125,8 @@ def decode_all(paths: Sequence[Path], side: int, channels: int, crop: bool = Fal
     """Return the images of files as [B, C, side, side] uint8, decoded in parallel."""
     num_threads = min(_THREADS, os.cpu_count() or 1, max(1, len(paths)))
     # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
-    with ThreadPoolExecutor(num_threads) as pool:
-        images = pool.map(lambda path: decode(path, side, channels, crop), paths)
+    with ThreadPoolExecutor(num_threads) as thread_pool:
+        images = thread_pool.map(lambda path: decode(path, side, channels, crop), paths)
         return np.stack(list(images))
 
 
@@ -162,14 +164,16 @@ def decode(path: Path, side: int | None, channels: int, crop: bool = False) -> n
 def _in_8_bits(image: Any, path: Path) -> Any:
     """Return an image of Pillow with 16-bit grey cut to 8 bits; DataError for more bits."""
     if image.mode in ("I", "F"):
-        message = f"has pixels of mode {image.mode}, of more than 16 bits"
-        hint = "store 8 or 16 bits, or use task=arrays"
-        raise DataError(message, where=str(path), hint=hint)
+        raise DataError(
+            f"has pixels of mode {image.mode}, of more than 16 bits",
+            where=str(path),
+            hint="store 8 or 16 bits, or use task=arrays",
+        )
     if not image.mode.startswith("I;16"):
         return image
     image_module, _ = pillow()
-    # The upper byte of each pixel.
-    return image_module.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    upper_bytes = np.asarray(image) >> 8
+    return image_module.fromarray(upper_bytes.astype(np.uint8))
 
 
 @contextmanager
@@ -191,10 +195,14 @@ def _opened(path: Path) -> Iterator[Any]:
     except (OrcaError, MemoryError):
         raise
     except image_module.DecompressionBombError as error:
-        hint = f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it"
-        raise UnsafeError(f"the image is too large: {error}", where=where, hint=hint) from error
+        raise UnsafeError(
+            f"the image is too large: {error}",
+            where=where,
+            hint=f"at most {MAX_PIXELS:,} pixels are decoded: make it smaller or remove it",
+        ) from error
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything for damaged images
-        message = f"cannot be decoded ({error or type(error).__name__})"
+        reason = error or type(error).__name__
+        message = f"cannot be decoded ({reason})"
         if isinstance(error, image_module.UnidentifiedImageError):
             message = "is not a readable image"
         hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
@@ -217,13 +225,15 @@ def content_hashes(paths: Sequence[Path], reporter: Reporter) -> list[str]:
     """Return the SHA-256 of each file, in this order; DataError where one cannot be read."""
     hashes = []
     with reporter.track("reading image files", len(paths)) as advance:
-        for path in paths:
+        for image_path in paths:
             # Large folders take minutes, and a signal has to end the run before.
             signals.check()
             try:
-                hashes.append(storage.sha256_file(path))
+                hashes.append(storage.sha256_file(image_path))
             except OSError as error:
-                raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
+                raise DataError(
+                    f"cannot be read ({error.strerror})", where=str(image_path)
+                ) from error
             advance()
     return hashes
 
@@ -234,7 +244,10 @@ def by_content(hashes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     The first files are [u], ascending; contents are numbered in their order, [n] in 0..u-1.
     """
     # Contents are numbered by their hashes here, and by their first files below.
-    _, first_files, content = np.unique(np.asarray(hashes), return_index=True, return_inverse=True)
+    _, first_files, content_of_file = np.unique(
+        np.asarray(hashes), return_index=True, return_inverse=True
+    )
     order = np.argsort(first_files)  # contents in the order of their first files
     # The argsort of a permutation is its inverse: old number -> new number.
-    return first_files[order], np.argsort(order)[content]
+    new_number = np.argsort(order)
+    return first_files[order], new_number[content_of_file]

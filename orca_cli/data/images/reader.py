@@ -68,32 +68,32 @@ class ImagePreprocessing:
         part=test FOLDER/test/CLASS/*.png. They have none where an image lies outside such folders,
         where none of the folders is a class, or where a table had the targets in training.
         """
-        if not path.is_dir() and (part or not path.is_file()):
-            hint = "give a folder, or one image file"
-            raise DataError(f"no folder of images '{path}'", where=where, hint=hint)
         if not path.is_dir():
+            if part or not path.is_file():
+                hint = "give a folder, or one image file"
+                raise DataError(f"no folder of images '{path}'", where=where, hint=hint)
             return _new_data([path], str(path), [path.name])
         folder = _folder_of_split(path, part) if part else path
-        paths = _images_below(folder)
-        names = [image.relative_to(path).as_posix() for image in paths]
-        new = _new_data(paths, str(path), names)
+        images = _images_below(folder)
+        image_names = [image.relative_to(path).as_posix() for image in images]
+        new_data = _new_data(images, str(path), image_names)
         # The names of folders; an image beside them has none.
-        labels = [image.relative_to(folder).parts[0] for image in paths if image.parent != folder]
-        if not self.from_folders or len(labels) < len(paths):
-            return new
+        labels = [image.relative_to(folder).parts[0] for image in images if image.parent != folder]
+        if not self.from_folders or len(labels) < len(images):
+            return new_data
         # An unknown folder beside those of classes is refused once the targets are asked for.
         if set(labels).isdisjoint(self.targets.names):
-            return new
-        return replace(new, targets=lambda: self.targets.encode(np.array(labels), str(path)))
+            return new_data
+        encoded = partial(self.targets.encode, np.array(labels), str(path))
+        return replace(new_data, targets=encoded)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the images of files, from a sequence of their paths."""
         is_iterable = not isinstance(x, str) and hasattr(x, "__iter__")
         if not is_iterable or not all(isinstance(path, (str, Path)) for path in x):
-            hint = "give their paths"
-            raise DataError("is not a list of image files", where=where, hint=hint)
-        paths = [Path(path) for path in x]
-        return _new_data(paths, where, [str(path) for path in paths])
+            raise DataError("is not a list of image files", where=where, hint="give their paths")
+        paths = list(map(Path, x))
+        return _new_data(paths, where, list(map(str, paths)))
 
 
 def _new_data(paths: list[Path], where: str, names: list[str]) -> NewData:
@@ -109,11 +109,11 @@ def _new_data(paths: list[Path], where: str, names: list[str]) -> NewData:
 
 def _folder_of_split(folder: Path, split: str) -> Path:
     """Return the folder of a split in a folder; DataError where it does not exist."""
-    folders = {entry.name.lower(): entry for entry in _folders(folder)}
+    folder_of_name = {entry.name.lower(): entry for entry in _folders(folder)}
     for name in PART_NAMES[split]:
-        if name in folders:
-            return folders[name]
-    hint = f"it holds {listed(folders) or 'no folders'}"
+        if name in folder_of_name:
+            return folder_of_name[name]
+    hint = f"it holds {listed(folder_of_name) or 'no folders'}"
     raise DataError(f"has no folder of the {split} split", where=str(folder), hint=hint)
 
 
@@ -159,32 +159,30 @@ class _Images:
 
     @property
     def paths(self) -> list[Path]:
-        return [self.folder / name for name in self.names]
+        return list(map(self.folder.joinpath, self.names))
 
 
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     """Return the images in folders of classes, or in a table where one is given."""
-    folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
-    if not folder.is_dir():
+    image_folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    if not image_folder.is_dir():
         hint = "give the folder that holds the images"
-        raise DataError(f"'{folder}' is a file", where="task.path", hint=hint)
+        raise DataError(f"'{image_folder}' is a file", where="task.path", hint=hint)
     if settings.table is not None:
-        return _in_table(folder, file_path(settings.table, data_folder), settings)
+        return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        raise ConfigError(
-            "task.kind, task.file and task.target are of a table",
-            where="task.table",
-            hint="give task.table=FILE.csv with a row for each image",
-        )
-    return _in_folders(folder)
+        message = "task.kind, task.file and task.target are of a table"
+        hint = "give task.table=FILE.csv with a row for each image"
+        raise ConfigError(message, where="task.table", hint=hint)
+    return _in_folders(image_folder)
 
 
 def _in_folders(folder: Path) -> _Images:
     """Return the images in a folder's folders of classes, sorted by class and name."""
-    splits: list[str] = []
+    split_of_image: list[str] = []
     labels: list[str] = []
-    names: list[str] = []
+    image_names: list[str] = []
     left_out: list[str] = []
     for split, class_folders in _class_folders(folder).items():
         for class_folder in class_folders:
@@ -192,26 +190,28 @@ def _in_folders(folder: Path) -> _Images:
             for file in sorted(class_folder.iterdir()):
                 name = file.relative_to(folder).as_posix()
                 if _is_image(file):
-                    splits.append(split)
+                    split_of_image.append(split)
                     labels.append(class_folder.name)
-                    names.append(name)
+                    image_names.append(name)
                 elif not _is_hidden(file.name):
                     left_out.append(name)
-    if "train" not in splits:
+    if "train" not in split_of_image:
         hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
         raise DataError("holds no folders of images", where=str(folder), hint=hint)
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
         notes = (f"warning: {count} other files or folders are left out, such as {left_out[0]}",)
+    splits = np.array(split_of_image)
+    # Split -> the positions of its images in `names`.
+    rows = {split: np.flatnonzero(splits == split) for split in dict.fromkeys(split_of_image)}
     return _Images(
         folder=folder,
-        names=names,
+        names=image_names,
         kind="classes",
         y=np.array(labels),
         where=str(folder),
-        # Split -> the positions of its images in `names`.
-        rows={split: np.flatnonzero(np.array(splits) == split) for split in dict.fromkeys(splits)},
+        rows=rows,
         notes=notes,
         from_folders=True,
     )
@@ -225,10 +225,10 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     folders = _folders(folder)
     splits = {}
     # Split -> the names that its folder may have, in lower case.
-    for split, names in PART_NAMES.items():
+    for split, spellings in PART_NAMES.items():
         for entry in folders:
             # A folder `train` without folders in it is a class, such as the vehicle.
-            if entry.name.lower() in names and _folders(entry):
+            if entry.name.lower() in spellings and _folders(entry):
                 splits[split] = _folders(entry)
     if "train" not in splits:
         return {"train": folders}
@@ -257,50 +257,50 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
     file_column = settings.file or table.columns[0]
     # Without task.target, all columns are targets but those of files and of splits.
-    outputs = [name for name in table.columns if name not in (file_column, _SPLIT)]
+    target_names = [name for name in table.columns if name not in (file_column, _SPLIT)]
     if settings.target is not None:
-        outputs = [settings.target]
-    if not outputs or (settings.kind == "classes" and len(outputs) > 1):
-        shown = listed(outputs) or "no other column"
+        target_names = [settings.target]
+    if not target_names or (settings.kind == "classes" and len(target_names) > 1):
+        shown = listed(target_names) or "no other column"
         raise ConfigError(
             f"which column of {where} is the target? It has {shown}",
             where="task.target",
             hint="name it with task.target=COLUMN",
         )
     # Of the folder, not of the table: nothing that a table names is opened unless it lies here.
-    paths = _images_below(folder)
+    image_paths = _images_below(folder)
     # A column of .parquet may hold numbers as names.
-    texts = columns[file_column].astype(str)
-    names = _matched(texts, folder, paths, f"{where}[{file_column}]")
+    file_texts = columns[file_column].astype(str)
+    image_names = _matched(file_texts, folder, image_paths, f"{where}[{file_column}]")
     notes: list[str] = []
     kind: Kind | None = settings.kind
     if kind is None:
-        kind, notes = infer_kind(columns, outputs, ".", where)
-    raw = raw_targets(
-        columns, kind, outputs, missing=settings.missing_targets, where=where, decimal="."
+        kind, notes = infer_kind(columns, target_names, ".", where)
+    targets = raw_targets(
+        columns, kind, target_names, missing=settings.missing_targets, where=where, decimal="."
     )
     # Not a fault: a table may name a part of a folder.
-    num_unnamed = len(paths) - len(names)
+    num_unnamed = len(image_paths) - len(image_names)
     if num_unnamed:
         note = f"{num_unnamed} images of {folder.name} have no row in {table.path.name}"
         notes = [*notes, f"{note} and are not read"]
-    rows = {"train": np.arange(len(names))}
+    rows = {"train": np.arange(len(image_names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
     return _Images(
         folder=folder,
-        names=names,
+        names=image_names,
         kind=kind,
-        y=raw.y,
-        where=raw.where,
+        y=targets.y,
+        where=targets.where,
         rows=rows,
-        outputs=() if kind == "classes" else tuple(outputs),
+        outputs=() if kind == "classes" else tuple(target_names),
         notes=tuple(notes),
     )
 
 
 def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str) -> list[str]:
-    """Return the images that texts [n] name, as paths below the folder.
+    """Return the images that the texts [n] of a column name, as paths below the folder.
 
     A text may lack the ending where a single image has that name. DataError for a text that does
     not name an image.
@@ -308,23 +308,24 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
     images = [path.relative_to(folder) for path in paths]
     # Images with the same name but for the ending can only be named with it.
     counts = Counter(image.with_suffix("") for image in images)
-    image_of = {}
+    image_of_text = {}
     for image in images:
-        if counts[image.with_suffix("")] == 1:
-            image_of[str(image.with_suffix(""))] = image.as_posix()
+        without_ending = image.with_suffix("")
+        if counts[without_ending] == 1:
+            image_of_text[str(without_ending)] = image.as_posix()
     for image in images:
         # Whole names come last: `x.png` is first of all the file of that name, then `x.png.jpg`
         # without its ending.
-        image_of[image.as_posix()] = image.as_posix()
-    is_absent = np.array([text not in image_of for text in texts])
+        image_of_text[image.as_posix()] = image.as_posix()
+    is_absent = np.array([text not in image_of_text for text in texts])
     refuse_entry(
         wrong=is_absent,
         values=texts,
-        what=f"is not an image of {folder} ({int(is_absent.sum())} rows)",
+        what=f"is not an image of {folder} ({is_absent.sum()} rows)",
         where=where,
         hint="correct the name, or remove the row",
     )
-    return [image_of[text] for text in texts]
+    return [image_of_text[text] for text in texts]
 
 
 @dataclass(frozen=True)
@@ -342,22 +343,23 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
     """
     hashes = content_hashes(paths, reporter)
     # Files of the same content are decoded once.
-    path_of = dict(zip(hashes, paths, strict=True))
+    path_by_content = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
-        sizes = {}
-        with reporter.track("decoding every image once", len(path_of)) as advance:
-            for content, path in path_of.items():
+        size_by_content = {}
+        with reporter.track("decoding every image once", len(path_by_content)) as advance:
+            for content, path in path_by_content.items():
                 signals.check()
                 # [3, height, width], as it lies in the file.
                 _, height, width = decode(path, None, 3).shape
-                sizes[content] = (width, height)
+                size_by_content[content] = (width, height)
                 advance()
-        storage.write_json(folder / "sizes.json", sizes)
+        storage.write_json(folder / "sizes.json", size_by_content)
 
     image_module, _ = pillow()
     # The same survey wherever the files lie and whatever their names are.
-    contents = hashlib.sha256("\n".join(sorted(path_of)).encode()).hexdigest()
+    distinct_hashes = "\n".join(sorted(path_by_content))
+    survey_digest = hashlib.sha256(distinct_hashes.encode())
     # A survey in the cache says that all of these contents could be decoded, by this release of
     # Pillow.
     folder = folder_of(
@@ -366,25 +368,26 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
         parameters={
             "version": _SURVEY_VERSION,
             "pillow": image_module.__version__,
-            "contents": contents,
+            "contents": survey_digest.hexdigest(),
         },
         make=make,
         reporter=reporter,
     )
-    sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-    return _Survey(hashes, np.array([max(sizes[content]) for content in hashes]))
+    size_by_content = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    longest_sides = [max(size_by_content[content]) for content in hashes]
+    return _Survey(hashes, np.array(longest_sides))
 
 
 def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
     """Raise DataError where images of two splits have the same content."""
-    name_of: dict[str, str] = {}  # content -> the image that has it
-    split_of: dict[str, str] = {}
+    name_by_content: dict[str, str] = {}  # content -> the image that has it
+    split_by_content: dict[str, str] = {}
     for split, rows in images.rows.items():
         for row in rows:
             content = hashes[row]
             # The first image of each content, for the message.
-            name = name_of.setdefault(content, images.names[row])
-            if split_of.setdefault(content, split) != split:
+            name = name_by_content.setdefault(content, images.names[row])
+            if split_by_content.setdefault(content, split) != split:
                 message = f"the same image as '{name}', which is in another split"
                 where = str(images.paths[row])
                 raise DataError(message, where=where, hint="delete one of the two")
@@ -414,41 +417,43 @@ def _fit(
     """
     # Drawn splits are parts of `train`, whose rest takes its place here.
     rows = images.rows | drawn
-    train = rows["train"]
+    training_rows = rows["train"]
     # Of the training images alone, so that no other split decides the size.
-    largest = int(survey.longest_sides[train].max())
+    largest = int(survey.longest_sides[training_rows].max())
     plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))
     augmented = replace(plain, padding=settings.padding, flip=settings.flip)
     targets = fit_targets(
         images.kind,
         images.y,
-        train,
+        training_rows,
         images.where,
         names=images.outputs,
         missing=settings.missing_targets,
     )
-    # Split -> its targets.
-    y = {split: targets.encode(images.y[chosen], images.where) for split, chosen in rows.items()}
+    targets_by_split = {}
+    for split, split_rows in rows.items():
+        targets_by_split[split] = targets.encode(images.y[split_rows], images.where)
     preprocessing = ImagePreprocessing(plain, targets, images.from_folders)
 
     def samples(split: str) -> FileSamples:
-        names = [images.names[row] for row in rows[split]]
+        image_names = [images.names[row] for row in rows[split]]
         return FileSamples(
-            paths=[images.folder / name for name in names],
-            names=names,
-            y=y[split],
+            paths=list(map(images.folder.joinpath, image_names)),
+            names=image_names,
+            y=targets_by_split[split],
             hashes=[survey.hashes[row] for row in rows[split]],
             # Only optimizer steps augment. Those of a refit take validation samples as well.
             view=plain if split == "test" else augmented,
         )
 
     size = " x ".join(map(str, preprocessing.input_shape))
+    note = f"{targets.note()}, read as {size}"
     return Fitted(
         preprocessing=preprocessing,
         input_shape=preprocessing.input_shape,
         targets=targets,
         samples=samples,
-        notes=[f"{targets.note()}, read as {size}", *images.notes],
+        notes=[note, *images.notes],
     )
 
 
@@ -467,20 +472,22 @@ def _images_below(folder: Path) -> list[Path]:
 
     DataError if there are none.
     """
-    images = []
+    image_paths = []
     for path in sorted(folder.rglob("*")):
+        path_names = path.relative_to(folder).parts
         # A hidden folder hides all that is in it.
-        is_visible = not any(map(_is_hidden, path.relative_to(folder).parts))
-        if is_visible and _is_image(path):
-            images.append(path)
-    if not images:
+        is_hidden = any(map(_is_hidden, path_names))
+        if not is_hidden and _is_image(path):
+            image_paths.append(path)
+    if not image_paths:
         hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
         raise DataError("holds no images", where=str(folder), hint=hint)
-    return images
+    return image_paths
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    folders = filter(Path.is_dir, folder.iterdir())
+    return sorted(path for path in folders if not _is_hidden(path.name))
 
 
 def _is_hidden(name: str) -> bool:

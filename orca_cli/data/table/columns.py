@@ -129,8 +129,11 @@ class Numeric:
         scaled = (filled - self.mean) / self.std
         check_finite(scaled, origin)
         # A column [n] for each feature.
-        features = [scaled, is_missing_number] if self.flagged else [scaled]
-        return Encoded(np.stack(features, axis=1).astype(np.float32), is_missing_number)
+        features: list[np.ndarray] = [scaled]
+        if self.flagged:
+            features.append(is_missing_number)
+        stacked = np.stack(features, axis=1)  # [n, size]
+        return Encoded(stacked.astype(np.float32), is_missing_number)
 
 
 @dataclass(frozen=True)
@@ -160,20 +163,19 @@ class Categorical:
         if entries.dtype.kind != "O":
             self._refuse_times(entries, f"{where}[{self.name}]")
             texts = self._as_texts(entries)
-        codes_by_text = {category: code for code, category in enumerate(self.categories)}
+        code_of = {category: code for code, category in enumerate(self.categories)}
         # -1 is the code of no category, so that all features are 0.
-        other_code = codes_by_text.get(OTHER, -1)
+        other_code = code_of.get(OTHER, -1)
         # Where training had no gaps, a gap is a text that training lacks.
-        missing_code = codes_by_text.get(MISSING, other_code)
+        missing_code = code_of.get(MISSING, other_code)
         codes = np.empty(len(entries), np.int64)
         for row, text in enumerate(texts):
             if is_missing(text):
                 codes[row] = missing_code
             else:
-                codes[row] = codes_by_text.get(text, other_code)
-        # One-hot: [n, size]
-        features = (codes[:, None] == np.arange(self.size)).astype(np.float32)
-        return Encoded(features, codes == other_code)
+                codes[row] = code_of.get(text, other_code)
+        is_category = codes[:, None] == np.arange(self.size)  # [n, size]
+        return Encoded(is_category.astype(np.float32), codes == other_code)
 
     def _as_texts(self, numbers: np.ndarray) -> list[str]:
         """Return numbers as text, 0 and 1 as training spells false and true."""
@@ -195,11 +197,17 @@ class Categorical:
         They may be points in time as numbers, which would not match any category.
         """
         dates = [category for category in self.categories if _DATE.match(category)]
-        # A column without any number holds nothing that could be a point in time.
-        if not dates or np.isnan(numbers.astype(np.float64)).all():
+        if not dates:
             return
-        message = f"holds points in time or numbers, and training has text such as '{dates[0]}'"
-        raise DataError(message, where=where, hint="store it as text, as in training")
+        is_empty = np.isnan(numbers.astype(np.float64))
+        # A column without any number holds nothing that could be a point in time.
+        if is_empty.all():
+            return
+        raise DataError(
+            f"holds points in time or numbers, and training has text such as '{dates[0]}'",
+            where=where,
+            hint="store it as text, as in training",
+        )
 
 
 Column = Numeric | Categorical
@@ -216,11 +224,12 @@ class _TrainingColumn:
     @property
     def texts(self) -> np.ndarray:
         """The entries that are not missing, as str."""
-        return self.entries[~self.numbers.is_empty].astype(str)
+        present_entries = self.entries[~self.numbers.is_empty]
+        return present_entries.astype(str)
 
 
 def fit_columns(
-    columns: Columns, rows: np.ndarray, where: str, settings: TableSettings
+    columns: Columns, training_rows: np.ndarray, where: str, settings: TableSettings
 ) -> tuple[tuple[Column, ...], list[str]]:
     """Return how columns become features, and notes on what was filled or left out.
 
@@ -232,8 +241,9 @@ def fit_columns(
     fitted: list[Column] = []
     remarks: _Remarks = defaultdict(list)
     for name, entries in columns.items():
-        numbers = as_numbers(entries[rows], settings.decimal)
-        column = _TrainingColumn(name, entries[rows], numbers)
+        training_entries = entries[training_rows]
+        numbers = as_numbers(training_entries, settings.decimal)
+        column = _TrainingColumn(name, training_entries, numbers)
         # The user's list keeps a column of texts of their own.
         is_named = name in (settings.features or ())
         if numbers.is_empty.all():
@@ -241,15 +251,20 @@ def fit_columns(
         elif not numbers.is_wrong.any():
             fitted.append(_fit_numbers(column, f"{where}[{name}]", settings, remarks))
         elif not is_named and has_own_texts(column.entries, settings.decimal):
-            count = len(np.unique(column.texts))
-            remarks[_LEFT_OUT].append(f"{name} ({count} texts in {len(rows)} training rows)")
+            num_texts = len(np.unique(column.texts))
+            remarks[_LEFT_OUT].append(
+                f"{name} ({num_texts} texts in {len(training_rows)} training rows)"
+            )
         else:
             fitted.append(_fit_texts(column, settings, remarks))
     notes = [f"{remark}: {listed(names, _SHOWN)}" for remark, names in remarks.items()]
     if not fitted:
         message = f"no column is left to learn from: {'; '.join(notes)}"
-        hint = "check task.features and task.ignore; task.sequence reads a text symbol by symbol"
-        raise DataError(message, where=where, hint=hint)
+        raise DataError(
+            message,
+            where=where,
+            hint="check task.features and task.ignore; task.sequence reads a text symbol by symbol",
+        )
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
     summary = (
@@ -266,43 +281,48 @@ def _fit_numbers(
     numbers = column.numbers.values[~is_empty]
     check_finite(numbers, where)
     # Numbers are scaled to at most 1, so that the squares of small ones do not become 0.
-    largest = float(np.abs(numbers).max()) or 1.0
-    mean = float((numbers / largest).mean()) * largest
-    std = float((numbers / largest).std()) * largest
-    if not settings.normalize or std <= _MAX_ROUNDING * abs(mean):
-        std = 1.0
-    if is_empty.any():
-        addition = ", flagged by one more feature each" if settings.gap_indicator else ""
-        remark = f"{_FILLED}{addition}, in training rows"
-        remarks[remark].append(f"{column.name} ({int(is_empty.sum())})")
+    magnitudes = np.abs(numbers)
+    largest = float(magnitudes.max()) or 1.0
+    scaled = numbers / largest
+    mean = float(scaled.mean()) * largest
+    deviation = float(scaled.std()) * largest
+    if not settings.normalize or deviation <= _MAX_ROUNDING * abs(mean):
+        deviation = 1.0
+    num_empty = int(is_empty.sum())
+    if num_empty > 0:
+        remark = _FILLED
+        if settings.gap_indicator:
+            remark = f"{remark}, flagged by one more feature each"
+        remarks[f"{remark}, in training rows"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
+    is_bit = np.isin(numbers, (0, 1))
     return Numeric(
         name=column.name,
         fill=mean,
         mean=mean if settings.normalize else 0.0,
-        std=std,
+        std=deviation,
         # Without gaps in training the flag would be constant.
-        flagged=settings.gap_indicator and bool(is_empty.any()),
+        flagged=settings.gap_indicator and num_empty > 0,
         # Then new data may spell the column, as yes and no or true and false.
-        truths=bool(np.isin(numbers, (0, 1)).all()),
+        truths=bool(is_bit.all()),
     )
 
 
 def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
     texts, counts = np.unique(column.texts, return_counts=True)
     # Ties go to the first in the alphabet: `unique` sorts, and the order is stable.
-    frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
-    categories = [str(text) for text in np.sort(texts[frequent])]
+    most_frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
+    categories = [str(text) for text in np.sort(texts[most_frequent])]
     if column.numbers.is_empty.any():
         categories.append(MISSING)
-    if len(frequent) < len(texts):
+    if len(most_frequent) < len(texts):
         categories.append(OTHER)
-    wrong = column.entries[column.numbers.is_wrong]
+    non_numbers = column.entries[column.numbers.is_wrong]
     # The user may have meant numbers: texts look like numbers with another decimal mark, or only
     # some entries are not numbers.
-    if _are_like_numbers(wrong) or len(wrong) < len(column.texts):
-        shown = f"'{wrong[0]}'; {len(wrong)} of {len(column.entries)} training rows"
+    if _are_like_numbers(non_numbers) or len(non_numbers) < len(column.texts):
+        shown = f"'{non_numbers[0]}'; {len(non_numbers)} of {len(column.entries)} training rows"
         remarks[_MIXED].append(f"{column.name} ({shown})")
     return Categorical(column.name, tuple(categories))
 
@@ -320,12 +340,13 @@ def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
     if _are_like_numbers(texts):
         return False
     # Numbers among the texts count too: the entries have to differ, whatever they are.
-    return len(set(entries[~numbers.is_empty])) >= _OWN_TEXTS * len(entries)
+    present_entries = entries[~numbers.is_empty]
+    return len(set(present_entries)) >= _OWN_TEXTS * len(entries)
 
 
 def _are_like_numbers(texts: Iterable[str]) -> bool:
     """Return whether all texts look like numbers, perhaps with another decimal mark."""
-    return all(_LIKE_NUMBERS.fullmatch(text) for text in texts)
+    return all(map(_LIKE_NUMBERS.fullmatch, texts))
 
 
 def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbers:
@@ -340,8 +361,7 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
 
     texts: Sequence[str] | np.ndarray = entries
     if decimal == ",":
-        # Pandas does not read a lone point as a number.
-        texts = ["." if "." in text else text.replace(",", ".") for text in entries]
+        texts = [_with_point(text) for text in entries]
     # Text that is not a number becomes NaN.
     parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
     values = parsed.to_numpy(np.float64, na_value=np.nan)
@@ -353,11 +373,20 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
     return Numbers(values, is_wrong)
 
 
+def _with_point(text: str) -> str:
+    """Return a text with points for commas; one that has a point becomes no number."""
+    if "." in text:
+        # Pandas does not read a lone point as a number.
+        return "."
+    return text.replace(",", ".")
+
+
 def _bits(entries: np.ndarray) -> Numbers:
     """Return the entries [n] of a column as 0 and 1; other entries are wrong unless missing."""
     texts = [str(entry).lower() for entry in entries.tolist()]
-    values = np.array([_BITS.get(text, np.nan) for text in texts])
-    return Numbers(values, np.isnan(values) & ~np.isin(texts, MISSING_WORDS))
+    bits = np.array([_BITS.get(text, np.nan) for text in texts])
+    is_missing_word = np.isin(texts, MISSING_WORDS)
+    return Numbers(bits, np.isnan(bits) & ~is_missing_word)
 
 
 def infer_kind(
@@ -372,7 +401,8 @@ def infer_kind(
     if len(names) > 1:
         shown = listed(names)
         # In the columns of labels every entry is 0 or 1, or missing.
-        if all(not _bits(columns[name]).is_wrong.any() for name in names):
+        is_wrong = [_bits(columns[name]).is_wrong for name in names]
+        if not np.any(is_wrong):
             return "labels", [f"{shown} read as labels (task.kind=values predicts numbers)"]
         return "values", [f"{shown} read as numbers to predict (task.kind=values)"]
     name = names[0]
@@ -388,12 +418,14 @@ def infer_kind(
             hint=_NO_NUMBER,
         )
     # The different numbers, [u].
-    distinct = np.unique(numbers.values[~np.isnan(numbers.values)])
+    is_number = ~np.isnan(numbers.values)
+    distinct_numbers = np.unique(numbers.values[is_number])
     # Numbers such as 007 are names, and so classes, however many of them differ.
-    has_names = entries.dtype.kind == "O" and any(_NAME.fullmatch(text) for text in entries)
-    if numbers.is_wrong.any() or not len(distinct) or has_names:
+    has_names = entries.dtype.kind == "O" and any(map(_NAME.fullmatch, entries))
+    if numbers.is_wrong.any() or not len(distinct_numbers) or has_names:
         return "classes", []
-    if len(distinct) <= _MOST_CLASSES and (distinct == np.round(distinct)).all():
+    is_whole = distinct_numbers == np.round(distinct_numbers)
+    if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
         note = "whole numbers read as classes (task.kind=values predicts the number)"
         return "classes", [f"{name}: {note}"]
     note = "read as numbers to predict (task.kind=values; task.kind=classes for classes)"
@@ -427,7 +459,8 @@ def raw_targets(
     # A refusal names the column, not the table alone.
     origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
-        return RawTargets(_class_labels(columns[names[0]], origins[0], are_texts), origins[0])
+        labels = _class_labels(columns[names[0]], origins[0], are_texts)
+        return RawTargets(labels, origins[0])
     outputs = []
     for name, origin in zip(names, origins, strict=True):
         entries = columns[name]
@@ -443,7 +476,10 @@ def raw_targets(
         if not missing:
             refuse_rows(np.isnan(numbers.values), "target", origin, _ALLOW)
         outputs.append(numbers.values)
-    return RawTargets(np.stack(outputs, axis=1), origins[0] if len(names) == 1 else where)
+    y = np.stack(outputs, axis=1)
+    if len(names) == 1:
+        return RawTargets(y, origins[0])
+    return RawTargets(y, where)
 
 
 def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarray:
@@ -454,6 +490,6 @@ def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarra
         return entries
     check_labels(entries, where)
     # 1, 2 and 3.0 are integers, 01 and 1.5 are names.
-    if are_texts or not all(_INTEGER.fullmatch(label) for label in entries):
+    if are_texts or not all(map(_INTEGER.fullmatch, entries)):
         return entries.astype(str)
     return entries.astype(np.float64)

@@ -49,7 +49,11 @@ class Table:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that can be read: without empty names, and pandas' row numbers."""
-        return tuple(name for name in self.header if name and not name.startswith("__index_level_"))
+        names = []
+        for name in self.header:
+            if name and not name.startswith("__index_level_"):
+                names.append(name)
+        return tuple(names)
 
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return columns [n] by name: numbers, or objects of type str, empty where missing.
@@ -62,48 +66,58 @@ class Table:
         """
         columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
         if not len(columns[names[0]]):
-            hint = "give a file with rows below its header"
-            raise DataError("has no rows", where=str(self.path), hint=hint)
+            raise DataError(
+                "has no rows", where=str(self.path), hint="give a file with rows below its header"
+            )
         return columns
 
     def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         where = str(self.path)
-        needed = _TIMES_LARGER * self.path.stat().st_size
-        check_memory(needed, where, hint="store it as .parquet, or use task=arrays")
-        positions = [self.header.index(name) for name in names]
+        needed_bytes = _TIMES_LARGER * self.path.stat().st_size
+        check_memory(needed_bytes, where, hint="store it as .parquet, or use task=arrays")
+        num_fields = len(self.header)
+        positions = list(map(self.header.index, names))
         rows: list[list[str]] = []
         for line, fields in _records(self.path, self.delimiter, self.encoding):
             signals.check()
-            if len(fields) != len(self.header):
+            if len(fields) != num_fields:
                 raise DataError(
-                    f"line {line} has {len(fields)} fields, the header has {len(self.header)}",
+                    f"line {line} has {len(fields)} fields, the header has {num_fields}",
                     where=where,
                     hint="quote fields that contain the delimiter",
                 )
             # The other fields are dropped at once, to save memory.
-            rows.append([fields[position].strip() for position in positions])
+            row = [fields[position].strip() for position in positions]
+            rows.append(row)
         entries = np.array(rows, dtype=object)[1:]  # [n, columns], without the header
-        return {name: entries[:, i] for i, name in enumerate(names)}
+        return dict(zip(names, entries.T, strict=True))
 
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         where = str(self.path)
         with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
             # A small file can declare a column of any length that repeats one value.
-            needed = 16 * file.metadata.num_rows * len(names)
-            check_memory(needed, where, hint="name fewer columns")
+            needed_bytes = 16 * file.metadata.num_rows * len(names)
+            check_memory(needed_bytes, where, hint="name fewer columns")
             # Only these columns are read from the disk.
             content = file.read(columns=list(names))
             # The metadata of pandas could turn a column into an index. Dates become points in time
             # rather than objects of Python.
             frame = content.to_pandas(ignore_metadata=True, date_as_object=False)
-        return {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
+        return plain_columns(frame, names, where)
 
 
-def plain_column(column: pd.Series, where: str) -> np.ndarray:
-    """Return a column of pandas as `Table.read` does: as numbers, or as objects of type str.
+def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """Return columns of pandas as `Table.read` does: as numbers, or as objects of type str.
 
     DataError for other entries, such as lists, and for numbers among texts.
     """
+    columns = {}
+    for name in names:
+        columns[name] = _plain_column(frame[name], f"{where}[{name}]")
+    return columns
+
+
+def _plain_column(column: pd.Series, where: str) -> np.ndarray:
     from pandas.api import types
 
     if types.is_datetime64_any_dtype(column):
@@ -111,21 +125,29 @@ def plain_column(column: pd.Series, where: str) -> np.ndarray:
     is_whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
     if is_whole or types.is_float_dtype(column):
         # Whole numbers become floats where some are missing, or too large for int64.
-        if is_whole and not column.hasnans and not (column > np.iinfo(np.int64).max).any():
-            return column.to_numpy(np.int64)
+        if is_whole and not column.hasnans:
+            is_too_large = column > np.iinfo(np.int64).max
+            if not is_too_large.any():
+                return column.to_numpy(np.int64)
         return column.to_numpy(float, na_value=np.nan)
     # Empty where missing, as in files of text.
-    entries = column.astype(object).where(column.notna(), "").to_numpy(object)
+    filled = column.astype(object).where(column.notna(), "")
+    entries = filled.to_numpy(object)
     texts = [entry for entry in entries if isinstance(entry, str)]
     typed = [entry for entry in entries if not isinstance(entry, str)]
     if not typed:
-        return np.array([text.strip() for text in texts], dtype=object)
+        return np.array(list(map(str.strip, texts)), dtype=object)
     are_numbers = all(isinstance(entry, (bool, int, float, Decimal)) for entry in typed)
     # Empty texts among numbers are missing numbers.
     if are_numbers and not any(texts):
-        return np.array([np.nan if entry == "" else float(entry) for entry in entries])
+        numbers = []
+        for entry in entries:
+            number = np.nan if entry == "" else float(entry)
+            numbers.append(number)
+        return np.array(numbers)
+    type_name = type(typed[0]).__name__
     raise DataError(
-        f"holds values of type {type(typed[0]).__name__}",
+        f"holds values of type {type_name}",
         where=where,
         hint="allowed: numbers, text and points in time; "
         "leave it out with task.ignore=, or store lists as arrays",
@@ -139,7 +161,8 @@ def _days(column: pd.Series) -> np.ndarray:
     # In seconds, so that the difference is in the column's own unit: in nanoseconds, points in time
     # far from 1970 would overflow.
     epoch = pd.Timestamp(0, tz="utc").as_unit("s")
-    elapsed = (pd.to_datetime(column, utc=True) - epoch).to_numpy()
+    times = pd.to_datetime(column, utc=True)
+    elapsed = (times - epoch).to_numpy()
     # From seconds to nanoseconds, as the column was stored.
     unit = np.array(1, elapsed.dtype)
     # As floats, because nanoseconds as integers end in the year 2262.
@@ -147,8 +170,8 @@ def _days(column: pd.Series) -> np.ndarray:
     return nanoseconds / _NANOSECONDS_PER_DAY
 
 
-def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None) -> Table:
-    """Return the table in a file that the setting `key` names; only its header is read.
+def open_table(path: Path, setting: str, delimiter: str | None, encoding: str | None) -> Table:
+    """Return the table in the file that a setting names; only its header is read.
 
     The delimiter is one character, or `tab`; None takes the one that gives the header most fields.
     Without an encoding, text is UTF-8.
@@ -158,10 +181,10 @@ def open_table(path: Path, key: str, delimiter: str | None, encoding: str | None
         UnavailableError: .parquet without pyarrow.
     """
     # First of all: a web page in place of the file is named as such.
-    first_bytes(path, key, _ALLOWED)
+    first_bytes(path, setting, _ALLOWED)
     suffix = path.suffix.lower()
     if suffix not in (*_TEXT, *_PARQUET):
-        raise DataError(f"'{path.name}' has an unsupported ending", where=key, hint=_ALLOWED)
+        raise DataError(f"'{path.name}' has an unsupported ending", where=setting, hint=_ALLOWED)
     if suffix in _PARQUET:
         with damage(str(path), ".parquet file"):
             schema = _parquet().read_schema(path, memory_map=True)
@@ -178,8 +201,8 @@ def _open_text(path: Path, delimiter: str | None, encoding: str) -> Table:
         delimiter = _infer_delimiter(path, encoding)
     elif delimiter in ("tab", "\\t"):
         delimiter = "\t"
-    header = tuple(name.strip() for name in _first_fields(path, delimiter, encoding))
-    return Table(path, header, delimiter, encoding)
+    header = map(str.strip, _first_fields(path, delimiter, encoding))
+    return Table(path, tuple(header), delimiter, encoding)
 
 
 def _infer_delimiter(path: Path, encoding: str) -> str:
@@ -214,22 +237,32 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
                 if fields:
                     yield reader.line_num, fields
     except csv.Error as error:
-        message = f"is not a table: {error} at line {reader.line_num}"
-        raise DataError(message, where=str(path), hint="check its quotes") from error
+        raise DataError(
+            f"is not a table: {error} at line {reader.line_num}",
+            where=str(path),
+            hint="check its quotes",
+        ) from error
     # Before ValueError, of which it is a kind.
     except UnicodeError as error:
         message = f"is not text in {encoding.removesuffix('-sig')}"
-        hint = "store it as UTF-8, or with task=table give task.encoding=, such as latin-1"
-        raise DataError(message, where=str(path), hint=hint) from error
+        raise DataError(
+            message,
+            where=str(path),
+            hint="store it as UTF-8, or with task=table give task.encoding=, such as latin-1",
+        ) from error
     # The module csv raises it for a delimiter of several characters.
     except TypeError as error:
-        message = f"{delimiter!r} is not a delimiter"
-        hint = "allowed: one character such as ';', or tab"
-        raise ConfigError(message, where="task.delimiter", hint=hint) from error
+        raise ConfigError(
+            f"{delimiter!r} is not a delimiter",
+            where="task.delimiter",
+            hint="allowed: one character such as ';', or tab",
+        ) from error
     except (LookupError, ValueError) as error:
-        message = f"{encoding!r} is not an encoding"
-        hint = "give one such as utf-8, latin-1, cp1252 or utf-16"
-        raise ConfigError(message, where="task.encoding", hint=hint) from error
+        raise ConfigError(
+            f"{encoding!r} is not an encoding",
+            where="task.encoding",
+            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
+        ) from error
 
 
 def _parquet() -> Any:

@@ -27,7 +27,7 @@ from orca_cli.data.own_data import (
 )
 from orca_cli.data.samples import as_inputs, remarks
 from orca_cli.data.table.columns import Categorical, Column, Columns, as_numbers, raw_targets
-from orca_cli.data.table.files import open_table, plain_column
+from orca_cli.data.table.files import open_table, plain_columns
 from orca_cli.data.targets import TargetForm
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
@@ -60,9 +60,9 @@ class Rows:
         """Return the rows of these samples, ascending."""
         return np.flatnonzero(np.isin(self.sample_of_row, samples))
 
-    def steps_of(self, i: int) -> np.ndarray:
-        """Return the rows of sample i, those of a series by time."""
-        return self.order[self.starts[i] : self.starts[i + 1]]
+    def steps_of(self, sample: int) -> np.ndarray:
+        """Return the rows of a sample, those of a series by time."""
+        return self.order[self.starts[sample] : self.starts[sample + 1]]
 
     def per_sample(self, name: str) -> np.ndarray:
         """Return a column whose entries are the same in all rows of a sample, as [n].
@@ -74,14 +74,15 @@ class Rows:
         entries = self.columns[name]
         first_rows = self.order[self.starts[:-1]]  # [n]
         codes, _ = pd.factorize(entries)  # [m], equal where entries are
-        differs = codes != codes[first_rows][self.sample_of_row]
-        if differs.any():
+        is_different = codes != codes[first_rows][self.sample_of_row]
+        if is_different.any():
             # The first row that differs.
-            row = int(differs.argmax())
+            row = int(is_different.argmax())
             sample = self.sample_of_row[row]
+            series_name = self.names[sample]
             expected = entries[first_rows[sample]]
             raise DataError(
-                f"series '{self.names[sample]}' has '{expected}' and '{entries[row]}'",
+                f"series '{series_name}' has '{expected}' and '{entries[row]}'",
                 where=f"{self.where}[{name}]",
                 hint="a target or group is of a whole series: every row of one has to say the same",
             )
@@ -97,18 +98,21 @@ class Rows:
         """
         import pandas as pd
 
-        codes = []
+        codes_by_column: list[np.ndarray] = []
         for name in names:
-            numbers = as_numbers(self.columns[name], decimal)
+            entries = self.columns[name]
+            numbers = as_numbers(entries, decimal)
             if are_texts or numbers.is_wrong.any():
                 # [m], equal where the texts are.
-                codes.append(pd.factorize(self.columns[name])[0])
+                text_codes, _ = pd.factorize(entries)
+                codes_by_column.append(text_codes)
             else:
                 # One bit pattern for each number: NaN has many, and zero has two.
                 values = np.where(np.isnan(numbers.values), np.nan, numbers.values + 0.0)
-                codes.append(values.view(np.int64))
-        entries = np.stack(codes, axis=1)  # [m, len(names)]
-        return hashes(entries[self.steps_of(i)].tobytes() for i in samples)
+                codes_by_column.append(values.view(np.int64))
+        row_codes = np.stack(codes_by_column, axis=1)  # [m, len(names)]
+        steps_by_sample = map(self.steps_of, samples)
+        return hashes(row_codes[steps].tobytes() for steps in steps_by_sample)
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,18 @@ class Symbols:
         """
         origin = f"{where}[{self.name}]"
         if texts.dtype.kind != "O":
-            hint = "a sequence has one symbol a character"
-            raise DataError("holds numbers, not text", where=origin, hint=hint)
+            raise DataError(
+                "holds numbers, not text",
+                where=origin,
+                hint="a sequence has one symbol a character",
+            )
         refuse_rows(texts == "", "sequence", origin, "remove these rows")
         # Compared with the characters of a text [l] it gives [V, l].
         symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
         # Columns are made when a sample is read: those of all texts would take V times their
         # memory.
         return Ragged(
-            row=lambda i: _code_points(texts[i]) == symbols,
+            row=lambda sample: _code_points(texts[sample]) == symbols,
             lengths=np.array([len(text) for text in texts]),
             sample=(len(symbols), self.length),
             dtype=np.uint8,
@@ -154,35 +161,45 @@ class Symbols:
 
     def remarks(self, texts: np.ndarray) -> dict[str, int]:
         """Return what is done to texts so that they fit, each with the number of texts."""
-        num_long = sum(len(text) > self.length for text in texts)
-        unknown = [set(text).difference(self.alphabet) for text in texts]
-        num_unknown = sum(len(symbols) > 0 for symbols in unknown)
-        shown = "".join(sorted(set().union(*unknown)))[:_MOST_SHOWN]
+        num_long = 0
+        num_with_unknown = 0
+        unknown_symbols: set[str] = set()
+        for text in texts:
+            if len(text) > self.length:
+                num_long += 1
+            unknown_in_text = set(text).difference(self.alphabet)
+            if unknown_in_text:
+                num_with_unknown += 1
+                unknown_symbols |= unknown_in_text
+        shown = "".join(sorted(unknown_symbols))[:_MOST_SHOWN]
         lacking = f"with a symbol that training lacks ({shown}): read as none of its symbols"
         return {
             f"longer than {self.length} symbols and cut at the end": num_long,
-            lacking: num_unknown,
+            lacking: num_with_unknown,
         }
 
 
 def fit_symbols(
-    name: str, texts: np.ndarray, rows: np.ndarray, length: int | None, where: str
+    name: str, texts: np.ndarray, training_rows: np.ndarray, length: int | None, where: str
 ) -> tuple[Symbols, list[str]]:
     """Return how a column of texts becomes inputs, and a note on it.
 
-    Learned from the training `rows`. L is `length`, or else that of the longest training text.
+    Learned from the training rows. L is `length`, or else that of the longest training text.
     DataError as that of `Symbols.encode`.
     """
     # Refuses columns of numbers, and texts that are missing.
     Symbols(name, "", 0).encode(texts, where)
     # From the training texts alone, so that other splits show symbols that training lacks.
-    alphabet = "".join(sorted(set().union(*texts[rows])))
-    sizes = [len(text) for text in texts[rows]]
+    training_texts = texts[training_rows]
+    symbols = set("".join(training_texts))
+    alphabet = "".join(sorted(symbols))
+    text_lengths = list(map(len, training_texts))
+    longest = max(text_lengths)
     note = (
         f"{counted(len(alphabet), 'symbol')} in '{name}' ({alphabet[:_MOST_SHOWN]}), "
-        f"{min(sizes)} to {max(sizes)} a row"
+        f"{min(text_lengths)} to {longest} a row"
     )
-    return Symbols(name, alphabet, length or max(sizes)), [note]
+    return Symbols(name, alphabet, length or longest), [note]
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -246,34 +263,37 @@ class TablePreprocessing:
         """
         if self.series is None:
             # Each row is a sample.
-            rows = np.arange(len(next(iter(columns.values()))))
+            first_column = next(iter(columns.values()))
+            row_numbers = np.arange(len(first_column))
             return Rows(
                 columns=columns,
                 where=where,
-                sample_of_row=rows,
-                order=rows,
-                starts=np.arange(len(rows) + 1),
-                names=rows,
+                sample_of_row=row_numbers,
+                order=row_numbers,
+                starts=np.arange(len(row_numbers) + 1),
+                names=row_numbers,
             )
         import pandas as pd
 
-        ids = columns[self.series.id].astype(str)
-        hint = "fill them in, or remove these rows"
+        series_ids = columns[self.series.id].astype(str)
         # A missing id is NaN in a column of numbers, which is `nan` as text.
-        refuse_rows(np.isin(ids, ("", "nan")), "series", f"{where}[{self.series.id}]", hint)
-        sample_of_row, names = pd.factorize(ids)  # series are numbered by their first rows
+        is_missing_id = np.isin(series_ids, ("", "nan"))
+        hint = "fill them in, or remove these rows"
+        refuse_rows(is_missing_id, "series", f"{where}[{self.series.id}]", hint)
+        sample_of_row, names = pd.factorize(series_ids)  # series are numbered by their first rows
         # The order of the table, also where the reader asks for groups only and reads no times.
-        times = np.arange(len(ids))
-        if self.series.time is not None and self.series.time in columns:
-            times = self._times(columns[self.series.time], f"{where}[{self.series.time}]")
-        num_rows = np.bincount(sample_of_row)  # [n]
+        times = np.arange(len(series_ids))
+        time_column = self.series.time
+        if time_column is not None and time_column in columns:
+            times = self._times(columns[time_column], f"{where}[{time_column}]")
+        ends = np.cumsum(np.bincount(sample_of_row))  # [n], of each series in `order`
         return Rows(
             columns=columns,
             where=where,
             sample_of_row=sample_of_row,
             # By series, then by time. Rows of the same time keep their order.
             order=np.lexsort((times, sample_of_row)),
-            starts=np.concatenate([[0], np.cumsum(num_rows)]),
+            starts=np.concatenate([[0], ends]),
             names=names,
         )
 
@@ -292,7 +312,7 @@ class TablePreprocessing:
         refuse_entry(
             wrong=is_wrong,
             values=entries,
-            what=f"is not a time ({int(is_wrong.sum())} rows)",
+            what=f"is not a time ({is_wrong.sum()} rows)",
             where=where,
             hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
         )
@@ -302,17 +322,22 @@ class TablePreprocessing:
         """Return samples as [n, 1, F], [n, V, L] of symbols, or [n, F, L] of series."""
         if self.symbols is not None:
             return self.symbols.encode(rows.columns[self.symbols.name], rows.where)
-        encoded = [
-            column.encode(rows.columns[column.name], self.decimal, rows.where)
-            for column in self.columns
-        ]
-        features = np.concatenate([column.features for column in encoded], axis=1)  # [m, F]
+        features_by_column = []
+        for column in self.columns:
+            encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
+            features_by_column.append(encoded.features)
+        features = np.concatenate(features_by_column, axis=1)  # [m, F]
         if self.series is None:
             # [n, 1, F]
             return features[:, None]
+
+        def series_features(sample: int) -> np.ndarray:
+            steps = rows.steps_of(sample)
+            return features[steps].T
+
         # [n, F, L], where the steps of a sample are its rows in order.
         return Ragged(
-            row=lambda i: features[rows.steps_of(i)].T,
+            row=series_features,
             lengths=np.diff(rows.starts),
             sample=(features.shape[1], self.series.length),
             dtype=features.dtype,
@@ -325,7 +350,8 @@ class TablePreprocessing:
         of each series.
         """
         x = self.features(self.rows(raw, where))
-        return as_inputs(*read(x, np.arange(len(x))))
+        values, valid = read(x, np.arange(len(x)))
+        return as_inputs(values, valid)
 
     def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
         """Return what `inputs` does to make samples fit, each with the number of samples.
@@ -354,17 +380,19 @@ class TablePreprocessing:
 
         DataError for targets of another form, and where they differ among the rows of a series.
         """
-        raw = raw_targets(
-            {name: rows.per_sample(name) for name in self.target_columns},
+        columns = {name: rows.per_sample(name) for name in self.target_columns}
+        # As in training: new data may hold only those class names that look like integers.
+        are_texts = any(isinstance(label, str) for label in self.targets.classes)
+        unencoded = raw_targets(
+            columns,
             self.targets.kind,
             self.target_columns,
             missing=self.targets.missing,
             where=rows.where,
             decimal=self.decimal,
-            # As in training: new data may hold only those class names that look like integers.
-            are_texts=any(isinstance(label, str) for label in self.targets.classes),
+            are_texts=are_texts,
         )
-        return self.targets.encode(raw.y, raw.where)
+        return self.targets.encode(unencoded.y, unencoded.where)
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples in a .csv, .tsv, .txt or .parquet file.
@@ -372,19 +400,23 @@ class TablePreprocessing:
         They have targets where the file has the columns of targets, and these are not all empty.
         """
         if part:
-            hint = "give a file of these rows"
-            raise ConfigError("does not apply to tables", where="--part", hint=hint)
+            raise ConfigError(
+                "does not apply to tables", where="--part", hint="give a file of these rows"
+            )
         table = open_table(path, where, self.delimiter, self.encoding)
         check_columns(self.feature_names, table.columns, where, path.name)
+        target_names: tuple[str, ...] = ()
         # All of them or none: a part of the targets is of no use.
-        targets = self.target_columns if set(self.target_columns) <= set(table.columns) else ()
-        rows = self.rows(table.read([*self.feature_names, *targets]), str(path))
-        has_targets = not all(_is_empty(rows.columns[name]) for name in targets)
+        if set(self.target_columns) <= set(table.columns):
+            target_names = self.target_columns
+        columns = table.read([*self.feature_names, *target_names])
+        rows = self.rows(columns, str(path))
+        is_empty = [_is_empty(columns[name]) for name in target_names]
 
-        def encoded() -> np.ndarray | None:
-            return self.encoded_targets(rows) if has_targets else None
+        def targets() -> np.ndarray | None:
+            return None if all(is_empty) else self.encoded_targets(rows)
 
-        return self._new_data(rows, encoded)
+        return self._new_data(rows, targets)
 
     def given(self, x: Any, where: str = "x") -> NewData:
         """Return the samples in a table of pandas, a row of it, or a mapping of columns by name.
@@ -400,24 +432,26 @@ class TablePreprocessing:
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
-            frame = pd.DataFrame(x)
+            table = pd.DataFrame(x)
         except (TypeError, ValueError) as error:
             # Columns of different lengths, or more than two axes.
-            hint = f"give columns {in_order}"
-            raise DataError(f"is not a table ({error})", where=where, hint=hint) from error
+            raise DataError(
+                f"is not a table ({error})", where=where, hint=f"give columns {in_order}"
+            ) from error
         # Arrays and lists have no names, so their columns are taken in the order of training.
-        if isinstance(frame.columns, pd.RangeIndex):
-            if frame.shape[1] != len(names):
-                columns = counted(frame.shape[1], "column")
-                message = f"has {columns}, the model takes {len(names)}"
-                raise DataError(message, where=where, hint=in_order)
-            frame.columns = list(names)
+        if isinstance(table.columns, pd.RangeIndex):
+            if table.shape[1] != len(names):
+                num_columns = counted(table.shape[1], "column")
+                raise DataError(
+                    f"has {num_columns}, the model takes {len(names)}", where=where, hint=in_order
+                )
+            table.columns = list(names)
         # pandas allows numbers as names.
-        frame.columns = [str(name) for name in frame.columns]
-        check_columns(names, list(frame.columns), where, "the table")
-        check_names([name for name in frame.columns if name in names], where)
-        plain = {name: plain_column(frame[name], f"{where}[{name}]") for name in names}
-        return self._new_data(self.rows(plain, where), lambda: None)
+        table.columns = list(map(str, table.columns))
+        check_columns(names, list(table.columns), where, "the table")
+        check_names([name for name in table.columns if name in names], where)
+        columns = plain_columns(table, names, where)
+        return self._new_data(self.rows(columns, where), lambda: None)
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
@@ -426,10 +460,14 @@ class TablePreprocessing:
             steps = rows.order[rows.starts[start] : rows.starts[stop]]
             return {name: rows.columns[name][steps] for name in self.feature_names}
 
-        ids = None if self.series is None else [str(name) for name in rows.names]
-        return NewData(count=len(rows), inputs=inputs, targets=targets, where=rows.where, ids=ids)
+        series_names: list[str] | None = None
+        if self.series is not None:
+            series_names = list(map(str, rows.names))
+        return NewData(
+            count=len(rows), inputs=inputs, targets=targets, where=rows.where, ids=series_names
+        )
 
 
 def _is_empty(entries: np.ndarray) -> bool:
     """Return whether all entries of a column stand for missing ones."""
-    return all(is_missing(text) for text in entries.astype(str))
+    return all(map(is_missing, entries.astype(str)))

@@ -40,14 +40,14 @@ def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> Task
     """
     refuse_contradictions(settings)
     source = _open(settings, data_folder)
-    marked = _marked_samples(source)
-    groups = _groups(source, marked)
+    marked_samples = _marked_samples(source)
+    groups = _groups(source, marked_samples)
     # Splits are drawn there, before `_fit` learns from the rows of the training split alone.
     return assemble(
         "table",
         reporter,
         kind=source.kind,
-        pool=_pool(source, marked, groups.get("train")),
+        pool=_pool(source, marked_samples, groups.get("train")),
         fractions=(settings.validation_fraction, settings.test_fraction),
         split_seed=settings.split_seed,
         fit=partial(_fit, source, groups, reporter),
@@ -94,17 +94,18 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     tables: dict[str, Table] = {}
     for split, path in file_paths(files, data_folder).items():
         tables[split] = open_table(path, f"task.{split}", settings.delimiter, settings.encoding)
-    columns = _columns(settings, tables["train"])
+    train_table = tables["train"]
+    columns = _columns(settings, train_table)
     # A column that another file lacks is reported now, not when that split is opened.
-    names = [*columns.in_samples, *columns.group]
+    needed_names = [*columns.in_samples, *columns.group]
     for split, table in tables.items():
-        check_columns(names, table.columns, key=f"task.{split}", where=table.path.name)
+        check_columns(needed_names, table.columns, key=f"task.{split}", where=table.path.name)
     # Rows become samples before anything is learned, since splits consist of samples.
     preprocessing = _unfitted(settings)
-    where = str(tables["train"].path)
-    rows = preprocessing.rows(tables["train"].read([*names, *columns.marks]), where)
-    names_per_sample = [*columns.targets, *columns.group, *columns.marks]
+    where = str(train_table.path)
+    rows = preprocessing.rows(train_table.read([*needed_names, *columns.marks]), where)
     # [n] each. The rows of a series have to agree.
+    names_per_sample = (*columns.targets, *columns.group, *columns.marks)
     per_sample = {name: rows.per_sample(name) for name in names_per_sample}
     notes: list[str] = []
     kind: Kind | None = settings.kind
@@ -128,12 +129,14 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
     """Return the role of each column of the training file; ConfigError where no input is left."""
     columns_by_setting = settings.named_columns
     setting_of = _setting_of(columns_by_setting, table)
+    marks = []
     # A setting may give the column another role, as task.ignore=[split] does.
-    marks = [_SPLIT] if _SPLIT in table.columns and _SPLIT not in setting_of else []
-    taken = {*setting_of, *marks}
-    free = [name for name in table.columns if name not in taken]
+    if _SPLIT in table.columns and _SPLIT not in setting_of:
+        marks.append(_SPLIT)
+    taken_names = {*setting_of, *marks}
+    free_names = [name for name in table.columns if name not in taken_names]
     # A sequence is the only input; next come the columns that the user lists, then all others.
-    inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free
+    inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free_names
     if not inputs:
         hint = f"{table.path.name} has {listed(table.columns, 20)}"
         raise ConfigError("no column is left", where="task.features", hint=hint)
@@ -143,7 +146,7 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
         series=columns_by_setting["id"] + columns_by_setting["time"],
         group=columns_by_setting["group"],
         marks=marks,
-        unread=free if columns_by_setting["sequence"] else [],
+        unread=free_names if columns_by_setting["sequence"] else [],
     )
 
 
@@ -157,9 +160,11 @@ def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> di
         check_columns(names, table.columns, key=f"task.{setting}", where=table.path.name)
         for name in names:
             if name in setting_of:
-                message = f"'{name}' is in task.{setting_of[name]} too"
-                hint = "a column has one role: remove one of them"
-                raise ConfigError(message, where=f"task.{setting}", hint=hint)
+                raise ConfigError(
+                    f"'{name}' is in task.{setting_of[name]} too",
+                    where=f"task.{setting}",
+                    hint="a column has one role: remove one of them",
+                )
             setting_of[name] = setting
     return setting_of
 
@@ -172,8 +177,8 @@ def _unfitted(settings: TableSettings) -> TablePreprocessing:
         symbols = Symbols(name=str(settings.sequence), alphabet="", length=length)
     series = None
     if settings.id is not None:
-        time = None if settings.time is None else str(settings.time)
-        series = Series(id=str(settings.id), time=time, length=length)
+        time_column = None if settings.time is None else str(settings.time)
+        series = Series(id=str(settings.id), time=time_column, length=length)
     return TablePreprocessing(
         columns=(),
         decimal=settings.decimal,
@@ -200,48 +205,55 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     for split in samples:
         # The samples of a split come from one file.
         if split != "train" and split in source.tables:
-            message = "the column 'split' marks rows of it too"
-            raise ConfigError(message, where=f"task.{split}", hint=f"leave out the file{hint}")
+            raise ConfigError(
+                "the column 'split' marks rows of it too",
+                where=f"task.{split}",
+                hint=f"leave out the file{hint}",
+            )
     return samples
 
 
-def _groups(source: _Source, marked: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _groups(source: _Source, marked_samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the group of each sample, by file; DataError for a group in two splits."""
     if not source.columns.group:
         return {}
     (group,) = source.columns.group
     # Ids, but not times: groups do not depend on the order of rows.
-    names = [group, *source.columns.series[:1]]
-    groups = {}
+    id_names = source.columns.series[:1]
+    group_columns = {}
     for split, table in source.tables.items():
         rows = source.rows
         if split != "train":
-            rows = source.preprocessing.rows(table.read(names), str(table.path))
-        groups[split] = (rows.per_sample(group), f"{table.path}[{group}]")
-    return group_rows(groups, marked)
+            columns = table.read([group, *id_names])
+            rows = source.preprocessing.rows(columns, str(table.path))
+        group_columns[split] = (rows.per_sample(group), f"{table.path}[{group}]")
+    return group_rows(group_columns, marked_samples)
 
 
-def _pool(source: _Source, marked: dict[str, np.ndarray], groups: np.ndarray | None) -> Pool:
+def _pool(
+    source: _Source, marked_samples: dict[str, np.ndarray], groups: np.ndarray | None
+) -> Pool:
     settings = source.settings
     classes = None
     if source.kind == "classes":
+        (target,) = source.columns.targets
         # As texts, by which the drawn splits are stratified.
-        classes = source.per_sample[source.columns.targets[0]].astype(str)
+        classes = source.per_sample[target].astype(str)
     # By the training rows alone, as `fit_columns` decides what to leave out.
-    compared = _compared_columns(source, marked["train"])
+    compared_names = _compared_columns(source, marked_samples["train"])
     is_text = settings.sequence is not None
     return Pool(
         unit="rows" if settings.id is None else "series",
         where=source.rows.where,
-        rows=marked,
+        rows=marked_samples,
         supplied=source.tables,
         classes=classes,
         groups=groups,
-        contents=partial(source.rows.contents, compared, settings.decimal, is_text),
+        contents=partial(source.rows.contents, compared_names, settings.decimal, is_text),
     )
 
 
-def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
+def _compared_columns(source: _Source, training_samples: np.ndarray) -> list[str]:
     """Return the input columns that decide whether samples are identical.
 
     With columns of texts of their own, which `fit_columns` will leave out, no sample would be.
@@ -250,10 +262,13 @@ def _compared_columns(source: _Source, train: np.ndarray) -> list[str]:
     inputs = source.columns.inputs
     if settings.sequence is not None or settings.features:
         return inputs
-    rows = source.rows.rows_of(train)
-    columns = source.rows.columns
-    compared = [name for name in inputs if not has_own_texts(columns[name][rows], settings.decimal)]
-    return compared or inputs
+    training_rows = source.rows.rows_of(training_samples)
+    compared_names = []
+    for name in inputs:
+        training_entries = source.rows.columns[name][training_rows]
+        if not has_own_texts(training_entries, settings.decimal):
+            compared_names.append(name)
+    return compared_names or inputs
 
 
 def _fit(
@@ -263,11 +278,11 @@ def _fit(
     samples_by_split: dict[str, np.ndarray],
 ) -> Fitted:
     """Learn from the training samples how rows become samples; see `assemble`."""
-    train = samples_by_split["train"]
+    training_samples = samples_by_split["train"]
     columns = source.columns
     missing = source.settings.missing_targets
     # The targets of all n samples of the file, of which only the training ones are learned from.
-    raw = raw_targets(
+    file_targets = raw_targets(
         source.per_sample,
         source.kind,
         columns.targets,
@@ -275,13 +290,16 @@ def _fit(
         where=source.rows.where,
         decimal=source.settings.decimal,
     )
-    names = () if source.kind == "classes" else tuple(columns.targets)
-    targets = fit_targets(source.kind, raw.y, train, raw.where, names=names, missing=missing)
-    preprocessing, input_notes = _fit_inputs(source, train)
+    where = file_targets.where
+    output_names = () if source.kind == "classes" else tuple(columns.targets)
+    targets = fit_targets(
+        source.kind, file_targets.y, training_samples, where, names=output_names, missing=missing
+    )
+    preprocessing, input_notes = _fit_inputs(source, training_samples)
     preprocessing = replace(preprocessing, targets=targets)
     # All samples of the training file; its splits are rows of them.
     x = preprocessing.features(source.rows)
-    y = targets.encode(raw.y, raw.where)
+    y = targets.encode(file_targets.y, where)
     notes = [targets.note(), *source.notes, *input_notes]
 
     # Called when a split is needed: the inputs of a test file are read at the end of a run only.
@@ -289,18 +307,20 @@ def _fit(
         if split in samples_by_split:
             # The split is in the training file, whose samples are features already.
             # Its rows are needed for the remarks below only.
-            rows_of_split = source.rows.rows_of(samples_by_split[split])
-            content = {
-                name: source.rows.columns[name][rows_of_split] for name in columns.in_samples
-            }
-            rows = preprocessing.rows(content, source.rows.where)
-            opened = ArraySamples(x, y, rows=samples_by_split[split], groups=groups.get("train"))
+            split_rows = source.rows.rows_of(samples_by_split[split])
+            split_columns = {}
+            for name in columns.in_samples:
+                split_columns[name] = source.rows.columns[name][split_rows]
+            rows = preprocessing.rows(split_columns, source.rows.where)
+            split_samples = ArraySamples(
+                x, y, rows=samples_by_split[split], groups=groups.get("train")
+            )
         else:
             table = source.tables[split]
             rows = preprocessing.rows(table.read(columns.in_samples), str(table.path))
             features = preprocessing.features(rows)
-            encoded = preprocessing.encoded_targets(rows)
-            opened = ArraySamples(features, encoded, groups=groups.get(split))
+            encoded_y = preprocessing.encoded_targets(rows)
+            split_samples = ArraySamples(features, encoded_y, groups=groups.get(split))
         for change, count in preprocessing.remarks(rows, training=split == "train").items():
             remark = f"{split} split: {counted(count, 'sample')} {change}"
             if split == "test":
@@ -308,7 +328,7 @@ def _fit(
             else:
                 # `assemble` reads the notes once train and validation are open.
                 notes.append(remark)
-        return opened
+        return split_samples
 
     return Fitted(
         preprocessing=preprocessing,
@@ -319,7 +339,9 @@ def _fit(
     )
 
 
-def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing, list[str]]:
+def _fit_inputs(
+    source: _Source, training_samples: np.ndarray
+) -> tuple[TablePreprocessing, list[str]]:
     """Learn from the training samples how columns become inputs; targets are not learned yet."""
     settings = source.settings
     unfitted = source.preprocessing
@@ -328,19 +350,26 @@ def _fit_inputs(source: _Source, train: np.ndarray) -> tuple[TablePreprocessing,
     if unfitted.symbols is not None:
         name = unfitted.symbols.name
         symbols, notes = fit_symbols(
-            name, rows.columns[name], rows=train, length=settings.length, where=rows.where
+            name,
+            rows.columns[name],
+            training_rows=training_samples,
+            length=settings.length,
+            where=rows.where,
         )
         return replace(unfitted, symbols=symbols), notes
     inputs = {name: rows.columns[name] for name in source.columns.inputs}
-    columns, notes = fit_columns(inputs, rows.rows_of(train), rows.where, settings)
+    columns, notes = fit_columns(inputs, rows.rows_of(training_samples), rows.where, settings)
     # New data may lack the columns that are left out here.
-    used = {column.name for column in columns}
-    left_out = tuple(name for name in inputs if name not in used)
+    used_names = {column.name for column in columns}
+    left_out = tuple(name for name in inputs if name not in used_names)
     preprocessing = replace(unfitted, columns=columns, left_out=left_out)
     if preprocessing.series is None:
         return preprocessing, notes
-    sizes = np.diff(rows.starts)[train]  # rows of each training series
-    series = replace(preprocessing.series, length=settings.length or int(sizes.max()))
-    span = f"{sizes.min()} to {sizes.max()} steps"
-    note = f"{len(rows.order)} rows are {len(rows)} series of {span}"
+    series_lengths = np.diff(rows.starts)[training_samples]  # rows of each training series
+    longest = int(series_lengths.max())
+    series = replace(preprocessing.series, length=settings.length or longest)
+    note = (
+        f"{len(rows.order)} rows are {len(rows)} series of"
+        f" {series_lengths.min()} to {longest} steps"
+    )
     return replace(preprocessing, series=series), [note, *notes]

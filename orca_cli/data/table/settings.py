@@ -115,14 +115,17 @@ class TableSettings:
 def refuse_contradictions(settings: TableSettings) -> None:
     """Raise ConfigError for settings that exclude or need each other."""
     if settings.target not in (None, "") and settings.targets:
-        message = "does not go with task.target"
-        raise ConfigError(message, where="task.targets", hint="remove one of them")
+        raise ConfigError(
+            "does not go with task.target", where="task.targets", hint="remove one of them"
+        )
     if not settings.target_columns:
-        hint = "give task.target=COLUMN, or task.targets=[A,B]"
-        raise ConfigError("a value is needed", where="task.target", hint=hint)
+        raise ConfigError(
+            "a value is needed",
+            where="task.target",
+            hint="give task.target=COLUMN, or task.targets=[A,B]",
+        )
     if settings.kind == "classes" and len(settings.target_columns) > 1:
-        hint = "classes are one column"
-        raise ConfigError("holds several", where="task.targets", hint=hint)
+        raise ConfigError("holds several", where="task.targets", hint="classes are one column")
     # Beside a sequence, neither of the settings below would have an effect.
     if settings.sequence is not None:
         message = "does not go with task.sequence"
@@ -133,9 +136,13 @@ def refuse_contradictions(settings: TableSettings) -> None:
             raise ConfigError(message, where="task.features", hint=hint)
     # Times order the steps within a series, and no rows belong together without an id.
     if settings.time is not None and settings.id is None:
-        hint = "name the column that says what series a row is in"
-        raise ConfigError("needs task.id", where="task.time", hint=hint)
+        raise ConfigError(
+            "needs task.id",
+            where="task.time",
+            hint="name the column that says what series a row is in",
+        )
     # A plain row has no steps that a length could cut.
     if settings.length is not None and settings.sequence is None and settings.id is None:
-        message = "needs task.sequence or task.id"
-        raise ConfigError(message, where="task.length", hint="name its column")
+        raise ConfigError(
+            "needs task.sequence or task.id", where="task.length", hint="name its column"
+        )

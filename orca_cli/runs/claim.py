@@ -81,13 +81,13 @@ def claim(
         CheckpointError: a newer program made the folder.
         StorageError: the folder cannot be made.
     """
-    task_folder = name.task_folder(root)
-    storage.check_writable(task_folder)
+    data_set_folder = folder_of(root, name)
+    storage.check_writable(data_set_folder)
     # Besides the lock of the folder: two processes must not make a folder each.
-    with alone(task_folder, name.identity[:SHORT]):
-        path = find(task_folder, name.identity, repeat=force)
+    with alone(data_set_folder, name.identity[:SHORT]):
+        path = find(data_set_folder, name.identity, repeat=force)
         if path is None:
-            path = storage.make_folder(task_folder / name.folder())
+            path = storage.make_folder(data_set_folder / name.folder())
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
@@ -115,20 +115,20 @@ def claim(
 
 
 @contextmanager
-def alone(task_folder: Path, identity: str) -> Iterator[None]:
+def alone(data_set_folder: Path, identity: str) -> Iterator[None]:
     """Hold the lock of an experiment or of a search, and record this process as its holder.
 
     Args:
-        task_folder: the folder of all runs of the task.
+        data_set_folder: the folder of all runs of a data set.
         identity: the name of the lock; for an experiment the first digits of its hash.
 
     Raises:
         LockedError: another process holds the lock, or held it on another machine within
             DEAD_AFTER_S.
     """
-    holder = _holder(task_folder, identity)
+    holder = _holder(data_set_folder, identity)
     # The lock below may be free although a process on another machine has it.
-    for run_folder in task_folder.glob(f"*_{identity}"):
+    for run_folder in data_set_folder.glob(f"*_{identity}"):
         status = read_or_empty(run_folder / STATUS)
         if _is_alive_elsewhere(run_folder, status, recent_counts=False):
             process = _process(read_or_empty(holder) or status)
@@ -149,12 +149,12 @@ def alone(task_folder: Path, identity: str) -> Iterator[None]:
         yield
 
 
-def _holder(task_folder: Path, identity: str) -> Path:
+def _holder(data_set_folder: Path, identity: str) -> Path:
     """Return the path of the record that names the holder of an experiment's lock.
 
     The lock file is in the same folder.
     """
-    return task_folder / ".locks" / f"{identity}.json"
+    return data_set_folder / ".locks" / f"{identity}.json"
 
 
 def _process(record: dict[str, Any]) -> str:
@@ -162,15 +162,27 @@ def _process(record: dict[str, Any]) -> str:
     return f"process {record.get('pid')} on {record.get('host')}"
 
 
-def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
+def folder_of(root: Path, name: RunName) -> Path:
+    """Return the folder in which a run is, or else belongs: that of its data set.
+
+    A run stays where it is if its data set gets another name.
+    """
+    for path in sorted(root.glob(f"*/*_{name.identity[:SHORT]}")):
+        is_hidden = path.parent.name.startswith(".")
+        if not is_hidden and read_or_empty(path / STATUS).get("identity") == name.identity:
+            return path.parent
+    return name.data_set_folder(root)
+
+
+def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
     """Return the newest completed folder of an experiment, else its newest one; None without any.
 
     With `repeat` (--force), return the newest folder if it is a repeat that was interrupted or
     killed, and None otherwise: a repeat that failed may have nothing to resume from, and --force is
     then the way to start anew.
     """
-    with storage.guarded(task_folder):
-        named_alike = sorted(task_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
+    with storage.guarded(data_set_folder):
+        named_alike = sorted(data_set_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
     # Folders of the experiment, newest first. Their names have only the first digits of the
     # identity, which another experiment may share.
     statuses = {}
@@ -196,7 +208,7 @@ def find(task_folder: Path, identity: str, *, repeat: bool = False) -> Path | No
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
     """Return the run that `find` finds, to be read only."""
-    path = find(name.task_folder(root), name.identity)
+    path = find(folder_of(root, name), name.identity)
     return None if path is None else RunDirectory(path, name)
 
 
@@ -205,11 +217,11 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
 
     `force` is that of `claim`.
     """
-    task_folder = name.task_folder(root)
-    path = find(task_folder, name.identity, repeat=force)
+    data_set_folder = folder_of(root, name)
+    path = find(data_set_folder, name.identity, repeat=force)
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
-    holder = _holder(task_folder, name.identity[:SHORT])
+    holder = _holder(data_set_folder, name.identity[:SHORT])
     # `claim` takes this lock before it makes the folder: a run may have no folder yet.
     if storage.is_locked(holder.with_suffix(".lock")):
         return "running"

@@ -57,15 +57,14 @@ class RunName:
     """What identifies a run in its path and its records.
 
     Args:
-        data: name of the data set; it identifies nothing.
         identity: hash of all that can change a result.
         settings: hash of the same without the seed.
         variant: settings that were typed besides the groups and the seed, such as
             {"train.epochs": "3"}.
+        data: name of the data set, which identifies nothing; "" in records without one.
     """
 
     task: str
-    data: str
     body: str
     source: str
     metric: str
@@ -75,10 +74,11 @@ class RunName:
     identity: str
     settings: str
     variant: dict[str, str]
+    data: str = ""
 
-    def task_folder(self, root: Path) -> Path:
-        """Return the folder of the task's runs, in the folder of all runs."""
-        return root / _UNSAFE.sub("-", self.task)
+    def data_set_folder(self, root: Path) -> Path:
+        """Return the folder of the data set's runs, in the folder of all runs."""
+        return root / _UNSAFE.sub("-", self.data or self.task)
 
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""

@@ -208,14 +208,14 @@ class Placement(NamedTuple):
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
     # A method without runs of a task gets an empty cell, so that all rows are equally long.
-    runs = defaultdict(list)
+    runs_by_cell = defaultdict(list)
     for run, column, method in placed(collection.runs):
-        runs[method, column].append(run)
-    columns = sorted({column for _, column in runs})
+        runs_by_cell[method, column].append(run)
+    columns = sorted({column for _, column in runs_by_cell})
     rows = []
     cells_by_row = []
-    for method in sorted({method for method, _ in runs}):
-        cells = [Cell(attempts=runs[method, column]) for column in columns]
+    for method in sorted({method for method, _ in runs_by_cell}):
+        cells = [Cell(attempts=runs_by_cell[method, column]) for column in columns]
         cells_by_row.append(cells)
         rows.append(Row(method=method, cells=cells))
     # [columns][rows]
@@ -283,8 +283,8 @@ def _references(
 ) -> dict[str, list[Reference | None]]:
     """Return the rows of the best simple models and of the constants that have an error."""
     # An entry for each column.
-    baselines = []
-    constants = []
+    baseline_references = []
+    constant_references = []
     for cells in cells_by_column:
         best_models: list[Baseline] = []
         constant_models = []
@@ -294,10 +294,10 @@ def _references(
                 best_models += score.baselines[:1]
                 if score.trivial is not None:
                     constant_models.append(Baseline(name="", error=score.trivial))
-        baselines.append(_reference(best_models))
-        constants.append(_reference(constant_models))
-    rows = {"best baseline": baselines, "trivial": constants}
-    return {name: references for name, references in rows.items() if any(references)}
+        baseline_references.append(_reference(best_models))
+        constant_references.append(_reference(constant_models))
+    rows_of_references = {"best baseline": baseline_references, "trivial": constant_references}
+    return {name: references for name, references in rows_of_references.items() if any(references)}
 
 
 def _reference(models: Sequence[Baseline]) -> Reference | None:
@@ -306,8 +306,8 @@ def _reference(models: Sequence[Baseline]) -> Reference | None:
         return None
     errors = [model.error for model in models]
     # Constants have no name.
-    names = {model.name for model in models} - {""}
-    names_text = f"({', '.join(sorted(names))})" if names else ""
+    model_names = {model.name for model in models} - {""}
+    names_text = f"({', '.join(sorted(model_names))})" if model_names else ""
     return Reference(low=min(errors), high=max(errors), words=names_text)
 
 
@@ -436,9 +436,8 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
             positions_by_column[column].append(position)
     for positions in positions_by_column.values():
         runs_of_column = [runs[position] for position in positions]
-        differing = mixed(runs_of_column, [TEST_DATA])
         # Empty where settings of the task explain why test data differ.
-        test_sets = differing.get(TEST_DATA, {})
+        test_sets = mixed(runs_of_column, [TEST_DATA]).get(TEST_DATA, {})
         for position in positions:
             test_set = runs[position].test_set
             if test_set in test_sets:

@@ -366,9 +366,9 @@ def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
     reasons = []
     for reason, seeds in seeds_by_reason.items():
         reasons.append(f"{reason} (seed {seeds_text(seeds)})")
-    pairs = counted(len(left_out), "pair")
-    text = f"{pairs} with differences besides {axis}: {'; '.join(reasons)}"
-    return clean(text, longest=2000)
+    pairs_text = counted(len(left_out), "pair")
+    reasons_text = "; ".join(reasons)
+    return clean(f"{pairs_text} with differences besides {axis}: {reasons_text}", longest=2000)
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -399,13 +399,13 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     differences = []
     n_seeds = []  # of each set
     for blocks_of_set in blocks_by_set.values():
-        gain = _mean_of_means(block.gains for block in blocks_of_set)
+        gain = fmean(fmean(block.gains) for block in blocks_of_set)
         gains.append(gain)
         if is_relative:
             # A set's difference is between its two mean errors, as the table shows them.
-            base = _mean_of_means(block.baseline for block in blocks_of_set)
-            error = _mean_of_means(block.errors for block in blocks_of_set)
-            gain = 100 * relative(base, error)
+            baseline_error = fmean(fmean(block.baseline) for block in blocks_of_set)
+            arm_error = fmean(fmean(block.errors) for block in blocks_of_set)
+            gain = 100 * relative(baseline_error, arm_error)
         differences.append(gain)
         # Blocks of a set may share seeds, which count once.
         seeds: set[int] = set()
@@ -423,10 +423,6 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
         **signs(gains),
         gain=effect(differences),
     )
-
-
-def _mean_of_means(samples: Iterable[Sequence[float]]) -> float:
-    return fmean(map(fmean, samples))
 
 
 def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:

@@ -79,18 +79,18 @@ def rank(table: Table) -> Ranking:
     Raises:
         DataError: a task that counts was measured in several ways.
     """
-    rows = []
+    ranked_rows = []
     for table_row in table.rows:
         # A method without any error would remove every task.
         if any(cell.tested for cell in table_row.cells):
-            rows.append(table_row)
-    names = names_of([table_row.method for table_row in rows])
+            ranked_rows.append(table_row)
+    method_names = names_of([table_row.method for table_row in ranked_rows])
     errors_by_task = []  # [tasks][methods]
     columns = []
     holes = {}
     for position, column in enumerate(table.columns):
-        cells = [table_row.cells[position] for table_row in rows]
-        errors, reasons = _errors_on_task(cells, names)
+        cells = [table_row.cells[position] for table_row in ranked_rows]
+        errors, reasons = _errors_on_task(cells, method_names)
         if reasons:
             holes[column.name] = reasons
         else:
@@ -101,7 +101,7 @@ def rank(table: Table) -> Ranking:
     # [methods][tasks]
     errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
     # Not strict: where no task counts, names have no errors, and nothing is ranked.
-    standings, friedman = ranked(dict(zip(names, errors_by_method, strict=False)))
+    standings, friedman = ranked(dict(zip(method_names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
         tasks=[column.name for column in columns],
@@ -142,13 +142,13 @@ def names_of(methods: Sequence[Method]) -> list[str]:
             telling_groups.append(group)
     settings = [set(method.settings) for method in methods]
     shared = set.intersection(*settings) if settings else set()
-    names = []
+    method_names = []
     for method in methods:
         texts = [getattr(method, group) for group in telling_groups]
         unshared = [setting for setting in method.settings if setting not in shared]
         texts.append(settings_text(unshared, " "))
-        names.append(" ".join(filter(None, texts)) or str(method))
-    return names
+        method_names.append(" ".join(filter(None, texts)) or str(method))
+    return method_names
 
 
 def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
@@ -169,15 +169,15 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     ranks = stats.rankdata(rounded, axis=0)
     mean_ranks = ranks.mean(axis=1).tolist()
     rank_of = dict(zip(errors, mean_ranks, strict=True))
-    names = sorted(errors, key=lambda name: (rank_of[name], name))
+    ranked_names = sorted(errors, key=lambda name: (rank_of[name], name))
     # All pairs, also those without the first: the correction is by their number.
-    p_values = _p_values(errors, names)
+    p_values = _p_values(errors, ranked_names)
     corrected_values = holm(list(p_values.values()))
     corrected = dict(zip(p_values, corrected_values, strict=True))
     standings = []
-    for name in names:
+    for name in ranked_names:
         # Against itself the first has gains of 0, and no p.
-        pair = (names[0], name)
+        pair = (ranked_names[0], name)
         gains = _gains(errors, pair)
         standings.append(
             Standing(
@@ -193,17 +193,17 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
     is_tied = (ranks == ranks[0]).all()
     # scipy refuses fewer than three methods.
-    if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
+    if len(ranked_names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
 
 
-def _p_values(errors: Errors, names: Sequence[str]) -> dict[tuple[str, str], float]:
+def _p_values(errors: Errors, ranked_names: Sequence[str]) -> dict[tuple[str, str], float]:
     """Return the p of each pair of methods, the better one first; empty for too many methods."""
-    if len(names) > MOST:
+    if len(ranked_names) > MOST:
         return {}
     # Names come by rank, so that the better method of each pair is the first.
-    pairs = itertools.combinations(names, 2)
+    pairs = itertools.combinations(ranked_names, 2)
     return {pair: sign_flip(_gains(errors, pair)) for pair in pairs}
 
 

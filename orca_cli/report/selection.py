@@ -132,15 +132,15 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    names = []
+    study_names = []
     members = []
     for folder in folders:
         recorded = studies.names(folder)
-        names += recorded
+        study_names += recorded
         if name in recorded:
             members += studies.read(folder, name)
-    if name not in names:
-        hint = suggest(name, names) if names else f"orca run -m study={name}"
+    if name not in study_names:
+        hint = suggest(name, study_names) if study_names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     all_labels = []
     for member in members:
@@ -380,9 +380,9 @@ def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
         for value in choice.unlike:
             limits[unlike].append(f"{choice.arm} {value}")
     notes = []
-    for reason, names in limits.items():
-        if names:
-            notes.append(f"{reason}: {'; '.join(names)}")
+    for reason, arm_names in limits.items():
+        if arm_names:
+            notes.append(f"{reason}: {'; '.join(arm_names)}")
     return notes
 
 
@@ -397,8 +397,8 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
     # Of equal errors the middle value is chosen, which is the farthest from an edge.
-    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
-    chosen = best[(len(best) - 1) // 2]
+    best_values = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
+    chosen = best_values[(len(best_values) - 1) // 2]
     size_of_last, _ = _order(values[-1])
     # Values that are not numbers come last and have no order of their own.
     has_edges = len(values) > 1 and size_of_last < math.inf

@@ -35,12 +35,12 @@ def with_published(table: Table, path: Path) -> Table:
             task is in the table.
     """
     in_percent = {column.task: column.percent for column in table.columns}
-    tasks = set()
+    published_tasks = set()
     number_of_source: dict[str, int] = {}
     rows: dict[str, list[Reference | None]] = {}
     for result in _published_results(path, in_percent):
         # Lines of other tasks are read and checked as well; a task may be misspelt.
-        tasks.add(result.task)
+        published_tasks.add(result.task)
         if result.task not in in_percent:
             continue
         # Sources are numbered in the order of the lines.
@@ -52,10 +52,10 @@ def with_published(table: Table, path: Path) -> Table:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
-        task_names = ", ".join(sorted(tasks)) or "no line"
+        task_names = ", ".join(sorted(published_tasks)) or "no line"
         hint = "orca report shows the tasks"
-        if tasks and in_percent:
-            hint = suggest(min(tasks), in_percent)
+        if published_tasks and in_percent:
+            hint = suggest(min(published_tasks), in_percent)
         raise DataError(f"no run is of a task in it ({task_names})", where=str(path), hint=hint)
     notes = [
         f"[{number}] reported by others, under their conditions: {source}"

@@ -127,10 +127,10 @@ def decimals_of(means: list[float]) -> int | None:
     None if a mean is below 0.0001 or at least 1,000,000 in size.
     """
     # A mean of 0 has no first digit to count from.
-    sizes = [abs(mean) for mean in means if mean] or [1.0]
-    if min(sizes) < 1e-4 or max(sizes) >= 1e6:
+    nonzero_sizes = [abs(mean) for mean in means if mean] or [1.0]
+    if min(nonzero_sizes) < 1e-4 or max(nonzero_sizes) >= 1e6:
         return None
-    exponent = math.floor(math.log10(min(sizes)))
+    exponent = math.floor(math.log10(min(nonzero_sizes)))
     return max(0, 2 - exponent)
 
 
@@ -250,10 +250,10 @@ def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
 
     "-" in place of the mean where no seed has an error, of the deviation where only one has.
     """
-    text = "-"
+    mean_text = "-"
     n_errors = len(cell.error_by_seed)
     if n_errors:
-        text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({n_errors})"
+        mean_text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({n_errors})"
     remarks = []
     choice = clean(cell.choice)
     if choice:
@@ -265,17 +265,17 @@ def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
     n_unaligned = cell.unaligned
     if n_unaligned:
         remarks.append(f"{n_unaligned} of {len(cell.runs)} unaligned")
-    return Entry(text=text, rest=" ".join(remarks), best=cell.earned)
+    return Entry(text=mean_text, rest=" ".join(remarks), best=cell.earned)
 
 
 def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Entry:
     if reference is None:
         return Entry(text="-")
-    low = error_text(reference.low)
-    high = error_text(reference.high)
+    lowest_text = error_text(reference.low)
+    highest_text = error_text(reference.high)
     # Compared as shown, so that no range has equal ends.
-    text = low if low == high else f"{low} to {high}"
-    return Entry(text=text, rest=clean(reference.words))
+    range_text = lowest_text if lowest_text == highest_text else f"{lowest_text} to {highest_text}"
+    return Entry(text=range_text, rest=clean(reference.words))
 
 
 def headers(columns: Sequence[Column]) -> list[list[str]]:
@@ -292,10 +292,7 @@ def headers(columns: Sequence[Column]) -> list[list[str]]:
         marks = []
         if len(protocols) > 1:
             marks.append(clean(column.protocol))
-        remarks = []
-        if column.synthetic:
-            remarks.append("synthetic")
-        remarks.append(clean(column.size))
+        remarks = ("synthetic" if column.synthetic else "", clean(column.size))
         marks.append(", ".join(filter(None, remarks)))
         if column.chosen_on_test:
             marks.append(ALARM)
@@ -306,12 +303,12 @@ def headers(columns: Sequence[Column]) -> list[list[str]]:
 def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with its other lines if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
-    names = []
+    full_names = []
     for name, *marks in headers(columns):
         if counts[name] > 1:
             name = f"{name} ({', '.join(marks)})"
-        names.append(name)
-    return names
+        full_names.append(name)
+    return full_names
 
 
 def notes_of(table: Table) -> list[str]:

@@ -74,18 +74,18 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     `decimals` is their least number; there are more, up to nine, where the largest of the three
     would be shown as 0. None gives three significant digits.
     """
-    ends = effect.interval or ()
-    size = max(map(abs, (effect.mean, *ends)))
+    interval_ends = effect.interval or ()
+    largest_size = max(map(abs, (effect.mean, *interval_ends)))
     # A size of 0 but for rounding is shown as 0.
-    if decimals is not None and ROUNDING < size < math.inf:
+    if decimals is not None and ROUNDING < largest_size < math.inf:
         # At this many decimals the largest of the three shows a digit other than 0.
-        needed_decimals = -math.floor(math.log10(size))
+        needed_decimals = -math.floor(math.log10(largest_size))
         decimals = min(9, max(decimals, needed_decimals))
-    mean = number_text(effect.mean, decimals, "+")
+    mean_text = number_text(effect.mean, decimals, "+")
     if effect.interval is None:
-        return mean
-    low, high = effect.interval
-    return f"{mean} [{number_text(low, decimals)}, {number_text(high, decimals)}]"
+        return mean_text
+    lower_end, upper_end = effect.interval
+    return f"{mean_text} [{number_text(lower_end, decimals)}, {number_text(upper_end, decimals)}]"
 
 
 def layouts_of(comparison: Comparison) -> list[Layout]:

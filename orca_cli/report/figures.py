@@ -257,11 +257,11 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
     for line in lines:
         # Every step-th point is drawn, at most 50.
         step = -(-len(line.points) // _MOST_POINTS)  # rounded up
-        x, mean, lowest, highest = zip(*line.points[::step], strict=True)
+        epochs, mean, lowest, highest = zip(*line.points[::step], strict=True)
         color = f"C{line.look}"
         dashes = _DASHES[line.look % len(_DASHES)]
-        axes.plot(x, mean, color, linestyle=dashes, label=line.label)
-        axes.fill_between(x, lowest, highest, color=color, alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, color, linestyle=dashes, label=line.label)
+        axes.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel=kind.x_label, ylabel=f"{kind.y_label}{unit}")
     # Below the axes, where it hides no line.
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
@@ -293,17 +293,17 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
 def _task_charts(table: Table, position: int, title: str) -> Iterator[Chart]:
     """Yield the figures of the task in the column at a position."""
     rows = [row for row in table.rows if row.cells[position].runs]
-    names = names_of([row.method for row in rows])
+    method_names = names_of([row.method for row in rows])
     # A single method would have its full name, which is long; its metric is enough.
     if len(rows) == 1:
-        names = [rows[0].method.metric]
+        method_names = [rows[0].method.metric]
     note = "Mean over seeds, band: lowest to highest"
     if len(rows) > _MOST_METHODS:
         note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
     methods = []
     # Not strict: methods beyond the most that are drawn have names as well.
-    for row, name in zip(rows, names, strict=False):
+    for row, name in zip(rows, method_names, strict=False):
         # Read once for all kinds.
         curves = [curves_of(run.path) for run in row.cells[position].runs[:_MOST_SEEDS]]
         method = _DrawnMethod(

@@ -345,13 +345,13 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     n_classes = len(names)
     is_labelled = targets != IGNORED_CLASS  # [n]
     # [m] each: the m samples with a class.
-    true = targets[is_labelled].astype(np.int64)
-    predicted = outputs[is_labelled].argmax(axis=1)
-    is_unknown = (true < 0) | (true >= n_classes)
+    true_classes = targets[is_labelled].astype(np.int64)
+    predicted_classes = outputs[is_labelled].argmax(axis=1)
+    is_unknown = (true_classes < 0) | (true_classes >= n_classes)
     if is_unknown.any():
         raise DataError(f"has classes that are not in 0..{n_classes - 1}", where=PREDICTIONS)
     # A pair of classes is one number, in 0..K²-1.
-    pairs = true * n_classes + predicted
+    pairs = true_classes * n_classes + predicted_classes
     counts = np.bincount(pairs, minlength=n_classes * n_classes)
     return Confusion(counts=counts.reshape(n_classes, n_classes), names=names)
 

@@ -48,9 +48,10 @@ class Confusion:
     def right(self) -> str:
         """Return how many samples are right, such as "9 of 10 test samples right (90.00 %)"."""
         correct = int(self.counts.trace())
-        n = int(self.counts.sum())
+        n_samples = int(self.counts.sum())
         # If no sample has a class, 0 of 0 are right, which is no division by 0.
-        return f"{correct} of {n} test samples right ({percent(correct / max(n, 1), 2)})"
+        share = correct / max(n_samples, 1)
+        return f"{correct} of {n_samples} test samples right ({percent(share, 2)})"
 
     @property
     def recall(self) -> np.ndarray:
@@ -118,10 +119,15 @@ class Labels:
         """
         shares = self.shares
         labels = []
-        for k, name in enumerate(self.names):
-            present = int(self.present[k])
-            label = {"name": name, "present": present, "predicted": int(self.predicted[k])}
-            labels.append(label | {share: _plain(shares[share][k]) for share in shares})
+        for position, name in enumerate(self.names):
+            label: Record = {
+                "name": name,
+                "present": int(self.present[position]),
+                "predicted": int(self.predicted[position]),
+            }
+            for share_name, share_of_label in shares.items():
+                label[share_name] = _plain(share_of_label[position])
+            labels.append(label)
         return {"kind": "labels", "n": self.n, "labels": labels}
 
 
@@ -146,11 +152,12 @@ class Number:
         if not len(self.true):
             return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         residuals = self.predicted - self.true
-        mean_square = float(np.square(residuals).mean())
+        mean_square = float(np.mean(np.square(residuals)))
         # Over n like the mean square, so that the mean of the true values would have an r2 of 0.
         variance = float(self.true.var())
-        r2 = 1 - mean_square / variance if variance > 0 else np.nan
-        return {"r2": r2, "rmse": mean_square**0.5, "mae": float(np.abs(residuals).mean())}
+        r_squared = 1 - mean_square / variance if variance > 0 else np.nan
+        mean_size = float(np.mean(np.abs(residuals)))
+        return {"r2": r_squared, "rmse": mean_square**0.5, "mae": mean_size}
 
 
 @dataclass(frozen=True)
@@ -163,19 +170,21 @@ class Values:
         """Return JSON-able measures of each number, with its name and n; None where undefined."""
         values = []
         for number in self.numbers:
-            measures = {name: _plain(measure) for name, measure in number.measures.items()}
-            values.append({"name": number.name, "n": len(number.true)} | measures)
+            fields: Record = {"name": number.name, "n": len(number.true)}
+            for name, measure in number.measures.items():
+                fields[name] = _plain(measure)
+            values.append(fields)
         return {"kind": "values", "values": values}
 
 
 Answer = Confusion | Labels | Values
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     """Return above / below in float64, NaN where the lower number is 0."""
-    undefined = np.full(np.shape(below), np.nan)
+    undefined = np.full(np.shape(denominators), np.nan)
     # Only defined positions are written; the others keep NaN.
-    return np.divide(above, below, out=undefined, where=np.asarray(below) > 0)
+    return np.divide(numerators, denominators, out=undefined, where=np.asarray(denominators) > 0)
 
 
 def _plain(number: float) -> float | None:
@@ -190,12 +199,12 @@ def percent(share: float, decimals: int = 0) -> str:
     """
     if np.isnan(share):
         return "-"
-    shown = 100 * share
+    shown_percent = 100 * share
     if 0 < share < 1:
         # The smallest step of the last decimal.
         smallest = 10.0**-decimals
-        shown = min(max(round(shown, decimals), smallest), 100 - smallest)
-    return f"{shown:.{decimals}f} %"
+        shown_percent = min(max(round(shown_percent, decimals), smallest), 100 - smallest)
+    return f"{shown_percent:.{decimals}f} %"
 
 
 def picture(answer: Answer, width: int) -> list[RenderableType]:
@@ -212,16 +221,19 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
     lines = record[record["kind"]]
     shown: list[RenderableType] = []
     if isinstance(answer, Labels):
-        lines = [lines[k] for k in answer.worst()]
+        lines = [lines[position] for position in answer.worst()]
         samples = counted(answer.n, "test sample")
         shown.append(
             Text(f"{samples}; labels by rising F1; predicted: probability of 50 % or more")
         )
+    rows = []
+    for line in lines[:_MOST_ROWS]:
+        rows.append(list(map(_text, line.values())))
     # All lines have the same fields, which are the headers.
-    rows = [list(map(_text, line.values())) for line in lines[:_MOST_ROWS]]
     shown.append(terminal.table(list(lines[0]), rows))
-    if len(lines) > _MOST_ROWS:
-        shown.append(f"... and {len(lines) - _MOST_ROWS} more")
+    n_hidden = len(lines) - _MOST_ROWS
+    if n_hidden > 0:
+        shown.append(f"... and {n_hidden} more")
     return shown
 
 
@@ -230,7 +242,9 @@ def _text(field: Any) -> str:
         return clean(field, longest=_LONGEST_NAME)
     if isinstance(field, float):
         return f"{field:.3g}"
-    return "-" if field is None else str(field)
+    if field is None:
+        return "-"
+    return str(field)
 
 
 def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
@@ -250,12 +264,13 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     # By falling count; pairs of equal count stay in the order of their classes.
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
     if pairs:
-        texts = [f"{names[i]} -> {names[j]} {counts[i, j]}" for i, j in pairs[:_MOST_ROWS]]
+        texts = []
+        for true, predicted in pairs[:_MOST_ROWS]:
+            count = counts[true, predicted]
+            texts.append(f"{names[true]} -> {names[predicted]} {count}")
+        n_pairs = counted(len(pairs), "pair")
         shown.append(
-            Text(
-                f"most confused (true -> predicted), of {counted(len(pairs), 'pair')} of classes: "
-                f"{', '.join(texts)}"
-            )
+            Text(f"most confused (true -> predicted), of {n_pairs} of classes: {', '.join(texts)}")
         )
     return shown
 
@@ -264,16 +279,20 @@ def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
     """Return the counts as a table, with numbers for the columns, and recall."""
     # All columns of counts are as wide as the largest count.
     digits = len(str(confusion.counts.max()))
+    recall = confusion.recall
     rows: list[list[str | Text]] = []
-    for i, name in enumerate(names):
+    class_numbers = []
+    for true, name in enumerate(names):
+        class_numbers.append(f"{true:>{digits}}")
         # A class without a name is called by its number already.
-        row: list[str | Text] = [name if name == str(i) else f"{i} {name}"]
-        for j, n in enumerate(confusion.counts[i]):
+        row: list[str | Text] = [name if name == str(true) else f"{true} {name}"]
+        for predicted, count in enumerate(confusion.counts[true]):
             # A dot in place of 0 keeps confused classes in sight.
-            row.append(Text(f"{n or '.':>{digits}}", "bold green" if i == j else ""))
-        rows.append([*row, percent(confusion.recall[i])])
-    numbers = [f"{k:>{digits}}" for k in range(len(names))]
-    return terminal.table(("true", *numbers, "recall"), rows)
+            count_text = f"{count or '.':>{digits}}"
+            style = "bold green" if true == predicted else ""
+            row.append(Text(count_text, style))
+        rows.append([*row, percent(recall[true])])
+    return terminal.table(("true", *class_numbers, "recall"), rows)
 
 
 def read(run: Path) -> Answer | None:
@@ -289,14 +308,14 @@ def read(run: Path) -> Answer | None:
     path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
     readers = {"classes": _confusion, "labels": _labels, "values": _values}
     # Dense outputs have no reader.
-    kind = str(summary.get("kind"))
-    if kind not in readers or not path.exists():
+    output_kind = str(summary.get("kind"))
+    if output_kind not in readers or not path.exists():
         return None
     arrays = open_arrays(path, str(path))
     outputs = arrays.get("outputs")
     targets = arrays.get("targets")
     # Shapes and types are in the headers, so they are checked before an array is read.
-    if outputs is None or targets is None or not _are_predictions(outputs, targets, kind):
+    if outputs is None or targets is None or not _are_predictions(outputs, targets, output_kind):
         raise DataError(
             "does not hold the predictions of a run",
             where=str(path),
@@ -307,29 +326,34 @@ def read(run: Path) -> Answer | None:
     names = summary.get("class_names")
     if not isinstance(names, list) or len(names) != n_outputs:
         names = list(range(n_outputs))
-    return readers[kind](outputs.read(), targets.read(), [visible(str(name)) for name in names])
+    readable_names = [visible(str(name)) for name in names]
+    return readers[output_kind](outputs.read(), targets.read(), readable_names)
 
 
-def _are_predictions(outputs: StoredArray, targets: StoredArray, kind: str) -> bool:
+def _are_predictions(outputs: StoredArray, targets: StoredArray, output_kind: str) -> bool:
     """Return whether arrays are numbers of the shapes [n, K] and, for classes, [n], else [n, K]."""
     if len(outputs.shape) != 2 or 0 in outputs.shape:
         return False
     if outputs.dtype.kind != "f" or targets.dtype.kind not in "fiu":
         return False
-    return targets.shape == (outputs.shape[:1] if kind == "classes" else outputs.shape)
+    if output_kind == "classes":
+        return targets.shape == outputs.shape[:1]
+    return targets.shape == outputs.shape
 
 
 def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
-    k = len(names)
+    n_classes = len(names)
     is_labelled = targets != IGNORED_CLASS  # [n]
     # [m] each: the m samples with a class.
-    true = targets[is_labelled].astype(np.int64)
-    predicted = outputs[is_labelled].argmax(axis=1)
-    if ((true < 0) | (true >= k)).any():
-        raise DataError(f"has classes that are not in 0..{k - 1}", where=PREDICTIONS)
+    true_classes = targets[is_labelled].astype(np.int64)
+    predicted_classes = outputs[is_labelled].argmax(axis=1)
+    is_unknown = (true_classes < 0) | (true_classes >= n_classes)
+    if is_unknown.any():
+        raise DataError(f"has classes that are not in 0..{n_classes - 1}", where=PREDICTIONS)
     # A pair of classes is one number, in 0..K²-1.
-    counts = np.bincount(true * k + predicted, minlength=k * k)
-    return Confusion(counts=counts.reshape(k, k), names=names)
+    pairs = true_classes * n_classes + predicted_classes
+    counts = np.bincount(pairs, minlength=n_classes * n_classes)
+    return Confusion(counts=counts.reshape(n_classes, n_classes), names=names)
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
@@ -350,14 +374,16 @@ def _values(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> A
     # Float32 would round the sums of squares.
     outputs = outputs.astype(np.float64)
     targets = targets.astype(np.float64)
+    if names == ["0"]:  # the only one, and without a name
+        names = [""]
     numbers = []
-    for k, name in enumerate(names):
+    for column, name in enumerate(names):
         # [n]: samples that count for this number; others may count for the next.
-        is_finite = np.isfinite(targets[:, k]) & np.isfinite(outputs[:, k])
+        is_finite = np.isfinite(targets[:, column]) & np.isfinite(outputs[:, column])
         number = Number(
-            name="" if names == ["0"] else name,  # the only one, and without a name
-            true=targets[is_finite, k],
-            predicted=outputs[is_finite, k],
+            name=name,
+            true=targets[is_finite, column],
+            predicted=outputs[is_finite, column],
         )
         numbers.append(number)
     return Values(numbers)

@@ -159,11 +159,9 @@ class Collection:
 
         Superseded runs are changed as well.
         """
-        return replace(
-            self,
-            runs=list(chain.from_iterable(map(change, self.runs))),
-            superseded=list(chain.from_iterable(map(change, self.superseded))),
-        )
+        runs = chain.from_iterable(map(change, self.runs))
+        superseded = chain.from_iterable(map(change, self.superseded))
+        return replace(self, runs=list(runs), superseded=list(superseded))
 
 
 def collect(folders: Sequence[Path]) -> Collection:
@@ -241,8 +239,9 @@ def _read_run(path: Path) -> Run:
     # A run without a result has not ended well, and its status says where it is.
     result = read_record(path / RESULT)
     if result is not None:
-        if result.get("state") != "completed":
-            raise UnreadableError(f"{RESULT}: state is {result.get('state')!r}, not 'completed'")
+        state = result.get("state")
+        if state != "completed":
+            raise UnreadableError(f"{RESULT}: state is {state!r}, not 'completed'")
         score = _score(result)
         decisions = mapping(result.get("decided"))
         facts = facts_of(result)
@@ -261,26 +260,30 @@ def _read_run(path: Path) -> Run:
 
 
 def _run(
-    path: Path, record: Record, name: str, decisions: Mapping[str, Any], **progress: Any
+    path: Path, record: Record, file_name: str, decisions: Mapping[str, Any], **progress: Any
 ) -> Run:
     """Return a run by a record of it and what it decided.
 
-    `name` is the record's file; `progress` are the fields that only one of the records has.
+    `progress` are the fields that only one of the records has.
     """
-    variant = {str(key): str(text) for key, text in mapping(record.get("variant")).items()}
-    names = ("task", *GROUPS, "protocol", "identity")
+    variant = {}
+    typed = {}
+    for key, text in mapping(record.get("variant")).items():
+        variant[str(key)] = str(text)
+        typed[str(key)] = canonical(str(text))
     decided_values = {}
     # A decision is a record of a value and its reason.
     for key, decision in decisions.items():
         if "value" in mapping(decision):
             decided_values[str(key)] = as_typed(decision["value"])
+    names = ("task", *GROUPS, "protocol", "identity")
     return Run(
         path=path,
-        **{key: _required(record, key, name, str) for key in names},
-        seed=_required(record, "seed", name, int),
-        settings=str(record.get("settings") or ""),
+        **{name: _required(record, name, file_name, str) for name in names},
+        seed=_required(record, "seed", file_name, int),
+        settings=_text(record, "settings"),
         variant=variant,
-        typed={key: canonical(text) for key, text in variant.items()},
+        typed=typed,
         decided=decided_values,
         **progress,
     )
@@ -299,7 +302,9 @@ def _progress(path: Path, status: Record) -> tuple[str, str]:
     error = status.get("error")
     if not isinstance(error, dict):
         return state, "no reason recorded"
-    return state, f"{error.get('kind') or 'error'}: {error.get('message') or 'no message'}"
+    kind = error.get("kind") or "error"
+    message = error.get("message") or "no message"
+    return state, f"{kind}: {message}"
 
 
 def _score(result: Record) -> Score:
@@ -308,7 +313,8 @@ def _score(result: Record) -> Score:
         raise UnreadableError(f"{RESULT}: error is missing")
     selected = mapping(result.get("selected"))
     alignment = mapping(result.get("alignment"))
-    validation_split = mapping(mapping(result.get("splits")).get("val"))
+    splits = mapping(result.get("splits"))
+    validation_split = mapping(splits.get("val"))
     # A record that does not say how many samples chose has the size of the validation split.
     n_validated = selected.get("n", validation_split.get("n"))
     return Score(
@@ -321,13 +327,13 @@ def _score(result: Record) -> Score:
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
         synthetic=result.get("synthetic") is True,
-        size=str(result.get("size") or ""),
+        size=_text(result, "size"),
         steps=_whole(alignment.get("steps")),
         baselines=baselines(result),
         validation=number(result.get("validation_error")),
-        validated_on=str(selected.get("on") or ""),
+        validated_on=_text(selected, "on"),
         validated_by=_whole(n_validated) or 0,
-        weights=str(result.get("weights_sha256") or ""),
+        weights=_text(result, "weights_sha256"),
     )
 
 
@@ -344,27 +350,32 @@ def baselines(result: Mapping[str, Any]) -> list[Baseline]:
     return sorted(models, key=lambda model: model.error)
 
 
-def _required(record: Record, key: str, name: str, kind: type) -> Any:
+def _text(record: Record, field: str) -> str:
+    """Return a text that a record may lack; empty for none."""
+    return str(record.get(field) or "")
+
+
+def _required(record: Record, field: str, file_name: str, kind: type) -> Any:
     """Return a text or a whole number of a record; UnreadableError if it has none.
 
-    `name` is the record's file, `kind` str or int.
+    `kind` is str or int.
     """
-    content = record.get(key)
-    if content is None:
-        raise UnreadableError(f"{name}: {key} is missing")
-    if type(content) is not kind or content == "":  # a bool is not a whole number
+    field_value = record.get(field)
+    if field_value is None:
+        raise UnreadableError(f"{file_name}: {field} is missing")
+    if type(field_value) is not kind or field_value == "":  # a bool is not a whole number
         expected = "a text" if kind is str else "a whole number"
-        raise UnreadableError(f"{name}: {key} is not {expected}")
-    return content
+        raise UnreadableError(f"{file_name}: {field} is not {expected}")
+    return field_value
 
 
-def _number(record: Record, key: str) -> float | None:
+def _number(record: Record, field: str) -> float | None:
     """Return a number of result.json, None if undefined; UnreadableError for anything else."""
-    if key not in record:
-        raise UnreadableError(f"{RESULT}: {key} is missing")
-    recorded = number(record[key])
-    if recorded is None and record[key] is not None:
-        raise UnreadableError(f"{RESULT}: {key} is not a finite number")
+    if field not in record:
+        raise UnreadableError(f"{RESULT}: {field} is missing")
+    recorded = number(record[field])
+    if recorded is None and record[field] is not None:
+        raise UnreadableError(f"{RESULT}: {field} is not a finite number")
     return recorded
 
 

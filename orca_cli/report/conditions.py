@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from orca_cli.report.collect import Run
 
+SeedsByFact = dict[str, list[int]]  # a fact, as a text -> seeds of the runs with it
 TEST_DATA = "test data"
 PROGRAM = "program"
 TASK_PREFIX = "task."  # settings that say what the data are
@@ -63,7 +64,7 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
 
     Empty ones where it has none.
     """
-    facts = {name: _recorded(result, fact.path) for name, fact in FACTS.items()}
+    facts = {fact_name: _recorded(result, fact.path) for fact_name, fact in FACTS.items()}
     inexact = result.get("inexact")
     if isinstance(inexact, list) and PROGRAM in inexact:
         # Several programs made it; no other run was made by the same ones.
@@ -73,56 +74,58 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _recorded(result: Any, path: Sequence[str | int]) -> str:
     """Return what a record has at a path; empty for nothing."""
-    for key in path:
+    for step in path:
         # A step is a key of a record or an index of a list; a damaged record may have neither.
         try:
-            result = result[key]
+            result = result[step]
         except (LookupError, TypeError):
             return ""
     return "" if result is None else str(result)
 
 
-def _setters(run: Run, name: str) -> frozenset[tuple[str, str]]:
+def _setters(run: Run, fact_name: str) -> frozenset[tuple[str, str]]:
     """Return the typed settings of a run that set a fact."""
-    settings = FACTS[name].settings
-    sets_data = TASK_PREFIX in settings
+    setter_keys = FACTS[fact_name].settings
+    setters = set()
     # `typed` is in canonical form, so that 1e-3 and 0.001 are no difference.
-    return frozenset(
-        (key, text)
-        for key, text in run.typed.items()
-        if key in settings or (sets_data and key.startswith(TASK_PREFIX))
-    )
+    for key, text in run.typed.items():
+        sets_data = TASK_PREFIX in setter_keys and key.startswith(TASK_PREFIX)
+        if key in setter_keys or sets_data:
+            setters.add((key, text))
+    return frozenset(setters)
 
 
-def mixed(
-    runs: Collection[Run], names: Collection[str] = TESTED
-) -> dict[str, dict[str, list[int]]]:
+def mixed(runs: Collection[Run], fact_names: Collection[str] = TESTED) -> dict[str, SeedsByFact]:
     """Return in which facts runs differ, though no setting that was typed differently sets these.
 
     Args:
         runs: completed ones.
-        names: of the facts that count.
+        fact_names: of the facts that count.
 
     Returns:
         name of the fact -> the fact, as a text -> seeds of the runs with it.
     """
-    differing: dict[str, dict[str, list[int]]] = defaultdict(dict)
-    for name in names:
-        # Typed settings that set the fact -> the fact -> seeds. A difference between two groups is
-        # explained by these settings; a difference within a group is not.
-        groups: dict[Hashable, dict[str, list[int]]] = defaultdict(dict)
+    differing: dict[str, SeedsByFact] = defaultdict(dict)
+    for fact_name in fact_names:
+        # By the typed settings that set the fact. A difference between two groups is explained by
+        # these settings; a difference within a group is not.
+        groups: dict[Hashable, SeedsByFact] = defaultdict(dict)
         for run in runs:
-            groups[_setters(run, name)].setdefault(run.facts[name], []).append(run.seed)
+            seeds_by_fact = groups[_setters(run, fact_name)]
+            fact = run.facts[fact_name]
+            seeds_by_fact.setdefault(fact, []).append(run.seed)
         for seeds_by_fact in groups.values():
             if len(seeds_by_fact) > 1:
-                differing[name] |= seeds_by_fact
+                differing[fact_name] |= seeds_by_fact
     return differing
 
 
 def shown(fact: str) -> str:
     """Return a fact for readers: of a SHA-256 the first eight digits."""
     # A SHA-256 has 64 hexadecimal digits.
-    return fact[:8] if len(fact) == 64 else fact or "unknown"
+    if len(fact) == 64:
+        return fact[:8]
+    return fact or "unknown"
 
 
 def program_name(run: Run) -> str:

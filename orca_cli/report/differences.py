@@ -46,7 +46,8 @@ def effect(differences: Sequence[float]) -> Effect:
     deviation = stdev(differences) if len(differences) > 1 else 0.0
     # A difference of 0 is the same under both signs, so it adds no sign pattern. Where all are 0,
     # the bound of 1 applies.
-    smallest = min(1.0, 2.0 ** (1 - sum(difference != 0 for difference in differences)))
+    n_nonzero = len(differences) - differences.count(0)
+    smallest = min(1.0, 2.0 ** (1 - n_nonzero))
     return Effect(
         n=len(differences),
         mean=fmean(differences),
@@ -59,8 +60,11 @@ def effect(differences: Sequence[float]) -> Effect:
 
 def signs(gains: Sequence[float]) -> dict[str, int]:
     """Return how many gains are wins, ties (0 but for rounding) and losses."""
-    wins = sum(gain > ROUNDING for gain in gains)
-    losses = sum(gain < -ROUNDING for gain in gains)
+    wins = 0
+    losses = 0
+    for gain in gains:
+        wins += gain > ROUNDING
+        losses += gain < -ROUNDING
     return {"wins": wins, "ties": len(gains) - wins - losses, "losses": losses}
 
 
@@ -79,8 +83,9 @@ def no_effect(observed: Effect, margin: float) -> float:
         return float(distance <= 0)
     from scipy.special import stdtr
 
-    # The lower tail of Student's t with n - 1 degrees of freedom, at -distance / standard error.
-    return float(stdtr(observed.n - 1, -distance * math.sqrt(observed.n) / observed.deviation))
+    # -distance / standard error; its p is the lower tail with n - 1 degrees of freedom.
+    student_t = -distance * math.sqrt(observed.n) / observed.deviation
+    return float(stdtr(observed.n - 1, student_t))
 
 
 def relative(base: float, error: float) -> float:
@@ -109,8 +114,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     mean = fmean(values)
     standard_error = stdev(values) / math.sqrt(len(values))
     # 2.5 % lie beyond each end.
-    half = float(stdtrit(len(values) - 1, 0.975)) * standard_error
-    return mean - half, mean + half
+    half_width = float(stdtrit(len(values) - 1, 0.975)) * standard_error
+    return mean - half_width, mean + half_width
 
 
 def sign_flip(values: Sequence[float]) -> float:
@@ -122,34 +127,40 @@ def sign_flip(values: Sequence[float]) -> float:
     """
     import numpy as np
 
+    numbers = np.asarray(values, dtype=np.float64)
     # [n]; a 0 is the same under both signs, so it changes no sum.
-    nonzero = np.asarray([value for value in values if value != 0], dtype=np.float64)
+    nonzero = numbers[numbers != 0]
     if not len(nonzero):
         return 1.0
     # Sums of the same numbers in another order may differ in the last bits.
-    bound = abs(math.fsum(nonzero)) - _SAME * float(np.abs(nonzero).sum())
+    rounding = _SAME * float(np.abs(nonzero).sum())
+    bound = abs(math.fsum(nonzero)) - rounding
     if len(nonzero) <= _MOST_EXACT:
         # [1], then [2], [4], ..., [2^(n-1)]: each further difference is added and subtracted.
         sums = nonzero[:1]  # every pattern has its mirror image, so the first sign is fixed
         for value in nonzero[1:]:
             sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= bound))
-    # [flips, n]. The seed is fixed, so that the same runs have the same p in every report.
-    patterns = np.random.default_rng(0).choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))
-    n_far = int(np.sum(np.abs(patterns @ nonzero) >= bound))
+        is_far = np.abs(sums) >= bound
+        return float(np.mean(is_far))
+    # The seed is fixed, so that the same runs have the same p in every report.
+    generator = np.random.default_rng(0)
+    patterns = generator.choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))  # [flips, n]
+    is_far = np.abs(patterns @ nonzero) >= bound
+    n_far = int(np.sum(is_far))
     # The observed pattern is one of those that are counted, so that p is never 0.
     return (n_far + 1) / (_FLIPS + 1)
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected for testing all of them (Holm 1979), in the given order."""
-    corrected = list(p)
+    corrected = list(p_values)
     largest = 0.0
     # The smallest p is multiplied by the number of tests, the next larger by that number less 1,
     # and so on.
-    rising = sorted(range(len(p)), key=p.__getitem__)
-    for rank, i in enumerate(rising):
+    rising = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, position in enumerate(rising):
+        multiplied = (len(p_values) - rank) * p_values[position]
         # A corrected p is never below that of a smaller p.
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        corrected[i] = largest
+        largest = max(largest, min(1.0, multiplied))
+        corrected[position] = largest
     return corrected

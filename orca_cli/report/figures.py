@@ -55,15 +55,23 @@ class _Kind(NamedTuple):
     name: str
     stage: str
     key: str
-    y: str
-    x: str
+    y_label: str
+    x_label: str
 
 
 _KINDS = (
     # The metric on the training data.
-    _Kind("distance", "align", key="loss", y="distance to the source", x="alignment epoch"),
-    _Kind("loss", "finetune", key="train_loss", y="training loss", x="epoch"),
-    _Kind("validation", "finetune", key="validation_error", y="validation error", x="epoch"),
+    _Kind(
+        "distance", "align", key="loss", y_label="distance to the source", x_label="alignment epoch"
+    ),
+    _Kind("loss", "finetune", key="train_loss", y_label="training loss", x_label="epoch"),
+    _Kind(
+        "validation",
+        "finetune",
+        key="validation_error",
+        y_label="validation error",
+        x_label="epoch",
+    ),
 )
 
 
@@ -82,6 +90,14 @@ class _Line(NamedTuple):
     look: int
     label: str
     points: list[Point]
+
+
+class _DrawnMethod(NamedTuple):
+    """A method of a task, with the curves of each of its seeds by kind."""
+
+    label: str
+    metric: str
+    curves: list[dict[str, Curve]]
 
 
 @dataclass(frozen=True)
@@ -209,10 +225,10 @@ def curves_of(path: Path) -> dict[str, Curve]:
         lines = recorded.get(kind.stage)
         if isinstance(lines, list):
             for line in map(mapping, lines):
-                x = number(line.get("epoch"))
-                y = number(line.get(kind.key))
-                if x is not None and y is not None:
-                    curve[x] = y
+                epoch = number(line.get("epoch"))
+                curve_value = number(line.get(kind.key))
+                if epoch is not None and curve_value is not None:
+                    curve[epoch] = curve_value
         curves[kind.name] = curve
     return curves
 
@@ -223,17 +239,17 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
     It has every x of more than half of the curves that are not empty; values are times `scale`.
     """
     # Curves without a value say nothing about where most have ended.
-    drawn = [curve for curve in curves if curve]
-    # x -> values of the curves that have it.
+    drawn = list(filter(None, curves))
+    # Epoch -> values of the curves that have it.
     values_at = defaultdict(list)
     for curve in drawn:
-        for x, y in curve.items():
-            values_at[x].append(scale * y)
+        for epoch, curve_value in curve.items():
+            values_at[epoch].append(scale * curve_value)
     points = []
-    for x, values in sorted(values_at.items()):
+    for epoch, values in sorted(values_at.items()):
         # Where most curves have ended, the mean of the others would jump.
         if 2 * len(values) > len(drawn):
-            points.append(Point(x, mean=fmean(values), lowest=min(values), highest=max(values)))
+            points.append(Point(epoch, mean=fmean(values), lowest=min(values), highest=max(values)))
     return points
 
 
@@ -241,12 +257,12 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
     for line in lines:
         # Every step-th point is drawn, at most 50.
         step = -(-len(line.points) // _MOST_POINTS)  # rounded up
-        x, mean, lowest, highest = zip(*line.points[::step], strict=True)
+        epochs, mean, lowest, highest = zip(*line.points[::step], strict=True)
         color = f"C{line.look}"
         dashes = _DASHES[line.look % len(_DASHES)]
-        axes.plot(x, mean, color, linestyle=dashes, label=line.label)
-        axes.fill_between(x, lowest, highest, color=color, alpha=0.2, linewidth=0)
-    axes.set(xlabel=kind.x, ylabel=f"{kind.y}{unit}")
+        axes.plot(epochs, mean, color, linestyle=dashes, label=line.label)
+        axes.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
+    axes.set(xlabel=kind.x_label, ylabel=f"{kind.y_label}{unit}")
     # Below the axes, where it hides no line.
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)
 
@@ -261,51 +277,70 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
     """
     if comparison is not None:
         title = f"Gain over {comparison.axis}={comparison.baseline}, all sets"
+        # Each arm has two lines of text, which need 0.4 inches.
+        height = 0.8 + 0.4 * len(comparison.overall)
         yield Chart(
             name="gains",
             title=_name(title),
             note="Dot: mean over sets; line: 95 % t interval; right of 0: lower error.",
             draw=partial(_draw_gains, comparison),
-            # Each arm has two lines of text, which need 0.4 inches.
-            size=(_SIZE[0], 0.8 + 0.4 * len(comparison.overall)),
+            size=(_SIZE[0], height),
         )
-    for i, title in enumerate(column_names(table.columns)):
-        yield from _task_charts(table, i, title)
+    for position, title in enumerate(column_names(table.columns)):
+        yield from _task_charts(table, position, title)
 
 
-def _task_charts(table: Table, i: int, title: str) -> Iterator[Chart]:
-    """Yield the figures of the task of column `i`."""
-    rows = [row for row in table.rows if row.cells[i].runs]
-    names = names_of([row.method for row in rows])
+def _task_charts(table: Table, position: int, title: str) -> Iterator[Chart]:
+    """Yield the figures of the task in the column at a position."""
+    rows = [row for row in table.rows if row.cells[position].runs]
+    method_names = names_of([row.method for row in rows])
     # A single method would have its full name, which is long; its metric is enough.
     if len(rows) == 1:
-        names = [rows[0].method.metric]
+        method_names = [rows[0].method.metric]
     note = "Mean over seeds, band: lowest to highest"
     if len(rows) > _MOST_METHODS:
         note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
-    # [methods][seeds], each with the curves by kind. Read once for all kinds.
-    curves = [[curves_of(run.path) for run in row.cells[i].runs[:_MOST_SEEDS]] for row in rows]
+    methods = []
+    # Not strict: methods beyond the most that are drawn have names as well.
+    for row, name in zip(rows, method_names, strict=False):
+        # Read once for all kinds.
+        curves = [curves_of(run.path) for run in row.cells[position].runs[:_MOST_SEEDS]]
+        method = _DrawnMethod(
+            label=f"{_name(name)} ({len(curves)})", metric=row.method.metric, curves=curves
+        )
+        methods.append(method)
     for kind in _KINDS:
+        scale = 1.0
+        unit = ""
         # Distances and losses are never in per cent.
-        scale = table.columns[i].scale if kind.name == "validation" else 1.0
-        unit = ", %" if scale != 1.0 else ""
-        lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
-        # `look` counts methods, so that a method looks the same in all figures of a task.
-        for look, row in enumerate(rows):
-            # Distances of different metrics have nothing in common: each metric has a figure.
-            metric = row.method.metric if kind.name == "distance" else ""
-            lines = lines_by_metric[metric]
-            points = mean_curve((by_kind[kind.name] for by_kind in curves[look]), scale)
-            if points:
-                label = f"{_name(names[look])} ({len(curves[look])})"
-                lines.append(_Line(look=look, label=label, points=points))
-        for n, (metric, lines) in enumerate(sorted(lines_by_metric.items()), start=1):
+        if kind.name == "validation" and table.columns[position].percent:
+            scale = table.columns[position].scale
+            unit = ", %"
+        lines_by_metric = _lines_by_metric(methods, kind, scale)
+        for figure_number, (metric, lines) in enumerate(sorted(lines_by_metric.items()), start=1):
             if lines:
-                heading = f"{title}: {metric} {kind.y}".replace(":  ", ": ")  # without a metric
+                # Without a metric there would be two blanks.
+                heading = f"{title}: {metric} {kind.y_label}".replace(":  ", ": ")
                 yield Chart(
-                    name=f"{kind.name}-{i + 1}-{n}",
+                    name=f"{kind.name}-{position + 1}-{figure_number}",
                     title=_name(heading),
                     note=f"{note}.",
                     draw=partial(_draw_lines, lines, kind, unit),
                 )
+
+
+def _lines_by_metric(
+    methods: Sequence[_DrawnMethod], kind: _Kind, scale: float
+) -> dict[str, list[_Line]]:
+    """Return the lines of a kind of curve, by metric for distances, else under an empty name."""
+    lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
+    # `look` counts methods, so that a method looks the same in all figures of a task.
+    for look, method in enumerate(methods):
+        # Distances of different metrics have nothing in common: each metric has a figure.
+        metric = method.metric if kind.name == "distance" else ""
+        lines = lines_by_metric[metric]
+        points = mean_curve((curves[kind.name] for curves in method.curves), scale)
+        if points:
+            lines.append(_Line(look=look, label=method.label, points=points))
+    return lines_by_metric

@@ -44,19 +44,21 @@ _FILE_WIDTH = 140
 _LONGEST = 2000  # characters of a text on the page, such as a note
 # Underscores within words are no markup, and names of settings are full of them.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LATEX = {
-    **{char: f"\\{char}" for char in "{}$&#_%"},
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "\u00b1": r"$\pm$",
-    # At the start of a row these would be read as arguments of the line break before them.
-    **{char: f"{{{char}}}" for char in "[]*"},
-}
+_LATEX = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "{}$&#_%"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "\u00b1": r"$\pm$",
+        # At the start of a row these would be read as arguments of the line break before them.
+        **{char: f"{{{char}}}" for char in "[]*"},
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Page:
         with console.capture() as captured:
             console.print(*self.renderables(_FILE_WIDTH), sep="\n")
         # Tables pad their last column with blanks.
-        return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+        lines = map(str.rstrip, captured.get().splitlines())
+        return "".join(f"{line}\n" for line in lines)
 
     def renderables(self, width: int) -> list[RenderableType]:
         """Return the report for a terminal of `width` characters.
@@ -103,10 +106,12 @@ class Page:
             # methods.
             for columns in _blocks(layout, width):
                 shown += [_rich_table(layout, columns), Text("")]
-            shown += [Text(alarm, "bold red") for alarm in layout.alarms]
+            for alarm in layout.alarms:
+                shown.append(Text(alarm, "bold red"))
             if layout.caption:
                 shown.append(Text(layout.caption))
-            shown += [Text(f"- {note}") for note in layout.notes]
+            for note in layout.notes:
+                shown.append(Text(f"- {note}"))
             if layout.problems:
                 shown += [Text(""), Text("Not in the means:", "bold")]
             for state, reason, folder in layout.problems:
@@ -165,11 +170,11 @@ class Page:
 def _record(table: Table) -> Record:
     rows = []
     for row in table.rows:
-        names = vars(row.method) | {"settings": dict(row.method.settings)}
-        rows.append(names | {"cells": list(map(_cell, table.columns, row.cells))})
+        method_facts = vars(row.method) | {"settings": dict(row.method.settings)}
+        rows.append(method_facts | {"cells": list(map(_cell, table.columns, row.cells))})
     references = {}
-    for name, row_of_references in table.references.items():
-        references[name] = [reference and vars(reference) for reference in row_of_references]
+    for label, row_of_references in table.references.items():
+        references[label] = [reference and vars(reference) for reference in row_of_references]
     unfinished = [
         {
             "run": str(run.path),
@@ -180,20 +185,21 @@ def _record(table: Table) -> Record:
         }
         for run in table.unfinished
     ]
+    broken = [{"run": str(folder.path), "reason": folder.reason} for folder in table.broken]
     return {
         "schema": 4,
-        "columns": [vars(column) for column in table.columns],
+        "columns": list(map(vars, table.columns)),
         "rows": rows,
         "references": references,
         "unfinished": unfinished,
-        "broken": [{"run": str(broken.path), "reason": broken.reason} for broken in table.broken],
+        "broken": broken,
         "superseded": [str(run.path) for run in table.superseded],
         "notes": [*notes_of(table), *table.remarks],
     }
 
 
 def _cell(column: Column, cell: Cell) -> Record:
-    seeds = [
+    values = [
         {
             "seed": run.seed,
             "value": score.value,
@@ -216,24 +222,27 @@ def _cell(column: Column, cell: Cell) -> Record:
         "earned": cell.earned,
         "chosen": cell.choice,
         "missing": dict(cell.missing),
-        "values": seeds,
+        "values": values,
     }
 
 
-def _csv(lines: Iterable[Record]) -> str:
+def _csv(records: Iterable[Record]) -> str:
     """Return CSV with every field of any line; fields of nested records have dotted names."""
     rows = []
-    names: dict[str, None] = {}  # of fields, in the order in which lines first have them
-    for line in lines:
-        # Names of fields come from the disk too, such as keys of settings.
-        row = {_field(name): _field(field) for name, field in flat(line) if field != {}}
-        rows.append(row)
-        names |= dict.fromkeys(row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+    field_names: dict[str, None] = {}  # in the order in which records first have them
+    for record in records:
+        fields = {}
+        for field_name, content in flat(record):
+            if content != {}:
+                # Names of fields come from the disk too, such as keys of settings.
+                fields[_field(field_name)] = _field(content)
+        rows.append(fields)
+        field_names |= dict.fromkeys(fields)
+    csv_file = io.StringIO()
+    writer = csv.DictWriter(csv_file, list(field_names), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return file.getvalue()
+    return csv_file.getvalue()
 
 
 def _field(field: object) -> str:
@@ -242,8 +251,10 @@ def _field(field: object) -> str:
         field = " ".join(map(str, field))
     if isinstance(field, str):
         return terminal.for_spreadsheet(clean(field))
+    if field is None:
+        return ""
     # Numbers with all digits, and true and false as in JSON.
-    return "" if field is None else json.dumps(field)
+    return json.dumps(field)
 
 
 def _blocks(layout: Layout, width: int) -> list[list[int]]:
@@ -253,22 +264,26 @@ def _blocks(layout: Layout, width: int) -> list[list[int]]:
     """
     if not layout.rows:
         return []
-    free = width + _GAP  # there is no gap after the last column
-    for i, header in enumerate(layout.names):
-        free -= _width([header, *(row.names[i] for row in layout.rows)])
+    free_width = width + _GAP  # there is no gap after the last column
+    for position, header in enumerate(layout.names):
+        texts = [header]
+        for row in layout.rows:
+            texts.append(row.names[position])
+        free_width -= _width(texts)
     blocks: list[list[int]] = [[]]
-    room = free
-    for i, lines in enumerate(layout.columns):
+    width_left = free_width
+    for position, lines in enumerate(layout.columns):
         texts = list(lines)
         for row in layout.rows:
-            texts += [row.entries[i].main, row.entries[i].rest]
-        needed = _width(texts)
+            entry = row.entries[position]
+            texts += [entry.main, entry.rest]
+        needed_width = _width(texts)
         # A column that fits nowhere is alone in its group.
-        if blocks[-1] and needed > room:
+        if blocks[-1] and needed_width > width_left:
             blocks.append([])
-            room = free
-        blocks[-1].append(i)
-        room -= needed
+            width_left = free_width
+        blocks[-1].append(position)
+        width_left -= needed_width
     return blocks
 
 
@@ -278,28 +293,29 @@ def _width(texts: Iterable[str]) -> int:
 
 
 def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
-    table = RichTable(
+    rich_table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False
     )
     # Long texts are folded and never cut, so that each is shown whole.
     for name in layout.names:
-        table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
-    for i in columns:
-        task, *marks = layout.columns[i]
+        rich_table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
+    for position in columns:
+        task, *marks = layout.columns[position]
         header = Text.assemble((task, "bold"))
         for mark in marks:
-            header.append(f"\n{mark}", "bold red" if mark == ALARM else "dim")
-        table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
+            style = "bold red" if mark == ALARM else "dim"
+            header.append(f"\n{mark}", style)
+        rich_table.add_column(header, justify="right", overflow="fold", max_width=_LONGEST_NAME)
     for row in layout.rows:
         cells = []
-        for i in columns:
-            entry = row.entries[i]
-            cell = Text(entry.main, "bold" if entry.best else "")
+        for position in columns:
+            entry = row.entries[position]
+            cell_text = Text(entry.main, "bold" if entry.best else "")
             if entry.rest:
-                cell.append(f"\n{entry.rest}", "not bold yellow")
-            cells.append(cell)
-        table.add_row(*map(Text, row.names), *cells)
-    return table
+                cell_text.append(f"\n{entry.rest}", "not bold yellow")
+            cells.append(cell_text)
+        rich_table.add_row(*map(Text, row.names), *cells)
+    return rich_table
 
 
 def _markdown(layout: Layout) -> str:
@@ -313,21 +329,20 @@ def _markdown(layout: Layout) -> str:
         lines += [f"**{escape(layout.heading)}**", ""]
     if layout.rows:
         # <br> is added after the text is escaped, which would escape it too.
-        header = [*layout.names, *("\n".join(column) for column in layout.columns)]
+        header_cells = []
+        for text in (*layout.names, *map("\n".join, layout.columns)):
+            header_cells.append(escape(text).replace("\n", "<br>"))
         # Names to the left, numbers to the right.
         rule = [":--"] * len(layout.names) + ["--:"] * len(layout.columns)
-        rows = [
-            [escape(text).replace("\n", "<br>") for text in header],
-            rule,
-            *_rows(layout, escape, "**{}**"),
-        ]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        for cells in (header_cells, rule, *_rows(layout, escape, "**{}**")):
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     for alarm in layout.alarms:
         lines += [f"**{escape(alarm)}**", ""]
     if layout.caption:
         lines += [escape(layout.caption), ""]
-    lines += [f"- {escape(note)}" for note in layout.notes]
+    for note in layout.notes:
+        lines.append(f"- {escape(note)}")
     if layout.problems:
         lines += ["", "Not in the means:", ""]
     for problem in layout.problems:
@@ -343,7 +358,7 @@ def _latex(layout: Layout) -> str:
     """
 
     def escape(text: str) -> str:
-        return "".join(_LATEX.get(char, char) for char in text)
+        return text.translate(_LATEX)
 
     lines = []
     if layout.heading:
@@ -352,25 +367,29 @@ def _latex(layout: Layout) -> str:
     if layout.rows:
         n_names = len(layout.names)
         alignment = "l" * n_names + "r" * len(layout.columns)
-        levels = zip_longest(*layout.columns, fillvalue="")
+        header = []
         # A line of the header for each line above a column; the names are on the last.
-        header = [[""] * n_names + list(level) for level in levels]
-        header[-1][:n_names] = layout.names
-        lines += [
-            rf"\begin{{tabular}}{{{alignment}}}",
-            r"\toprule",
-            *(" & ".join(map(escape, row)) + r" \\" for row in header),
-            r"\midrule",
-            *(" & ".join(row) + r" \\" for row in _rows(layout, escape, r"\textbf{{{}}}")),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    # Printed and not a comment, since a reader has to know that errors are too low.
-    lines += [rf"\\[1ex] \textbf{{{escape(alarm)}}}" for alarm in layout.alarms]
-    # No text has a line break, which would end the comment: `clean` has escaped it.
-    lines += [f"% {line}" for line in (layout.caption, *layout.notes) if line]
-    lines += [f"% {state}: {reason} ({folder})" for state, reason, folder in layout.problems]
+        for level in zip_longest(*layout.columns, fillvalue=""):
+            header.append([""] * n_names + list(map(escape, level)))
+        header[-1][:n_names] = map(escape, layout.names)
+        lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
+        lines += map(_latex_row, header)
+        lines.append(r"\midrule")
+        lines += map(_latex_row, _rows(layout, escape, r"\textbf{{{}}}"))
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    for alarm in layout.alarms:
+        # Printed and not a comment, since a reader has to know that errors are too low.
+        lines.append(rf"\\[1ex] \textbf{{{escape(alarm)}}}")
+    for note in filter(None, (layout.caption, *layout.notes)):
+        # No text has a line break, which would end the comment: `clean` has escaped it.
+        lines.append(f"% {note}")
+    for state, reason, folder in layout.problems:
+        lines.append(f"% {state}: {reason} ({folder})")
     return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[str]]:
@@ -380,9 +399,14 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[
         text = escape(entry.main)
         if entry.best:
             text = bold.format(text)
-        return f"{text} {escape(entry.rest)}" if entry.rest else text
+        if entry.rest:
+            text = f"{text} {escape(entry.rest)}"
+        return text
 
-    return [[*map(escape, row.names), *map(cell, row.entries)] for row in layout.rows]
+    rows = []
+    for row in layout.rows:
+        rows.append([*map(escape, row.names), *map(cell, row.entries)])
+    return rows
 
 
 def page_of(view: Page, command: str, study: str) -> str:

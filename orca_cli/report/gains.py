@@ -38,29 +38,29 @@ def sentence(arm: Overall, comparison: Comparison) -> str:
     if fewest < largest:
         seeds = f"{fewest} to {seeds}"
     # n counts the differences that the arm is judged by: sets, or the seeds of a single set.
-    facts = f"n = {arm.sets} sets x {seeds}"
+    evidence = f"n = {arm.sets} sets x {seeds}"
     if arm.sets == 1:
-        facts = f"n = {seeds}, one set"
-    facts += f", p = {p_text(arm.holm_p)}"
+        evidence = f"n = {seeds}, one set"
+    evidence += f", p = {p_text(arm.holm_p)}"
     if n_arms > 1:
-        facts += f" corrected for {n_arms} arms"
-    low, high = gain.interval or (0.0, 0.0)  # a single difference is never sure
+        evidence += f" corrected for {n_arms} arms"
+    lower_end, upper_end = gain.interval or (0.0, 0.0)  # a single difference is never sure
     p_within = no_effect(gain, MARGIN)
     # The sign-flip test and the t interval may disagree; a verdict on the sign needs both.
-    if is_sure(arm) and low > 0:
+    if is_sure(arm) and lower_end > 0:
         verdict = "helps"
-    elif is_sure(arm) and high < 0:
+    elif is_sure(arm) and upper_end < 0:
         verdict = "harms"
     elif gain.n >= LEAST and p_within <= LARGEST_P:
         verdict = f"no effect beyond ±{MARGIN:g} {comparison.unit}"
-        facts += f"; two one-sided t tests: p = {p_text(p_within)}"
+        evidence += f"; two one-sided t tests: p = {p_text(p_within)}"
     else:
         verdict = "undecided"
         # Not even differences of one sign would be sure.
         # Holm's correction multiplies the smallest p by the number of arms.
         if gain.smallest * n_arms > LARGEST_P:
-            facts += "; too few differences to reach p = 0.05"
-    return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({facts})"
+            evidence += "; too few differences to reach p = 0.05"
+    return f"{arm.arm}: {verdict}, {gain_text(gain, 1)} {comparison.unit} ({evidence})"
 
 
 def is_sure(judged: Overall | Block) -> bool:
@@ -74,17 +74,18 @@ def gain_text(effect: Effect, decimals: int | None) -> str:
     `decimals` is their least number; there are more, up to nine, where the largest of the three
     would be shown as 0. None gives three significant digits.
     """
-    ends = effect.interval or ()
-    size = max(map(abs, (effect.mean, *ends)))
+    interval_ends = effect.interval or ()
+    largest_size = max(map(abs, (effect.mean, *interval_ends)))
     # A size of 0 but for rounding is shown as 0.
-    if decimals is not None and ROUNDING < size < math.inf:
+    if decimals is not None and ROUNDING < largest_size < math.inf:
         # At this many decimals the largest of the three shows a digit other than 0.
-        decimals = min(9, max(decimals, -math.floor(math.log10(size))))
-    mean = number_text(effect.mean, decimals, "+")
+        needed_decimals = -math.floor(math.log10(largest_size))
+        decimals = min(9, max(decimals, needed_decimals))
+    mean_text = number_text(effect.mean, decimals, "+")
     if effect.interval is None:
-        return mean
-    low, high = effect.interval
-    return f"{mean} [{number_text(low, decimals)}, {number_text(high, decimals)}]"
+        return mean_text
+    lower_end, upper_end = effect.interval
+    return f"{mean_text} [{number_text(lower_end, decimals)}, {number_text(upper_end, decimals)}]"
 
 
 def layouts_of(comparison: Comparison) -> list[Layout]:
@@ -104,8 +105,8 @@ def _over_sets(comparison: Comparison) -> Layout:
             p_text(arm.holm_p),
         ]
         # In the order of the columns below.
-        entries = [Entry(text=gain_text(arm.gain, 1), best=is_sure(arm)), *map(Entry, texts)]
-        rows.append(Line(names=[clean(arm.arm)], entries=entries))
+        gain_entry = Entry(text=gain_text(arm.gain, 1), best=is_sure(arm))
+        rows.append(Line(names=[clean(arm.arm)], entries=[gain_entry, *map(Entry, texts)]))
     caption = (
         f"Gain over {axis}={baseline}, in pairs of equal seed, settings, data and length, but for "
         f"what {axis} sets; above 0: lower error. Mean [95 % t interval] over sets, each with the "
@@ -128,29 +129,38 @@ def _by_set(comparison: Comparison) -> Layout:
     blocks = sorted(comparison.blocks, key=lambda block: (block.arm, block.others))
     columns = sorted({block.column for block in blocks})
     # What all blocks share is in a note, so that rows name only what tells them apart.
-    shared = set.intersection(*(set(block.others) for block in blocks))
-    rows: dict[tuple[str, str], list[Entry]] = {}  # arm and settings -> its gains by column
+    shared = set(blocks[0].others)
+    for block in blocks:
+        shared.intersection_update(block.others)
+    entries_of: dict[tuple[str, str], list[Entry]] = {}  # arm and settings -> its gains by column
+    has_settings = False
     for block in blocks:
         # Settings in which blocks differ tell the rows of an arm apart.
-        settings = settings_text(setting for setting in block.others if setting not in shared)
-        key = (clean(block.arm), clean(settings))
+        telling_settings = [setting for setting in block.others if setting not in shared]
+        if telling_settings:
+            has_settings = True
+        row_names = (clean(block.arm), clean(settings_text(telling_settings)))
         # "-" on sets where the arm has no pair with these settings.
-        entries = rows.setdefault(key, [Entry(text="-") for _ in columns])
+        entries = entries_of.setdefault(row_names, [Entry(text="-") for _ in columns])
         entries[columns.index(block.column)] = _gain_entry(block)
     # The names of a row are its arm and, where any row has some, its settings.
-    names = [clean(comparison.axis)]
-    if any(settings for _, settings in rows):
-        names.append("with")
+    name_headers = [clean(comparison.axis)]
+    if has_settings:
+        name_headers.append("with")
+    rows = []
+    for row_names, entries in entries_of.items():
+        # Without settings in any row there is no column for them.
+        shown_names = list(row_names[: len(name_headers)])
+        rows.append(Line(names=shown_names, entries=entries))
     caption = (
         "Gain on each set, in points where the error is a per cent: mean [95 % t interval] over "
         "seeds (number of seeds), baseline's mean error > arm's. "
         f"Bold and *: {_MARKED} over all gains here."
     )
     return Layout(
-        names=names,
+        names=name_headers,
         columns=headers(columns),
-        # Without settings in any row there is no column for them.
-        rows=[Line(names=list(key[: len(names)]), entries=rows[key]) for key in rows],
+        rows=rows,
         caption=caption,
         notes=_notes_by_set(comparison, shared),
     )
@@ -159,11 +169,11 @@ def _by_set(comparison: Comparison) -> Layout:
 def _gain_entry(block: Block) -> Entry:
     """Return a block's gain; below it the mean errors, and what was chosen for the two methods."""
     # Stored errors are fractions where they are shown in per cent.
-    base = block.column.scale * fmean(block.baseline)
-    error = block.column.scale * fmean(block.errors)
+    baseline_error = block.column.scale * fmean(block.baseline)
+    arm_error = block.column.scale * fmean(block.errors)
     # Per cents have a decimal, as the gains over all sets; other errors need theirs by size.
-    decimals = 1 if block.column.percent else decimals_of([base, error])
-    errors = f"{number_text(base, decimals)} > {number_text(error, decimals)}"
+    decimals = 1 if block.column.percent else decimals_of([baseline_error, arm_error])
+    errors = f"{number_text(baseline_error, decimals)} > {number_text(arm_error, decimals)}"
     if block.chosen:
         errors += f", at {clean(' > '.join(block.chosen))}"
     text = f"{gain_text(block.gain, decimals)} ({block.gain.n})"
@@ -174,13 +184,18 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     """Return the settings that all blocks share, and which runs and pairs do not count."""
     notes = []
     if shared:
-        notes.append(f"all with {clean(settings_text(sorted(shared)), longest=2000)}")
-    same = comparison.same
-    if same:
+        settings = settings_text(sorted(shared))
+        notes.append(f"all with {clean(settings, longest=2000)}")
+    n_same = comparison.same
+    if n_same:
         # Without pairs that differ in more than the axis, which have a note of their own.
-        n_pairs = same + sum(len(block.seeds) for block in comparison.blocks)
-        pairs = counted(n_pairs, "pair")
-        notes.append(f"left out of {pairs}, as the same computation (equal final weights): {same}")
+        n_pairs = n_same
+        for arm in comparison.overall:
+            n_pairs += arm.pairs
+        pairs_text = counted(n_pairs, "pair")
+        notes.append(
+            f"left out of {pairs_text}, as the same computation (equal final weights): {n_same}"
+        )
     if comparison.left_out:
         notes.append(f"left out: {left_out_text(comparison.axis, comparison.left_out)}")
     # Within a pair the program is the same; between pairs it may differ, which a reader should
@@ -189,9 +204,9 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
         programs = clean(", ".join(comparison.programs))
         notes.append(f"programs, each of which made both runs of its pairs: {programs}")
     if comparison.unpaired:
-        runs = counted(comparison.unpaired, "completed run")
+        runs_text = counted(comparison.unpaired, "completed run")
         partner = f"{clean(comparison.axis)}={clean(comparison.baseline)}"
-        notes.append(f"{runs} without a partner of {partner}: left out")
+        notes.append(f"{runs_text} without a partner of {partner}: left out")
     return notes
 
 

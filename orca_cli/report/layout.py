@@ -96,7 +96,9 @@ def clean(text: str, *, longest: int = 300) -> str:
 
     What moves a cursor, hides or breaks a line is written as an escape.
     """
-    return visible(text if len(text) <= longest else f"{text[:longest]}...")
+    if len(text) > longest:
+        text = f"{text[:longest]}..."
+    return visible(text)
 
 
 def number_text(number: float, decimals: int | None, sign: str = "") -> str:
@@ -105,14 +107,18 @@ def number_text(number: float, decimals: int | None, sign: str = "") -> str:
     `sign="+"` marks gains.
     """
     # z: a number that is rounded to 0 has no minus sign.
-    return f"{number:{sign}z.3g}" if decimals is None else f"{number:{sign}z.{decimals}f}"
+    if decimals is None:
+        return f"{number:{sign}z.3g}"
+    return f"{number:{sign}z.{decimals}f}"
 
 
 def p_text(p: float | None) -> str:
     """Return a p as it is shown; "-" for None."""
     if p is None:
         return "-"
-    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.1:
+        return f"{p:.2g}"
+    return f"{p:.2f}"
 
 
 def decimals_of(means: list[float]) -> int | None:
@@ -121,10 +127,11 @@ def decimals_of(means: list[float]) -> int | None:
     None if a mean is below 0.0001 or at least 1,000,000 in size.
     """
     # A mean of 0 has no first digit to count from.
-    sizes = [abs(mean) for mean in means if mean] or [1.0]
-    if min(sizes) < 1e-4 or max(sizes) >= 1e6:
+    nonzero_sizes = [abs(mean) for mean in means if mean] or [1.0]
+    if min(nonzero_sizes) < 1e-4 or max(nonzero_sizes) >= 1e6:
         return None
-    return max(0, 2 - math.floor(math.log10(min(sizes))))
+    exponent = math.floor(math.log10(min(nonzero_sizes)))
+    return max(0, 2 - exponent)
 
 
 def seeds_text(seeds: Iterable[int]) -> str:
@@ -141,28 +148,29 @@ def layout_of(table: Table) -> Layout:
     """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
     # By column, so that all errors of a column have equally many decimals.
     error_texts = []
-    for i, column in enumerate(table.columns):
-        error_texts.append(_error_text(column, [row.cells[i] for row in table.rows]))
+    for position, column in enumerate(table.columns):
+        error_texts.append(_error_text(column, [row.cells[position] for row in table.rows]))
     methods = [row.method for row in table.rows]
     # A source that follows from the body, or settings that no method has, need no column.
-    names = list(GROUPS)
+    name_headers = list(GROUPS)
     if is_source_implied(methods):
-        names.remove("source")
+        name_headers.remove("source")
     if any(method.settings for method in methods):
-        names.append("settings")
+        name_headers.append("settings")
     rows = []
     # First the methods, then the references: errors of simple models and of others.
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
+        method_names = [clean(facts[name]) for name in name_headers]
         entries = list(map(_entry, row.cells, error_texts))
-        rows.append(Line(names=[clean(facts[name]) for name in names], entries=entries))
+        rows.append(Line(names=method_names, entries=entries))
     for label, references in table.references.items():
         entries = list(map(_reference_entry, references, error_texts))
         # A reference has a label in place of a method's names.
-        blanks = [""] * (len(names) - 1)
+        blanks = [""] * (len(name_headers) - 1)
         rows.append(Line(names=[clean(label), *blanks], entries=entries))
     return Layout(
-        names=names,
+        names=name_headers,
         columns=headers(table.columns),
         rows=rows,
         caption=_caption(table) if rows else "",
@@ -194,21 +202,25 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     The first gets the heading, remarks and alarms, the last the runs that no mean includes.
     """
     # Such errors are too low in every view, so that none goes without the alarm.
-    chosen = {
-        f"{clean(column.task)} ({clean(column.protocol)})"
-        for column in table.columns
-        if column.chosen_on_test
-    }
+    chosen_on_test = set()
+    for column in table.columns:
+        if column.chosen_on_test:
+            chosen_on_test.add(f"{clean(column.task)} ({clean(column.protocol)})")
     alarms = []
-    if chosen:
+    if chosen_on_test:
+        tasks = ", ".join(sorted(chosen_on_test))
         alarms.append(
-            f"The test split chose the weights of {', '.join(sorted(chosen))}: these errors are "
-            "too low and not comparable with others."
+            f"The test split chose the weights of {tasks}: these errors are too low and not "
+            "comparable with others."
         )
     # A single layout is both the first and the last.
     framed_layouts = list(layouts)
-    notes = [clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)]
-    framed_layouts[0] = replace(layouts[0], notes=notes, alarms=alarms, heading=table.heading)
+    cleaned_notes = [
+        clean(note, longest=_LONGEST_NOTE) for note in (*layouts[0].notes, *table.remarks)
+    ]
+    framed_layouts[0] = replace(
+        layouts[0], notes=cleaned_notes, alarms=alarms, heading=table.heading
+    )
     problems = []
     # Failed runs come first, living ones last.
     unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
@@ -226,7 +238,9 @@ def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:
     decimals = decimals_of(means)
 
     def text(error: float | None) -> str:
-        return "-" if error is None else number_text(error * column.scale, decimals)
+        if error is None:
+            return "-"
+        return number_text(error * column.scale, decimals)
 
     return text
 
@@ -236,29 +250,32 @@ def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
 
     "-" in place of the mean where no seed has an error, of the deviation where only one has.
     """
-    text = "-"
-    n = len(cell.error_by_seed)
-    if n:
-        text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({n})"
+    mean_text = "-"
+    n_errors = len(cell.error_by_seed)
+    if n_errors:
+        mean_text = f"{error_text(cell.mean)} ± {error_text(cell.deviation)} ({n_errors})"
     remarks = []
-    if cell.choice:
-        remarks.append(f"at {clean(cell.choice)}")
+    choice = clean(cell.choice)
+    if choice:
+        remarks.append(f"at {choice}")
     for reason in MISSING:
-        if cell.missing[reason]:
-            remarks.append(f"+{cell.missing[reason]} {reason}")
-    if cell.unaligned:
-        remarks.append(f"{cell.unaligned} of {len(cell.runs)} unaligned")
-    return Entry(text=text, rest=" ".join(remarks), best=cell.earned)
+        n_missing = cell.missing[reason]
+        if n_missing:
+            remarks.append(f"+{n_missing} {reason}")
+    n_unaligned = cell.unaligned
+    if n_unaligned:
+        remarks.append(f"{n_unaligned} of {len(cell.runs)} unaligned")
+    return Entry(text=mean_text, rest=" ".join(remarks), best=cell.earned)
 
 
 def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Entry:
     if reference is None:
         return Entry(text="-")
-    low = error_text(reference.low)
-    high = error_text(reference.high)
+    lowest_text = error_text(reference.low)
+    highest_text = error_text(reference.high)
     # Compared as shown, so that no range has equal ends.
-    text = low if low == high else f"{low} to {high}"
-    return Entry(text=text, rest=clean(reference.words))
+    range_text = lowest_text if lowest_text == highest_text else f"{lowest_text} to {highest_text}"
+    return Entry(text=range_text, rest=clean(reference.words))
 
 
 def headers(columns: Sequence[Column]) -> list[list[str]]:
@@ -267,31 +284,31 @@ def headers(columns: Sequence[Column]) -> list[list[str]]:
     A protocol is a mark where there are several; the caption names the only one.
     """
     protocols = {clean(column.protocol) for column in columns}
-    lines = []
+    header_lines = []
     for column in columns:
-        error = clean(column.error_name) or "no result yet"
+        error_line = clean(column.error_name) or "no result yet"
         if column.percent:
-            error += ", %"
+            error_line += ", %"
         marks = []
         if len(protocols) > 1:
             marks.append(clean(column.protocol))
-        facts = ("synthetic" if column.synthetic else "", clean(column.size))
-        marks.append(", ".join(filter(None, facts)))
+        remarks = ("synthetic" if column.synthetic else "", clean(column.size))
+        marks.append(", ".join(filter(None, remarks)))
         if column.chosen_on_test:
             marks.append(ALARM)
-        lines.append([clean(column.name), error, *filter(None, marks)])
-    return lines
+        header_lines.append([clean(column.name), error_line, *filter(None, marks)])
+    return header_lines
 
 
 def column_names(columns: Sequence[Column]) -> list[str]:
     """Return each column's task, with its other lines if other columns have the same task."""
     counts = Counter(clean(column.name) for column in columns)
-    names = []
+    full_names = []
     for name, *marks in headers(columns):
         if counts[name] > 1:
             name = f"{name} ({', '.join(marks)})"
-        names.append(name)
-    return names
+        full_names.append(name)
+    return full_names
 
 
 def notes_of(table: Table) -> list[str]:
@@ -301,10 +318,13 @@ def notes_of(table: Table) -> list[str]:
     """
     # Columns with the same note share a line.
     names_by_note = defaultdict(list)
-    for i, name in enumerate(column_names(table.columns)):
-        for note in _notes_of_column([(row, row.cells[i]) for row in table.rows]):
+    for position, name in enumerate(column_names(table.columns)):
+        cells = [(row, row.cells[position]) for row in table.rows]
+        for note in _notes_of_column(cells):
             names_by_note[note].append(name)
-    notes = [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()]
+    notes = []
+    for note, names in names_by_note.items():
+        notes.append(f"{', '.join(names)}: {note}")
     if table.superseded:
         notes.append(
             "older attempts that do not count (only an experiment's newest completed run does): "
@@ -317,28 +337,20 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     """Yield what limits a column: settings that no row names, unlike runs, unscored items."""
     variants = []
     named_settings: set[tuple[str, str]] = set()
-    skipped: set[int] = set()
+    skipped = set()
     for row, cell in cells:
-        variants += [set(run.variant.items()) for run in cell.runs]
-        skipped.update(score.skipped for _, score in cell.scored)
-        # Settings of a method without a completed run here name none of the runs.
-        if cell.runs:
+        for run, score in cell.scored:
+            variants.append(run.variant.items())
+            skipped.add(score.skipped)
+            # Settings of a method without a completed run here name none of the runs.
             named_settings.update(row.method.settings)
     if variants:
+        shared_settings = set(variants[0]).intersection(*variants)
         # A reader cannot see settings that all runs share, since no row names them.
-        unnamed_settings = set.intersection(*variants) - named_settings
+        unnamed_settings = shared_settings - named_settings
         if unnamed_settings:
             yield f"all runs with {settings_text(sorted(unnamed_settings))}"
-    seeds = []
-    for row, cell in cells:
-        if cell.error_by_seed:
-            seeds.append((str(row.method), seeds_text(cell.error_by_seed)))
-    counts = Counter(text for _, text in seeds)
-    if len(counts) > 1:
-        # Only methods that differ from most others are named.
-        usual = counts.most_common(1)[0][0]
-        unusual = [f"{method} ({text})" for method, text in seeds if text != usual]
-        yield f"methods have different seeds: {usual}, but {'; '.join(unusual)}"
+    yield from _unlike_seeds(cells)
     yield from _unlike(cells)
     # Numbers of items, not seeds; 0 where a run could score all.
     if any(skipped):
@@ -349,6 +361,25 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
                 f"{row.method}, seed {run.seed}: runs differ in something that no setting shows "
                 f"(such as a changed YAML or data file); the newest counts, not {run.path}"
             )
+
+
+def _unlike_seeds(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
+    """Yield which methods have other seeds than most."""
+    seeds_of_methods = []
+    counts: Counter[str] = Counter()
+    for row, cell in cells:
+        if cell.error_by_seed:
+            seeds = seeds_text(cell.error_by_seed)
+            seeds_of_methods.append((row.method, seeds))
+            counts[seeds] += 1
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        exceptions = []
+        for method, seeds in seeds_of_methods:
+            # Only methods that differ from most others are named.
+            if seeds != usual:
+                exceptions.append(f"{method} ({seeds})")
+        yield f"methods have different seeds: {usual}, but {'; '.join(exceptions)}"
 
 
 def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:

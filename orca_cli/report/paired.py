@@ -101,11 +101,6 @@ class Pair:
     differs: list[str]
     is_same: bool
 
-    @property
-    def counts(self) -> bool:
-        """Return whether the pair says something about its arm."""
-        return not self.differs and not self.is_same
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -162,27 +157,35 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
             f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
         )
     blocks = []
-    pairs = []
-    n_runs = 0  # of all arms but the baseline
-    for arm_cell, base in _partners(list(_arm_cells(table, axis)), axis, baseline):
-        pairs_of_cell = _pairs(arm_cell, base)
-        pairs += pairs_of_cell
-        n_runs += len(arm_cell.cell.error_by_seed)
+    left_out = []
+    programs = set()
+    n_same = 0
+    n_unpaired = 0
+    for arm_cell, baseline_cell in _partners(list(_arm_cells(table, axis)), axis, baseline):
+        pairs = _pairs(arm_cell, baseline_cell)
+        # Each pair has a single run of an arm, so all other runs of arms lack a partner.
+        n_unpaired += len(arm_cell.cell.error_by_seed) - len(pairs)
+        seeds = []
+        for pair in pairs:
+            if pair.differs:
+                left_out.append(pair)
+            elif pair.is_same:
+                n_same += 1
+            else:
+                seeds.append(pair.seed)
+                # Both runs of a pair that counts were made by one program.
+                programs.add(program_name(pair.runs[0]))
         # A block has the pairs that count; an arm without any on a set has no block there.
-        seeds = tuple(pair.seed for pair in pairs_of_cell if pair.counts)
         if seeds:
-            blocks.append(_block(arm_cell, base, seeds))
-    n_same = sum(pair.is_same for pair in pairs)
-    left_out = [pair for pair in pairs if pair.differs]
+            blocks.append(_block(arm_cell, baseline_cell, seeds))
     if not blocks:
         raise _without_pairs(axis, baseline, n_same, left_out)
-    # Both runs of a pair that counts were made by one program.
-    programs = {program_name(pair.runs[0]) for pair in pairs if pair.counts}
     # Several blocks may share a column, which counts once.
-    check_sets(dict.fromkeys(block.column for block in blocks), "--against")
+    columns = dict.fromkeys(block.column for block in blocks)
+    check_sets(columns, "--against")
     # Gains in different units have no mean, so a single error that is no per cent makes all
     # relative.
-    is_relative = not all(block.column.percent for block in blocks)
+    is_relative = not all(column.percent for column in columns)
     # In the order of the table's rows.
     blocks_by_arm = defaultdict(list)
     for block in blocks:
@@ -197,8 +200,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
         blocks=blocks,
         overall=overall,
         unit="% of the error" if is_relative else "points",
-        # Each pair has a single run of an arm, so all other runs of arms lack a partner.
-        unpaired=n_runs - len(pairs),
+        unpaired=n_unpaired,
         same=n_same,
         left_out=left_out,
         programs=sorted(programs),
@@ -213,30 +215,36 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
     """
     # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body
     # implies.
-    free = {axis}
+    free_keys = {axis}
     if axis == _ARM:
-        free.update(_ARM_GROUPS)
+        free_keys.update(_ARM_GROUPS)
     if axis == "body" and is_source_implied(row.method for row in table.rows):
-        free.add("source")
+        free_keys.add("source")
     values = Values()
     for row in table.rows:
-        facts = {name: getattr(row.method, name) for name in GROUPS} | dict(row.method.settings)
+        fields_of_row = {group: getattr(row.method, group) for group in GROUPS}
+        fields_of_row |= dict(row.method.settings)
+        other_settings = []
         # Sorted, since it is a key by which cells find their partners.
-        others = tuple(sorted((key, text) for key, text in facts.items() if key not in free))
+        for key in sorted(fields_of_row):
+            if key not in free_keys:
+                other_settings.append((key, fields_of_row[key]))
         for column, cell in zip(table.columns, row.cells, strict=True):
             # Without a test error there is nothing to pair.
             if not cell.error_by_seed:
                 continue
             # Runs of a cell differ in their seed only, so the first shows how all were set.
-            run = cell.runs[0]
-            arm = facts.get(axis)
-            if not arm and axis in run.decided and axis not in run.variant:
-                arm = _DECIDED
-            elif not arm:
-                arm = values.lookup(run, axis)
+            first_run = cell.runs[0]
+            arm_value = fields_of_row.get(axis)
+            if not arm_value and axis in first_run.decided and axis not in first_run.variant:
+                arm_value = _DECIDED
+            elif not arm_value:
+                arm_value = values.lookup(first_run, axis)
             # A run without such a setting is in no arm.
-            if arm is not None:
-                yield _ArmCell(arm=canonical(arm), column=column, others=others, cell=cell)
+            if arm_value is not None:
+                yield _ArmCell(
+                    arm=canonical(arm_value), column=column, others=tuple(other_settings), cell=cell
+                )
 
 
 def _partners(
@@ -256,14 +264,14 @@ def _partners(
         hint = suggest(baseline, arms) if arms else KEY_HINT
         raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
     # Set and other settings -> the baseline's cells.
-    bases = defaultdict(list)
+    baseline_cells = defaultdict(list)
     for arm_cell in arm_cells:
         if arm_cell.arm == reference:
-            bases[arm_cell.column, arm_cell.others].append(arm_cell.cell)
+            baseline_cells[arm_cell.column, arm_cell.others].append(arm_cell.cell)
     for arm_cell in arm_cells:
         if arm_cell.arm == reference:
             continue
-        cells = bases[arm_cell.column, arm_cell.others]
+        cells = baseline_cells[arm_cell.column, arm_cell.others]
         if len(cells) > 1:
             # An arm of a study was run with another source as well, or runs differ in what no
             # setting shows.
@@ -275,18 +283,18 @@ def _partners(
         yield arm_cell, cells[0] if cells else Cell()
 
 
-def _pairs(arm_cell: _ArmCell, base: Cell) -> list[Pair]:
+def _pairs(arm_cell: _ArmCell, baseline_cell: Cell) -> list[Pair]:
     """Return the pairs of runs of equal seeds that both have an error, by rising seed."""
     cell = arm_cell.cell
     pairs = []
-    for seed in sorted(base.error_by_seed.keys() & cell.error_by_seed.keys()):
-        runs = (base.run_by_seed[seed], cell.run_by_seed[seed])
+    for seed in baseline_cell.common_seeds(cell):
+        runs = (baseline_cell.run_by_seed[seed], cell.run_by_seed[seed])
         differs = list(mixed(runs))
         # Weights that are not recorded are no evidence of the same computation.
         weights = {run.score.weights for run in runs if run.score}
         has_equal_weights = len(weights) == 1 and "" not in weights
         # Exactly equal: the same computation gives the same bits.
-        has_equal_errors = base.error_by_seed[seed] == cell.error_by_seed[seed]
+        has_equal_errors = baseline_cell.error_by_seed[seed] == cell.error_by_seed[seed]
         pair = Pair(
             column=arm_cell.column,
             arm=arm_cell.arm,
@@ -299,19 +307,23 @@ def _pairs(arm_cell: _ArmCell, base: Cell) -> list[Pair]:
     return pairs
 
 
-def _block(arm_cell: _ArmCell, base: Cell, seeds: tuple[int, ...]) -> Block:
+def _block(arm_cell: _ArmCell, baseline_cell: Cell, seeds: Sequence[int]) -> Block:
     """Return the gains of the pairs of some seeds, and their statistics."""
     cell = arm_cell.cell
     scale = arm_cell.column.scale
-    gains = [scale * (base.error_by_seed[seed] - cell.error_by_seed[seed]) for seed in seeds]
-    choices = (base.runs[0].choice, cell.runs[0].choice)
+    baseline = [baseline_cell.error_by_seed[seed] for seed in seeds]
+    errors = [cell.error_by_seed[seed] for seed in seeds]
+    gains = []
+    for baseline_error, error in zip(baseline, errors, strict=True):
+        gains.append(scale * (baseline_error - error))
+    choices = (baseline_cell.runs[0].choice, cell.runs[0].choice)
     return Block(
         column=arm_cell.column,
         arm=arm_cell.arm,
         others=arm_cell.others,
-        seeds=seeds,
-        baseline=tuple(base.error_by_seed[seed] for seed in seeds),
-        errors=tuple(cell.error_by_seed[seed] for seed in seeds),
+        seeds=tuple(seeds),
+        baseline=tuple(baseline),
+        errors=tuple(errors),
         chosen=tuple(filter(None, choices)),
         gains=gains,
         gain=effect(gains),
@@ -346,14 +358,17 @@ def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pai
 def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
     """Return how many pairs were left out, and in what those of each set and arm differ."""
     # Set, arm and facts -> seeds, so that no reason is repeated for each seed.
-    seeds = defaultdict(list)
+    seeds_by_reason = defaultdict(list)
     for pair in left_out:
         facts = " and ".join(pair.differs)
-        seeds[f"{pair.column.name}, {pair.arm}: {facts}"].append(pair.seed)
-    reasons = [f"{reason} (seed {seeds_text(seeds[reason])})" for reason in seeds]
-    pairs = counted(len(left_out), "pair")
-    text = f"{pairs} with differences besides {axis}: {'; '.join(reasons)}"
-    return clean(text, longest=2000)
+        reason = f"{pair.column.name}, {pair.arm}: {facts}"
+        seeds_by_reason[reason].append(pair.seed)
+    reasons = []
+    for reason, seeds in seeds_by_reason.items():
+        reasons.append(f"{reason} (seed {seeds_text(seeds)})")
+    pairs_text = counted(len(left_out), "pair")
+    reasons_text = "; ".join(reasons)
+    return clean(f"{pairs_text} with differences besides {axis}: {reasons_text}", longest=2000)
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -362,43 +377,50 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
     They would count as several sets.
     """
     # Names leave out protocol, error and size, in which columns of a set differ.
-    for name, count in Counter(column.name for column in columns).items():
-        if count > 1:
-            message = f"{name} was measured in {count} ways, which would count as {count} sets"
+    counts = Counter(column.name for column in columns)
+    for set_name, n_ways in counts.items():
+        if n_ways > 1:
+            message = (
+                f"{set_name} was measured in {n_ways} ways, which would count as {n_ways} sets"
+            )
             hint = "narrow with --where protocol=..., or another setting in which its runs differ"
             raise DataError(clean(message), where=option, hint=hint)
 
 
 def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
     """Return the gain of an arm, judged by its sets, or on a single set by its seeds."""
-    sets = defaultdict(list)
+    blocks_by_set = defaultdict(list)
+    n_pairs = 0
     for block in blocks:
-        sets[block.column].append(block)
+        blocks_by_set[block.column].append(block)
+        n_pairs += len(block.seeds)
     # A set counts once, whatever its arm was run with. Where units differ, only the signs are used.
-    means = [fmean(fmean(block.gains) for block in group) for group in sets.values()]
-    if len(sets) == 1:
+    gains = []
+    differences = []
+    n_seeds = []  # of each set
+    for blocks_of_set in blocks_by_set.values():
+        gain = fmean(fmean(block.gains) for block in blocks_of_set)
+        gains.append(gain)
+        if is_relative:
+            # A set's difference is between its two mean errors, as the table shows them.
+            baseline_error = fmean(fmean(block.baseline) for block in blocks_of_set)
+            arm_error = fmean(fmean(block.errors) for block in blocks_of_set)
+            gain = 100 * relative(baseline_error, arm_error)
+        differences.append(gain)
+        # Blocks of a set may share seeds, which count once.
+        seeds: set[int] = set()
+        for block in blocks_of_set:
+            seeds.update(block.seeds)
+        n_seeds.append(len(seeds))
+    if len(blocks_by_set) == 1:
         # One mean has no spread, so the seeds are the observations.
         differences = _by_seed(blocks, is_relative)
-    elif is_relative:
-        # A set's difference is between its two mean errors, as the table shows them.
-        differences = []
-        for group in sets.values():
-            base = fmean(fmean(block.baseline) for block in group)
-            error = fmean(fmean(block.errors) for block in group)
-            differences.append(100 * relative(base, error))
-    else:
-        differences = means
-    n_seeds = []  # of each set
-    for group in sets.values():
-        # Blocks of a set may share seeds, which count once.
-        seeds = set().union(*(block.seeds for block in group))
-        n_seeds.append(len(seeds))
     return Overall(
         arm=blocks[0].arm,
-        sets=len(sets),
-        pairs=sum(len(block.seeds) for block in blocks),
+        sets=len(blocks_by_set),
+        pairs=n_pairs,
         seeds=(min(n_seeds), max(n_seeds)),
-        **signs(means),
+        **signs(gains),
         gain=effect(differences),
     )
 
@@ -407,11 +429,11 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     """Return the mean gain of each seed over blocks of one set, by rising seed."""
     gains = defaultdict(list)
     for block in blocks:
-        for i, seed in enumerate(block.seeds):
+        for position, seed in enumerate(block.seeds):
             # In points, unless some set has another unit.
-            gain = block.gains[i]
+            gain = block.gains[position]
             if is_relative:
-                gain = 100 * relative(block.baseline[i], block.errors[i])
+                gain = 100 * relative(block.baseline[position], block.errors[position])
             gains[seed].append(gain)
     return [fmean(gains[seed]) for seed in sorted(gains)]
 
@@ -419,5 +441,5 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
 def _correct(judged: Sequence[Block | Overall]) -> None:
     """Set Holm's p of gains that are tested together."""
     corrected = holm([entry.gain.p for entry in judged])
-    for entry, p in zip(judged, corrected, strict=True):
-        entry.holm_p = p
+    for entry, holm_p in zip(judged, corrected, strict=True):
+        entry.holm_p = holm_p

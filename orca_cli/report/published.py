@@ -35,30 +35,31 @@ def with_published(table: Table, path: Path) -> Table:
             task is in the table.
     """
     in_percent = {column.task: column.percent for column in table.columns}
-    tasks = set()
-    numbers: dict[str, int] = {}  # of sources
+    published_tasks = set()
+    number_of_source: dict[str, int] = {}
     rows: dict[str, list[Reference | None]] = {}
     for result in _published_results(path, in_percent):
         # Lines of other tasks are read and checked as well; a task may be misspelt.
-        tasks.add(result.task)
+        published_tasks.add(result.task)
         if result.task not in in_percent:
             continue
         # Sources are numbered in the order of the lines.
-        number = numbers.setdefault(result.source, len(numbers) + 1)
-        row = rows.setdefault(f"{result.method} [{number}]", [None for _ in table.columns])
-        for i, column in enumerate(table.columns):
-            if column.task == result.task and row[i] is None:
+        number = number_of_source.setdefault(result.source, len(number_of_source) + 1)
+        label = f"{result.method} [{number}]"
+        references = rows.setdefault(label, [None for _ in table.columns])
+        for position, column in enumerate(table.columns):
+            if column.task == result.task and references[position] is None:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
-                row[i] = Reference(low=result.error, high=result.error, words=remark)
+                references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
-        names = ", ".join(sorted(tasks)) or "no line"
+        task_names = ", ".join(sorted(published_tasks)) or "no line"
         hint = "orca report shows the tasks"
-        if tasks and in_percent:
-            hint = suggest(min(tasks), in_percent)
-        raise DataError(f"no run is of a task in it ({names})", where=str(path), hint=hint)
+        if published_tasks and in_percent:
+            hint = suggest(min(published_tasks), in_percent)
+        raise DataError(f"no run is of a task in it ({task_names})", where=str(path), hint=hint)
     notes = [
         f"[{number}] reported by others, under their conditions: {source}"
-        for source, number in numbers.items()
+        for source, number in number_of_source.items()
     ]
     # The best simple model and the constant stay below.
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
@@ -70,18 +71,18 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
     `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
     """
     # The line of the header.
-    number = 1
+    line_number = 1
     try:
         # Some spreadsheets begin a file in UTF-8 with a byte order mark, which is no part of the
         # first name.
         with open(path, encoding="utf-8-sig", newline="") as file:
             for fields in csv.DictReader(file, skipinitialspace=True):
-                number += 1
+                line_number += 1
                 yield _published_result(fields, in_percent)
     except (OSError, ValueError, csv.Error) as problem:
         hint = f"a line is {','.join(_COLUMNS)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
         raise DataError(
-            f"cannot be read: {problem}", where=f"{path}, line {number}", hint=hint
+            f"cannot be read: {problem}", where=f"{path}, line {line_number}", hint=hint
         ) from problem
 
 
@@ -89,12 +90,14 @@ def _published_result(
     fields: Mapping[str, str | None], in_percent: Mapping[str, bool]
 ) -> _PublishedResult:
     """Return a line; ValueError for an empty field, or an error that is not finite or above 1."""
-    task, method, text, source = ((fields.get(name) or "").strip() for name in _COLUMNS)
+    # None where the line is too short.
+    texts = [fields.get(name) or "" for name in _COLUMNS]
+    task, method, error_text, source = map(str.strip, texts)
     # `float` itself raises ValueError for a text that is no number.
     is_complete = task and method and source
-    if not is_complete or not math.isfinite(float(text)):
-        raise ValueError(f"a field is empty, or '{text}' not finite")
-    error = float(text)
+    if not is_complete or not math.isfinite(float(error_text)):
+        raise ValueError(f"a field is empty, or '{error_text}' not finite")
+    error = float(error_text)
     # A fraction above 1 was most likely meant in per cent.
     if error > 1 and in_percent.get(task):
         raise ValueError(f"error {error:g} is above 1")

@@ -22,7 +22,7 @@ from orca_cli.report.layout import (
     settings_text,
 )
 from orca_cli.report.paired import check_sets
-from orca_cli.report.table import Method, Table, is_source_implied
+from orca_cli.report.table import Cell, Method, Table, is_source_implied
 
 # Up to 190 pairs, each with a test of its own.
 MOST = 20  # methods that are tested; their pairs grow with the square
@@ -79,43 +79,52 @@ def rank(table: Table) -> Ranking:
     Raises:
         DataError: a task that counts was measured in several ways.
     """
-    # A method without any error would remove every task.
-    rows = [row for row in table.rows if any(cell.mean is not None for cell in row.cells)]
-    names = names_of([row.method for row in rows])
-    # [tasks][methods]
-    errors_by_task = []
+    ranked_rows = []
+    for table_row in table.rows:
+        # A method without any error would remove every task.
+        if any(cell.tested for cell in table_row.cells):
+            ranked_rows.append(table_row)
+    method_names = names_of([table_row.method for table_row in ranked_rows])
+    errors_by_task = []  # [tasks][methods]
     columns = []
     holes = {}
-    for i, column in enumerate(table.columns):
-        errors = []
-        runs = []
-        reasons = []
-        for row, name in zip(rows, names, strict=True):
-            cell = row.cells[i]
-            runs += cell.tested
-            if cell.mean is None:
-                reasons.append(f"no error of {name}")
-            else:
-                errors.append(cell.mean)
-        # Errors on other data, or after longer training, do not rank the methods.
-        reasons += [f"methods differ in {fact}" for fact in mixed(runs)]
+    for position, column in enumerate(table.columns):
+        cells = [table_row.cells[position] for table_row in ranked_rows]
+        errors, reasons = _errors_on_task(cells, method_names)
         if reasons:
             holes[column.name] = reasons
-            continue
-        columns.append(column)
-        errors_by_task.append(errors)
+        else:
+            columns.append(column)
+            errors_by_task.append(errors)
     # A task in two columns would count twice.
     check_sets(columns, "--compare")
     # [methods][tasks]
     errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
     # Not strict: where no task counts, names have no errors, and nothing is ranked.
-    standings, friedman = ranked(dict(zip(names, errors_by_method, strict=False)))
+    standings, friedman = ranked(dict(zip(method_names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
         tasks=[column.name for column in columns],
         holes=holes,
         friedman=friedman,
     )
+
+
+def _errors_on_task(cells: Sequence[Cell], names: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Return the errors of methods on a task, and why the task does not count; empty if it does."""
+    errors = []
+    runs = []
+    reasons = []
+    for cell, name in zip(cells, names, strict=True):
+        runs += cell.tested
+        if cell.mean is None:
+            reasons.append(f"no error of {name}")
+        else:
+            errors.append(cell.mean)
+    # Errors on other data, or after longer training, do not rank the methods.
+    for fact in mixed(runs):
+        reasons.append(f"methods differ in {fact}")
+    return errors, reasons
 
 
 def names_of(methods: Sequence[Method]) -> list[str]:
@@ -126,17 +135,20 @@ def names_of(methods: Sequence[Method]) -> list[str]:
     groups = list(GROUPS)
     if is_source_implied(methods):
         groups.remove("source")
-    # Groups that all methods share tell none of them apart.
-    telling = [name for name in groups if len({getattr(method, name) for method in methods}) > 1]
+    telling_groups = []
+    for group in groups:
+        # A group that all methods share tells none of them apart.
+        if len({getattr(method, group) for method in methods}) > 1:
+            telling_groups.append(group)
     settings = [set(method.settings) for method in methods]
     shared = set.intersection(*settings) if settings else set()
-    names = []
+    method_names = []
     for method in methods:
-        texts = [getattr(method, name) for name in telling]
-        unshared = (setting for setting in method.settings if setting not in shared)
+        texts = [getattr(method, group) for group in telling_groups]
+        unshared = [setting for setting in method.settings if setting not in shared]
         texts.append(settings_text(unshared, " "))
-        names.append(" ".join(filter(None, texts)) or str(method))
-    return names
+        method_names.append(" ".join(filter(None, texts)) or str(method))
+    return method_names
 
 
 def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
@@ -149,44 +161,49 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     # Imported where it is used, to keep the plain report fast.
     from scipy import stats
 
-    # Errors that differ by rounding only are tied.
-    rounded = [[float(f"{error:.12g}") for error in row] for row in errors.values()]
-    # [methods, tasks] -> [methods]: methods are ranked within each task.
-    ranks = stats.rankdata(rounded, axis=0).mean(axis=1).tolist()
-    rank_of = dict(zip(errors, ranks, strict=True))
-    names = sorted(errors, key=lambda name: (rank_of[name], name))
+    rounded = []  # [methods][tasks]
+    for errors_of_method in errors.values():
+        # Errors that differ by rounding only are tied.
+        rounded.append([float(f"{error:.12g}") for error in errors_of_method])
+    # [methods, tasks]: methods are ranked within each task.
+    ranks = stats.rankdata(rounded, axis=0)
+    mean_ranks = ranks.mean(axis=1).tolist()
+    rank_of = dict(zip(errors, mean_ranks, strict=True))
+    ranked_names = sorted(errors, key=lambda name: (rank_of[name], name))
     # All pairs, also those without the first: the correction is by their number.
-    p_values = _p_values(errors, names)
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    p_values = _p_values(errors, ranked_names)
+    corrected_values = holm(list(p_values.values()))
+    corrected = dict(zip(p_values, corrected_values, strict=True))
     standings = []
-    for name in names:
+    for name in ranked_names:
         # Against itself the first has gains of 0, and no p.
-        pair = (names[0], name)
+        pair = (ranked_names[0], name)
         gains = _gains(errors, pair)
-        standing = Standing(
-            method=name,
-            rank=rank_of[name],
-            gain=fmean(gains),
-            **signs(gains),
-            p=p_values.get(pair),
-            holm_p=corrected.get(pair),
+        standings.append(
+            Standing(
+                method=name,
+                rank=rank_of[name],
+                gain=fmean(gains),
+                **signs(gains),
+                p=p_values.get(pair),
+                holm_p=corrected.get(pair),
+            )
         )
-        standings.append(standing)
     friedman = None
     # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
-    is_tied = all(len(set(task)) == 1 for task in zip(*rounded, strict=True))
+    is_tied = (ranks == ranks[0]).all()
     # scipy refuses fewer than three methods.
-    if len(names) > 2 and len(rounded[0]) > 1 and not is_tied:
+    if len(ranked_names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
 
 
-def _p_values(errors: Errors, names: Sequence[str]) -> dict[tuple[str, str], float]:
+def _p_values(errors: Errors, ranked_names: Sequence[str]) -> dict[tuple[str, str], float]:
     """Return the p of each pair of methods, the better one first; empty for too many methods."""
-    if len(names) > MOST:
+    if len(ranked_names) > MOST:
         return {}
     # Names come by rank, so that the better method of each pair is the first.
-    pairs = itertools.combinations(names, 2)
+    pairs = itertools.combinations(ranked_names, 2)
     return {pair: sign_flip(_gains(errors, pair)) for pair in pairs}
 
 
@@ -200,27 +217,26 @@ def _gains(errors: Errors, pair: tuple[str, str]) -> list[float]:
 def layout_of(ranking: Ranking) -> Layout:
     """Return the ranking as a table."""
     rows = []
-    for i, standing in enumerate(ranking.standings):
+    for position, standing in enumerate(ranking.standings):
         # Tasks that are tied add no sign pattern, so they do not count as differences.
         is_sure = (
             standing.wins + standing.losses >= LEAST
             and standing.holm_p is not None
             and standing.holm_p <= LARGEST_P
         )
+        gain = number_text(standing.gain, 1, "+")
         texts = [
-            number_text(standing.gain, 1, "+"),
             f"{standing.wins}/{standing.ties}/{standing.losses}",
             p_text(standing.p),
             p_text(standing.holm_p),
         ]
-        if i == 0:  # the first is not compared with itself
-            texts = ["-"] * len(texts)
-        # Only the gain is marked.
-        gain, *counts = texts
+        if position == 0:  # the first is not compared with itself
+            gain = "-"
+            texts = ["-", "-", "-"]
         entries = [
             Entry(text=f"{standing.rank:.2f}"),
-            Entry(text=gain, best=is_sure),
-            *map(Entry, counts),
+            Entry(text=gain, best=is_sure),  # only the gain is marked
+            *map(Entry, texts),
         ]
         rows.append(Line(names=[clean(standing.method)], entries=entries))
     caption = (
@@ -259,6 +275,8 @@ def _notes(ranking: Ranking) -> list[str]:
         )
     notes = [note]
     if holes:
-        reasons = [f"{task} ({', '.join(holes[task])})" for task in holes]
-        notes.append(f"left out: {'; '.join(reasons)}")
+        left_out = []
+        for task, reasons in holes.items():
+            left_out.append(f"{task} ({', '.join(reasons)})")
+        notes.append(f"left out: {'; '.join(left_out)}")
     return notes

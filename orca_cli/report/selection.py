@@ -1,7 +1,7 @@
 """Which runs are shown: by any setting, by the names of a study, or every arm at its own value."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import DataError, OrcaError, UsageError, suggest
 from orca_cli.report.collect import GROUPS, STATES, TEST_SET, Collection, Run
 from orca_cli.report.conditions import PROGRAM, VALIDATED, mixed, program_name
-from orca_cli.report.layout import clean, seeds_text
+from orca_cli.report.layout import clean, seeds_text, settings_text
 from orca_cli.report.table import placed
 from orca_cli.runs import settings, studies
 from orca_cli.runs.settings import canonical
@@ -28,6 +28,7 @@ _LUCK = (
     "all)"
 )
 _ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
+_LabelsByArm = dict[tuple[str, ...], dict[str, str]]  # arm, as values on the axes -> labels
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
@@ -65,13 +66,13 @@ class Values:
         if key == PROGRAM:
             return program_name(run) if run.facts else None
         # In a study these are its names, which come before all that the run records.
-        if key in run.variant:
-            return run.variant[key]
-        if key in run.decided:
-            return run.decided[key]
+        for recorded in (run.variant, run.decided):
+            if key in recorded:
+                return recorded[key]
+        entry = (str(run.path), key)
         # The hash of the settings leaves out those without an effect on the result.
-        is_hashed = run.settings and not is_without_effect(key)
-        entry = (run.settings if is_hashed else str(run.path), key)
+        if run.settings and not is_without_effect(key):
+            entry = (run.settings, key)
         if entry not in self._composed:
             try:
                 composed = settings.settings(run.path)
@@ -103,15 +104,16 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
             spellings[canonical(recorded)] = recorded
     # A state that no run has is no mistake: it selects nothing.
     if key == "state":
-        spellings |= {state: state for state in STATES}
+        for state in STATES:
+            spellings[state] = state
     # A list such as [1,2] is one value.
-    names = [value] if canonical(value) in spellings else value.split(",")
-    unknown = sorted(name for name in names if canonical(name) not in spellings)
-    if unknown:
-        hint = suggest(unknown[0], spellings.values()) if spellings else KEY_HINT
-        raise DataError(f"no run has {key}={unknown[0]}", where="--where", hint=hint)
+    typed_values = [value] if canonical(value) in spellings else value.split(",")
+    for typed_value in sorted(typed_values):
+        if canonical(typed_value) not in spellings:
+            hint = suggest(typed_value, spellings.values()) if spellings else KEY_HINT
+            raise DataError(f"no run has {key}={typed_value}", where="--where", hint=hint)
     # In the form in which recorded values are compared.
-    chosen = set(map(canonical, names))
+    chosen = set(map(canonical, typed_values))
 
     def matching(run: Run) -> Iterator[Run]:
         recorded = values.lookup(run, key)
@@ -130,31 +132,34 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
     Raises:
         DataError: no folder has a record of it, or one is damaged.
     """
-    names = []
+    study_names = []
     members = []
     for folder in folders:
         recorded = studies.names(folder)
-        names += recorded
+        study_names += recorded
         if name in recorded:
             members += studies.read(folder, name)
-    if name not in names:
-        hint = suggest(name, names) if names else f"orca run -m study={name}"
+    if name not in study_names:
+        hint = suggest(name, study_names) if study_names else f"orca run -m study={name}"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     all_labels = []
     for member in members:
-        # A label without an effect on the result would split an arm in two.
-        labels = {key: text for key, text in member.labels.items() if not is_without_effect(key)}
+        labels = {}
+        for key, text in member.labels.items():
+            # A label without an effect on the result would split an arm in two.
+            if not is_without_effect(key):
+                labels[key] = text
         all_labels.append(labels)
     # Axes are labels of all members; further labels are overrides of some.
     axes = sorted(set.intersection(*map(set, all_labels))) if members else []
-    # Identity of the run -> arm, as values on the axes -> labels.
-    arms_by_run: dict[str, dict[tuple[str, ...], dict[str, str]]] = defaultdict(dict)
+    # By the identity of the run.
+    arms_by_run: dict[str, _LabelsByArm] = defaultdict(dict)
     for member, labels in zip(members, all_labels, strict=True):
         arms = arms_by_run[member.identity]
-        arm = tuple(labels[axis] for axis in axes)
+        arm_values = tuple(labels[axis] for axis in axes)
         # An extra override that repeats the study's own value makes no second run of the arm.
-        if arm not in arms or len(labels) <= len(arms[arm]):
-            arms[arm] = labels
+        if arm_values not in arms or len(labels) <= len(arms[arm_values]):
+            arms[arm_values] = labels
 
     def renamed(run: Run) -> Iterator[Run]:
         # A run that is no member yields nothing, and so is left out.
@@ -166,16 +171,23 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
 
 def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
     """Return a run with a study's names in place of its own."""
-    # Axes that are groups keep their field; the others become settings. `typed` stays as recorded,
-    # since it says which settings explain a difference between runs (see `conditions`).
-    groups: dict[str, Any] = {key: labels[key] for key in GROUPS if key in labels}
-    names = (SET, "seed", "task", *GROUPS)
+    groups: dict[str, Any] = {}
+    variant = {}
+    for key, text in labels.items():
+        # Axes that are groups keep their field; the others become settings.
+        if key in GROUPS:
+            groups[key] = text
+        elif key not in (SET, "seed", "task"):
+            variant[key] = text
+    choices = [(axis, labels[axis]) for axis in axes if axis != "seed"]
+    # `typed` stays as recorded, since it says which settings explain a difference between runs
+    # (see `conditions`).
     return replace(
         run,
         **groups,
         task=labels.get(SET, run.task),
-        variant={key: text for key, text in labels.items() if key not in names},
-        arm=", ".join(f"{axis}={labels[axis]}" for axis in axes if axis != "seed"),
+        variant=variant,
+        arm=settings_text(choices),
     )
 
 
@@ -229,14 +241,20 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     """
     if key in (*FIELDS, SET):
         raise UsageError(
-            f"'{key}' is not a setting of an arm", where="--choose", hint=f"such as --choose {RATE}"
+            f"'{key}' is not a setting of an arm",
+            where="--choose",
+            hint=f"such as --choose {RATE}",
         )
-    choices = [_choice(arm, candidates, key) for arm, candidates in _arms(collection, key, values)]
+    choices = []
     judges = []
-    for choice in choices:
-        judges += choice.judges
     # Arms may be chosen on different seeds, if not all were run with the same.
-    chosen_on = f"chosen on validation, seed {seeds_text({choice.seed for choice in choices})}"
+    choosing_seeds = set()
+    for arm, candidates in _arms(collection, key, values):
+        choice = _choice(arm, candidates, key)
+        choices.append(choice)
+        judges += choice.judges
+        choosing_seeds.add(choice.seed)
+    chosen_on = f"chosen on validation, seed {seeds_text(choosing_seeds)}"
     if not judges:
         raise DataError(
             clean(
@@ -252,30 +270,35 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     return replace(collection, runs=judges), heading, _limits(choices, key)
 
 
-def _arms(collection: Collection, key: str, values: Values) -> list[tuple[str, list[_Candidate]]]:
+def _arms(
+    collection: Collection, chosen_key: str, values: Values
+) -> list[tuple[str, list[_Candidate]]]:
     """Return name and runs of each arm on each set; DataError where no run has the setting."""
     arms = defaultdict(list)
     for run, column, method in placed(collection.runs):
-        value = values.lookup(run, key)
+        value = values.lookup(run, chosen_key)
         if value is not None:
             # Runs that differ in the chosen setting alone are of one arm.
-            fixed = tuple(setting for setting in method.settings if setting[0] != key)
+            fixed = tuple(setting for setting in method.settings if setting[0] != chosen_key)
+            arm = replace(method, settings=fixed)
             candidate = _Candidate(value=canonical(value), run=run)
-            arms[column, replace(method, settings=fixed)].append(candidate)
+            arms[column, arm].append(candidate)
     if not arms:
-        raise DataError(f"no run has '{key}'", where="--choose", hint=KEY_HINT)
-    return [(f"{column.name} {method}", arms[column, method]) for column, method in sorted(arms)]
+        raise DataError(f"no run has '{chosen_key}'", where="--choose", hint=KEY_HINT)
+    named_arms = []
+    for column, arm in sorted(arms):
+        named_arms.append((f"{column.name} {arm}", arms[column, arm]))
+    return named_arms
 
 
-def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
+def _choice(arm: str, candidates: Sequence[_Candidate], chosen_key: str) -> _Choice:
     """Return what an arm's runs of one seed choose, and its runs of other seeds, which judge."""
     seed = _choosing_seed(candidates)
-    # Value -> run; the newest of a value replaces the others, since runs come from the oldest.
-    validated = {
-        value: run
-        for value, run in candidates
-        if run.seed == seed and run.choosing_score is not None
-    }
+    validated = {}
+    for value, run in candidates:
+        # The newest run of a value replaces the others, since runs come from the oldest.
+        if run.seed == seed and run.choosing_score is not None:
+            validated[value] = run
     compared, unlike = _alike(validated)
     errors = {}
     sizes = []
@@ -290,8 +313,9 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
     judges = []
     for value, run in candidates:
         if value == chosen and run.seed != seed:
-            # Without the chosen setting, so that an arm is one row whatever was chosen on its sets.
-            variant = {name: text for name, text in run.variant.items() if name != key}
+            variant = dict(run.variant)
+            # Without the chosen setting an arm is one row, whatever was chosen on its sets.
+            variant.pop(chosen_key, None)
             judges.append(replace(run, variant=variant, choice=choice))
     return _Choice(
         arm=arm,
@@ -307,9 +331,10 @@ def _choice(arm: str, candidates: Sequence[_Candidate], key: str) -> _Choice:
 def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
     """Return the lowest seed that all values were run with, or else most of them."""
     # A value that was run twice with one seed counts once.
-    cells = {(run.seed, value) for value, run in candidates}
-    counts = Counter(seed for seed, _ in cells)
-    return min(counts, key=lambda seed: (-counts[seed], seed))
+    values_by_seed: dict[int, set[str]] = defaultdict(set)
+    for value, run in candidates:
+        values_by_seed[run.seed].add(value)
+    return min(values_by_seed, key=lambda seed: (-len(values_by_seed[seed]), seed))
 
 
 def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
@@ -321,19 +346,28 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
     compared: list[str] = []
     unlike: list[str] = []
     for example in runs.values():
-        differs = {value: mixed((example, run), VALIDATED) for value, run in runs.items()}
-        alike = [value for value, names in differs.items() if not names]
+        alike = []
+        different = []
+        for value, run in runs.items():
+            facts = mixed((example, run), VALIDATED)
+            if facts:
+                different.append(f"{value} ({', '.join(facts)})")
+            else:
+                alike.append(value)
         # Runs come from the oldest to the newest: of equally large groups the last stays.
         if len(alike) >= len(compared):
             compared = alike
-            unlike = [f"{value} ({', '.join(names)})" for value, names in differs.items() if names]
+            unlike = different
     return compared, unlike
 
 
-def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
+def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
     """Return notes on what limits choices, each with the arms that it is about."""
-    unlike = f"left out of the choice, since more than {key} differs from the arm's other runs"
-    limits: dict[str, list[str]] = {reason: [] for reason in (_EDGE, _LUCK, _ALONE, unlike)}
+    unlike = (
+        f"left out of the choice, since more than {chosen_key} differs from the arm's other runs"
+    )
+    # Reason -> names of arms.
+    limits: dict[str, list[str]] = {_EDGE: [], _LUCK: [], _ALONE: [], unlike: []}
     for choice in choices:
         chosen = f"{choice.arm} {choice.value}"
         if choice.is_edge:
@@ -343,8 +377,13 @@ def _limits(choices: Sequence[_Choice], key: str) -> list[str]:
             limits[_LUCK].append(f"{choice.arm} ({choice.fewest})")
         if choice.value and not choice.judges:
             limits[_ALONE].append(f"{chosen} (seed {choice.seed})")
-        limits[unlike] += [f"{choice.arm} {value}" for value in choice.unlike]
-    return [f"{reason}: {'; '.join(names)}" for reason, names in limits.items() if names]
+        for value in choice.unlike:
+            limits[unlike].append(f"{choice.arm} {value}")
+    notes = []
+    for reason, arm_names in limits.items():
+        if arm_names:
+            notes.append(f"{reason}: {'; '.join(arm_names)}")
+    return notes
 
 
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
@@ -358,12 +397,13 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
     # Of equal errors the middle value is chosen, which is the farthest from an edge.
-    best = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
-    chosen = best[(len(best) - 1) // 2]
+    best_values = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
+    chosen = best_values[(len(best_values) - 1) // 2]
     size_of_last, _ = _order(values[-1])
     # Values that are not numbers come last and have no order of their own.
     has_edges = len(values) > 1 and size_of_last < math.inf
-    return chosen, has_edges and chosen in (values[0], values[-1])
+    edges = (values[0], values[-1])
+    return chosen, has_edges and chosen in edges
 
 
 def _order(value: str) -> tuple[float, str]:

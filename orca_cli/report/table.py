@@ -96,7 +96,13 @@ class Cell:
     earned: bool = False
 
     def __post_init__(self) -> None:
-        completed = [run for run in self.attempts if run.score is not None]
+        completed = []
+        self.missing: Counter[str] = Counter()
+        for run in self.attempts:
+            if run.score is None:
+                self.missing[run.state] += 1
+            else:
+                completed.append(run)
         # Attempts come from the oldest to the newest, so the newest run of a seed replaces the
         # others.
         newest = {run.seed: run for run in completed}
@@ -104,17 +110,17 @@ class Cell:
         self.runs = list(self.run_by_seed.values())
         self.hidden = [run for run in completed if run is not newest[run.seed]]
         self.scored = [(run, run.score) for run in self.runs if run.score is not None]
-        self.missing = Counter(run.state for run in self.attempts if run.score is None)
+        self.tested: list[Run] = []
         self.error_by_seed: dict[int, float] = {}
         for run, score in self.scored:
             if score.value is not None:
+                self.tested.append(run)
                 self.error_by_seed[run.seed] = score.value
             elif score.n + score.skipped:
                 # It was measured on samples, but is not defined on them.
                 self.missing["undefined"] += 1
             else:
                 self.missing["not tested"] += 1
-        self.tested = [self.run_by_seed[seed] for seed in self.error_by_seed]
         errors = self.error_by_seed.values()
         self.mean = fmean(errors) if errors else None
         self.deviation = stdev(errors) if len(errors) > 1 else None
@@ -122,19 +128,29 @@ class Cell:
     @property
     def unaligned(self) -> int:
         """Return how many of its runs kept no alignment step although they have a metric."""
-        return sum(run.metric != "none" and score.steps == 0 for run, score in self.scored)
+        n_unaligned = 0
+        for run, score in self.scored:
+            n_unaligned += run.metric != "none" and score.steps == 0
+        return n_unaligned
 
     @property
     def choice(self) -> str:
         """Return the values chosen for its runs (see selection.py); empty where none was."""
-        return ", ".join(dict.fromkeys(run.choice for run in self.runs if run.choice))
+        choices = dict.fromkeys(run.choice for run in self.runs)
+        return ", ".join(filter(None, choices))
+
+    def common_seeds(self, partner: "Cell") -> list[int]:
+        """Return the seeds with which both have an error, by rising seed."""
+        return sorted(self.error_by_seed.keys() & partner.error_by_seed.keys())
 
 
 def is_source_implied(methods: Iterable[Method]) -> bool:
     """Return whether each body has one source only, so that no name has to say it."""
-    sources = {(method.body, method.source) for method in methods}
-    # As many pairs as bodies: no body has a second source.
-    return len(sources) == len({body for body, _ in sources})
+    source_of: dict[str, str] = {}
+    for method in methods:
+        if source_of.setdefault(method.body, method.source) != method.source:
+            return False
+    return True
 
 
 @dataclass
@@ -192,16 +208,18 @@ class Placement(NamedTuple):
 def build_table(collection: Collection) -> Table:
     """Return the table of a collection; rows and columns are sorted by their names."""
     # A method without runs of a task gets an empty cell, so that all rows are equally long.
-    runs = defaultdict(list)
+    runs_by_cell = defaultdict(list)
     for run, column, method in placed(collection.runs):
-        runs[method, column].append(run)
-    columns = sorted({column for _, column in runs})
+        runs_by_cell[method, column].append(run)
+    columns = sorted({column for _, column in runs_by_cell})
     rows = []
-    for method in sorted({method for method, _ in runs}):
-        cells = [Cell(attempts=runs[method, column]) for column in columns]
+    cells_by_row = []
+    for method in sorted({method for method, _ in runs_by_cell}):
+        cells = [Cell(attempts=runs_by_cell[method, column]) for column in columns]
+        cells_by_row.append(cells)
         rows.append(Row(method=method, cells=cells))
     # [columns][rows]
-    cells_by_column = list(zip(*(row.cells for row in rows), strict=True))
+    cells_by_column = list(zip(*cells_by_row, strict=True))
     for column_cells in cells_by_column:
         _mark(column_cells)
     return Table(
@@ -243,14 +261,15 @@ def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
     # A method that is alone is lower than no other.
     if not gains_by_rival:
         return False
+    p_values = list(map(sign_flip, gains_by_rival))
     # The rival that is least surely worse decides.
-    return max(holm([sign_flip(gains) for gains in gains_by_rival])) <= LARGEST_P
+    return max(holm(p_values)) <= LARGEST_P
 
 
 def _gains(rival: Cell, cell: Cell) -> list[float]:
     """Return how much lower a cell's errors are than a rival's, by seed, of comparable runs."""
     gains = []
-    for seed in sorted(rival.error_by_seed.keys() & cell.error_by_seed.keys()):
+    for seed in rival.common_seeds(cell):
         run = cell.run_by_seed[seed]
         partner = rival.run_by_seed[seed]
         # A setting may explain other test data, but their errors are still of other samples.
@@ -264,8 +283,8 @@ def _references(
 ) -> dict[str, list[Reference | None]]:
     """Return the rows of the best simple models and of the constants that have an error."""
     # An entry for each column.
-    baselines = []
-    constants = []
+    baseline_references = []
+    constant_references = []
     for cells in cells_by_column:
         best_models: list[Baseline] = []
         constant_models = []
@@ -275,10 +294,10 @@ def _references(
                 best_models += score.baselines[:1]
                 if score.trivial is not None:
                     constant_models.append(Baseline(name="", error=score.trivial))
-        baselines.append(_reference(best_models))
-        constants.append(_reference(constant_models))
-    rows = {"best baseline": baselines, "trivial": constants}
-    return {name: references for name, references in rows.items() if any(references)}
+        baseline_references.append(_reference(best_models))
+        constant_references.append(_reference(constant_models))
+    rows_of_references = {"best baseline": baseline_references, "trivial": constant_references}
+    return {name: references for name, references in rows_of_references.items() if any(references)}
 
 
 def _reference(models: Sequence[Baseline]) -> Reference | None:
@@ -286,8 +305,10 @@ def _reference(models: Sequence[Baseline]) -> Reference | None:
     if not models:
         return None
     errors = [model.error for model in models]
-    names = ", ".join(sorted({model.name for model in models if model.name}))
-    return Reference(low=min(errors), high=max(errors), words=f"({names})" if names else "")
+    # Constants have no name.
+    model_names = {model.name for model in models} - {""}
+    names_text = f"({', '.join(sorted(model_names))})" if model_names else ""
+    return Reference(low=min(errors), high=max(errors), words=names_text)
 
 
 def placed(runs: Sequence[Run]) -> list[Placement]:
@@ -301,17 +322,18 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
-    keys = _telling_keys(columns, variants)
+    telling_keys = _telling_keys(columns, variants)
     methods = []
     # Column and method -> hashes of all settings, one for each run.
     hashes = defaultdict(list)
     for run, column, variant in zip(runs, columns, variants, strict=True):
+        settings = tuple((key, variant[key]) for key in telling_keys if key in variant)
         method = Method(
             body=run.body,
             source=run.source,
             metric=run.metric,
             finetune=run.finetune,
-            settings=tuple((key, variant[key]) for key in keys if key in variant),
+            settings=settings,
         )
         methods.append(method)
         hashes[column, method].append(run.settings)
@@ -339,19 +361,21 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     """
     # Task and fingerprint of the test data -> path.
     first_path: dict[tuple[str, str], str] = {}
-    columns = []
+    data_sets_of_task: dict[str, set[str]] = defaultdict(set)
+    named_columns = []
     for run in runs:
         data = ""
         path = _own_path(run)
         if path:
             data = first_path.setdefault((run.task, run.test_set or path), path)
-        columns.append(_column(run, data))
-    # The name is needed only where a task was run on several data sets.
-    data_sets = {(column.task, column.data) for column in columns if column.data}
-    counts = Counter(task for task, _ in data_sets)
-    columns = [
-        column if counts[column.task] > 1 else replace(column, data="") for column in columns
-    ]
+            data_sets_of_task[run.task].add(data)
+        named_columns.append(_column(run, data))
+    columns = []
+    for column in named_columns:
+        # The name is needed only where a task was run on several data sets.
+        if len(data_sets_of_task[column.task]) < 2:
+            column = replace(column, data="")
+        columns.append(column)
     # Column as it would be without a score -> the one with scores, of several the first by name.
     with_scores = {}
     # In falling order, so that the first by name is written last.
@@ -365,9 +389,11 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
 def _own_path(run: Run) -> str:
     """Return the path of a user's own data as typed, with its configuration; empty for none."""
     # Runs of a study have the names of its sets instead.
-    for key in _NAMES_OF_DATA:
-        if key in run.variant:
-            return f"{run.variant[key]} {run.variant.get('task.config', '')}".strip()
+    for setting in _NAMES_OF_DATA:
+        if setting in run.variant:
+            path = run.variant[setting]
+            config = run.variant.get("task.config", "")
+            return f"{path} {config}".strip()
     return ""
 
 
@@ -396,25 +422,27 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
     merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
     variants = []
     for run, column in zip(runs, columns, strict=True):
-        names = (run.body, run.source, run.metric, run.finetune, run.arm)
+        method_names = (run.body, run.source, run.metric, run.finetune, run.arm)
         # Without a recorded hash a run is merged with no other.
-        variant = merged[column, names, run.settings or run.path]
-        variant |= {key: canonical(text) for key, text in run.variant.items()}
+        variant = merged[column, method_names, run.settings or run.path]
+        for key, text in run.variant.items():
+            variant[key] = canonical(text)
         # Merged runs share the dictionary, so that each also has the settings that a later run
         # typed.
         variants.append(variant)
-    rows_by_column = defaultdict(list)
-    for row, column in enumerate(columns):
-        if runs[row].test_set:
-            rows_by_column[column].append(row)
-    for rows in rows_by_column.values():
+    positions_by_column = defaultdict(list)  # of runs
+    for position, column in enumerate(columns):
+        if runs[position].test_set:
+            positions_by_column[column].append(position)
+    for positions in positions_by_column.values():
+        runs_of_column = [runs[position] for position in positions]
         # Empty where settings of the task explain why test data differ.
-        test_sets = mixed([runs[row] for row in rows], [TEST_DATA]).get(TEST_DATA, {})
-        for row in rows:
-            test_set = runs[row].test_set
+        test_sets = mixed(runs_of_column, [TEST_DATA]).get(TEST_DATA, {})
+        for position in positions:
+            test_set = runs[position].test_set
             if test_set in test_sets:
                 # A dict of its own: the merged one is shared with runs on other data.
-                variants[row] = variants[row] | {TEST_SET: test_set[:8]}
+                variants[position] = variants[position] | {TEST_SET: test_set[:8]}
     return variants
 
 
@@ -423,6 +451,11 @@ def _telling_keys(columns: Sequence[Column], variants: Sequence[Mapping[str, str
     sizes = Counter(columns)
     counts: Counter[tuple[Column, str, str]] = Counter()
     for column, variant in zip(columns, variants, strict=True):
-        counts.update((column, key, text) for key, text in variant.items())
-    # n runs of the column have this value; if these are all, the setting tells no runs apart.
-    return sorted({key for (column, key, _), n in counts.items() if n < sizes[column]})
+        for key, text in variant.items():
+            counts[column, key, text] += 1
+    telling_keys = set()
+    for (column, key, _), n_runs in counts.items():
+        # If all runs of the column have this value, the setting tells none of them apart.
+        if n_runs < sizes[column]:
+            telling_keys.add(key)
+    return sorted(telling_keys)

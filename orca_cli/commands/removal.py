@@ -132,10 +132,10 @@ def _collectable(days: float) -> Iterator[Record]:
     # These two folders may be links of the user's own. No link inside them is followed.
     root = Path(os.path.realpath(default_folders()["runs"]))
     cache = Path(os.path.realpath(default_folders()["cache"]))
-    task_folders = [path for path in _entries(root) if _is_task_folder(path)]
+    data_set_folders = [path for path in _entries(root) if _is_data_set_folder(path)]
     caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
     # What lies inside a run is cleaned by the next process that claims the run.
-    for folder in (root, *task_folders, *caches):
+    for folder in (root, *data_set_folders, *caches):
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
             # A younger temporary name may belong to a process that is still writing.
@@ -145,7 +145,7 @@ def _collectable(days: float) -> Iterator[Record]:
                 yield {"path": str(path), "kind": "cache"}
 
 
-def _is_task_folder(path: Path) -> bool:
+def _is_data_set_folder(path: Path) -> bool:
     """Return whether a path in the folder of runs is the folder of a task.
 
     Damaged folders were moved aside and go as a whole.

@@ -66,6 +66,8 @@ ARGUMENTS = (
     ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
+    argument("--name", metavar="NAME", help="only the runs on this data set"),
+    argument("--last", action="store_true", help="only the data set of the newest run"),
     WHERE,
     argument(
         "--choose",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 
-# Settings of a task that name the user's own data, in the order in which they name a data set.
-_OWN_PATHS = ("train", "path", "test")
 # Names of files and folders that say nothing about the data in them.
 _GENERAL_NAMES = {"train", "training", "data", "dataset", "samples", "test", "x", "all", "images"}
 
@@ -46,11 +45,10 @@ class Composed:
         if settings.get("name"):
             return str(settings["name"])
         about = settings.get("data") or {}
-        paths = [settings.get(key) for key in _OWN_PATHS] if about.get("origin") == "own" else []
-        for path in paths:
-            if isinstance(path, str) and path:
-                return _telling_name(Path(path).expanduser().absolute()) or self.choices["task"]
-        return self.choices["task"]
+        if about.get("origin") != "own":
+            return self.choices["task"]
+        paths = [settings.get(key) for key in ("train", "path", "test")]
+        return data_name_of(paths, self.choices["task"])
 
     @property
     def variant(self) -> dict[str, str]:
@@ -91,12 +89,16 @@ class Sweep:
         return list(by_identity.values())
 
 
-def _telling_name(path: Path) -> str:
-    """Return the stem of a file or folder, or its folder's name if the stem is a general one.
+def data_name_of(paths: Iterable[Any], task: str) -> str:
+    """Return the name of the user's own data set.
 
-    Empty if both are.
+    It is the stem of the first of `paths` that is given, or the name of its folder if the stem is a
+    general one, such as train; the task's where both are, or no path is given.
     """
-    for name in (path.stem, path.parent.name):
-        if name.lower() not in _GENERAL_NAMES:
-            return name
-    return ""
+    for path in paths:
+        if isinstance(path, str) and path:
+            file = Path(path).expanduser().absolute()
+            for name in (file.stem, file.parent.name):
+                if name.lower() not in _GENERAL_NAMES:
+                    return name
+    return task

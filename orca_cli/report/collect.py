@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orca_cli.config.composed import data_name_of
 from orca_cli.exceptions import DataError
 from orca_cli.report.conditions import TEST_DATA, facts_of
 from orca_cli.runs.claim import LIVING, begun, is_worked_on
@@ -79,6 +80,7 @@ class Run:
     `selection.choose` says at which value its arm is judged (`choice`).
 
     Args:
+        data: name of its data set; the task's, unless the data are the user's own.
         settings: hash of all settings except the seed; runs with different ones are never averaged.
         variant: overridden settings besides groups, such as {"train.epochs": "3"}.
         typed: `variant` as recorded, in canonical form.
@@ -92,6 +94,7 @@ class Run:
 
     path: Path
     task: str
+    data: str
     body: str
     source: str
     metric: str
@@ -277,8 +280,12 @@ def _run(
         if "value" in mapping(decision):
             decided_values[str(key)] = as_typed(decision["value"])
     names = ("task", *GROUPS, "protocol", "identity")
+    task = _text(record, "task")
+    # Older records have no name of the data set.
+    data = _text(record, "data") or data_name_of([variant.get("task.train")], task)
     return Run(
         path=path,
+        data=data,
         **{name: _required(record, name, file_name, str) for name in names},
         seed=_required(record, "seed", file_name, int),
         settings=_text(record, "settings"),

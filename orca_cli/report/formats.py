@@ -102,10 +102,7 @@ class Page:
                 shown.append(Text(""))
             if layout.heading:
                 shown += [Text(layout.heading, "bold"), Text("")]
-            # A table that is wider than the terminal becomes several, each with the names of the
-            # methods.
-            for columns in _blocks(layout, width):
-                shown += [_rich_table(layout, columns), Text("")]
+            shown += rich_tables(layout, width)
             for alarm in layout.alarms:
                 shown.append(Text(alarm, "bold red"))
             if layout.caption:
@@ -255,6 +252,16 @@ def _field(field: object) -> str:
         return ""
     # Numbers with all digits, and true and false as in JSON.
     return json.dumps(field)
+
+
+def rich_tables(layout: Layout, width: int) -> Iterator[RenderableType]:
+    """Yield a layout's table, and an empty line.
+
+    A table that is wider than the terminal becomes several, each with the names of the methods.
+    """
+    for columns in _blocks(layout, width):
+        yield _rich_table(layout, columns)
+        yield Text("")
 
 
 def _blocks(layout: Layout, width: int) -> list[list[int]]:

@@ -34,7 +34,7 @@ def with_published(table: Table, path: Path) -> Table:
         DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no
             task is in the table.
     """
-    in_percent = {column.task: column.percent for column in table.columns}
+    in_percent = {column.name: column.percent for column in table.columns}
     published_tasks = set()
     number_of_source: dict[str, int] = {}
     rows: dict[str, list[Reference | None]] = {}
@@ -48,7 +48,7 @@ def with_published(table: Table, path: Path) -> Table:
         label = f"{result.method} [{number}]"
         references = rows.setdefault(label, [None for _ in table.columns])
         for position, column in enumerate(table.columns):
-            if column.task == result.task and references[position] is None:
+            if column.name == result.task and references[position] is None:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:

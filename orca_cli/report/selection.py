@@ -17,7 +17,7 @@ from orca_cli.runs import settings, studies
 from orca_cli.runs.settings import canonical
 
 SET = "set"  # the axis whose choices are the columns of a study's table
-FIELDS = ("task", *GROUPS, "seed", "protocol", "state")
+FIELDS = ("task", "data", *GROUPS, "seed", "protocol", "state")
 KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
 RATE = "train.lr"
 # The error of 50 samples has a standard error of up to 7 points.
@@ -186,6 +186,7 @@ def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
         run,
         **groups,
         task=labels.get(SET, run.task),
+        data=labels.get(SET, run.data),
         variant=variant,
         arm=settings_text(choices),
     )

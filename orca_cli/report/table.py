@@ -18,8 +18,6 @@ from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
 from orca_cli.runs.settings import canonical
 
 Settings = tuple[tuple[str, str], ...]  # keys and values
-# Settings that name a user's own data.
-_NAMES_OF_DATA = ("task.test", "task.train", "task.path", "task.dataset")
 UNFINISHED = ("failed", "dead", "interrupted", "running")
 # Why a run is not in a mean; not tested: test=false.
 MISSING = ("undefined", "not tested", *UNFINISHED)
@@ -31,7 +29,7 @@ class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.
 
     The fields are as in `Run` and `Score`; without a score, the error has no name. `data` names the
-    user's own data set, where the runs of the task are of several.
+    data set; empty for the task's.
     """
 
     task: str
@@ -46,7 +44,7 @@ class Column:
     @property
     def name(self) -> str:
         """Return the name of the data set for readers."""
-        return f"{self.task} {self.data}".rstrip()
+        return self.data or self.task
 
     @property
     def scale(self) -> float:
@@ -353,30 +351,12 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
 
 
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
-    """Return the column of each run; one without a score goes to a column of its task with scores.
+    """Return the column of each run.
 
-    A user's own data set is named by the path of its test data, or of its training data where
-    `task.test` is not set, as typed: by the first path of those whose runs were tested on the same
-    data. It has no name where its task has no other.
+    One without a score goes to a column of its data set with scores, of several the first by name.
     """
-    # Task and fingerprint of the test data -> path.
-    first_path: dict[tuple[str, str], str] = {}
-    data_sets_of_task: dict[str, set[str]] = defaultdict(set)
-    named_columns = []
-    for run in runs:
-        data = ""
-        path = _own_path(run)
-        if path:
-            data = first_path.setdefault((run.task, run.test_set or path), path)
-            data_sets_of_task[run.task].add(data)
-        named_columns.append(_column(run, data))
-    columns = []
-    for column in named_columns:
-        # The name is needed only where a task was run on several data sets.
-        if len(data_sets_of_task[column.task]) < 2:
-            column = replace(column, data="")
-        columns.append(column)
-    # Column as it would be without a score -> the one with scores, of several the first by name.
+    columns = [_column(run) for run in runs]
+    # Column as it would be without a score -> the one with scores.
     with_scores = {}
     # In falling order, so that the first by name is written last.
     for column in sorted(set(columns), reverse=True):
@@ -386,19 +366,8 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     return [with_scores.get(column, column) for column in columns]
 
 
-def _own_path(run: Run) -> str:
-    """Return the path of a user's own data as typed, with its configuration; empty for none."""
-    # Runs of a study have the names of its sets instead.
-    for setting in _NAMES_OF_DATA:
-        if setting in run.variant:
-            path = run.variant[setting]
-            config = run.variant.get("task.config", "")
-            return f"{path} {config}".strip()
-    return ""
-
-
-def _column(run: Run, data: str) -> Column:
-    column = Column(task=run.task, protocol=run.protocol, data=data)
+def _column(run: Run) -> Column:
+    column = Column(task=run.task, protocol=run.protocol, data=run.data)
     score = run.score
     if score is None:
         return column

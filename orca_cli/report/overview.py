@@ -1,0 +1,98 @@
+"""The report on a terminal: data sets one below the other, the newest first, on one screen."""
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from orca_cli.report.collect import Collection
+from orca_cli.report.formats import rich_tables
+from orca_cli.report.layout import clean, framed, layout_of
+from orca_cli.report.table import Row, Table, build_table
+from orca_cli.terminal import counted
+
+_CAPTION = (
+    "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds)."
+)
+_MOST_METHODS = 4  # of a data set
+# Lines below the tables: the caption, further data sets, failures.
+_LINES_BELOW = 5
+
+
+def by_data_set(collection: Collection) -> dict[str, Collection]:
+    """Return the runs of each data set, by its name; that of the newest run first."""
+    runs = defaultdict(list)
+    # From the oldest run to the newest: the last data set that gets a run is the newest.
+    for run in collection.runs:
+        runs[run.data].append(run)
+    names = list(dict.fromkeys(run.data for run in reversed(collection.runs)))
+    superseded = defaultdict(list)
+    for run in collection.superseded:
+        superseded[run.data].append(run)
+    return {
+        name: Collection(runs=runs[name], superseded=superseded[name], broken=[]) for name in names
+    }
+
+
+def overview(collection: Collection, console: Console) -> list[RenderableType]:
+    """Return the data sets whose tables fit on the console, and a line for all others.
+
+    A data set is shown with its best methods; failures are counted.
+    """
+    sets = by_data_set(collection)
+    shown: list[RenderableType] = []
+    lines_left = console.height - _LINES_BELOW
+    waiting = list(sets)
+    for name, runs in sets.items():
+        block = _block(name, build_table(runs), console.width)
+        n_lines = sum(len(console.render_lines(part, pad=False)) for part in block)
+        # The newest is shown whole, however long it is.
+        if shown and n_lines > lines_left:
+            break
+        shown += block
+        lines_left -= n_lines
+        waiting.remove(name)
+    shown.append(Text(_CAPTION))
+    if waiting:
+        older = ", ".join(f"{clean(name)} ({len(sets[name].runs)})" for name in waiting)
+        text = f"{counted(len(waiting), 'older data set')} (runs): {older}; orca report --name NAME"
+        shown.append(Text(text, no_wrap=True, overflow="ellipsis"))
+    failures = _failures_text(collection)
+    if failures:
+        shown.append(Text(failures))
+    return shown
+
+
+def _block(name: str, table: Table, width: int) -> list[RenderableType]:
+    """Return the best methods of a data set, and what else there is."""
+    rows = sorted(table.rows, key=_lowest_mean)
+    best = replace(table, rows=rows[:_MOST_METHODS])
+    (layout,) = framed(best, [layout_of(best)])
+    block: list[RenderableType] = [*rich_tables(layout, width)]
+    block += [Text(alarm, "bold red") for alarm in layout.alarms]
+    more = []
+    if len(rows) > _MOST_METHODS:
+        more.append(counted(len(rows) - _MOST_METHODS, "further method"))
+    notes = layout_of(table).notes
+    if notes:
+        more.append(counted(len(notes), "note"))
+    if more:
+        block.append(Text(f"{' and '.join(more)}: orca report --name {clean(name)}", "dim"))
+    return [*block, Text("")]
+
+
+def _lowest_mean(row: Row) -> float:
+    """Return the lowest mean error of a method; infinite without one."""
+    return min((cell.mean for cell in row.cells if cell.mean is not None), default=float("inf"))
+
+
+def _failures_text(collection: Collection) -> str:
+    """Return a line that counts the runs which no mean includes; empty for none."""
+    counts = Counter(run.state for run in collection.runs if run.state != "completed")
+    if collection.broken:
+        counts["unreadable"] = len(collection.broken)
+    if not counts:
+        return ""
+    texts = [f"{count} {state}" for state, count in counts.items()]
+    return f"not in the means: {', '.join(texts)} (orca runs list says why)"

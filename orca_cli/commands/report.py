@@ -109,11 +109,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
     _check_exclusive(arguments)
     table = _table(arguments)
-    failures = _strict_failures(table) if arguments.strict else []
+    failures = []
+    if arguments.strict:
+        failures = _strict_failures(table)
     # At most one of the options replaces the table by another view.
     page = Page(table)
     if arguments.against is not None:
-        page = Page(table, comparison=compare(table, *pair(arguments.against, "--against")))
+        key, reference = pair(arguments.against, "--against")
+        page = Page(table, comparison=compare(table, key, reference))
     elif arguments.compare:
         page = Page(table, ranking=rank(table))
     if arguments.figures is not None:
@@ -121,7 +124,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     form = _form(arguments)
     # A table on a terminal fits its width; the text of any other format does not depend on it.
     if form == "table" and arguments.out is None:
-        return Result(page.record(), page.renderables(terminal.stdout().width), failures)
+        width = terminal.stdout().width
+        return Result(page.record(), page.renderables(width), failures)
     if form == "html":
         # A page shows the command that made it.
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
@@ -164,7 +168,8 @@ def _form(arguments: argparse.Namespace) -> str:
     if arguments.out is None:
         return "table"
     # A file with any other ending gets the table as text.
-    return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
+    ending = arguments.out.suffix.lower()
+    return _FORMAT_OF.get(ending, "table")
 
 
 def _strict_failures(table: Table) -> list[OrcaError]:
@@ -186,8 +191,10 @@ def _write_figures(page: Page, folder: Path) -> None:
         )
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
-        storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
-    terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
+        path = folder / f"{chart.name}.svg"
+        storage.write_text(path, figures.svg(chart))
+    charts_text = counted(len(charts), "figure")
+    terminal.print_error(f"written: {charts_text} in {folder}")
 
 
 def _table(arguments: argparse.Namespace) -> Table:
@@ -227,8 +234,9 @@ def _table(arguments: argparse.Namespace) -> Table:
 
 def _programs_text(collection: Collection) -> str:
     """Return the heading of --any-program, which names the programs of the runs."""
-    programs = sorted({program_name(run) for run in collection.runs if run.facts})
-    return clean(f"runs of any program are compared (--any-program): {', '.join(programs)}")
+    programs = {program_name(run) for run in collection.runs if run.facts}
+    programs_text = ", ".join(sorted(programs))
+    return clean(f"runs of any program are compared (--any-program): {programs_text}")
 
 
 def _of_any_program(run: Run) -> list[Run]:
@@ -243,11 +251,14 @@ def _rates_text(table: Table) -> str:
     It is empty if no run records one.
     """
     values = Values()
-    # For each column of the table the learning rates of its arms.
-    rates_by_set = [_rates(table, column, values) for column in range(len(table.columns))]
-    if any(len(rates) > 1 for rates in rates_by_set):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    return "one rate for all arms of a set" if any(rates_by_set) else ""
+    heading = ""
+    for column in range(len(table.columns)):
+        rates = _rates(table, column, values)
+        if len(rates) > 1:
+            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+        if rates:
+            heading = "one rate for all arms of a set"
+    return heading
 
 
 def _rates(table: Table, column: int, values: Values) -> set[str]:
@@ -255,8 +266,10 @@ def _rates(table: Table, column: int, values: Values) -> set[str]:
     rates = set()
     for row in table.rows:
         runs = row.cells[column].runs
+        if not runs:
+            continue
         # The runs of a cell differ in their seed only.
-        rate = values.lookup(runs[0], RATE) if runs else None
+        rate = values.lookup(runs[0], RATE)
         if rate is not None:
             # 1e-4 and 0.0001 are one rate.
             rates.add(canonical(rate))

@@ -56,7 +56,7 @@ Each job of a sweep runs in a process of its own. The same sweep typed on severa
 one folder of runs is shared
 between them (docs/cluster.md)."""
 # Names of an option without a value -> its help.
-_FLAGS = {
+_FLAG_HELP = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list "
     "its runs",
@@ -76,7 +76,10 @@ ARGUMENTS = (
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
-    *(argument(*names.split(), action="store_true", help=text) for names, text in _FLAGS.items()),
+    *(
+        argument(*names.split(), action="store_true", help=about)
+        for names, about in _FLAG_HELP.items()
+    ),
     partial(add_job_options, prefix="with -m: "),
     argument(
         "--time-limit",
@@ -147,7 +150,8 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
     # Each job takes a GPU for itself, unless its run is completed and is not repeated.
     # With cuda:N the user has chosen the GPU.
     if job.config.device in ("auto", "cuda"):
-        earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+        root = Path(job.config.paths.runs or "")
+        earlier = claim.look(root, experiment.run_name(job))
         if arguments.force or earlier is None or not earlier.result():
             gpus.take(gpus.visible())
     return _run_single(job, arguments, team=None)
@@ -260,4 +264,5 @@ def _result(ended: Outcome | Result, arguments: argparse.Namespace) -> Result:
 def _print_cause(outcome: Outcome, arguments: argparse.Namespace) -> None:
     """Print the traceback of a failed run if --traceback asks for it."""
     if arguments.traceback and outcome.failure is not None:
-        terminal.print_error("".join(traceback.format_exception(outcome.failure.cause)))
+        lines = traceback.format_exception(outcome.failure.cause)
+        terminal.print_error("".join(lines))

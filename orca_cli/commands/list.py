@@ -62,8 +62,8 @@ ARGUMENTS = (
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the choices of every group, or all about one group."""
     # The folder's name, which is also the key on the command line, is understood as well.
-    words_by_folder = {folder: word for word, folder in GROUPS.items()}
-    group = words_by_folder.get(arguments.group, arguments.group)
+    plurals = {folder: plural for plural, folder in GROUPS.items()}
+    group = plurals.get(arguments.group, arguments.group)
     if group is None:
         return _overview(arguments.config_dir)
     if group not in _GROUP_NAMES:
@@ -91,12 +91,12 @@ def _overview(config_dir: Path | None) -> Result:
     """Return the names in every group."""
     record: Record = {"schema": 1}
     rows = []
-    for word, group in GROUPS.items():
+    for plural, group in GROUPS.items():
         choices = entries(group, config_dir)
-        record[word] = list(choices.values())
+        record[plural] = list(choices.values())
         # Settings that a task's file has for a protocol and a body apply by themselves.
         choice_names = [name for name in choices if "/" not in name]
-        rows.append((word, ", ".join(choice_names)))
+        rows.append((plural, ", ".join(choice_names)))
     note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
     return Result(record, [table(("group", "choices"), rows), note])
 

@@ -47,9 +47,8 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     # Seconds of the first job by stage, which are taken for those of every other.
     stage_seconds = summary.get("expected_s") or {}
     run_s = sum(stage_seconds.values())
-    runs_left = len(jobs) - counts["skip"]
     # None if no step could be timed, or nothing is left to run.
-    expected_s = runs_left * run_s or None
+    expected_s = (len(jobs) - counts["skip"]) * run_s or None
     left_out = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
     record = {
         "schema": 1,
@@ -65,7 +64,7 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     for run_record in runs[:_MOST_ROWS]:
         rows.append([str(run_record[column]) for column in columns])
     if len(runs) > _MOST_ROWS:
-        rows.append(["..."] * len(columns))
+        rows.append(["..." for _ in columns])
     action_counts = ", ".join(f"{action} {count}" for action, count in counts.items())
     conclusion = f"{counted(len(jobs), 'run')}: would {action_counts or 'do nothing'}"
     if expected_s is not None:
@@ -220,8 +219,7 @@ def _result(
         failures.append(SweepError(message, where="sweep", hint=hint))
     records = []
     rows = []
-    settings_of_jobs = _distinct_settings(jobs)
-    for settings, (label, outcome) in zip(settings_of_jobs, outcomes.items(), strict=True):
+    for settings, (label, outcome) in zip(_distinct_settings(jobs), outcomes.items(), strict=True):
         records.append({"settings": settings, **outcome_record(outcome)})
         rows.append(_row(label, settings, outcome))
     table = terminal.table(("job", "settings", "ended", ""), rows)

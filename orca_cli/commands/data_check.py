@@ -8,12 +8,14 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
 from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, Record, Verb, argument, number
 from orca_cli.commands.summary import shape_text
+from orca_cli.config.schema import Config
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
@@ -42,20 +44,16 @@ that is also in another one. orca data get NAME compares the files with their ch
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what the splits contain, and what is wrong with them."""
     terminal.configure_logging()
-    from orca_cli.config import compose
     from orca_cli.stages.build import read_task
 
     # The task may also be typed as for `orca run`.
     name = arguments.name.removeprefix("task=")
-    with compose.session(arguments.config_dir) as session:
-        # As `orca run` composes it, so that the data are those that a run would read.
-        overrides = [f"task={name}", *arguments.settings]
-        config = session.compose(overrides).config
+    config = _composed([f"task={name}", *arguments.settings], arguments.config_dir)
     reporter = terminal.LogReporter()
     task = read_task(config, reporter)
     # In this order: a sample that two splits share is reported for the later of them.
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
-    splits = {}
+    splits: dict[str, Record] = {}
     filled = {}
     problems = []
     for split_name, samples in opened.items():
@@ -65,10 +63,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         # Empty splits have neither ranges nor overlaps.
         filled[split_name] = samples
         rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
-        split, split_problems = examine_split(
+        splits[split_name], split_problems = examine_split(
             task, split_name, samples, rows=rows, reporter=reporter
         )
-        splits[split_name] = split
         problems += [f"{split_name}: {problem}" for problem in split_problems]
     overlaps = _overlaps(task, filled, config.seed)
     problems += _overlap_problems(overlaps)
@@ -89,6 +86,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     if problems:
         failures.append(DataError("; ".join(problems), where=name))
     return Result(record, [terminal.facts(_lines(record))], failures)
+
+
+def _composed(overrides: list[str], config_dir: Path | None) -> Config:
+    """Compose as `orca run` does, so that the data are those that a run would read."""
+    from orca_cli.config import compose
+
+    with compose.session(config_dir) as session:
+        return session.compose(overrides).config
 
 
 def _drawn_rows(n_samples: int, limit: int, seed: int, split_name: str) -> np.ndarray:

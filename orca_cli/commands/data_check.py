@@ -8,14 +8,12 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
 from orca_cli import seeding, signals, terminal
 from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, Record, Verb, argument, number
 from orca_cli.commands.summary import shape_text
-from orca_cli.config.schema import Config
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
@@ -44,13 +42,16 @@ that is also in another one. orca data get NAME compares the files with their ch
 def execute(arguments: argparse.Namespace) -> Result:
     """Return what the splits contain, and what is wrong with them."""
     terminal.configure_logging()
+    from orca_cli.config import compose
     from orca_cli.stages.build import read_task
 
     # The task may also be typed as for `orca run`.
     name = arguments.name.removeprefix("task=")
-    config = _composed([f"task={name}", *arguments.settings], arguments.config_dir)
+    with compose.session(arguments.config_dir) as session:
+        # As `orca run` composes it, so that the data are those that a run would read.
+        composed = session.compose([f"task={name}", *arguments.settings])
     reporter = terminal.LogReporter()
-    task = read_task(config, reporter)
+    task = read_task(composed.config, reporter)
     # In this order: a sample that two splits share is reported for the later of them.
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
     splits: dict[str, Record] = {}
@@ -62,12 +63,15 @@ def execute(arguments: argparse.Namespace) -> Result:
             continue
         # Empty splits have neither ranges nor overlaps.
         filled[split_name] = samples
-        rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
         splits[split_name], split_problems = examine_split(
-            task, split_name, samples, rows=rows, reporter=reporter
+            task,
+            split_name,
+            samples,
+            rows=_drawn_rows(len(samples), arguments.samples, composed.config.seed, split_name),
+            reporter=reporter,
         )
         problems += [f"{split_name}: {problem}" for problem in split_problems]
-    overlaps = _overlaps(task, filled, config.seed)
+    overlaps = _overlaps(task, filled, composed.config.seed)
     problems += _overlap_problems(overlaps)
     record = {
         "schema": 1,
@@ -82,18 +86,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         "problems": problems,
     }
     # All problems in one failure, which is printed behind the record and decides the exit code.
-    failures = []
-    if problems:
-        failures.append(DataError("; ".join(problems), where=name))
+    failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
-
-
-def _composed(overrides: list[str], config_dir: Path | None) -> Config:
-    """Compose as `orca run` does, so that the data are those that a run would read."""
-    from orca_cli.config import compose
-
-    with compose.session(config_dir) as session:
-        return session.compose(overrides).config
 
 
 def _drawn_rows(n_samples: int, limit: int, seed: int, split_name: str) -> np.ndarray:
@@ -101,8 +95,7 @@ def _drawn_rows(n_samples: int, limit: int, seed: int, split_name: str) -> np.nd
     # A generator for each split: another number of samples in one leaves the draws of the others
     # alone.
     generator = seeding.numpy_generator(seed, "data-check", split_name)
-    drawn = generator.choice(n_samples, min(n_samples, limit), replace=False)
-    return np.sort(drawn)
+    return np.sort(generator.choice(n_samples, min(n_samples, limit), replace=False))
 
 
 def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[Record]:

@@ -114,16 +114,14 @@ def _devices() -> Record:
         has_mps = torch.backends.mps.is_available()
         return {"cuda": cards, "mps": has_mps, "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
-        kind = type(error).__name__
-        return {"problem": f"torch does not work: {kind}: {error}"}
+        return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
 
 
 def _folder(name: str, path: Path) -> Record:
     """Try a folder of the program by a real write; `problem` is empty for success."""
     # A folder that does not exist yet is not created; the nearest one above it must be writable.
     absolute = path.absolute()
-    ancestry = [absolute, *absolute.parents]
-    existing = next(folder for folder in ancestry if os.path.isdir(folder))
+    existing = next(folder for folder in [absolute, *absolute.parents] if os.path.isdir(folder))
     problem = ""
     try:
         # A file, or a link that leads nowhere, has the folder's name.
@@ -133,9 +131,7 @@ def _folder(name: str, path: Path) -> Record:
         storage.check_writable(existing)
     except OrcaError as error:
         # Data and cache both lie below ORCA_HOME.
-        variable = "ORCA_HOME"
-        if name == "runs":
-            variable = "ORCA_RUNS"
+        variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
         problem = f"{error}; set {variable} or paths.{name}"
     free_bytes = shutil.disk_usage(existing).free
     return {"path": str(path), "free_gib": round(free_bytes / _GIB, 1), "problem": problem}

@@ -95,8 +95,8 @@ class JobRunner:
             shared_file=shared_file,
         )
         # The run's own folder of runs: that of a search's trials lies below the driver's.
-        root = Path(composed.config.paths.runs or "")
-        return Job(command=command, root=root.absolute(), name=experiment.run_name(composed))
+        root = runs_root(composed).absolute()
+        return Job(command=command, root=root, name=experiment.run_name(composed))
 
     def _words(self, overrides: list[str]) -> list[str]:
         """Return the command line of a job, without the program's name."""
@@ -104,8 +104,7 @@ class JobRunner:
         words += own_code_words(self._arguments.config_dir, self._arguments.allow_module)
         for name in _FORWARDED:
             if getattr(self._arguments, name, False):
-                option = name.replace("_", "-")
-                words.append(f"--{option}")
+                words.append(f"--{name.replace('_', '-')}")
         if self._is_quiet:
             # With --json a job prints no result of its own (`run._execute_job`).
             words += ["-q", "--json"]
@@ -211,11 +210,15 @@ class JobRunner:
         )
 
 
+def runs_root(composed: Composed) -> Path:
+    """Return the folder of runs of a composed run."""
+    # `compose` has filled it in; only the schema allows None.
+    return Path(composed.config.paths.runs or "")
+
+
 def job_report(outcome: Outcome) -> Record:
     """Return a job's report to its driver, which reads the result from the run's folder."""
-    path = None
-    if outcome.path is not None:
-        path = str(outcome.path)
+    path = None if outcome.path is None else str(outcome.path)
     if outcome.failure is None:
         return {"state": outcome.state, "code": outcome.code, "path": path}
     report = process.failure_report(outcome.failure.error, outcome.state, path)
@@ -264,8 +267,7 @@ def _unreported(end: Ended) -> OrcaError:
     if status >= 0:
         # Such as a traceback, whose last line names the error.
         lines = end.last_words.splitlines() or ["no output"]
-        last_line = lines[-1]
-        error = OrcaError(f"the process exited with code {status}: {last_line}")
+        error = OrcaError(f"the process exited with code {status}: {lines[-1]}")
         # An exit with 0 and without a report is a failure, too.
         error.code = status or 1
         return error

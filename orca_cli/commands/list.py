@@ -33,7 +33,6 @@ GROUPS = {
 }
 SETTINGS = "settings"
 _GROUP_NAMES = (*GROUPS, SETTINGS)
-_GROUP_NAMES_TEXT = ", ".join(_GROUP_NAMES)
 # Keys in the file of a part that are no parameters: its class, facts about its data, its variants.
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
 # Groups whose files set keys of other groups.
@@ -52,7 +51,7 @@ ARGUMENTS = (
         "group",
         nargs="?",
         metavar="GROUP",
-        help=f"one of {_GROUP_NAMES_TEXT}; default: all, in short",
+        help=f"one of {', '.join(_GROUP_NAMES)}; default: all, in short",
     ),
     argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
     CONFIG_DIR,
@@ -69,14 +68,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     if group not in _GROUP_NAMES:
         hint = suggest(group, _GROUP_NAMES)
         raise UsageError(f"there is no group '{group}'", hint=hint)
-    if group == SETTINGS:
-        choices = _settings()
-    else:
-        choices = entries(GROUPS[group], arguments.config_dir)
+    choices = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
     for name in arguments.names:
         if name not in choices:
-            hint = suggest(name, choices)
-            raise UsageError(f"there is no '{name}' among the {group}", hint=hint)
+            raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, choices))
     chosen = list(choices.values())
     if arguments.names:
         # In the order of the group, in whatever order the names were typed.
@@ -280,9 +275,7 @@ def _task_row(entry: Record) -> tuple[str, ...]:
 def _parameter_rows(group: str, entry: Record) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
     # The files of these groups have whole keys already, such as train.lr.
-    prefix = f"{group}."
-    if group in _WHOLE_FILES:
-        prefix = ""
+    prefix = "" if group in _WHOLE_FILES else f"{group}."
     parameter_rows: list[tuple[str, ...]] = []
     for key, default in flat(entry["parameters"]):
         # A part's own key has the name of its class as value.

@@ -102,8 +102,7 @@ def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
 
     reason: str | None = None
     if arguments.best:
-        folder_of_runs = Path(arguments.run).expanduser()
-        folder, reason = best_run(folder_of_runs)
+        folder, reason = best_run(Path(arguments.run).expanduser())
         # On standard error, since standard output may be the predictions.
         log.info(f"best: {reason}")
     else:
@@ -131,9 +130,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     samples = predictor.opened(arguments.input, arguments.part)
     # [B, K] or [B, K, *E] of each batch, which is computed only when it is taken.
     outputs: Iterable[np.ndarray] = predictor.stream(samples, LogReporter())
-    targets = None
-    if not arguments.no_targets:
-        targets = samples.targets()
+    targets = None if arguments.no_targets else samples.targets()
     # In a temporary file: outputs are written part by part, and the error needs them all.
     collected = output.Kept()
     if targets is not None:
@@ -174,8 +171,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _lines(record: Record) -> Iterator[str]:
     """Yield the lines for people about the predictions."""
-    samples_text = counted(record["samples"], "sample")
-    yield f"{samples_text} predicted by {record['run']}"
+    yield f"{counted(record['samples'], 'sample')} predicted by {record['run']}"
     for remark, count in record["remarks"].items():
         yield f"{count} of them {remark}"
     error = record["error"]

@@ -109,9 +109,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
     _check_exclusive(arguments)
     table = _table(arguments)
-    failures = []
-    if arguments.strict:
-        failures = _strict_failures(table)
+    failures = _strict_failures(table) if arguments.strict else []
     # At most one of the options replaces the table by another view.
     page = Page(table)
     if arguments.against is not None:
@@ -124,8 +122,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     form = _form(arguments)
     # A table on a terminal fits its width; the text of any other format does not depend on it.
     if form == "table" and arguments.out is None:
-        width = terminal.stdout().width
-        return Result(page.record(), page.renderables(width), failures)
+        return Result(page.record(), page.renderables(terminal.stdout().width), failures)
     if form == "html":
         # A page shows the command that made it.
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
@@ -168,8 +165,7 @@ def _form(arguments: argparse.Namespace) -> str:
     if arguments.out is None:
         return "table"
     # A file with any other ending gets the table as text.
-    ending = arguments.out.suffix.lower()
-    return _FORMAT_OF.get(ending, "table")
+    return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
 
 
 def _strict_failures(table: Table) -> list[OrcaError]:
@@ -191,10 +187,8 @@ def _write_figures(page: Page, folder: Path) -> None:
         )
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
-        path = folder / f"{chart.name}.svg"
-        storage.write_text(path, figures.svg(chart))
-    charts_text = counted(len(charts), "figure")
-    terminal.print_error(f"written: {charts_text} in {folder}")
+        storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
+    terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
 def _table(arguments: argparse.Namespace) -> Table:

@@ -7,12 +7,11 @@ import os
 import sys
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
-from orca_cli.commands.jobs import job_report
+from orca_cli.commands.jobs import job_report, runs_root
 from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_job_options, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
@@ -150,8 +149,7 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
     # Each job takes a GPU for itself, unless its run is completed and is not repeated.
     # With cuda:N the user has chosen the GPU.
     if job.config.device in ("auto", "cuda"):
-        root = Path(job.config.paths.runs or "")
-        earlier = claim.look(root, experiment.run_name(job))
+        earlier = claim.look(runs_root(job), experiment.run_name(job))
         if arguments.force or earlier is None or not earlier.result():
             gpus.take(gpus.visible())
     return _run_single(job, arguments, team=None)
@@ -264,5 +262,4 @@ def _result(ended: Outcome | Result, arguments: argparse.Namespace) -> Result:
 def _print_cause(outcome: Outcome, arguments: argparse.Namespace) -> None:
     """Print the traceback of a failed run if --traceback asks for it."""
     if arguments.traceback and outcome.failure is not None:
-        lines = traceback.format_exception(outcome.failure.cause)
-        terminal.print_error("".join(lines))
+        terminal.print_error("".join(traceback.format_exception(outcome.failure.cause)))

@@ -130,8 +130,7 @@ def _record(run: Run | Broken) -> Record:
 
 def listed(arguments: argparse.Namespace) -> Result:
     """Return the runs, the newest first, and the folders that cannot be read among them."""
-    folders = arguments.runs or [default_folders()["runs"]]
-    collection = collect(folders)
+    collection = collect(arguments.runs or [default_folders()["runs"]])
     # Shared by all conditions, so that the settings of a run are read once.
     values = Values()
     for condition in arguments.where:
@@ -223,8 +222,7 @@ def show(arguments: argparse.Namespace) -> Result:
     shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
     if answer is not None:
         record["answer"] = answer.record()
-        width = terminal.stdout().width
-        shown += ["", *picture(answer, width)]
+        shown += ["", *picture(answer, terminal.stdout().width)]
     rows = [(name, size_text(n_bytes)) for name, n_bytes in bytes_by_file.items()]
     shown += ["", terminal.table(("file", "size"), rows)]
     return Result({"schema": 1, "run": record}, shown)
@@ -241,8 +239,7 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
         f"seed {run.seed}",
     )
     if run.variant:
-        typed_settings = settings_text(run.variant.items(), " ")
-        yield "set", typed_settings
+        yield "set", settings_text(run.variant.items(), " ")
     for decision in decisions(record["decided"]):
         yield "decided", decision
     if record["result"]:

@@ -52,8 +52,7 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
             if answer is not None:
                 record["answer"] = answer.record()
                 if pictured and is_new:
-                    width = stdout().width
-                    shown += ["", *picture(answer, width)]
+                    shown += ["", *picture(answer, stdout().width)]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
@@ -113,8 +112,7 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for key, decision in decided.items():
         reason = str(decision.get("why") or "no reason recorded")
         settings = settings_by_reason.setdefault(reason, [])
-        typed = as_typed(decision["value"])
-        settings.append(f"{key}={typed}")
+        settings.append(f"{key}={as_typed(decision['value'])}")
     texts = []
     for reason, settings in settings_by_reason.items():
         settings_text = " ".join(settings)
@@ -146,9 +144,8 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     if comparison_text:
         yield "compared", str(comparison_text)
     times = []
-    # Build, align, finetune, test -> seconds.
-    seconds_by_stage = mapping(result.get("seconds"))
-    for stage, seconds in seconds_by_stage.items():
+    # Stage -> seconds: build, align, finetune, test.
+    for stage, seconds in mapping(result.get("seconds")).items():
         time_s = number(seconds)
         if time_s is not None:
             times.append(f"{stage} {time_s:.0f} s")
@@ -203,15 +200,13 @@ def _validation_text(result: Mapping[str, Any]) -> str | None:
     if selected_on == "folds":
         folds = selected.get("folds")
         return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
-    epoch = as_typed(selected.get("epoch"))
-    return f"{validation} after epoch {epoch}"
+    return f"{validation} after epoch {as_typed(selected.get('epoch'))}"
 
 
 def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
     """Return a text for each baseline but the constant, which is shown with the test error."""
     texts = []
-    baselines = mapping(result.get("baselines"))
-    for name, baseline in baselines.items():
+    for name, baseline in mapping(result.get("baselines")).items():
         if name == "constant":
             continue
         error = mapping(baseline).get("error")
@@ -240,18 +235,13 @@ def error_text(result: Mapping[str, Any]) -> str:
 
 def outcome_record(outcome: Outcome) -> Record:
     """Return how a run ended, for other programs."""
-    path = None
-    if outcome.path is not None:
-        path = str(outcome.path)
-    failure = None
-    if outcome.failure is not None:
-        failure = outcome.failure.record()
+    failure = outcome.failure
     return {
         "state": outcome.state,
         "code": outcome.code,
-        "path": path,
+        "path": None if outcome.path is None else str(outcome.path),
         "result": dict(outcome.result),
-        "failure": failure,
+        "failure": None if failure is None else failure.record(),
     }
 
 

@@ -8,14 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
-from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome
+from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome, runs_root
 from orca_cli.commands.options import Record
 from orca_cli.commands.summary import build_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
@@ -39,9 +38,7 @@ _NAMES = ("task", "body", "metric", "finetune", "seed")
 def dry_run(sweep: Sweep, *, force: bool) -> Result:
     """Return what a command, with or without --force, would do; of a study nothing is built."""
     jobs = sweep.experiments
-    summary: Record = {}
-    if not sweep.study:
-        summary = _built(jobs)
+    summary = {} if sweep.study else _built(jobs)
     runs = [_peeked(job, force=force) for job in jobs]
     counts = Counter(run["would"] for run in runs)
     # Seconds of the first job by stage, which are taken for those of every other.
@@ -80,9 +77,8 @@ def _peeked(job: Composed, *, force: bool) -> Record:
     """Return what a command would do with a run, with the run's names."""
     signals.check()
     run_name = experiment.run_name(job)
-    root = Path(job.config.paths.runs or "")
     # It only looks: no folder is made, and no lock is taken.
-    state = claim.peek(root, run_name, force=force)
+    state = claim.peek(runs_root(job), run_name, force=force)
     return {"would": _WOULD[state], **vars(run_name), "labels": job.labels}
 
 
@@ -136,9 +132,7 @@ class _SweepWork:
         """Return the next job that is not done yet."""
         for label, job in self.waiting:
             # Looked up here: a process that finds the run completed takes seconds to start.
-            outcome = None
-            if not self.is_forced:
-                outcome = experiment.done_before(job)
+            outcome = None if self.is_forced else experiment.done_before(job)
             if outcome is None:
                 return self.runner.job(label, job)
             terminal.log.info(
@@ -175,7 +169,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     for line in absent_lines(sweep.absent):
         terminal.log.warning(line)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
-    root = Path(jobs[0].config.paths.runs or "")
+    root = runs_root(jobs[0])
     # Before the first job, since all of them would fail in the same way.
     storage.check_writable(root)
     if sweep.study:

@@ -190,9 +190,7 @@ def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]
         # The file is DIR/hparams/NAME.yaml.
         config_dir = file.parent.parent
     words = ["orca", "run"]
-    for override in arguments.overrides:
-        if key_of(override) not in dropped_keys:
-            words.append(override)
+    words += [text for text in arguments.overrides if key_of(text) not in dropped_keys]
     if file is not None:
         words.append(f"hparams={file.stem}")
     return words + own_code_words(config_dir, arguments.allow_module)
@@ -243,9 +241,7 @@ class _Trials:
         steps_by_stage = summary.get("steps", {})
         # Steps of a member; 0 while they are unknown.
         steps = steps_by_stage.get("finetune", 0) // summary.get("members", 1)
-        curve_lines: list[dict[str, Any]] = []
-        if steps:
-            curve_lines = storage.read_json_lines(run.stage("finetune") / CURVE)
+        curve_lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
         curve = []
         for line in curve_lines:
             error = line.get("validation_error")
@@ -265,9 +261,7 @@ class _Trials:
         self.watch(job)
         trial = self._by_run.pop(job.name.identity)
         outcome = job_outcome(end)
-        error: OrcaError | None = None
-        if outcome.failure is not None:
-            error = outcome.failure.error
+        error = None if outcome.failure is None else outcome.failure.error
         # `Search.is_behind` has left a note on a trial that it stops.
         # No settings can do worse than those that diverge.
         if trial.note or isinstance(error, NonFiniteError):

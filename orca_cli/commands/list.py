@@ -229,7 +229,7 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
     for entry in chosen:
         picked_groups |= entry["picks"].keys()
     pick_columns = sorted(picked_groups)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in chosen:
         picks = [entry["picks"].get(column, "-") for column in pick_columns]
         rows.append((entry["name"], *picks, entry["description"]))

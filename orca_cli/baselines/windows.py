@@ -34,13 +34,18 @@ class Windows:
         radius = _RADIUS.get(len(extent), 0)
         while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
             radius -= 1
+        width = 2 * radius + 1
+        sides = (radius, radius)
+        if causal:
+            # The window has the same size, and ends at its own position.
+            sides = (2 * radius, 0)
+        num_positions = int(np.prod(extent))
         return cls(
             extent=extent,
-            window=(2 * radius + 1,) * len(extent),
-            # A causal window has the same size, and ends at its own position.
-            sides=(2 * radius, 0) if causal else (radius, radius),
+            window=(width,) * len(extent),
+            sides=sides,
             centre=np.zeros(()),
-            coordinates=np.zeros((int(np.prod(extent)), 0)),
+            coordinates=np.zeros((num_positions, 0)),
         )
 
     def features(self, sample: np.ndarray) -> np.ndarray:
@@ -60,6 +65,7 @@ def coordinates(extent: tuple[int, ...]) -> np.ndarray:
 
     The array is [positions, 2 * axes].
     """
-    grid = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+    axes = [np.linspace(-1, 1, size) for size in extent]
+    grid = np.meshgrid(*axes, indexing="ij")
     columns = [*grid, *(axis**2 for axis in grid)]
     return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))

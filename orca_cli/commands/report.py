@@ -16,6 +16,7 @@ from orca_cli.report.collect import Collection, Run, collect
 from orca_cli.report.conditions import PROGRAM, program_name
 from orca_cli.report.formats import FORMATS, Page, page_of
 from orca_cli.report.layout import clean
+from orca_cli.report.overview import by_data_set, overview
 from orca_cli.report.paired import compare
 from orca_cli.report.published import with_published
 from orca_cli.report.ranks import rank
@@ -34,7 +35,9 @@ _FORMAT_OF = {
 }
 EXAMPLES = """\
 examples:
-  orca report                                  all runs of ./runs (or $ORCA_RUNS)
+  orca report                                  all data sets of ./runs (or $ORCA_RUNS), newest first
+  orca report --last                           only the data set of the newest run, with all notes
+  orca report --name my                        only the data set `my`
   orca report runs/digits                      one task; also a single run, or several folders
   orca report --where task=digits --where train.lr=1e-4,2e-4      runs by any settings
   orca report --study alignment                \
@@ -110,7 +113,9 @@ ARGUMENTS = (
 def execute(arguments: argparse.Namespace) -> Result:
     """Return the table with the values of all seeds, or write it to a file."""
     _check_exclusive(arguments)
-    table = _table(arguments)
+    values = Values()
+    collection = _selected(arguments, values)
+    table = _table(collection, arguments, values)
     failures = _strict_failures(table) if arguments.strict else []
     # At most one of the options replaces the table by another view.
     page = Page(table)
@@ -124,7 +129,11 @@ def execute(arguments: argparse.Namespace) -> Result:
     form = _form(arguments)
     # A table on a terminal fits its width; the text of any other format does not depend on it.
     if form == "table" and arguments.out is None:
-        return Result(page.record(), page.renderables(terminal.stdout().width), failures)
+        console = terminal.stdout()
+        renderables = page.renderables(console.width)
+        if _is_overview(arguments) and len(by_data_set(collection)) > 1:
+            renderables = overview(collection, console)
+        return Result(page.record(), renderables, failures)
     if form == "html":
         # A page shows the command that made it.
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
@@ -193,17 +202,31 @@ def _write_figures(page: Page, folder: Path) -> None:
     terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
 
 
-def _table(arguments: argparse.Namespace) -> Table:
-    """Return the table of the runs that the options select."""
+def _is_overview(arguments: argparse.Namespace) -> bool:
+    """Return whether nothing is typed that asks for one table of all data sets."""
+    asked = ("format", "study", "choose", "against", "compare", "baselines", "any_program")
+    return not any(getattr(arguments, name) for name in asked)
+
+
+def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
+    """Return the runs that the options select; `values` are kept for later questions."""
     folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
     # First: the runs then have the names of the study, which --where may ask for.
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
-    # Shared by all steps below, so that the settings of a run are read once.
-    values = Values()
-    for text in arguments.where:
+    conditions = list(arguments.where)
+    if arguments.name is not None:
+        conditions.append(f"data={arguments.name}")
+    for text in conditions:
         collection = where(collection, text, values)
+    if arguments.last:
+        return next(iter(by_data_set(collection).values()))
+    return collection
+
+
+def _table(collection: Collection, arguments: argparse.Namespace, values: Values) -> Table:
+    """Return the table of the selected runs, with what the options make of them."""
     # Texts of the table's first line.
     headings = []
     remarks: list[str] = []

@@ -26,6 +26,7 @@ from orca_cli.report.layout import (
     Entry,
     Layout,
     clean,
+    counted_states,
     framed,
     layout_of,
     notes_of,
@@ -109,10 +110,9 @@ class Page:
                 shown.append(Text(layout.caption))
             for note in layout.notes:
                 shown.append(Text(f"- {note}"))
-            if layout.problems:
-                shown += [Text(""), Text("Not in the means:", "bold")]
-            for state, reason, folder in layout.problems:
-                shown.append(Text.assemble((state, "bold"), f"  {reason}\n  {folder}"))
+            problems = counted_states(problem.state for problem in layout.problems)
+            if problems:
+                shown.append(Text(problems, "bold"))
         return shown
 
     def layouts(self) -> list[Layout]:

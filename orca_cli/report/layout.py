@@ -91,6 +91,15 @@ class Layout:
     heading: str = ""
 
 
+def counted_states(states: Iterable[str]) -> str:
+    """Return a line that counts the runs which no mean includes; empty for none."""
+    counts = Counter(states)
+    if not counts:
+        return ""
+    texts = [f"{count} {state}" for state, count in counts.items()]
+    return f"Not in the means: {', '.join(texts)}; orca runs list says why."
+
+
 def clean(text: str, *, longest: int = 300) -> str:
     """Return text from the disk, cut to `longest` characters.
 

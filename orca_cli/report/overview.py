@@ -1,6 +1,6 @@
 """The report on a terminal: data sets one below the other, the newest first, on one screen."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import replace
 
 from rich.console import Console, RenderableType
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from orca_cli.report.collect import Collection
 from orca_cli.report.formats import rich_tables
-from orca_cli.report.layout import clean, framed, layout_of
+from orca_cli.report.layout import clean, counted_states, framed, layout_of
 from orca_cli.report.table import Row, Table, build_table
 from orca_cli.terminal import counted
 
@@ -58,9 +58,11 @@ def overview(collection: Collection, console: Console) -> list[RenderableType]:
         older = ", ".join(f"{clean(name)} ({len(sets[name].runs)})" for name in waiting)
         text = f"{counted(len(waiting), 'older data set')} (runs): {older}; orca report --name NAME"
         shown.append(Text(text, no_wrap=True, overflow="ellipsis"))
-    failures = _failures_text(collection)
-    if failures:
-        shown.append(Text(failures))
+    states = [run.state for run in collection.runs if run.state != "completed"]
+    states += [broken.state for broken in collection.broken]
+    problems = counted_states(states)
+    if problems:
+        shown.append(Text(problems, "bold"))
     return shown
 
 
@@ -85,14 +87,3 @@ def _block(name: str, table: Table, width: int) -> list[RenderableType]:
 def _lowest_mean(row: Row) -> float:
     """Return the lowest mean error of a method; infinite without one."""
     return min((cell.mean for cell in row.cells if cell.mean is not None), default=float("inf"))
-
-
-def _failures_text(collection: Collection) -> str:
-    """Return a line that counts the runs which no mean includes; empty for none."""
-    counts = Counter(run.state for run in collection.runs if run.state != "completed")
-    if collection.broken:
-        counts["unreadable"] = len(collection.broken)
-    if not counts:
-        return ""
-    texts = [f"{count} {state}" for state, count in counts.items()]
-    return f"not in the means: {', '.join(texts)} (orca runs list says why)"

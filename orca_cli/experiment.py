@@ -73,16 +73,15 @@ def run(
         team: the processes that share the work, which this one leads; None for a single process.
     """
     name = run_name(job)
-    # `compose` has filled it in; only the schema allows None.
-    root = Path(job.config.paths.runs or "")
+    runs_folder = _runs_folder(job)
     try:
-        _check_device(job, root, force=force)
-        _check_files(job, root, force=force)
+        _check_device(job, runs_folder, force=force)
+        _check_files(job, runs_folder, force=force)
         with (
             # Around the claim as well, so that a signal cannot leave it half done.
             signals.deferred(),
             signals.watched(),
-            claim.claim(root, name, force=force, allow_inexact=allow_inexact) as folder,
+            claim.claim(runs_folder, name, force=force, allow_inexact=allow_inexact) as folder,
             _logged(folder.path / "run.log"),
         ):
             # Only now, with the lock: another process may have completed the run during the wait.
@@ -94,7 +93,7 @@ def run(
         return ended_by(error)
 
 
-def _check_device(job: Composed, root: Path, *, force: bool) -> None:
+def _check_device(job: Composed, runs_folder: Path, *, force: bool) -> None:
     """Refuse a device or precision that this machine lacks, before any folder is touched.
 
     A completed run needs no device, and torch takes seconds to import.
@@ -103,22 +102,32 @@ def _check_device(job: Composed, root: Path, *, force: bool) -> None:
     precision = job.config.precision
     is_on_every_machine = device in ("auto", "cpu") and precision != "fp16"
     # The cheap question first; the second one reads folders.
-    if is_on_every_machine or claim.peek(root, run_name(job), force=force) == "completed":
+    if is_on_every_machine:
+        return
+    if claim.peek(runs_folder, run_name(job), force=force) == "completed":
         return
     from orca_cli.training.engine import check_precision, choose_device
 
     check_precision(choose_device(device), precision)
 
 
-def _check_files(job: Composed, root: Path, *, force: bool) -> None:
+def _check_files(job: Composed, runs_folder: Path, *, force: bool) -> None:
     """Raise an error that names all data and weights that this machine lacks for a run.
 
     A completed run needs none.
     """
     command = needs.get_command(job.overrides, job.config_dir)
     missing = needs.missing_error([job], command)
-    if missing is not None and claim.peek(root, run_name(job), force=force) != "completed":
+    if missing is None:
+        return
+    if claim.peek(runs_folder, run_name(job), force=force) != "completed":
         raise missing
+
+
+def _runs_folder(job: Composed) -> Path:
+    """Return the folder of all runs."""
+    # `compose` has filled it in; only the schema allows None.
+    return Path(job.config.paths.runs or "")
 
 
 def run_name(job: Composed) -> RunName:
@@ -196,7 +205,8 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
     overrides = "".join(f"{override}\n" for override in job.overrides)
     storage.write_text(folder.path / "overrides.txt", overrides)
-    folder.write_environment(environment() | {"device": str(device), "files": job.identity.files})
+    machine = environment() | {"device": str(device), "files": job.identity.files}
+    folder.write_environment(machine)
     folder.set_state("build")
     # An earlier start may have made decisions that this start has to keep, such as the length of
     # training.
@@ -213,12 +223,12 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     if is_minutes(config):
         spent_s = time.monotonic() - start
         built = planned(config, built, engine, earlier, spent_s, reporter)
-    facts = {**numerics(device), **_facts(built), "precision": engine.precision}
+    fingerprint_facts = {**numerics(device), **_facts(built), "precision": engine.precision}
     # The number of processes decides how sums are split, and with it the last bits.
     if team is not None:
-        facts["processes"] = team.rank.size
+        fingerprint_facts["processes"] = team.rank.size
     # Before the stages, which would otherwise continue with other bits.
-    folder.check_fingerprint("build", facts)
+    folder.check_fingerprint("build", fingerprint_facts)
     folder.write_summary("build", built.summary | {"precision": engine.precision})
     # A run on own data can predict for new files, which need the same preprocessing.
     if built.task.preprocessing is not None:
@@ -231,10 +241,12 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
 
 def _facts(built: Built) -> dict[str, Any]:
     """Return the data, weights and decisions that a run's bits depend on."""
-    facts = {f"data.{name}": split["sha256"] for name, split in built.summary["splits"].items()}
+    facts: dict[str, Any] = {}
+    for name, split in built.summary["splits"].items():
+        facts[f"data.{name}"] = split["sha256"]
     facts["weights"] = built.summary["checkpoint_sha256"]
-    for key, decision in built.plan.decided.items():
-        facts[key] = decision.value
+    for setting_name, decision in built.plan.decided.items():
+        facts[setting_name] = decision.value
     return facts
 
 
@@ -243,14 +255,14 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
     Accelerate has to be started before.
     """
-    node = job.config.tracker
-    if node.get(parts.TARGET) is None:
+    tracker_node = job.config.tracker
+    if tracker_node.get(parts.TARGET) is None:
         return
 
     # A function: `Guarded` calls it in a thread, where a failure does not end the run.
     def make() -> Any:
         return parts.build(
-            node,
+            tracker_node,
             "tracker",
             settings=dict(flat(job.content)),
             name=folder.path.name,
@@ -258,12 +270,14 @@ def _track(job: Composed, folder: RunDirectory) -> None:
             store=folder.path.parent.parent,
         )
 
-    tracker = Guarded(make, node[parts.TARGET].rpartition(".")[2])
+    _, _, class_name = tracker_node[parts.TARGET].rpartition(".")
+    tracker = Guarded(make, class_name)
     # Started before the stages: what it imports must not meet imports of the run.
     tracker.start()
     folder.trackers.append(tracker)
     for stage in ("align", "finetune"):
-        folder.show(stage, storage.read_json_lines(folder.stage(stage) / CURVE))
+        curve_file = folder.stage(stage) / CURVE
+        folder.show(stage, storage.read_json_lines(curve_file))
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
@@ -287,15 +301,16 @@ def done_before(job: Composed) -> Outcome | None:
     """
     from orca_cli.baselines import completion
 
-    run = claim.look(Path(job.config.paths.runs or ""), run_name(job))
-    if run is None or not (run.path / storage.MANIFEST).exists():
+    folder = claim.look(_runs_folder(job), run_name(job))
+    if folder is None:
         return None
-    if run.status().get("state") != "completed":
+    manifest = folder.path / storage.MANIFEST
+    if not manifest.exists() or folder.status().get("state") != "completed":
         return None
-    result = run.result()
-    if not result or completion.lacking(job.config, run, result):
+    result = folder.result()
+    if not result or completion.lacking(job.config, folder, result):
         return None
-    return Outcome("skipped", path=run.path, result=result)
+    return Outcome("skipped", path=folder.path, result=result)
 
 
 def _with_baselines(
@@ -311,27 +326,31 @@ def _with_baselines(
     """
     from orca_cli.baselines import completion
 
-    before = folder.result()
-    names = completion.lacking(job.config, folder, before)
+    earlier_result = folder.result()
+    lacking_names = completion.lacking(job.config, folder, earlier_result)
+    state: State = "completed"
+    built = None
     if validated is None:
+        # Unless baselines are added below.
+        state = "skipped"
         work = "not run again (--force does)"
-        if names:
-            work = f"computing the baselines that it lacks, {', '.join(names)}"
+        if lacking_names:
+            work = f"computing the baselines that it lacks, {', '.join(lacking_names)}"
         terminal.log.info(f"already completed, {work}: {folder.path}")
-    # "skipped" unless something is computed below.
-    state: State = "skipped" if validated is None else "completed"
-    if not names:
-        return Outcome(state, path=folder.path, result=before)
+    else:
+        built = validated.built
+    if not lacking_names:
+        return Outcome(state, path=folder.path, result=earlier_result)
     stop = completion.complete(
         job.config,
         folder,
-        names,
-        built=None if validated is None else validated.built,
+        lacking_names,
+        built=built,
         test=None if tested is None else tested.samples,
     )
     result = folder.result()
     # Baselines were added, so the run was not merely skipped.
-    if result.get("baselines") != before.get("baselines"):
+    if result.get("baselines") != earlier_result.get("baselines"):
         state = "completed"
     if stop is None:
         return Outcome(state, path=folder.path, result=result)
@@ -360,9 +379,9 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
                 return ended_by(lost, error, folder.path)
             failure = _explained(error, folder)
         outcome = ended_by(failure, error, folder.path)
-        record = Failure(failure, error).record()
+        failure_record = Failure(failure, error).record()
         try:
-            folder.set_state(outcome.state, code=outcome.code, error=record)
+            folder.set_state(outcome.state, code=outcome.code, error=failure_record)
         except OrcaError as full:
             # A full disk can hold neither the result nor the record that the run failed.
             terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
@@ -384,12 +403,12 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     expected = process_error(error) or storage.disk_error(error)
     if expected is not None:
         return expected
-    path = folder.path / "error.log"
+    error_log = folder.path / "error.log"
     hint = "--traceback shows where"
     # A full disk must not hide the bug: then the hint says how to see the traceback.
     with suppress(OrcaError):
-        storage.write_text(path, "".join(traceback.format_exception(error)))
-        hint = f"the traceback is in {path}"
+        storage.write_text(error_log, "".join(traceback.format_exception(error)))
+        hint = f"the traceback is in {error_log}"
     return OrcaError(
         f"unexpected {type(error).__name__}: {error}", where=folder.path.name, hint=hint
     )
@@ -426,13 +445,13 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[None]:
+def _logged(log_file: Path) -> Iterator[None]:
     """Write the program's log into the run's own file as well."""
-    with storage.guarded(path):
-        handler = logging.FileHandler(path, encoding="utf-8")
+    with storage.guarded(log_file):
+        handler = logging.FileHandler(log_file, encoding="utf-8")
     # With times, unlike the lines on the terminal: run.log is read long after.
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    terminal.warn_once(handler, f"the log {path}")
+    terminal.warn_once(handler, f"the log {log_file}")
     terminal.log.addHandler(handler)
     try:
         yield

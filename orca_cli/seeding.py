@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def derive(seed: int, *names: str | int) -> int:
     """Return a seed in 0..2**63-1 for a named draw, such as ("finetune", "order", epoch)."""
-    text = "/".join([str(seed), *map(str, names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    draw = "/".join([str(seed), *map(str, names)])
+    digest = hashlib.sha256(draw.encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:

@@ -6,14 +6,16 @@ alone by gc.
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from orca_cli import storage, terminal
-from orca_cli.commands.options import Record, Verb, argument, number, run_argument
+from orca_cli.commands.options import WHERE, Record, Verb, argument, number, run_argument
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import OrcaError
+from orca_cli.exceptions import OrcaError, UsageError
+from orca_cli.report.collect import collect
+from orca_cli.report.selection import Values, where
 from orca_cli.runs import claim
 from orca_cli.terminal import Result, size_text
 
@@ -35,6 +37,8 @@ examples:
 what would be removed: by the eight digits that its name ends with
   orca runs rm --yes runs/digits/2026-...   remove it
   orca runs rm --yes 1e791e76 66f1304e      several
+  orca runs rm --where state=failed         all that failed
+  orca runs rm --where data=my --where train.lr=1e-3
 
 Only folders of runs in $ORCA_RUNS, else ./runs, are removed, never through a link, and none that \
 a process works on: if one
@@ -56,7 +60,12 @@ def rm(arguments: argparse.Namespace) -> Result:
     is_dry = not arguments.yes
     root = default_folders()["runs"]
     # All of them are checked before the first is removed: if one may not be, none is.
-    paths = [claim.check_removable(claim.named(name), root) for name in arguments.runs]
+    named_paths = [claim.named(name) for name in arguments.runs]
+    if arguments.where:
+        named_paths += _selected(arguments.where, root)
+    elif not arguments.runs:
+        raise UsageError("no run is named", where="RUN", hint="give runs, or --where KEY=VALUE")
+    paths = [claim.check_removable(path, root) for path in named_paths]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
 
@@ -72,6 +81,15 @@ def rm(arguments: argparse.Namespace) -> Result:
     if is_dry:
         lines.append("--yes removes what is listed, for good")
     return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
+
+
+def _selected(conditions: Sequence[str], root: Path) -> list[Path]:
+    """Return the folders of all runs that meet every KEY=VALUE, older attempts included."""
+    collection = collect([root])
+    values = Values()
+    for condition in conditions:
+        collection = where(collection, condition, values)
+    return [run.path for run in (*collection.runs, *collection.superseded)]
 
 
 def gc(arguments: argparse.Namespace) -> Result:
@@ -225,7 +243,7 @@ VERBS = {
     "rm": Verb(
         about="remove runs; --yes does",
         examples=_RM,
-        arguments=(run_argument("runs", "+"), _YES),
+        arguments=(run_argument("runs", "*"), WHERE, _YES),
         execute=rm,
     ),
     "gc": Verb(

@@ -63,6 +63,7 @@ _HEALTHY = ("completed", "running")
 # Fields of a run in its record.
 _FIELDS = (
     "task",
+    "data",
     "body",
     "source",
     "metric",

@@ -37,16 +37,19 @@ class Euclidean(Metric):
         unit = torch.where(unit > 0, unit, 1)
         x = x / unit
         z = z / unit
-        total = torch.zeros((), dtype=torch.float64, device=z.device)
+        rounding = 8 * torch.finfo(z.dtype).eps
+        target_norms = z.square().sum(1)  # [m]
+        total = z.new_zeros((), dtype=torch.float64)
         gradient = torch.zeros_like(z)
-        for rows in x.split(_CHUNK):
-            squares = half_squared_distances(rows, z).mul_(2)  # [r, m]
+        for source_points in x.split(_CHUNK):
+            squares = half_squared_distances(source_points, z).mul_(2)  # [r, m]
+            source_norms = source_points.square().sum(1, keepdim=True)  # [r, 1]
             # |x_i|^2 + |z_j|^2: the squares are differences of terms this large, and rounded so.
-            norms = rows.square().sum(1)[:, None] + z.square().sum(1)[None, :]
-            is_beyond_rounding = squares > 8 * torch.finfo(z.dtype).eps * norms
+            norms = source_norms + target_norms
+            is_beyond_rounding = squares > rounding * norms
             distances = torch.where(is_beyond_rounding, squares, 0).sqrt()
             total += distances.sum(dtype=torch.float64)
             # The gradient in z_j is the sum of (z_j - x_i) / |z_j - x_i|.
             weights = torch.where(is_beyond_rounding, 1 / distances, 0)
-            gradient += clouds.gradient(weights, rows, z)
+            gradient += clouds.gradient(weights, source_points, z)
         return total / pairs * unit, gradient / pairs, {}

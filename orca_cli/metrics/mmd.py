@@ -26,7 +26,7 @@ _MIDDLE = math.log(_LOWEST_RATIO * _HIGHEST_RATIO) / 2
 _RADIUS = math.log(_HIGHEST_RATIO / _LOWEST_RATIO) / 2
 # Chebyshev nodes of the first kind are the cosines of these angles.
 _NODES = 48
-_ANGLES = [math.pi * (2 * i + 1) / (2 * _NODES) for i in range(_NODES)]
+_ANGLES = [math.pi * (2 * node + 1) / (2 * _NODES) for node in range(_NODES)]
 
 
 class MMD(Metric):
@@ -59,16 +59,19 @@ class MMD(Metric):
         # Seen from the first point, so that equal points differ by exactly 0.
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
-        scatter = (x - mean).square().sum()
+        scatter = _scatter(x, mean)
         source_bandwidth = _mean_square(scatter, len(x))
-        logs = [_MIDDLE + _RADIUS * math.cos(angle) for angle in _ANGLES]
-        bandwidths = [source_bandwidth * math.exp(log) for log in logs]
+        bandwidths = []
+        for angle in _ANGLES:
+            log_ratio = _MIDDLE + _RADIUS * math.cos(angle)
+            bandwidths.append(source_bandwidth * math.exp(log_ratio))
         return {"mean": mean, "scatter": scatter, "self_kernel": _self_kernel(x, bandwidths)}
 
     @closed_form
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with m. No diagnostics."""
-        n, m = len(source.x), len(target.x)
+        n = len(source.x)
+        m = len(target.x)
         origin = source.x[0].to(target.x.dtype)
         x = source.x.to(target.x.dtype) - origin
         z = target.x - origin
@@ -86,12 +89,12 @@ class MMD(Metric):
         x, z = centred(x, z)
         x = x / unit
         z = z / unit
-        cross, cross_gradient = _cross_kernel(x, z)
+        cross_kernel, cross_gradient = _cross_kernel(x, z)
         # Far from the source, small distances within the target keep their digits.
         (z,) = centred(z - z[0])
-        within, within_gradient = _own_kernel(z)
-        value = self_kernel + within / m**2 - 2 * cross / (n * m)
-        return value, (cross_gradient + within_gradient) / unit, {}
+        own_kernel, own_gradient = _own_kernel(z)
+        value = self_kernel + own_kernel / m**2 - 2 * cross_kernel / (n * m)
+        return value, (cross_gradient + own_gradient) / unit, {}
 
 
 def _joint_bandwidth(prepared: dict[str, Tensor], n: int, z: Tensor) -> float:
@@ -99,9 +102,14 @@ def _joint_bandwidth(prepared: dict[str, Tensor], n: int, z: Tensor) -> float:
     m = len(z)
     centre = z.mean(0)
     # The scatter of a union is that of both parts, and that between their means.
-    between = (centre - prepared["mean"]).square().sum() * (n * m / (n + m))
-    scatter = prepared["scatter"] + (z - centre).square().sum() + between
+    between = _scatter(centre, prepared["mean"]) * (n * m / (n + m))
+    scatter = prepared["scatter"] + _scatter(z, centre) + between
     return _mean_square(scatter, n + m)
+
+
+def _scatter(points: Tensor, centre: Tensor) -> Tensor:
+    """Return the sum of squared distances from a centre [d]."""
+    return (points - centre).square().sum()
 
 
 def _mean_square(scatter: Tensor, points: int) -> float:
@@ -115,7 +123,7 @@ def _cross_kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     Points and gradient are in units of the root of b.
     """
     pairs = len(x) * len(z)
-    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    total = z.new_zeros((), dtype=torch.float64)
     gradient = torch.zeros_like(z)
     for rows in x.split(_CHUNK):
         kernel, slope = _kernel(rows, z)  # [r, m]
@@ -130,27 +138,28 @@ def _own_kernel(z: Tensor) -> tuple[Tensor, Tensor]:
     Points and gradient are in units of the root of b.
     """
     pairs = len(z) * len(z)
-    total = torch.zeros((), dtype=torch.float64, device=z.device)
+    total = z.new_zeros((), dtype=torch.float64)
     gradients = []
     for rows in z.split(_CHUNK):
         kernel, slope = _kernel(rows, z)  # [r, m]
         total += kernel.sum(dtype=torch.float64)
-        gradients.append((slope.sum(1)[:, None] * rows - slope @ z).mul_(4 / pairs))
+        row_gradient = slope.sum(1, keepdim=True) * rows - slope @ z
+        gradients.append(row_gradient.mul_(4 / pairs))
     return total, torch.cat(gradients)
 
 
 def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return K and its derivative by the squared distance, [n, m]; points in roots of b."""
     scale = _LARGEST_SCALE
-    power = half_squared_distances(x, z).mul_(-2 / scale).exp_()
-    kernel = power.clone()
-    slope = power / -scale
+    exponential = half_squared_distances(x, z).mul_(-2 / scale).exp_()
+    kernel = exponential.clone()
+    slope = exponential / -scale
     for _ in range(_KERNELS - 1):
         # Half the scale is the square: one exponential serves all kernels.
-        power = power.square_()
-        scale = scale / 2
-        kernel += power
-        slope -= power / scale
+        exponential.square_()
+        scale /= 2
+        kernel += exponential
+        slope -= exponential / scale
     return kernel, slope
 
 
@@ -173,10 +182,12 @@ def _kernel_sums(x: Tensor, z: Tensor, bandwidths: list[float]) -> Tensor:
     sums = []
     for bandwidth in bandwidths:
         # Where the bandwidth is 0, all squares are 0 too, and any divisor serves.
-        power = (squares / (-_LARGEST_SCALE * (bandwidth or 1.0))).exp_()
-        total = power.sum()
+        scale = _LARGEST_SCALE * (bandwidth or 1.0)
+        exponential = (squares / -scale).exp_()
+        total = exponential.sum()
         for _ in range(_KERNELS - 1):
-            total = total + power.square_().sum()
+            exponential.square_()
+            total = total + exponential.sum()
         sums.append(total)
     return torch.stack(sums)
 
@@ -187,11 +198,11 @@ def _interpolate(table: Tensor, ratio: float) -> Tensor:
     `ratio` is the bandwidth in units of the source's own.
     """
     position = (math.log(ratio) - _MIDDLE) / _RADIUS
-    gaps = [position - math.cos(angle) for angle in _ANGLES]
-    if 0 in gaps:
-        return table[gaps.index(0)]
-    weights = []
-    for i, gap in enumerate(gaps):
-        weights.append((-1) ** i * math.sin(_ANGLES[i]) / gap)
-    weight = table.new_tensor(weights)
-    return (weight * table).sum() / weight.sum()
+    node_gaps = [position - math.cos(angle) for angle in _ANGLES]
+    if 0 in node_gaps:
+        return table[node_gaps.index(0)]
+    node_weights = []
+    for node, node_gap in enumerate(node_gaps):
+        node_weights.append((-1) ** node * math.sin(_ANGLES[node]) / node_gap)
+    weights = table.new_tensor(node_weights)
+    return (weights * table).sum() / weights.sum()

@@ -34,9 +34,9 @@ class Moments(Metric):
         """Return the distance. No diagnostics."""
         check_finite("target features", target.x)
         mean, std = _moments(target.x)
-        mean_part = (mean - prepared["mean"]).square().mean()
-        std_part = (std - prepared["std"]).square().mean()
-        value = (mean_part + std_part).to(target.x.dtype)
+        mean_distance = (mean - prepared["mean"]).square().mean()
+        std_distance = (std - prepared["std"]).square().mean()
+        value = (mean_distance + std_distance).to(target.x.dtype)
         check_finite("distance", value)
         return Distance(value)
 
@@ -44,4 +44,5 @@ class Moments(Metric):
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean [d] and the standard deviation [d] of points [n, d], float64."""
     x = x.double()
-    return x.mean(0), (x.var(0, correction=0) + _EPS).sqrt()
+    variance = x.var(0, correction=0) + _EPS
+    return x.mean(0), variance.sqrt()

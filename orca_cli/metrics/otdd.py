@@ -36,7 +36,7 @@ from orca_cli.metrics.transport.clouds import (
 class _Matchings(NamedTuple):
     """Solved problems of B pairs of samples, on the host."""
 
-    match: np.ndarray  # [B, s], the column that each row is matched to
+    matching: np.ndarray  # [B, s], the column that each row is matched to
     # [B, s, s], the weight of each half squared distance in the sum of W / 2 over the matched
     # points; None without labels.
     coupling: np.ndarray | None
@@ -98,19 +98,22 @@ class OTDD(Metric):
             solved = _match_labelled(costs, row_labels, column_labels)
         else:
             solved = _match_points(costs)
-        match = torch.from_numpy(solved.match).to(costs.device)
+        matching = torch.from_numpy(solved.matching).to(costs.device)
         weights = costs.new_tensor(_weights(samples)) / size  # [B]
-        value = (weights * costs.gather(2, match[:, :, None]).sum((1, 2))).sum()
+        matched_costs = costs.gather(2, matching[:, :, None])
+        value = (weights * matched_costs.sum((1, 2))).sum()
         # The value's slope in the rows and in the columns of every pair of samples, [B, s, d]. A
         # matching takes rows to columns, and its inverse permutation columns to rows.
-        row_slope = weights[:, None, None] * (rows - _take(columns, match))
-        column_slope = -_take(row_slope, match.argsort(1))
+        row_slope = weights[:, None, None] * (rows - _take(columns, matching))
+        column_slope = -_take(row_slope, matching.argsort(1))
         if solved.coupling is not None:
             coupling = torch.from_numpy(solved.coupling).to(costs.device)
             coupling *= weights[:, None, None]
             value = value + (coupling * costs).sum()
-            row_slope = row_slope + coupling.sum(2)[:, :, None] * rows - coupling @ columns
-            column_slope = column_slope + coupling.sum(1)[:, :, None] * columns - coupling.mT @ rows
+            row_mass = coupling.sum(2, keepdim=True)
+            column_mass = coupling.sum(1)[:, :, None]
+            row_slope = row_slope + row_mass * rows - coupling @ columns
+            column_slope = column_slope + column_mass * columns - coupling.mT @ rows
         return value, _target_slope(row_slope, column_slope, samples), {}
 
 
@@ -126,7 +129,9 @@ def _weights(samples: int) -> list[float]:
     The pairs across weigh 1 together, those within a side -1/2.
     """
     pairs = samples // 2
-    return [1 / samples] * samples + [-0.5 / max(pairs, 1)] * (2 * pairs)
+    across = 1 / samples
+    within = -0.5 / max(pairs, 1)
+    return [across] * samples + [within] * (2 * pairs)
 
 
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,23 +161,23 @@ def _target_slope(row_slope: Tensor, column_slope: Tensor, samples: int) -> Tens
 def _match_points(costs: Tensor) -> _Matchings:
     """Solve the problems of costs [B, s, s]."""
     matches = [_matched(cost)[1] for cost in costs.cpu().numpy()]
-    return _Matchings(match=np.stack(matches), coupling=None)
+    return _Matchings(matching=np.stack(matches), coupling=None)
 
 
 def _match_labelled(costs: Tensor, row_labels: Tensor, column_labels: Tensor) -> _Matchings:
     """Solve problems of half squared distances [B, s, s] between points of these classes [B, s]."""
     size = costs.shape[1]
-    labels = [side.to(costs)[:, :, None] for side in (row_labels, column_labels)]
+    labels = torch.stack([row_labels, column_labels], 2)  # [B, s, 2]
     # Costs and labels move together, so that the host waits for a GPU once.
-    packed = torch.cat([costs, *labels], 2).cpu().numpy()  # [B, s, s + 2]
+    packed = torch.cat([costs, labels.to(costs)], 2)  # [B, s, s + 2]
     matches = []
     couplings = []
-    for problem in packed:
+    for problem in packed.cpu().numpy():
         cost = problem[:, :size]
-        match, coupling = _labelled_match(cost, problem[:, size], problem[:, size + 1])
-        matches.append(match)
+        matching, coupling = _labelled_match(cost, problem[:, size], problem[:, size + 1])
+        matches.append(matching)
         couplings.append(coupling)
-    return _Matchings(match=np.stack(matches), coupling=np.stack(couplings))
+    return _Matchings(matching=np.stack(matches), coupling=np.stack(couplings))
 
 
 def _labelled_match(
@@ -200,13 +205,13 @@ def _labelled_match(
         class_match = _matched(between)
         inner[block][class_match] = 1 / count
         full_cost[block] += between[class_match].sum() / count  # 1/2 W
-    match = _matched(full_cost)
+    matching = _matched(full_cost)
     # The number of points that the outer matching joins between two classes, [spans, spans].
     joined = np.zeros((len(rows.spans), len(columns.spans)), cost.dtype)
-    np.add.at(joined, (rows.span_of[match[0]], columns.span_of[match[1]]), 1)
+    np.add.at(joined, (rows.span_of[matching[0]], columns.span_of[matching[1]]), 1)
     # Back from the sorted points to those of the samples.
-    outer = np.empty_like(match[1])
-    outer[rows.order] = columns.order[match[1]]
+    outer = np.empty_like(matching[1])
+    outer[rows.order] = columns.order[matching[1]]
     coupling = np.empty_like(inner)
     coupling[sorted_pairs] = inner * joined[np.ix_(rows.span_of, columns.span_of)]
     return outer, coupling
@@ -232,6 +237,6 @@ def _matched(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return rows, rows
 
 
-def _take(points: Tensor, match: Tensor) -> Tensor:
+def _take(points: Tensor, matching: Tensor) -> Tensor:
     """Return the points [B, s, d] in the order of a matching [B, s]."""
-    return points.gather(1, match[:, :, None].expand_as(points))
+    return points.gather(1, matching[:, :, None].expand_as(points))

@@ -87,11 +87,13 @@ class OTDDByClass(Metric):
         """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
-        classes = index_classes(source.labels, source.num_classes, x.dtype)
+        classes = index_classes(source, x.dtype)
         cost = clouds.from_points(x)
         _, class_self = self._solve_selves(classes, cost)
-        precise = replace(self.transport, tolerance=_STORED_PRECISION * self.transport.tolerance)
-        solve = partial(precise.by_sinkhorn, reg=self.reg / 2)
+        precise_transport = replace(
+            self.transport, tolerance=_STORED_PRECISION * self.transport.tolerance
+        )
+        solve = partial(precise_transport.by_sinkhorn, reg=self.reg / 2)
         upper = _table(_solve_pairs(classes, classes, cost, solve), class_self, class_self)
         label_distances = upper + upper.T  # W, [k, k]
         points = replace(source, x=x)
@@ -110,20 +112,19 @@ class OTDDByClass(Metric):
         """
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         own_cost = half_squared_distances(z, z)  # [m, m]
-        sources = index_classes(source.labels, source.num_classes, x.dtype)
-        targets = index_classes(target.labels, target.num_classes, x.dtype)
-        selves, target_self = self._solve_selves(targets, clouds.from_matrix(own_cost))
+        sources = index_classes(source, x.dtype)
+        targets = index_classes(target, x.dtype)
+        solved_selves, target_self = self._solve_selves(targets, clouds.from_matrix(own_cost))
         source_cloud = _Cloud(
             points=replace(source, x=x), classes=sources, class_self=prepared["class_self"].to(x)
         )
         target_cloud = _Cloud(points=replace(target, x=z), classes=targets, class_self=target_self)
 
         cross = self._cross_terms(source_cloud, target_cloud)
-        within = self._own_terms(target_cloud, own_cost, selves, cross.mass.sum(0))
+        within = self._own_terms(target_cloud, own_cost, solved_selves, cross.mass.sum(0))
         # OTDD = OT_reg(source, target) - 1/2 OT_reg(target, target) - 1/2 OT_reg(source, source)
         value = cross.value - within.value / 2 - prepared["self_term"].to(x) / 2
-        solutions = [*cross.solutions, *within.solutions]
-        diagnostics = self.transport.diagnostics(solutions)
+        diagnostics = self.transport.diagnostics([*cross.solutions, *within.solutions])
         return value, cross.gradient - within.gradient, diagnostics
 
     def _cross_terms(self, source: _Cloud, target: _Cloud) -> _Terms:
@@ -132,7 +133,7 @@ class OTDDByClass(Metric):
         z = target.points.x
         row_labels = source.points.labels
         column_labels = target.points.labels
-        half = self.reg / 2
+        class_reg = self.reg / 2
         cost = half_squared_distances(x, z)  # [n, m]
         solve_outer = partial(
             solve_across,
@@ -149,24 +150,25 @@ class OTDDByClass(Metric):
             # plan. The plan's potentials are then a good start for the pairs of classes.
             outer = solve_outer()
             start = outer.solution.g
-        solve = partial(self.transport.solve, reg=half, start=start)
-        pairs = _solve_pairs(source.classes, target.classes, clouds.from_matrix(cost), solve)
-        label_distances = _table(pairs, source.class_self, target.class_self)  # W, [k, l]
-        left, right = _potentials(pairs, source.classes, target.classes)  # [n, l], [k, m]
+        solve = partial(self.transport.solve, reg=class_reg, start=start)
+        solved_pairs = _solve_pairs(source.classes, target.classes, clouds.from_matrix(cost), solve)
+        label_distances = _table(solved_pairs, source.class_self, target.class_self)  # W, [k, l]
+        left, right = _potentials(solved_pairs, source.classes, target.classes)  # [n, l], [k, m]
         if outer is None:
             add_label_distances(cost, label_distances, row_labels, column_labels)
             # The inner plans below are of half squared distances alone: the potentials make up for
             # W / 2 in the cost.
             right += (label_distances / 2)[:, column_labels]
             outer = solve_outer()
-            value = outer.solution.value[0]
+            value = outer.value
         else:
-            value = outer.solution.value[0] + label_distances[row_labels].sum(1).mean() / 2
+            row_distances = label_distances[row_labels].sum(1)  # [n]
+            value = outer.value + row_distances.mean() / 2
         # A half squared distance weighs in the value by the outer plan, and by the plan between its
         # two classes times the mass that the outer plan carries between them.
         inner_plan = class_plans(
             cost,
-            half,
+            class_reg,
             left=left,
             right=right,
             row_labels=row_labels,
@@ -177,11 +179,11 @@ class OTDDByClass(Metric):
             value=value,
             gradient=slope([outer.plan, inner_plan], cost, x, z),
             mass=outer.mass,
-            solutions=[outer.solution, *(solution for _, solution in pairs)],
+            solutions=[outer.solution, *_solutions(solved_pairs)],
         )
 
     def _own_terms(
-        self, target: _Cloud, cost: Tensor, selves: _SolvedPairs, cross_mass: Tensor
+        self, target: _Cloud, cost: Tensor, solved_selves: _SolvedPairs, cross_mass: Tensor
     ) -> _Terms:
         """Return OT_reg(target, target), and the gradient of its half and of every W's self terms.
 
@@ -194,10 +196,10 @@ class OTDDByClass(Metric):
         z = target.points.x
         labels = target.points.labels
         classes = target.classes
-        half = self.reg / 2
-        solve = partial(self.transport.solve, reg=half)
-        pairs = _solve_pairs(classes, classes, clouds.from_matrix(cost), solve)
-        upper = _table(pairs, target.class_self, target.class_self)
+        class_reg = self.reg / 2
+        solve = partial(self.transport.solve, reg=class_reg)
+        solved_pairs = _solve_pairs(classes, classes, clouds.from_matrix(cost), solve)
+        upper = _table(solved_pairs, target.class_self, target.class_self)
         label_distances = upper + upper.T  # W, [l, l]
         add_label_distances(cost, label_distances, labels, labels)
         outer = solve_within(self.transport, cost, self.reg, cloud=target.points)
@@ -206,15 +208,16 @@ class OTDDByClass(Metric):
         # target, which is below 0 by rounding only.
         mass = outer.mass.fill_diagonal_(0)
         mass = (mass + mass.T) / 2
-        mass += torch.diag((cross_mass - mass.sum(0)).clamp(min=0))
-        left, _ = _potentials(selves, classes, classes)  # [m, l]
-        upper_left, upper_right = _potentials(pairs, classes, classes)  # [m, l], [l, m]
+        remaining = cross_mass - mass.sum(0)
+        mass += torch.diag(remaining.clamp(min=0))
+        left, _ = _potentials(solved_selves, classes, classes)  # [m, l]
+        upper_left, upper_right = _potentials(solved_pairs, classes, classes)  # [m, l], [l, m]
         left += upper_left + upper_right.T
         right = left.T + (label_distances / 2)[:, labels]
         # Plans are symmetric: that both ends of a distance move cancels the half of this term.
         inner_plan = class_plans(
             cost,
-            half,
+            class_reg,
             left=left,
             right=right,
             row_labels=labels,
@@ -222,10 +225,10 @@ class OTDDByClass(Metric):
             mass=mass,
         )
         return _Terms(
-            value=outer.solution.value[0],
+            value=outer.value,
             gradient=slope([outer.plan, inner_plan], cost, z, z),
             mass=mass,
-            solutions=[outer.solution, *(solution for _, solution in (*selves, *pairs))],
+            solutions=[outer.solution, *_solutions(solved_selves), *_solutions(solved_pairs)],
         )
 
     def _solve_selves(self, classes: ClassIndex, cost: Cost) -> tuple[_SolvedPairs, Tensor]:
@@ -246,8 +249,14 @@ class OTDDByClass(Metric):
 
 def _solve_pairs(left: ClassIndex, right: ClassIndex, cost: Cost, solve: _Solve) -> _SolvedPairs:
     """Solve the transport between the classes of all `pairs`."""
-    groups = clouds.padded(clouds.pairs(left, right), left, right)
-    return [(group, solve(cost(group.rows, group.columns), group.a, group.b)) for group in groups]
+    return [
+        (group, solve(cost(group.rows, group.columns), group.a, group.b))
+        for group in clouds.padded(clouds.pairs(left, right), left, right)
+    ]
+
+
+def _solutions(solved: _SolvedPairs) -> list[Solution]:
+    return [solution for _, solution in solved]
 
 
 def _table(solved: _SolvedPairs, left_self: Tensor, right_self: Tensor) -> Tensor:
@@ -275,6 +284,8 @@ def _potentials(solved: _SolvedPairs, left: ClassIndex, right: ClassIndex) -> tu
     rows = left.weights.new_zeros(n + 1, len(right.counts))
     columns = left.weights.new_zeros(len(left.counts), m + 1)
     for group, solution in solved:
-        rows[torch.where(group.a > 0, group.rows, n), group.right[:, None]] = solution.f
-        columns[group.left[:, None], torch.where(group.b > 0, group.columns, m)] = solution.g
+        row_points = torch.where(group.a > 0, group.rows, n)  # [B, p]
+        rows[row_points, group.right[:, None]] = solution.f
+        column_points = torch.where(group.b > 0, group.columns, m)  # [B, q]
+        columns[group.left[:, None], column_points] = solution.g
     return rows[:n], columns[:, :m]

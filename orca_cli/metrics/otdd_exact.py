@@ -11,7 +11,7 @@ CPU, on whatever device the features are.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -22,6 +22,7 @@ from orca_cli.exceptions import NonFiniteError
 from orca_cli.interfaces import Features, Metric
 from orca_cli.metrics.transport import clouds
 from orca_cli.metrics.transport.clouds import index_classes, pairs
+from orca_cli.metrics.transport.outer import add_label_distances
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,24 @@ class OTDDExact(Metric):
         cost = clouds.half_squared_distances(x, z)  # [n, m]
         row_labels = source.labels.cpu()
         column_labels = target.labels.cpu()
-        sources = index_classes(row_labels, source.num_classes, cost.dtype)
-        targets = index_classes(column_labels, target.num_classes, cost.dtype)
+        sources = index_classes(replace(source, labels=row_labels), cost.dtype)
+        targets = index_classes(replace(target, labels=column_labels), cost.dtype)
         label_distances = cost.new_zeros(source.num_classes, target.num_classes)  # W, [k, l]
         plans = {}
         for a, b in pairs(sources, targets):
-            block = cost[sources.points(a)][:, targets.points(b)]  # [p, q]
-            plans[a, b] = self._plan(block)
-            label_distances[a, b] = 2 * (plans[a, b] * block).sum()
+            class_cost = cost[sources.points(a)][:, targets.points(b)]  # [p, q]
+            plan = self._plan(class_cost)
+            label_distances[a, b] = 2 * (plan * class_cost).sum()
+            plans[a, b] = plan
         # The outer plan [n, m]; later the weight of each half squared distance in the value.
-        weights = self._plan(cost + label_distances[row_labels][:, column_labels] / 2)
+        weights = self._plan(
+            add_label_distances(cost.clone(), label_distances, row_labels, column_labels)
+        )
         # W / 2 is the transport in half squared distances: every class pair's plan counts with the
         # mass that the outer plan carries between the two.
-        mass = clouds.class_mass(weights, row_labels, column_labels, label_distances.shape)
+        mass_between = clouds.class_mass(weights, row_labels, column_labels, label_distances.shape)
         for (a, b), plan in plans.items():
-            weights[sources.points(a)[:, None], targets.points(b)] += mass[a, b] * plan
+            weights[sources.points(a)[:, None], targets.points(b)] += mass_between[a, b] * plan
         return (weights * cost).sum(), clouds.gradient(weights, x, z), {}
 
     def _plan(self, cost: Tensor) -> Tensor:

@@ -66,12 +66,12 @@ class OTDDGaussian(Metric):
         """
         clouds.check_finite("source features", source.x)
         (x,) = clouds.resolved(self.reg, source.x)
-        classes = index_classes(source.labels, source.num_classes, x.dtype)
-        points = {label: x[classes.points(label)].double() for label in classes.present}
+        classes = index_classes(source, x.dtype)
+        class_points = {label: x[classes.points(label)].double() for label in classes.present}
         label_distances = x.new_zeros(source.num_classes, source.num_classes)  # W, [k, k]
         for a, b in pairs(classes, classes):
-            plan = coupling(points[a], points[b])
-            cost = clouds.half_squared_distances(points[a], points[b])
+            plan = coupling(class_points[a], class_points[b])
+            cost = clouds.half_squared_distances(class_points[a], class_points[b])
             label_distances[a, b] = label_distances[b, a] = 2 * (plan * cost).sum()
         resolved = replace(source, x=x)
         self_term = source_term(self.transport, resolved, label_distances, self.reg)
@@ -91,8 +91,8 @@ class OTDDGaussian(Metric):
         x, z = clouds.resolved(self.reg, source.x.to(target.x.dtype), target.x)
         cross_cost = clouds.half_squared_distances(x, z)  # [n, m]
         own_cost = clouds.half_squared_distances(z, z)  # [m, m]
-        sources = index_classes(source.labels, source.num_classes, x.dtype)
-        targets = index_classes(target.labels, target.num_classes, x.dtype)
+        sources = index_classes(source, x.dtype)
+        targets = index_classes(target, x.dtype)
         cross_distances, cross_slopes = _label_distances(x, z, sources, targets)  # W, [k, l]
         upper, own_slopes = _label_distances(z, z, targets, targets)
         add_label_distances(cross_cost, cross_distances, source.labels, target.labels)
@@ -101,8 +101,7 @@ class OTDDGaussian(Metric):
         cross = solve_across(self.transport, cross_cost, self.reg, source=source, target=target)
         within = solve_within(self.transport, own_cost, self.reg, cloud=target)
         # OTDD = OT_reg(source, target) - 1/2 OT_reg(target, target) - 1/2 OT_reg(source, source)
-        value = cross.solution.value[0] - within.solution.value[0] / 2
-        value = value - prepared["self_term"].to(x) / 2
+        value = cross.value - within.value / 2 - prepared["self_term"].to(x) / 2
         gradient = slope([cross.plan], cross_cost, x, z)
         for pair in cross_slopes:
             gradient[pair.points] += cross.mass[pair.a, pair.b] * pair.slope
@@ -130,11 +129,13 @@ def _label_distances(
         plan = coupling(left_points.double(), right_points.double()).to(x)  # [p, q]
         p, q = plan.shape
         # W = sum_ij Q_ij |x_i - z_j|^2, where rows of Q sum to 1 / p and columns to 1 / q.
-        moved = plan.T @ left_points  # [q, d]
+        transported = plan.T @ left_points  # [q, d]
         left_part = left_points.square().sum() / p
-        right_part = ((right_points / q - 2 * moved) * right_points).sum()
+        right_part = ((right_points / q - 2 * transported) * right_points).sum()
         distances[a, b] = left_part + right_part
-        slopes.append(_PairSlope(a=a, b=b, points=right.points(b), slope=right_points / q - moved))
+        slopes.append(
+            _PairSlope(a=a, b=b, points=right.points(b), slope=right_points / q - transported)
+        )
         if x is z:
             left_slope = left_points / p - plan @ right_points
             slopes.append(_PairSlope(a=a, b=b, points=left.points(a), slope=left_slope))
@@ -146,12 +147,13 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
     p, d = x.shape
     q = len(z)
     # The rounding error of products that cancel, such as those of equal points.
-    noise = 10 * torch.finfo(x.dtype).eps * x.norm() * z.norm()
+    eps = torch.finfo(x.dtype).eps
+    noise = 10 * eps * x.norm() * z.norm()
     if min(p, q) > d:
         # The factors of a product of rank d at most: the polar factor of a [d, d] matrix is enough.
-        left_basis, left = torch.linalg.qr(x - x.mean(0))
-        right_basis, right = torch.linalg.qr(z - z.mean(0))
-        polar = left_basis @ _polar(left @ right.T, noise) @ right_basis.T
+        left_basis, left_factor = torch.linalg.qr(x - x.mean(0))
+        right_basis, right_factor = torch.linalg.qr(z - z.mean(0))
+        polar = left_basis @ _polar(left_factor @ right_factor.T, noise) @ right_basis.T
     else:
         products = x @ z.T
         # The same as if x had been centred, for a fraction of the work.
@@ -160,15 +162,16 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
     # Its rows and columns sum to 0, but for what small singular values leave of rounding.
     polar -= polar.mean(0)
     polar -= polar.mean(1, keepdim=True)
-    return polar.div_((p * q) ** 0.5).add_(1 / (p * q))
+    point_pairs = p * q
+    return polar.div_(point_pairs**0.5).add_(1 / point_pairs)
 
 
 def _polar(matrix: Tensor, noise: Tensor) -> Tensor:
     """Return U V^T of a matrix, without the singular values that are 0 up to rounding."""
     if matrix.shape[0] < matrix.shape[1]:
         return _polar(matrix.T, noise).T
-    squares, basis = torch.linalg.eigh(matrix.T @ matrix)
+    eigenvalues, eigenvectors = torch.linalg.eigh(matrix.T @ matrix)
     eps = torch.finfo(matrix.dtype).eps
-    floor = torch.maximum(squares[-1] * (10 * len(squares) * eps), noise**2)
-    roots = torch.where(squares > floor, squares.rsqrt(), 0.0)
-    return matrix @ (basis * roots) @ basis.T
+    floor = torch.maximum(eigenvalues[-1] * (10 * len(eigenvalues) * eps), noise**2)
+    inverse_roots = torch.where(eigenvalues > floor, eigenvalues.rsqrt(), 0.0)
+    return matrix @ (eigenvectors * inverse_roots) @ eigenvectors.T

@@ -54,6 +54,7 @@ from orca_cli.metrics.transport.clouds import (
     resolved,
 )
 from orca_cli.metrics.transport.entropic import log_sum_exp
+from orca_cli.metrics.transport.outer import add_label_distances, uniform_weights
 
 # Far below rounding, and high enough that no product becomes a denormal number, which would make a
 # CPU many times slower.
@@ -120,29 +121,36 @@ class OTDDReference(Metric):
         Memory grows with n and with the square of the largest class.
         """
         clouds.check_finite("source features", source.x)
-        (x,) = resolved(self.reg / 2, source.x)
+        class_reg = self.reg / 2
+        (x,) = resolved(class_reg, source.x)
         ranges = _ranges(source)
-        classes = index_classes(source.labels, source.num_classes, x.dtype)
-        squares = _square_diameters(ranges, ranges)
-        tables = torch.zeros(
-            len(classes.counts), _TABLE_LENGTH, dtype=torch.float64, device=x.device
-        )
+        classes = index_classes(source, x.dtype)
+        square_diameters = _square_diameters(ranges, ranges)
+        tables = x.new_zeros(len(classes.counts), _TABLE_LENGTH, dtype=torch.float64)
         for label in classes.present:
             points = x[classes.points(label)]
-            tables[label] = _tabulate(_rows(points), points, squares[label][label], self.reg / 2)
-        selves = _read(tables, squares, self.reg / 2)  # [k, k]
+            tables[label] = _tabulate(
+                _rows(points), points, square_diameters[label][label], class_reg
+            )
+        selves = _read(tables, square_diameters, class_reg)  # [k, k]
         upper = self._label_distances(
-            classes, classes, clouds.from_points(x), squares=squares, selves=selves + selves.T
+            classes,
+            classes,
+            clouds.from_points(x),
+            square_diameters=square_diameters,
+            selves=selves + selves.T,
         )
         label_distances = upper + upper.T  # W, [k, k]
         half_squares = _rows(x)
 
         def outer_cost(rows: slice) -> Tensor:
-            distances = label_distances[source.labels[rows]][:, source.labels]
-            return half_squares(rows).add_(distances, alpha=0.5)
+            row_labels = source.labels[rows]
+            return add_label_distances(
+                half_squares(rows), label_distances, row_labels, source.labels
+            )
 
-        square = _outer_square(ranges, len(classes.present) + 1)
-        source_self = _tabulate(outer_cost, x, square, self.reg)
+        square_diameter = _outer_square(ranges, len(classes.present) + 1)
+        source_self = _tabulate(outer_cost, x, square_diameter, self.reg)
         return {
             "low": ranges.low,
             "high": ranges.high,
@@ -161,42 +169,45 @@ class OTDDReference(Metric):
         cost = half_squared_distances(x, z)  # [n, m]
         own_cost = half_squared_distances(z, z)  # [m, m]
         sources = _Classes(
-            points=index_classes(source.labels, source.num_classes, x.dtype),
+            points=index_classes(source, x.dtype),
             ranges=_Ranges(low=prepared["low"], high=prepared["high"]),
         )
         targets = _Classes(
-            points=index_classes(target.labels, target.num_classes, x.dtype),
+            points=index_classes(target, x.dtype),
             ranges=_ranges(target),
         )
         distances, own_distances = self._all_label_distances(
             sources, targets, cost, own_cost, class_self=prepared["class_self"]
         )
-        cost.add_((distances / 2)[source.labels][:, target.labels])
-        own_cost.add_((own_distances / 2)[target.labels][:, target.labels])
+        add_label_distances(cost, distances, source.labels, target.labels)
+        add_label_distances(own_cost, own_distances, target.labels, target.labels)
         n, m = cost.shape
-        square = _joint_square(sources, targets)
-        levels = _levels_from([square], self.reg, cost)
+        square_diameter = _joint_square(sources, targets)
+        levels = _levels_from([square_diameter], self.reg, cost)
         cross_value, plan = self._cross_plan(cost, levels)
         own_value, own_f = _selves(own_cost.__getitem__, m, levels)
         own_plan = torch.softmax((own_f[0] - own_cost) / self.reg, dim=1) / m  # [m, m]
-        source_value = float(_read(prepared["source_self"], [[square]], self.reg))
+        source_value = float(_read(prepared["source_self"], [[square_diameter]], self.reg))
         value = cross_value - own_value[0] - source_value
+        row_errors = plan.sum(1) - 1 / n
+        marginal_error = row_errors.abs().sum()
         diagnostics = {
             "iterations": float(len(levels.steps)),
-            "marginal_error": float((plan.sum(1) - 1 / n).abs().sum()),
+            "marginal_error": float(marginal_error),
         }
         return value, own_plan @ z - plan.T @ x, diagnostics
 
     def _cross_plan(self, cost: Tensor, levels: _Levels) -> tuple[Tensor, Tensor]:
         """Return the value of the outer problem between two clouds, and its plan [n, m]."""
         n, m = cost.shape
-        a = cost.new_full((1, n), 1 / n)
-        b = cost.new_full((1, m), 1 / m)
+        a = uniform_weights(n, cost)
+        b = uniform_weights(m, cost)
         value, f, g = _cross(cost[None], a, b, levels)
         # The plan's column sums are right, as g is extrapolated from this f.
         potentials = (f[0] / self.reg)[:, None] + (g[0] / self.reg)
         exponent = torch.sub(potentials, cost, alpha=1 / self.reg)
-        return value[0], exponent.clamp_(min=_MIN_EXPONENT).exp_().div_(n * m)
+        plan = exponent.clamp_(min=_MIN_EXPONENT).exp_()
+        return value[0], plan.div_(cost.numel())
 
     def _all_label_distances(
         self,
@@ -211,40 +222,40 @@ class OTDDReference(Metric):
 
         Costs are half squared distances; `class_self` is that of `prepare`.
         """
-        squares = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
+        square_diameters = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
-        selves = self._target_selves(targets.points, own_cost, [*squares, *own_squares])
+        selves = self._target_selves(targets.points, own_cost, [*square_diameters, *own_squares])
         # At the diameters with the source's classes [l, k], and with the target's own [l, l].
-        cross_selves, own_selves = selves.split((len(squares), len(own_squares)), 1)
-        source_selves = _read(class_self, squares, self.reg / 2)  # [k, l]
+        cross_selves, own_selves = selves.split((len(square_diameters), len(own_squares)), 1)
+        source_selves = _read(class_self, square_diameters, self.reg / 2)  # [k, l]
         distances = self._label_distances(
             sources.points,
             targets.points,
             clouds.from_matrix(cost),
-            squares=squares,
+            square_diameters=square_diameters,
             selves=source_selves + cross_selves.T,
         )
         upper = self._label_distances(
             targets.points,
             targets.points,
             clouds.from_matrix(own_cost),
-            squares=own_squares,
+            square_diameters=own_squares,
             selves=own_selves + own_selves.T,
         )
         return distances, upper + upper.T
 
     def _target_selves(
-        self, targets: ClassIndex, own_cost: Tensor, squares: list[list[float]]
+        self, targets: ClassIndex, own_cost: Tensor, square_diameters: list[list[float]]
     ) -> Tensor:
         """Return half the cost of every class's transport to itself, [l, Q] float64.
 
-        `squares` has the squared diameters [Q, l] of each class with Q others.
+        `square_diameters` has the squared diameters [Q, l] of each class with Q others.
         """
-        selves = own_cost.new_zeros(len(targets.counts), len(squares), dtype=torch.float64)
+        selves = own_cost.new_zeros(len(targets.counts), len(square_diameters), dtype=torch.float64)
         for label in targets.present:
             members = targets.points(label)
             block = own_cost[members][:, members]  # [c, c]
-            levels = _levels_from([row[label] for row in squares], self.reg / 2, block)
+            levels = _levels_from([row[label] for row in square_diameters], self.reg / 2, block)
             selves[label] = _selves(block.__getitem__, len(block), levels)[0]
         return selves
 
@@ -254,7 +265,7 @@ class OTDDReference(Metric):
         right: ClassIndex,
         cost: Cost,
         *,
-        squares: list[list[float]],
+        square_diameters: list[list[float]],
         selves: Tensor,
     ) -> Tensor:
         """Return W [k, l] of all `pairs` of classes, 0 for others.
@@ -262,15 +273,16 @@ class OTDDReference(Metric):
         Args:
             left, right: the classes of row points and column points.
             cost: costs of row points and column points.
-            squares: [k, l], the squared diameter of two classes together.
+            square_diameters: [k, l], the squared diameter of two classes together.
             selves: [k, l], half the cost of the transports of both classes to themselves.
         """
         table = left.weights.new_zeros(len(left.counts), len(right.counts))
         for group in clouds.padded(clouds.pairs(left, right), left, right):
             pairs = zip(group.left.tolist(), group.right.tolist(), strict=True)
-            levels = _levels_from([squares[i][j] for i, j in pairs], self.reg / 2, table)
+            levels = _levels_from([square_diameters[i][j] for i, j in pairs], self.reg / 2, table)
             values, _, _ = _cross(cost(group.rows, group.columns), group.a, group.b, levels)
-            debiased = values - selves[group.left, group.right].to(values)
+            pair_selves = selves[group.left, group.right]
+            debiased = values - pair_selves.to(values)
             table[group.left, group.right] = 2 * debiased
         return table
 
@@ -294,14 +306,15 @@ def _square_diameters(left: _Ranges, right: _Ranges) -> list[list[float]]:
     for low, high in zip(left.low, left.high, strict=True):
         sides = torch.maximum(high, right.high) - torch.minimum(low, right.low)  # [l, d]
         rows.append(sides.square().sum(-1))
-    squares = torch.stack(rows) / 2
-    return torch.where(squares.isfinite(), squares, 0.0).tolist()
+    square_diameters = torch.stack(rows) / 2
+    return square_diameters.nan_to_num(posinf=0.0).tolist()
 
 
 def _outer_square(ranges: _Ranges, classes: int) -> float:
     """Return the squared diagonal of the box around all classes, with their number a coordinate."""
     sides = ranges.high.amax(0) - ranges.low.amin(0)  # [d]
-    return float(sides.square().sum(-1)) + (classes - 1) ** 2
+    feature_square = sides.square().sum(-1)
+    return float(feature_square) + (classes - 1) ** 2
 
 
 def _joint_square(sources: _Classes, targets: _Classes) -> float:
@@ -310,7 +323,8 @@ def _joint_square(sources: _Classes, targets: _Classes) -> float:
         low=torch.cat([sources.ranges.low, targets.ranges.low]),
         high=torch.cat([sources.ranges.high, targets.ranges.high]),
     )
-    return _outer_square(joined, len(sources.points.present) + len(targets.points.present))
+    classes = len(sources.points.present) + len(targets.points.present)
+    return _outer_square(joined, classes)
 
 
 def _rows(points: Tensor) -> _Rows:
@@ -318,15 +332,17 @@ def _rows(points: Tensor) -> _Rows:
     return lambda rows: half_squared_distances(points[rows], points)
 
 
-def _levels_from(squares: list[float], reg: float, like: Tensor) -> _Levels:
+def _levels_from(square_diameters: list[float], reg: float, like: Tensor) -> _Levels:
     """Return the levels of problems of these squared diameters."""
-    counts = [math.ceil(_position(square, reg)) for square in squares]  # levels above reg
+    counts = [
+        math.ceil(_position(square_diameter, reg)) for square_diameter in square_diameters
+    ]  # levels above reg
     length = max(counts) + 2
     regs = []
     steps = []
-    for square, count in zip(squares, counts, strict=True):
+    for square_diameter, count in zip(square_diameters, counts, strict=True):
         # Points this close are one at any level, and a level of 0 would be divided by.
-        start = max(square, reg * 1e-6)
+        start = max(square_diameter, reg * 1e-6)
         padding = length - count - 2
         falling = [start * _SCALING ** (2 * i) for i in range(count)]
         regs.append([start] * (padding + 1) + falling + [reg])
@@ -359,7 +375,8 @@ def _cross(cost: Tensor, a: Tensor, b: Tensor, levels: _Levels) -> tuple[Tensor,
         f = torch.lerp(f, new_f, step[:, None])
         g = torch.lerp(g, new_g, step[:, None])
     final_f, final_g = updates(f, g, levels.regs[-1])
-    return (a * final_f).sum(1) + (b * final_g).sum(1), f, final_g
+    values = (a * final_f).sum(1) + (b * final_g).sum(1)
+    return values, f, final_g
 
 
 def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
@@ -382,47 +399,52 @@ def _selves(cost: _Rows, points: int, levels: _Levels) -> tuple[Tensor, Tensor]:
             for start in range(0, diameters, together):
                 problems = slice(start, start + together)
                 shape = (len(f[problems]), *block.shape)
+                piece = memory[: math.prod(shape)]
                 update[problems, rows] = _softmin(
                     block.expand(shape),
                     f[problems],
                     weights[problems],
                     reg=regs[problems],
-                    memory=memory[: math.prod(shape)].view(shape),
+                    memory=piece.view(shape),
                 )
         return update
 
     f = softmin(torch.zeros_like(weights), levels.regs[0])
     for regs, step in zip(levels.regs, levels.steps, strict=True):
         f = torch.lerp(f, softmin(f, regs), step[:, None])
-    return softmin(f, levels.regs[-1]).mean(1), f
+    extrapolated = softmin(f, levels.regs[-1])
+    return extrapolated.mean(1), f
 
 
-def _tabulate(cost: _Rows, x: Tensor, square: float, reg: float) -> Tensor:
-    """Tabulate the transport of points x to themselves at squared diameters from `square` on.
+def _tabulate(cost: _Rows, x: Tensor, square_diameter: float, reg: float) -> Tensor:
+    """Tabulate the transport of points x to themselves, from a squared diameter on.
 
     The table, [_TABLE_LENGTH] float64, starts with the number of its first period. The means of the
     extrapolated potential at the nodes of _PERIODS periods follow. `_read` reads it.
     """
-    start = _period(_position(square, reg))
+    start = _period(_position(square_diameter, reg))
     periods = min(max(_REMEMBERED + 1 - start, 1), _PERIODS)
-    squares = []
+    square_diameters = []
     for period in range(periods):
         # A period ends at its own number.
         positions = [start - 1 + period + node for node in _NODES]
-        squares += [reg * _SCALING ** (-2 * position) for position in positions]
-    levels = _levels_from(squares, reg, x)
+        square_diameters += [reg * _SCALING ** (-2 * position) for position in positions]
+    levels = _levels_from(square_diameters, reg, x)
     if len(x) ** 2 <= _STORED_ELEMENTS:
         cost = cost(slice(len(x))).__getitem__
-    table = _selves(cost, len(x), levels)[0].double().view(periods, len(_NODES))
+    means, _ = _selves(cost, len(x), levels)
+    table = means.double().view(periods, len(_NODES))
     later = table[-1:].expand(_PERIODS - periods, -1)
-    return torch.cat([table.new_full((1,), float(start)), table.reshape(-1), later.reshape(-1)])
+    return torch.cat([table.new_tensor([start]), table.reshape(-1), later.reshape(-1)])
 
 
-def _read(tables: Tensor, squares: list[list[float]], reg: float) -> Tensor:
+def _read(tables: Tensor, square_diameters: list[list[float]], reg: float) -> Tensor:
     """Return the mean extrapolated potentials [k, l] of k clouds, at squared diameters [k, l]."""
     means = []
-    for table, row in zip(tables.tolist(), squares, strict=True):
-        means.append([_mean_potential(table, _position(square, reg)) for square in row])
+    for table, row in zip(tables.tolist(), square_diameters, strict=True):
+        means.append(
+            [_mean_potential(table, _position(square_diameter, reg)) for square_diameter in row]
+        )
     return tables.new_tensor(means)
 
 
@@ -430,19 +452,21 @@ def _mean_potential(table: list[float], position: float) -> float:
     """Return the mean of a cloud's extrapolated potential, by Lagrange's polynomial of a period."""
     period = _period(position)
     node = position - (period - 1)
-    row = min(max(period - int(table[0]), 0), _PERIODS - 1)
+    first_period = int(table[0])
+    row = min(max(period - first_period, 0), _PERIODS - 1)
     start = 1 + len(_NODES) * row
+    knot_means = table[start : start + len(_NODES)]
     mean = 0.0
-    for knot, value in zip(_NODES, table[start : start + len(_NODES)], strict=True):
+    for knot, knot_mean in zip(_NODES, knot_means, strict=True):
         factors = [(node - root) / (knot - root) for root in _NODES if root != knot]
-        mean += value * math.prod(factors)
+        mean += knot_mean * math.prod(factors)
     return mean
 
 
-def _position(square: float, reg: float) -> float:
+def _position(square_diameter: float, reg: float) -> float:
     """Return u, the number of levels from a squared diameter down to reg; 0 if it is below reg."""
-    if square > reg:
-        return math.log(square / reg) / (-2 * math.log(_SCALING))
+    if square_diameter > reg:
+        return math.log(square_diameter / reg) / (-2 * math.log(_SCALING))
     return 0.0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,7 +43,7 @@ from orca_cli.prediction.record import (
     read_export,
     read_run,
 )
-from orca_cli.report.collect import collect, mapping
+from orca_cli.report.collect import Run, collect, mapping
 from orca_cli.runs.directory import RESULT, STAGE_FOLDERS, keeps_weights, read_or_empty
 from orca_cli.runs.preprocessing import BODY_CONFIG, can_predict, load_preprocessing
 from orca_cli.terminal import percent_or_number
@@ -365,13 +365,22 @@ def best_run(folder: Path) -> tuple[Path, str]:
     validation error are left out.
 
     Args:
-        folder: of all runs, or of one task.
+        folder: of all runs, or of one data set.
 
     Raises:
-        DataError: it holds no such run, or they were validated on different data or by different
-            errors.
+        DataError: it holds no such run, or runs of several data sets, or they were validated on
+            different samples or by different errors.
     """
-    validated, unvalidated = _candidates(folder)
+    runs = [run for run in collect([folder]).runs if can_predict(run.path)]
+    data_sets = sorted({run.data for run in runs})
+    # A run without a validation error would leave its data set to the runs of another.
+    if len(data_sets) > 1:
+        raise DataError(
+            f"holds runs of {len(data_sets)} data sets: {', '.join(data_sets)}",
+            where=str(folder),
+            hint=f"give the folder of one, such as {runs[-1].path.parent}, or a run",
+        )
+    validated, unvalidated = _candidates(runs)
     if not validated and len(unvalidated) == 1:
         return unvalidated[0], f"{unvalidated[0]}: the only run"
     # The best run by each criterion.
@@ -413,18 +422,20 @@ def best_run(folder: Path) -> tuple[Path, str]:
     return best, reason
 
 
-def _candidates(folder: Path) -> tuple[dict[_Criterion, dict[Path, float]], list[Path]]:
-    """Return the runs that can predict.
+def _candidates(
+    runs: Sequence[Run],
+) -> tuple[dict[_Criterion, dict[Path, float]], list[Path]]:
+    """Return the runs that may be compared by their validation errors.
 
     Returns:
         The validation errors of runs by criterion and run, and the runs that were not validated.
     """
     validated: dict[_Criterion, dict[Path, float]] = defaultdict(dict)
     unvalidated: list[Path] = []
-    for run in collect([folder]).runs:
+    for run in runs:
         score = run.score
         # A run that was chosen on the test split has no error that could choose it fairly.
-        if score is None or not can_predict(run.path) or score.validated_on == "test":
+        if score is None or score.validated_on == "test":
             continue
         if score.validated_on == "nothing":
             unvalidated.append(run.path)

@@ -139,7 +139,8 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     count = is_known.sum(0)
     # 0 where no target is known at all.
     overall = sums.sum() / max(1, count.sum())
-    return np.where(count > 0, sums / np.maximum(count, 1), overall).astype(targets.dtype)
+    known_mean = sums / np.maximum(count, 1)
+    return np.where(count > 0, known_mean, overall).astype(targets.dtype)
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
@@ -154,12 +155,15 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     order = np.argsort(scores)[::-1]
     ranked = scores[order]
     # A threshold can only lie between different scores.
-    last_of_ties = np.append(ranked[:-1] != ranked[1:], True)
-    positives = present[order].cumsum()[last_of_ties]
+    is_above_next = ranked[:-1] != ranked[1:]
+    is_threshold = np.append(is_above_next, True)
+    positives = present[order].cumsum()[is_threshold]
     # The entries at or above each threshold, of which `positives` are positive: [thresholds].
-    total = np.flatnonzero(last_of_ties) + 1
-    # The step of recall is the difference over the last count, precision is positives over total.
-    return float((np.diff(positives, prepend=0) / positives[-1] * positives / total).sum())
+    total = np.flatnonzero(is_threshold) + 1
+    recall_steps = np.diff(positives, prepend=0) / positives[-1]
+    # Precision is positives over total.
+    areas = recall_steps * positives / total
+    return float(areas.sum())
 
 
 def aurocs(
@@ -199,9 +203,10 @@ def aurocs(
         sums = np.where(is_positive, ranks, 0.0).sum(0)
         # The sum of ranks counts wins over the other positive entries as well.
         wins = sums - positives * (positives + 1) / 2
+        pairs = positives * negatives.astype(np.float64)
         # A column without a pair is 0 / 0, and so NaN.
         with np.errstate(invalid="ignore"):
-            areas.append(wins / (positives * negatives.astype(np.float64)))
+            areas.append(wins / pairs)
     return np.concatenate(areas)
 
 

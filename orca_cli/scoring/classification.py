@@ -41,7 +41,7 @@ class ZeroOne:
         overall majority class.
         """
         # One map a class; a one-hot copy of the targets would take K times their memory.
-        counts = np.stack([(train_targets == k).sum(axis=0) for k in range(num_outputs)])
+        counts = np.stack([np.sum(train_targets == label, axis=0) for label in range(num_outputs)])
         overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
         majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
         # [K, 1, ...], to be compared with the majority [*E].
@@ -99,11 +99,12 @@ class ClassAUROC(ZeroOne):
         counted = targets != IGNORED_CLASS
         # The last bits of a softmax decide which samples are tied, and recorded errors come from
         # that of torch.
-        logits = torch.from_numpy(np.ascontiguousarray(outputs)).double()
-        log_probabilities = np.moveaxis(logits.log_softmax(dim=1).numpy(), 1, -1)  # [n, *E, K]
-        is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
+        logits = torch.from_numpy(outputs.astype(np.float64, order="C"))
         # Logarithms rank samples as the probabilities do, and do not underflow to ties at 0.
-        return checks.one_minus_mean(checks.aurocs(log_probabilities[counted], is_of_class))
+        log_probabilities = logits.log_softmax(dim=1).numpy()  # [n, K, *E]
+        scores = np.moveaxis(log_probabilities, 1, -1)[counted]  # [m, K]
+        is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
+        return checks.one_minus_mean(checks.aurocs(scores, is_of_class))
 
 
 class MacroF1:
@@ -158,7 +159,8 @@ class MacroF1:
         truth = targets[counted]
         f1_of = {"samples": _class_f1(_predictions(scores), truth, num_outputs)}
         # Positions of a map are not cut from records.
-        groups = groups if targets.ndim == 1 else None
+        if targets.ndim != 1:
+            groups = None
         recorded = checks.records(groups, targets, counted, required=self.by == "records")
         if recorded is not None:
             record, shared = recorded
@@ -167,21 +169,24 @@ class MacroF1:
         # Classes are dropped only here: a prediction of a further class is still a miss of the true
         # one.
         score = checks.one_minus_mean(f1_of[self.by][:num_classes])
-        return replace(score, others=self._others(f1_of, num_classes))
+        return replace(score, others=self._further_errors(f1_of, num_classes))
 
-    def _others(self, f1_of: dict[str, np.ndarray], num_classes: int) -> dict[str, float | None]:
+    def _further_errors(
+        self, f1_of: dict[str, np.ndarray], num_classes: int
+    ) -> dict[str, float | None]:
         """Return name -> error of the other unit, and of the first classes, from F1 [K] by unit."""
-        others = {}
-        for unit, f1 in f1_of.items():
+        further_errors = {}
+        for unit, class_f1 in f1_of.items():
+            name = f"1 - macro F1 of {unit}"
             if unit != self.by:
-                others[f"1 - macro F1 of {unit}"] = checks.one_minus_mean(f1[:num_classes]).value
+                further_errors[name] = checks.one_minus_mean(class_f1[:num_classes]).value
             count = self._also_first
             # The reported error itself is not repeated.
             if count is not None and (unit, count) != (self.by, num_classes):
-                classes = "" if count == num_classes else f", classes 0-{count - 1}"
-                name = f"1 - macro F1 of {unit}{classes}"
-                others[name] = checks.one_minus_mean(f1[:count]).value
-        return others
+                if count != num_classes:
+                    name = f"{name}, classes 0-{count - 1}"
+                further_errors[name] = checks.one_minus_mean(class_f1[:count]).value
+        return further_errors
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return [K], or [K, *E]: one for the most frequent class, the lowest of several.
@@ -189,17 +194,20 @@ class MacroF1:
         Only the classes of the mean count. If a class is always predicted, its F1 is 2 m / (n + m)
         for m of n samples, and the others have 0: the most frequent class has the least error.
         """
-        k = min(self._num_classes or num_outputs, num_outputs)
-        votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
+        num_classes = min(self._num_classes or num_outputs, num_outputs)
         # Ignored targets are -100.
-        votes[_counts(train_targets[train_targets >= 0], k).argmax()] = 1.0
+        known_targets = train_targets[train_targets >= 0]
+        majority = _counts(known_targets, num_classes).argmax()
+        votes = np.zeros((num_outputs, *train_targets.shape[1:]), np.float32)
+        votes[majority] = 1.0
         return votes
 
 
 def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
-    fits = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    expected_shape = outputs.shape[:1] + outputs.shape[2:]
+    fits = outputs.ndim > 1 and targets.shape == expected_shape and targets.dtype.kind != "f"
     takes = "outputs (n, K, *E) and integer targets (n, *E)"
-    checks.check_fit(fits and targets.dtype.kind != "f", outputs, targets, takes)
+    checks.check_fit(fits, outputs, targets, takes)
 
 
 def _predictions(scores: np.ndarray) -> np.ndarray:
@@ -207,7 +215,8 @@ def _predictions(scores: np.ndarray) -> np.ndarray:
 
     argmax would return the position of the NaN, which could be the right class.
     """
-    return np.where(np.isnan(scores).any(axis=1), scores.shape[1], scores.argmax(axis=1))
+    is_broken = np.isnan(scores).any(axis=1)
+    return np.where(is_broken, scores.shape[1], scores.argmax(axis=1))
 
 
 def _counts(classes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -230,8 +239,8 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
     sums = checks.sums_by_record(scores[is_voting], record[is_voting], count)
     # [R, K], True for each class with the most votes of its record.
     has_most = votes == votes.max(axis=1, keepdims=True)
-    best = np.where(has_most, sums, -np.inf).argmax(axis=1)
-    return np.where(votes.any(axis=1), best, num_classes)
+    tied_sums = np.where(has_most, sums, -np.inf)
+    return np.where(votes.any(axis=1), tied_sums.argmax(axis=1), num_classes)
 
 
 def _class_f1(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:

@@ -76,8 +76,9 @@ class MaskError:
         pixels = math.prod(targets.shape[1:])
         # [n, pixels], as the masks below.
         scores = outputs.reshape(len(outputs), pixels)
-        is_known = ~np.isnan(targets).reshape(len(targets), pixels)
-        present = targets.reshape(is_known.shape) > 0.5
+        flat_targets = targets.reshape(len(targets), pixels)
+        is_known = ~np.isnan(flat_targets)
+        present = flat_targets > 0.5
         if self._count_ignored:
             scores = np.where(is_known, scores, 0.0)
             is_known = np.ones_like(is_known)
@@ -87,19 +88,20 @@ class MaskError:
         by_position = checks.one_minus_mean(checks.aurocs(scores, present, is_known))
         # All pixels as one column of scores.
         pooled_area = checks.aurocs(pooled[:, None], truth[:, None])
+        misses = 1.0 - (pooled > self._logit)[truth]
         errors = {
             "auroc": checks.one_minus_mean(pooled_area).value,
             "balanced": _balanced(pooled > 0, truth),
-            "fnr": checks.mean(1.0 - (pooled > self._logit)[truth]).value,
+            "fnr": checks.mean(misses).value,
             "pixel_auroc": by_position.value,
         }
-        others = {self._names[report]: error for report, error in errors.items()}
-        error = others.pop(self.name)
+        further_errors = {self._names[report]: error for report, error in errors.items()}
+        error = further_errors.pop(self.name)
         if self._report == "pixel_auroc":
-            return replace(by_position, others=others)
+            return replace(by_position, others=further_errors)
         # Pixels count only if they have an error; else all of them are skipped.
-        n = 0 if error is None else len(pooled)
-        return Score(value=error, n=n, skipped=is_known.size - n, others=others)
+        counted = 0 if error is None else len(pooled)
+        return Score(value=error, n=counted, skipped=is_known.size - counted, others=further_errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [1, H, W]: how much more often than overall each pixel is positive.
@@ -108,14 +110,15 @@ class MaskError:
         error. For `fnr`, which does not count false alarms, they are high everywhere. Half a sample
         of each value is added to the counts, so that all frequencies are above 0 and below 1.
         """
+        mask_shape = train_targets.shape[1:]  # (1, H, W)
         if self._report == "fnr":
-            return np.full(train_targets.shape[1:], _CERTAIN, np.float32)
-        # [1, H, W] each.
-        positives, counts = np.zeros((2, *train_targets.shape[1:]))
+            return np.full(mask_shape, _CERTAIN, np.float32)
+        positives = np.zeros(mask_shape)
+        counts = np.zeros(mask_shape)
         # Image by image, since the targets may be a large file that is mapped into memory.
         for target in train_targets:
             positives += target > 0.5
-            counts += 1.0 if self._count_ignored else ~np.isnan(target)
+            counts += ~np.isnan(target) | self._count_ignored
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
         # In log-odds: 0 where a pixel is positive as often as all pixels together.
@@ -161,25 +164,29 @@ class NatsPerFrame:
         """Return the error of logits [n, K, L] against 0 and 1; `n` and `skipped` count frames."""
         checks.check_same(outputs, targets, "(n, K, L)")
         is_known = ~np.isnan(targets)
-        frames = int(is_known.any(axis=1).sum())
-        padding = is_known.shape[0] * is_known.shape[2] - frames
+        is_frame = is_known.any(axis=1)  # [n, L]
+        frames = int(is_frame.sum())
+        padding = is_frame.size - frames
         # Outputs at padding matter only where padding counts.
-        checks.check_numbers(~np.isfinite(outputs) & (is_known | self._count_padding))
+        is_counted = is_known | self._count_padding
+        checks.check_numbers(~np.isfinite(outputs[is_counted]))
         logits = outputs.astype(np.float64)
         truth = np.where(is_known, targets, 0.0)
         # Outputs at padding may be NaN or infinite.
         with np.errstate(invalid="ignore"):
             # Binary cross-entropy of logits, in the form that does not overflow.
-            nats = np.maximum(logits, 0) - logits * truth + np.log1p(np.exp(-np.abs(logits)))
+            decay = np.exp(-np.abs(logits))
+            nats = np.maximum(logits, 0) - logits * truth + np.log1p(decay)
         per_frame = float(nats[is_known].sum()) / frames if frames else None
+        mean = None
         # Where padding does not count, its outputs may leave this mean undefined.
-        is_defined = nats.size > 0 and bool(np.isfinite(nats).all())
-        mean = float(nats.mean()) if is_defined else None
+        if nats.size and np.all(np.isfinite(nats)):
+            mean = float(nats.mean())
         if self._count_padding:
-            others = {_NATS_PER_FRAME: per_frame}
-            return Score(value=mean, n=frames + padding, skipped=0, others=others)
-        others = {_MEAN_WITH_PADDING: mean}
-        return Score(value=per_frame, n=frames, skipped=padding, others=others)
+            further_errors = {_NATS_PER_FRAME: per_frame}
+            return Score(value=mean, n=is_frame.size, skipped=0, others=further_errors)
+        further_errors = {_MEAN_WITH_PADDING: mean}
+        return Score(value=per_frame, n=frames, skipped=padding, others=further_errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
         """Return logits [K, L]: how often each label is present in a training frame.
@@ -195,7 +202,8 @@ class NatsPerFrame:
         frequency = np.repeat(label_frequency[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
             # Padding is silence here, so a label is rarer where fewer pieces last so long.
-            frequency *= (is_known.any(axis=1).sum(axis=0) + 0.5) / (len(train_targets) + 1)
+            pieces = is_known.any(axis=1).sum(axis=0)  # [L]
+            frequency *= (pieces + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
 
 
@@ -231,9 +239,8 @@ class LongRangeMAE:
 
         Targets are NaN outside a protein's own L x L block and where unknown.
         """
-        # [n, 1, W, W]: every second extent from the first is (1, W).
-        is_map = outputs.ndim == 4 and outputs.shape[1::2] == (1, outputs.shape[2])
-        fits = is_map and outputs.shape == targets.shape
+        width = outputs.shape[-1]
+        fits = outputs.shape == targets.shape == (len(outputs), 1, width, width)
         checks.check_fit(fits, outputs, targets, "distance maps (n, 1, W, W)")
         errors = np.full(len(outputs), np.nan)
         # Protein by protein: the maps of all of them in float64 would take much memory.
@@ -246,7 +253,8 @@ class LongRangeMAE:
             average = self._weight_below * below + (1 - self._weight_below) * above
             # A network may predict a distance of 0 or less.
             predicted = np.maximum(average, _SMALLEST_DISTANCE)
-            errors[index] = np.abs(predicted - targets[index, 0, rows, columns]).mean()
+            truth = targets[index, 0, rows, columns]
+            errors[index] = np.abs(predicted - truth).mean()
         return checks.mean(errors)
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -259,13 +267,15 @@ class LongRangeMAE:
         for index, rows, columns in self._pairs(train_targets):
             by_protein.append(train_targets[index, 0, rows, columns])
         if not by_protein:
-            by_protein = [np.array([self._threshold / 2])]
+            by_protein = [np.full(1, self._threshold / 2)]
         distances = np.concatenate(by_protein)
-        weights = np.concatenate([np.full(len(pairs), 1 / len(pairs)) for pairs in by_protein])
+        pair_counts = np.array([len(pairs) for pairs in by_protein])
+        weights = np.repeat(1 / pair_counts, pair_counts)
         # The weighted median: the first distance at which half of the weight is reached.
         order = np.argsort(distances, kind="stable")
         mass = weights[order].cumsum()
-        median = distances[order][np.searchsorted(mass, mass[-1] / 2)]
+        middle = np.searchsorted(mass, mass[-1] / 2)
+        median = distances[order][middle]
         return np.full(train_targets.shape[1:], median, np.float32)
 
     def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -36,8 +36,7 @@ class _Masked(nn.Module):
         # Filled before the loss is computed: a NaN that is masked only afterwards would still make
         # the gradient NaN.
         losses = self._entries(torch.where(is_known, outputs, 0.0), targets.nan_to_num(nan=0.0))
-        counted = torch.ones_like(is_known) if self.count_missing else is_known
-        return _masked_mean(losses, counted)
+        return _masked_mean(losses, is_known | self.count_missing)
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of entries that enter the average."""
@@ -75,7 +74,8 @@ class MaskedBCE(_Masked):
         if weight.ndim:
             _check_count(len(weight), outputs.shape[1], "task.loss.positive_weight")
             # [K, 1, ...], as the last axes of outputs [B, K, *E].
-            weight = weight.reshape(-1, *(1,) * (outputs.ndim - 2))
+            position_axes = (1,) * (outputs.ndim - 2)
+            weight = weight.reshape(-1, *position_axes)
         return functional.binary_cross_entropy_with_logits(
             outputs, targets, pos_weight=weight, reduction="none"
         )
@@ -153,11 +153,12 @@ class MaskedCrossEntropy(nn.Module):
             outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none"
         )
         if weights is None:
-            return loss.sum() / is_known.sum().clamp_min(1)
+            return _masked_mean(loss, is_known)
         # -100 is not an index; class 0 takes its place, and is masked.
-        total = torch.where(is_known, weights[targets.clamp_min(0)], 0.0).sum()
+        target_weights = weights[targets.clamp_min(0)]
+        total_weight = torch.where(is_known, target_weights, 0.0).sum()
         # All known classes may have a weight of 0.
-        return loss.sum() / total.where(total > 0, 1.0)
+        return loss.sum() / total_weight.where(total_weight > 0, 1.0)
 
     def weight_of(self, targets: Tensor) -> float:
         """Return the number of known targets, or the sum of their weights."""
@@ -184,14 +185,15 @@ class RelativeL2Loss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
-        unknown = targets.isnan()
+        is_known = ~targets.isnan()
         # Known entries alone make both norms: unknown ones are 0 in the target and in the
         # difference.
         truth = targets.nan_to_num(nan=0.0)
-        difference = torch.where(unknown, 0.0, outputs - truth)
-        # [B]
-        ratio = difference.flatten(1).norm(dim=1) / (truth.flatten(1).norm(dim=1) + self.eps)
-        counted = (~unknown).flatten(1).any(dim=1)
+        difference = torch.where(is_known, outputs - truth, 0.0)
+        difference_norm = difference.flatten(1).norm(dim=1)  # [B]
+        target_norm = truth.flatten(1).norm(dim=1)
+        ratio = difference_norm / (target_norm + self.eps)
+        counted = is_known.flatten(1).any(dim=1)
         if self.reduction == "mean":
             # Samples without a known entry have a ratio of 0, which must not lower the mean.
             return _masked_mean(ratio, counted)
@@ -199,7 +201,8 @@ class RelativeL2Loss(nn.Module):
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of samples with a known entry."""
-        return int((~targets.isnan()).flatten(1).any(dim=1).sum())
+        is_known = ~targets.isnan()
+        return int(is_known.flatten(1).any(dim=1).sum())
 
 
 class NatsPerFrameLoss(nn.Module):
@@ -226,13 +229,15 @@ class NatsPerFrameLoss(nn.Module):
         if self.count_padding:
             return nats.mean()
         # Frames divide the sum, not entries: long pieces weigh more, and K labels add up.
-        return torch.where(is_known, nats, 0.0).sum() / is_known.any(dim=1).sum().clamp_min(1)
+        total = torch.where(is_known, nats, 0.0).sum()
+        return total / is_known.any(dim=1).sum().clamp_min(1)
 
     def weight_of(self, targets: Tensor) -> int:
         """Return the number of frames that enter the average."""
         if self.count_padding:
             return targets.numel()
-        return int((~targets.isnan()).any(dim=1).sum())
+        is_known = ~targets.isnan()
+        return int(is_known.any(dim=1).sum())
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
@@ -266,15 +271,17 @@ def _check_count(weights: int, outputs: int, where: str) -> None:
 
 def _masked_mean(loss: Tensor, is_known: Tensor) -> Tensor:
     # Not a product with the mask: zero times infinity is NaN.
-    return torch.where(is_known, loss, 0.0).sum() / is_known.sum().clamp_min(1)
+    total = torch.where(is_known, loss, 0.0).sum()
+    return total / is_known.sum().clamp_min(1)
 
 
 def _class_weight(targets: Tensor, weights: Tensor | None, ignored: int) -> float:
     """Return the number of classes that are not ignored, or the sum of their weights."""
-    is_known = targets[targets != ignored]
+    known_classes = targets[targets != ignored]
     if weights is None:
-        return float(len(is_known))
-    return float(weights.to(targets.device)[is_known].sum())
+        return float(len(known_classes))
+    known_weights = weights.to(targets.device)[known_classes]
+    return float(known_weights.sum())
 
 
 def counts_targets(loss: Loss) -> bool:
@@ -317,7 +324,7 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
     """
     # The sums of the batches add up to the sum over all of them.
     if is_sum(loss):
-        return [1.0 for _ in targets]
+        return [1.0] * len(targets)
     weights = [weight_of(loss, batch_targets) for batch_targets in targets]
     sizes = [len(batch_targets) for batch_targets in targets]
     return normalized(weights, sizes)
@@ -329,5 +336,7 @@ def normalized(weights: Sequence[float], sizes: Sequence[int]) -> list[float]:
     If all are zero, the numbers of samples, `sizes`, take their place.
     """
     # Without a known target every batch has a loss of 0, and any shares that sum to 1 will do.
-    masses = list(weights) if any(weights) else [float(size) for size in sizes]
+    masses = list(weights)
+    if not any(weights):
+        masses = [float(size) for size in sizes]
     return [weight / sum(masses) for weight in masses]

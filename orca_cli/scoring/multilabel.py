@@ -42,12 +42,12 @@ class MeanAveragePrecision:
         if recorded is not None:
             record, shared = recorded
             sums = checks.sums_by_record(outputs, record, len(shared))
-            # The mean outputs of each record, [R, K].
-            scores["records"] = _precisions(sums / np.bincount(record)[:, None], shared)
+            record_means = sums / np.bincount(record)[:, None]  # [R, K]
+            scores["records"] = _precisions(record_means, shared)
         score = scores.pop(self.by)
         # The score of the other unit, if there is one, is left.
-        others = {f"1 - mAP of {unit}": left.value for unit, left in scores.items()}
-        return replace(score, others=others)
+        further_errors = {f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
+        return replace(score, others=further_errors)
 
 
 class MeanAUROC:
@@ -66,8 +66,9 @@ class MeanAUROC:
     ) -> Score:
         """Return the error; `n` and `skipped` count labels."""
         checks.check_same(outputs, targets, "(n, K)")
+        is_known = ~np.isnan(targets)
         # NaN is not above 0.5, and is left out as unknown.
-        return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, ~np.isnan(targets)))
+        return checks.one_minus_mean(checks.aurocs(outputs, targets > 0.5, is_known))
 
 
 class LabelMacroF1:
@@ -104,7 +105,7 @@ def _precisions(outputs: np.ndarray, targets: np.ndarray) -> Score:
     """Return one minus the mean of the average precisions of all labels."""
     precisions = []
     # Label by label, since each has its own unknown entries.
-    for k, is_known in enumerate(~np.isnan(targets.T)):
-        present = targets[is_known, k] > 0.5
-        precisions.append(checks.average_precision(outputs[is_known, k], present))
+    for label, is_known in enumerate(~np.isnan(targets.T)):
+        present = targets[is_known, label] > 0.5
+        precisions.append(checks.average_precision(outputs[is_known, label], present))
     return checks.one_minus_mean(np.array(precisions))

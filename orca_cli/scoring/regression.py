@@ -40,13 +40,14 @@ class RelativeL2:
         returned: the end of 50 Weiszfeld steps from the weighted mean, the target nearest to that
         end, since the steps become slow near a target, the mean, and zero.
         """
+        map_shape = train_targets.shape[1:]
         target = _flat(train_targets)  # [n, entries]
         is_known = ~np.isnan(target)
         target = np.where(is_known, target, 0.0)
         norm = np.linalg.norm(target, axis=1)
         weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
         if not weights.any():  # targets of zero, or none known
-            return np.zeros(train_targets.shape[1:], train_targets.dtype)
+            return np.zeros(map_shape, train_targets.dtype)
         # A distance of zero would give a target an infinite weight.
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, is_known, weights)
@@ -59,8 +60,8 @@ class RelativeL2:
         candidates = [median, nearest, plain_mean, np.zeros_like(median)]
         # The sum of the relative errors over training, for each candidate.
         costs = [_distances(target, is_known, candidate) @ weights for candidate in candidates]
-        best = candidates[int(np.argmin(costs))].reshape(train_targets.shape[1:])
-        return best.astype(train_targets.dtype)
+        best = candidates[np.argmin(costs)]
+        return best.reshape(map_shape).astype(train_targets.dtype)
 
 
 class MeanSquared:
@@ -75,10 +76,13 @@ class MeanSquared:
     ) -> Score:
         """Return the error; `n` and `skipped` count entries."""
         difference, is_known = differences(outputs, targets)
-        n = int(is_known.sum())
-        # Unknown entries add 0.
-        total = float(np.square(_flat(difference)).sum())
-        return Score(value=total / n if n else None, n=n, skipped=targets.size - n)
+        known_count = int(is_known.sum())
+        average = None
+        if known_count:
+            # Unknown entries add 0.
+            squares = np.square(_flat(difference))
+            average = float(squares.sum()) / known_count
+        return Score(value=average, n=known_count, skipped=targets.size - known_count)
 
 
 class _Values:
@@ -97,15 +101,17 @@ class _Values:
         """
         difference, is_known = map(_by_output, differences(outputs, targets))  # [K, n * positions]
         # [K, n * positions], as the differences.
-        target = _by_output(targets).astype(np.float64)
+        target = np.where(is_known, _by_output(targets), 0.0).astype(np.float64)
         count = is_known.sum(1)  # [K]
         # The mean of the known targets of each output, [K].
-        centre = np.where(is_known, target, 0.0).sum(1) / np.maximum(count, 1)
+        centre = target.sum(1) / np.maximum(count, 1)
         deviation = np.where(is_known, target - centre[:, None], 0.0)
         # Equal targets may differ from their mean by rounding.
-        deviation[np.abs(deviation) <= 1e-12 * np.abs(centre)[:, None]] = 0.0
-        # The sums of squares of each output, [K].
+        rounding = 1e-12 * np.abs(centre)
+        deviation[np.abs(deviation) <= rounding[:, None]] = 0.0
+        # The sums over each output, [K].
         squares = np.square(difference).sum(1)
+        distances = np.abs(difference).sum(1)
         spread = np.square(deviation).sum(1)
         # An output without a known target has errors of NaN.
         with np.errstate(invalid="ignore"):
@@ -113,15 +119,16 @@ class _Values:
             unexplained = squares / np.where(spread > 0, spread, np.nan)
             errors = {
                 "RMSE": np.sqrt(squares / count),
-                "MAE": np.abs(difference).sum(1) / count,
+                "MAE": distances / count,
                 "1 - R2": unexplained,
                 "RMSE / deviation": np.sqrt(unexplained),
             }
-        n = int(count[~np.isnan(errors[self.name])].sum())
+        is_defined = ~np.isnan(errors[self.name])
+        counted = int(count[is_defined].sum())
         # Over outputs; `mean` skips those whose error is undefined.
         means = {name: mean(by_output).value for name, by_output in errors.items()}
-        value = means.pop(self.name)
-        return Score(value=value, n=n, skipped=targets.size - n, others=means)
+        reported = means.pop(self.name)
+        return Score(value=reported, n=counted, skipped=targets.size - counted, others=means)
 
 
 class RMSE(_Values):
@@ -166,15 +173,16 @@ class NormalisedRMSE(_Values):
     name = "RMSE / deviation"
 
 
-def _flat(x: np.ndarray) -> np.ndarray:
-    """Return [n, entries] float64."""
+def _flat(entries: np.ndarray) -> np.ndarray:
+    """Return entries [n, ...] as [n, entries of a sample], float64."""
     # Not -1: without samples it would be ambiguous.
-    return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
+    sample_size = math.prod(entries.shape[1:])
+    return entries.reshape(len(entries), sample_size).astype(np.float64)
 
 
-def _by_output(x: np.ndarray) -> np.ndarray:
-    """Return x [n, K, *E] as [K, n * positions]."""
-    return np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+def _by_output(entries: np.ndarray) -> np.ndarray:
+    """Return entries [n, K, *E] as [K, n * positions]."""
+    return np.moveaxis(entries, 1, 0).reshape(entries.shape[1], -1)
 
 
 def _distances(target: np.ndarray, is_known: np.ndarray, constant: np.ndarray) -> np.ndarray:
@@ -190,6 +198,7 @@ def _weighted_mean(target: np.ndarray, is_known: np.ndarray, weights: np.ndarray
 def _median(targets: np.ndarray) -> np.ndarray:
     """Return the lower median of the known targets over the first axis; NaN where none is known."""
     # The place of the lower median among the known targets, which sort before NaN: [*E].
-    middle = np.maximum((~np.isnan(targets)).sum(0) - 1, 0) // 2
+    known_count = np.sum(~np.isnan(targets), axis=0)
+    middle = np.maximum(known_count - 1, 0) // 2
     ordered = np.sort(targets, axis=0)  # NaN at the end
     return np.take_along_axis(ordered, middle[None], 0)[0]

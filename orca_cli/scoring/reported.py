@@ -58,14 +58,16 @@ class ChunkMean:
         split_errors = {self._error.name: split_score.value, **split_score.others}
         chunks = self._chunks(len(outputs))
         defined: list[float] = []
+        end = 0
         for chunk in chunks:
+            end = chunk.stop
             records = None if groups is None else groups[chunk]
             score = self._error(outputs[chunk], targets[chunk], records)
             # A chunk may lack a class or a positive entry, so that its error is undefined.
             if score.value is not None:
                 defined.append(score.value)
         # Samples behind the last chunk count as one skipped chunk.
-        has_tail = bool(chunks) and chunks[-1].stop < len(outputs)
+        has_tail = end < len(outputs)
         return Score(
             value=sum(defined) / len(defined) if defined else None,
             n=len(defined),
@@ -77,14 +79,14 @@ class ChunkMean:
         """Return the constant of the error that is averaged."""
         return self._error.constant(train_targets, num_outputs)
 
-    def _chunks(self, n: int) -> list[slice]:
+    def _chunks(self, sample_count: int) -> list[slice]:
         """Return the chunks that count."""
         chunks = []
         start = 0
         batches = 0
         # Batches are never divided between two chunks.
-        for batch_start in range(0, n, self._batch):
-            end = min(batch_start + self._batch, n)
+        for batch_start in range(0, sample_count, self._batch):
+            end = min(batch_start + self._batch, sample_count)
             batches += 1
             samples = end - start
             if self._drop_tail:
@@ -95,8 +97,8 @@ class ChunkMean:
                 start = end
                 batches = 0
         # A split that fills no chunk is one chunk all the same.
-        if start < n and not (chunks and self._drop_tail):
-            chunks.append(slice(start, n))
+        if start < sample_count and not (chunks and self._drop_tail):
+            chunks.append(slice(start, sample_count))
         return chunks
 
 

@@ -37,20 +37,18 @@ def standard_error(
         None if it cannot be computed: for fewer than two units, for outputs too large to be drawn
             20 times, or if the error is undefined on half of the drawn sets.
     """
-    unit = _units(targets, groups)
-    count = count_units(targets, groups)
+    rows_of_unit = _rows_of_units(targets, groups)
+    count = len(rows_of_unit)
     # Large outputs, such as maps, are drawn fewer times, which bounds the time.
     resamples = min(_RESAMPLES, _CELLS // max(1, models[0].size))
     if count < 2 or resamples < _LEAST:
         return None
-    # The rows of each unit.
-    by_unit = np.split(np.argsort(unit, kind="stable"), np.bincount(unit).cumsum()[:-1])
     # With a seed of its own, so that a report shows the same interval each time.
     generator = seeding.numpy_generator(0, "report", "bootstrap")
     estimates = []
     for _ in range(resamples):
         # As many units as there are, with replacement.
-        drawn = [by_unit[number] for number in generator.integers(count, size=count)]
+        drawn = [rows_of_unit[number] for number in generator.integers(count, size=count)]
         rows = np.concatenate(drawn)
         records = None
         # A record that is drawn twice counts as two records.
@@ -64,7 +62,8 @@ def standard_error(
         errors = [score.value for score in scores if score.value is not None]
         # The error may be undefined on a drawn set, for example because it lacks a class.
         if len(errors) == len(models):
-            estimates.append(errors[-1] - errors[0] if len(models) > 1 else errors[0])
+            estimate = errors[-1] - errors[0] if len(models) > 1 else errors[0]
+            estimates.append(estimate)
     # The sets that remain would be a choice, not a sample.
     if len(estimates) <= resamples / 2:
         return None
@@ -95,12 +94,14 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
     elif targets.ndim == 2 and not is_mean_over_samples:
         # Each label weighs 1, which the samples that have it share.
         is_present = targets > 0.5
-        weights = (is_present / np.maximum(is_present.sum(axis=0), 1)).sum(axis=1)
+        label_counts = np.maximum(is_present.sum(axis=0), 1)
+        weights = (is_present / label_counts).sum(axis=1)
     # The samples of a record are one draw, so their weights add up: [U].
     unit_weights = np.bincount(_units(targets, groups), weights)
     if not unit_weights.any():
         return 1.0
-    return float(unit_weights.sum() ** 2 / np.square(unit_weights).sum())
+    total = unit_weights.sum()
+    return float(total**2 / np.square(unit_weights).sum())
 
 
 def interval(
@@ -128,25 +129,35 @@ def interval(
         right = size - wrong
         # Clopper and Pearson's ends are quantiles of beta distributions, but 0 and 1 at the
         # borders.
-        low = betaincinv(wrong, right + 1, _TAIL) if wrong > 0 else 0.0
-        high = betaincinv(wrong + 1, right, 1 - _TAIL) if right > 0 else 1.0
-        return float(low), float(high)
+        lower = betaincinv(wrong, right + 1, _TAIL) if wrong > 0 else 0.0
+        upper = betaincinv(wrong + 1, right, 1 - _TAIL) if right > 0 else 1.0
+        return float(lower), float(upper)
     deviation = standard_error(error, [outputs], targets, groups)
     if deviation is None or score.value <= deviation:
         return None
     freedom = count_units(targets, groups) - 1
     # The deviation of log(error) is that of the error over the error, by the delta method.
-    factor = math.exp(stdtrit(freedom, 1 - _TAIL) * deviation / score.value)
+    half_width = stdtrit(freedom, 1 - _TAIL) * deviation
+    factor = math.exp(half_width / score.value)
     return score.value / factor, score.value * factor
 
 
 def count_units(targets: np.ndarray, groups: np.ndarray | None) -> int:
     """Return the number of samples, or of records if samples are cut from records."""
-    return len(targets if groups is None else np.unique(groups))
+    return len(np.unique(_units(targets, groups)))
 
 
 def _units(targets: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """Return the unit of each sample, [n] in 0..U-1: the sample itself, or its record."""
     if groups is None:
         return np.arange(len(targets))
-    return np.unique(groups, return_inverse=True)[1].reshape(-1)
+    _, unit = np.unique(groups, return_inverse=True)
+    return unit.reshape(-1)
+
+
+def _rows_of_units(targets: np.ndarray, groups: np.ndarray | None) -> list[np.ndarray]:
+    """Return the rows of each unit, in order."""
+    unit = _units(targets, groups)
+    sorted_rows = np.argsort(unit, kind="stable")
+    ends = np.bincount(unit).cumsum()
+    return np.split(sorted_rows, ends[:-1])

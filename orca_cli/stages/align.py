@@ -78,12 +78,12 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         return dict(summary["aligned"])
     run.set_state("align", step=0)
     source, trajectory = obtain_trajectory(built, engine, run, reporter)
-    record = trajectory.record
-    lines = record["lines"]
+    trajectory_record = trajectory.record
+    step_lines = trajectory_record["lines"]
     # Step 0 is a multiple of every `align.check_every`, so the first line has all diagnostics.
     spread = {}
-    for name, after in record["collapse"].items():
-        spread[name] = {"before": lines[0][name], "after": after}
+    for name, after in trajectory_record["collapse"].items():
+        spread[name] = {"before": step_lines[0][name], "after": after}
     # The source has the two variances only; token_variance is compared with its own start.
     for name, variance in source.spread.items():
         spread[name]["source"] = variance
@@ -93,12 +93,12 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
             "match; compare with metric=none, or lower align.epochs"
         )
     aligned = {
-        "before": record["before"],
-        "after": record["after"],
-        "steps": len(lines),
+        "before": trajectory_record["before"],
+        "after": trajectory_record["after"],
+        "steps": len(step_lines),
         "collapse": spread,
-        "curve": short_curve(lines, _COLUMNS),
-        "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "curve": short_curve(step_lines, _COLUMNS),
+        "seconds": round(sum(line["seconds"] for line in step_lines), 3),
     }
     # A trajectory from the cache has left the model's embedder as it was.
     built.model.embedder.load_state_dict(trajectory.tensors)
@@ -110,14 +110,15 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
 
 def _have_drawn_together(spread: Record) -> bool:
     """Return whether a warning is due: see `align`."""
-    share = spread["token_variance"]
+    token_variance = spread["token_variance"]
     # The two variances add up to the mean squared distance of tokens to the mean of all.
     within = spread["variance_within"]
     between = spread["variance_between"]
-    total = {name: within[name] + between[name] for name in ("before", "after", "source")}
-    is_alike = share["after"] < _COLLAPSED * share["before"]
+    variance = {name: within[name] + between[name] for name in ("before", "after", "source")}
+    is_alike = token_variance["after"] < _COLLAPSED * token_variance["before"]
     # Below both bounds: coming down to the spread of the source is the aim, not a collapse.
-    return is_alike or total["after"] < _COLLAPSED * min(total["before"], total["source"])
+    is_shrunk = variance["after"] < _COLLAPSED * min(variance["before"], variance["source"])
+    return is_alike or is_shrunk
 
 
 def obtain_trajectory(
@@ -139,18 +140,19 @@ def obtain_trajectory(
         MemoryExhaustedError: the distance does not fit into memory.
         InterruptionError: a signal asked to stop; the steps so far are in a checkpoint.
     """
+    plan = built.plan
     built.model.to(engine.device)
-    hint = f"lower align.max_samples or align.source_points ({built.plan.align.source_points} now)"
-    with governed_by("align", hint), trainable(built.model.embedder):
+    memory_hint = f"lower align.max_samples or align.source_points ({plan.align.source_points} now)"
+    with governed_by("align", memory_hint), trainable(built.model.embedder):
         # Nothing is half done before the first step, so a signal may end the preparation anywhere.
         with signals.immediate():
             problem, source = make_problem(built, engine, reporter)
-        key = fingerprint(built, source.key, engine.device)
+        trajectory_name = fingerprint(built, source.key, engine.device)
         # Before the cache is asked: the steps of a resumed run must all belong to one trajectory.
-        run.check_fingerprint("align", {"trajectory": key})
+        run.check_fingerprint("align", {"trajectory": trajectory_name})
         trajectory = cached(
-            cache_folder(built.plan) / _CACHE / key,
-            lambda: Trainer(plan=built.plan, problem=problem, run=run, reporter=reporter).train(),
+            cache_folder(plan) / _CACHE / trajectory_name,
+            lambda: Trainer(plan=plan, problem=problem, run=run, reporter=reporter).train(),
             # A run resumed inexactly publishes nothing: others rely on an entry's bits (decision
             # 0012).
             keep=lambda: not run.inexact(),
@@ -167,12 +169,12 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
     Its gradients are dropped at the end.
     """
     # The finetune mode may have frozen some of it, which concerns stage 3 only.
-    settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
+    earlier_settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter, requires_grad in settings:
+        for parameter, requires_grad in earlier_settings:
             parameter.requires_grad_(requires_grad)
             # Stage 3 never clears the gradients of what it freezes: they would stay in memory.
             parameter.grad = None
@@ -184,6 +186,7 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
     Runs with equal names have trajectories of the same bits.
     """
     plan = built.plan
+    embedder = built.model.embedder
     splits = built.summary["splits"]
     facts = {
         "version": _VERSION,
@@ -195,15 +198,15 @@ def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
         "metric": plan.metric,
         "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
-        "embedder": [plan.embedder, repr(built.model.embedder.layout)],
+        "embedder": [plan.embedder, repr(embedder.layout)],
         # Whatever made the embedder: the body's layer, random draws, inputs that it was fitted to.
-        "first_weights": checkpoint.weights_sha256(built.model.embedder.state_dict()),
+        "first_weights": checkpoint.weights_sha256(embedder.state_dict()),
         "seed": plan.seed,
         # Versions, threads and device decide the last bits (decision 0012).
         "numerics": numerics(device),
     }
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    facts_text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(facts_text.encode()).hexdigest()[:32]
 
 
 def _optimizer_settings(plan: Plan) -> dict[str, Any]:
@@ -232,21 +235,24 @@ def limited_rates(
         lr, largest_step: as in `Align`.
     """
     (group,) = optimizer.param_groups
-    sizes = {}
+    parameter_sizes = {}
     for name, parameter in embedder.named_parameters():
-        sizes[name] = float(parameter.detach().float().square().mean().sqrt())
+        parameter_sizes[name] = float(parameter.detach().float().square().mean().sqrt())
     optimizer.param_groups[:] = [group | {"params": [parameter]} for parameter in group["params"]]
     # Groups are split even without a limit, since `_epoch` expects a group for each parameter.
     if largest_step is None:
-        return [1.0 for _ in sizes]
+        return [1.0 for _ in parameter_sizes]
     if embedder.is_body_layer:
         largest_step *= _BODY_LAYER_STEP
     # A long sequence makes a wide filter with small weights, which a common rate would erase.
     factors = []
-    for name, size in sizes.items():
+    for name, parameter_size in parameter_sizes.items():
         # Of a bias, the size of its layer's weight; of other parameters, their own.
-        root = sizes.get(f"{name.removesuffix('bias')}weight", size)
-        factors.append(min(1.0, largest_step * root / lr) if root > 0 else 1.0)
+        limiting_size = parameter_sizes.get(f"{name.removesuffix('bias')}weight", parameter_size)
+        factor = 1.0
+        if limiting_size > 0:
+            factor = min(1.0, largest_step * limiting_size / lr)
+        factors.append(factor)
     return factors
 
 
@@ -287,16 +293,16 @@ class Trainer:
             every_s=self.plan.train.checkpoint_s,
         )
         self._lines: list[Record] = []  # one for each step taken
-        saved = self._saver.load()
+        last_checkpoint = self._saver.load()
         # Measured once: the embedder of a checkpoint has moved already.
-        if saved is None:
+        if last_checkpoint is None:
             self._before = self.problem.value(self.problem.train)
         else:
-            self._embedder.load_state_dict(saved.weights)
-            checkpoint.restore_optimizer(self._optimizer, saved.optimizer)
-            self._before = saved.records["before"]
-            self._lines = saved.records["lines"]
-            self.reporter.say(f"align: resumed at step {saved.step} of {settings.epochs}")
+            self._embedder.load_state_dict(last_checkpoint.weights)
+            checkpoint.restore_optimizer(self._optimizer, last_checkpoint.optimizer)
+            self._before = last_checkpoint.records["before"]
+            self._lines = last_checkpoint.records["lines"]
+            self.reporter.say(f"align: resumed at step {last_checkpoint.step} of {settings.epochs}")
         # Lines after the checkpoint are dropped, since their steps are taken again.
         self.run.rewind("align", self._lines)
 
@@ -327,27 +333,27 @@ class Trainer:
                         self._save()
                     signals.check()
             self._save()  # so that a run that is killed from here on does not repeat the steps
-            record = {
+            trajectory_record = {
                 "before": self._before,
                 "after": self.problem.value(self.problem.train),
                 "collapse": self._diagnose(),
                 "lines": lines,
             }
-            return Entry(checkpoint.snapshot(self._embedder), record)
+            return Entry(checkpoint.snapshot(self._embedder), trajectory_record)
         except InterruptionError:
             # Between two groups of classes the weights are those of the last step.
             self._save()
             raise
 
     def _save(self) -> None:
-        state = checkpoint.Checkpoint(
+        new_checkpoint = checkpoint.Checkpoint(
             step=len(self._lines),
             weights=checkpoint.snapshot(self._embedder),
             optimizer=checkpoint.optimizer_tensors(self._optimizer),
             records={"before": self._before, "lines": self._lines},
         )
-        if self._saver.save(state):
-            self.run.set_state("align", step=state.step)
+        if self._saver.save(new_checkpoint):
+            self.run.set_state("align", step=new_checkpoint.step)
 
     def _epoch(self, step: int) -> Record:
         """Take one optimizer step; returns its line.
@@ -356,42 +362,47 @@ class Trainer:
             NonFiniteError: a number is NaN or infinite; the weights are as they were.
         """
         start = time.monotonic()
+        problem = self.problem
         settings = self.plan.align
-        lr = step_decay(
+        rate = step_decay(
             step, start=settings.lr, every=settings.decay_every, factor=settings.decay_factor
         )
         for group, factor in zip(self._optimizer.param_groups, self._rate_factors, strict=True):
-            group["lr"] = lr * factor
+            group["lr"] = rate * factor
         try:
             line: Record = {"epoch": step}
             # Before the step, so that the first line shows the embedder as it was made.
             if step % settings.check_every == 0:
-                line |= self._diagnose() | {"heldout": self.problem.value(self.problem.heldout)}
+                line |= self._diagnose()
+                line["heldout"] = problem.value(problem.heldout)
                 if settings.exact:
-                    line["heldout_exact"] = self.problem.exact_value()
+                    line["heldout_exact"] = problem.exact_value()
             # `_diagnose` leaves the model in evaluation mode.
-            self.problem.model.train()
+            problem.model.train()
             self._optimizer.zero_grad()
-            loss, diagnostics = self.problem.backward(step)
-            gradients = [p.grad for p in self._embedder.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            loss, diagnostics = problem.backward(step)
+            parameters = self._embedder.parameters()
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            gradient_norm = float(nn.utils.get_total_norm(gradients))
             # Before the step: the weights would take over a NaN, and keep it.
-            if not math.isfinite(norm):
-                raise NonFiniteError(f"the gradient of the distance is {norm}")
+            if not math.isfinite(gradient_norm):
+                raise NonFiniteError(f"the gradient of the distance is {gradient_norm}")
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"{error.what}, with a rate of {lr:g}; the step was not taken",
+                f"{error.what}, with a rate of {rate:g}; the step was not taken",
                 where=f"align, epoch {step}",
                 hint="try a smaller align.lr",
             ) from error
-        # One align.lr suits metrics whose gradients differ by orders of magnitude.
         # A resumed run has the first norm in its first line.
-        first_norm = self._lines[0]["gradient_norm"] if self._lines else norm
+        first_norm = self._lines[0]["gradient_norm"] if self._lines else gradient_norm
+        # One align.lr suits metrics whose gradients differ by orders of magnitude.
         if settings.unit_gradient and first_norm > 0:
             torch._foreach_mul_(gradients, 1 / first_norm)
         self._optimizer.step()
-        line |= {"loss": loss, "lr": lr, "gradient_norm": norm, **diagnostics}
-        return line | {"seconds": round(time.monotonic() - start, 3)}
+        line |= {"loss": loss, "lr": rate, "gradient_norm": gradient_norm, **diagnostics}
+        seconds = time.monotonic() - start
+        line["seconds"] = round(seconds, 3)
+        return line
 
     @torch.no_grad()
     def _diagnose(self) -> dict[str, float]:

@@ -94,25 +94,27 @@ def build(
     task = read_task(config, reporter)
     _note_uneven_classes(task, reporter)
     model, _ = make_model(config, task, is_trained=is_trained)
+    body = model.body
     # The body's own input layer embeds the source, so it has to take such examples.
-    if source is not None and source.modality != model.body.modality:
+    if source is not None and source.modality != body.modality:
         raise ConfigError(
-            f"the source holds {source.modality} data, but the body takes {model.body.modality}",
+            f"the source holds {source.modality} data, but the body takes {body.modality}",
             where="source",
             hint="use stdlib_docs for text, cifar10 or digits for images",
         )
     # Threads speed up a small model a little, but slow down runs side by side (decision 0022).
     limit_threads(_count_parameters(model), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
-        checkpoint_layers(model.body)
+        checkpoint_layers(body)
     # By these hashes recorded decisions are known to be of the same data.
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     # Made after the model, since rules read its size and the number of its tokens.
     plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
+    has_real_targets = is_real_valued(task.train.targets())
     error = named_error(
         config.task.get("error"),
         task.kind,
-        integer_targets=not is_real_valued(task.train.targets()),
+        integer_targets=not has_real_targets,
         chunk=ERROR_CHUNKS.get(config.protocol),
         batch=plan.train.batch_size,
     )
@@ -135,10 +137,10 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
     """Say so where one class has far more training samples than another."""
     if task.kind != "classes":
         return
-    sizes = target_counts(task)
-    largest = sizes.max()
+    class_sizes = target_counts(task)
+    largest = class_sizes.max()
     # Classes without a training sample are left out: no weight can help them.
-    smallest = sizes[sizes > 0].min(initial=largest)
+    smallest = class_sizes[class_sizes > 0].min(initial=largest)
     if largest > _UNEVEN * smallest:
         reporter.say(
             f"build: classes have {smallest} to {largest} training samples; "
@@ -159,8 +161,8 @@ def make_model(
     Raises:
         OrcaError: any that `checkpoints.load_model`, `build_model` or `Finetune.apply` raises.
     """
-    mode: Finetune = parts.build(settings.finetune, "finetune")
-    body = load_body(settings.body, settings.seed, pretrained=mode.pretrained)
+    finetune_mode: Finetune = parts.build(settings.finetune, "finetune")
+    body = load_body(settings.body, settings.seed, pretrained=finetune_mode.pretrained)
     # Source and target are embedded at one resolution.
     body.source_resolution = settings.embedder.get("resolution", body.source_resolution)
     model = build_model(
@@ -177,27 +179,30 @@ def make_model(
     _fit_embedder(model, task.train, settings.seed, is_trained=is_trained)
     # Modes such as LoRA add weights, which libraries draw from torch's own generator.
     seeding.seed_torch(settings.seed, "build", "finetune")
-    mode.apply(model)
+    finetune_mode.apply(model)
     if starts_with_features(settings, model) and not _is_trained(model.body):
         # The embedder is the body's own layer: it is frozen as the body is, and its norm is trained
         # where the body's norms are.
         model.embedder.requires_grad_(False)
-        if all(_is_trained(norm) for norm in model.body.norms()):
+        body_norms = model.body.norms()
+        if all(map(_is_trained, body_norms)):
             model.embedder.norm.requires_grad_(True)
-    return model, mode
+    return model, finetune_mode
 
 
 def _fit_embedder(model: TransferModel, samples: Samples, seed: int, *, is_trained: bool) -> None:
     """Show training samples to an embedder that learns from inputs; others do not read them."""
-    limit = _FITTED
+    num_fitted = _FITTED
     if not is_trained:
         # A dry run keeps no model, so bounded work matters more than a good fit.
-        limit = max(_FITTED_AT_ONCE, min(_FITTED, _DRY_TOKENS // model.embedder.layout.tokens))
+        dry_samples = _DRY_TOKENS // model.embedder.layout.tokens
+        num_fitted = max(_FITTED_AT_ONCE, min(_FITTED, dry_samples))
     generator = seeding.numpy_generator(seed, "build", "fit")
-    rows = np.sort(generator.permutation(len(samples))[:limit])  # all where they are fewer
+    # All where they are fewer.
+    fitted_rows = np.sort(generator.permutation(len(samples))[:num_fitted])
     # Read as they are asked for: an embedder that does not learn from inputs reads none.
-    read = map(samples.batch, batches(rows, _FITTED_AT_ONCE))
-    model.embedder.fit((batch.x, batch.valid) for batch in read)
+    fitted_batches = map(samples.batch, batches(fitted_rows, _FITTED_AT_ONCE))
+    model.embedder.fit((batch.x, batch.valid) for batch in fitted_batches)
 
 
 def _is_trained(module: nn.Module) -> bool:
@@ -229,7 +234,8 @@ def starts_with_features(settings: Config, model: TransferModel) -> bool:
 
 def with_train(built: Built, **changes: Any) -> Built:
     """Return a copy of what was built, with other settings of stage 3."""
-    return replace(built, plan=replace(built.plan, train=replace(built.plan.train, **changes)))
+    train = replace(built.plan.train, **changes)
+    return replace(built, plan=replace(built.plan, train=train))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
@@ -268,8 +274,10 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
     if kind and task.kind != kind:
         raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
     if config.task.get("train_on_validation"):
-        warning = "warning: the validation samples are trained on"
-        task = replace(task, note=f"{task.note}; {warning}" if task.note else warning)
+        task_note = "warning: the validation samples are trained on"
+        if task.note:
+            task_note = f"{task.note}; {task_note}"
+        task = replace(task, note=task_note)
     # Drawn by the split's seed, so that runs of all seeds learn from the same part.
     task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
     # The way of the released code (docs/selection.md).
@@ -292,14 +300,13 @@ def read_source(settings: Config, reporter: Reporter) -> SourceData:
     They take the place of its pretraining data (paper 4, A.3.4), and are read when they are first
     asked for (`SourceData.examples`).
     """
-    source: SourceData = parts.build(
+    return parts.build(
         part_node(settings, "source"),
         "source",
         seed=source_seed(settings),
         reporter=reporter,
         **_folders(settings),
     )
-    return source
 
 
 def source_seed(settings: Config) -> int:
@@ -323,9 +330,12 @@ def _folders(settings: Config) -> dict[str, Path]:
 
 def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
     """Return what stage 1 records of data and model."""
-    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shapes = describe(model)
-    folder = getattr(model.body, "folder", None)
+    num_trained = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            num_trained += parameter.numel()
+    model_shapes = describe(model)
+    checkpoint_folder = getattr(model.body, "folder", None)
     return {
         "kind": task.kind,
         "num_outputs": task.num_outputs,
@@ -335,24 +345,22 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
         "synthetic": task.synthetic,
         "size": task.size,
         "checkpoint_sha256": model.body.checkpoint_digest,
-        "checkpoint_revision": None if folder is None else revision(folder),
+        "checkpoint_revision": None if checkpoint_folder is None else revision(checkpoint_folder),
         # The number of threads decides the last bits of sums (decision 0012).
         "threads": torch.get_num_threads(),
-        **shapes,
-        "parameters": shapes["parameters"] | {"trained": num_trained},
+        **model_shapes,
+        "parameters": model_shapes["parameters"] | {"trained": num_trained},
     }
 
 
 def _training_summary(plan: Plan, task: TaskData) -> Record:
     """Return what stage 1 records of the plan."""
     train = plan.train
-    steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
+    align_steps = plan.align.epochs if has_alignment(plan) else 0
+    # With folds an upper bound: the largest training set of a member counts for all.
+    member_steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
-        "steps": {
-            "align": plan.align.epochs if has_alignment(plan) else 0,
-            # With folds an upper bound: the largest training set of a member counts for all.
-            "finetune": train.models * steps,
-        },
+        "steps": {"align": align_steps, "finetune": train.models * member_steps},
         "members": train.models,
         "warmup_epochs": train.warmup_length,
         "decided": {key: decision._asdict() for key, decision in plan.decided.items()},

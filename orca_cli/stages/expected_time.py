@@ -84,27 +84,29 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     The test split is taken to be as large as training and validation.
     """
     train = built.plan.train
-    tested = len(built.task.train) + len(built.task.validation)
+    num_tested = len(built.task.train) + len(built.task.validation)
     step_size = train.step_size(train.count_learned(built.task))
     # Seconds of a forward pass over all samples of the test.
-    test = tested * costs.step / _FORWARDS_OF_STEP / step_size
-    seconds = train.models * (train.epochs * _epoch(built, costs) + test)
+    test_s = num_tested * costs.step / _FORWARDS_OF_STEP / step_size
+    finetune_s = train.models * (train.epochs * _epoch_seconds(built, costs) + test_s)
     if not train.folds:
         # Every member but the first aligns an embedder of its own.
-        seconds += (train.models - 1) * costs.align
-    return {"align": costs.align, "finetune": seconds}
+        finetune_s += (train.models - 1) * costs.align
+    return {"align": costs.align, "finetune": finetune_s}
 
 
-def _epoch(built: Built, costs: Costs) -> float:
+def _epoch_seconds(built: Built, costs: Costs) -> float:
     """Return the seconds of an epoch of one member, with the validation after it."""
     train = built.plan.train
-    count = train.count_learned(built.task)
-    judged_on, judging = train.judged_on(built.task, built.learned)
-    validated = 0 if judging is None else len(judging)
+    num_learned = train.count_learned(built.task)
+    judged_on, judging_samples = train.judged_on(built.task, built.learned)
+    num_judging = 0 if judging_samples is None else len(judging_samples)
     if judged_on == "folds":
         # Each member validates on its own fold.
-        validated //= train.folds
-    return (count + validated / _FORWARDS_OF_STEP) / train.step_size(count) * costs.step
+        num_judging //= train.folds
+    # A validation sample costs a forward pass only.
+    num_steps = (num_learned + num_judging / _FORWARDS_OF_STEP) / train.step_size(num_learned)
+    return num_steps * costs.step
 
 
 def _time_step(built: Built, engine: Engine) -> float:
@@ -112,31 +114,32 @@ def _time_step(built: Built, engine: Engine) -> float:
 
     A step that is slow with a few of its samples is not timed as a whole, but scaled up from these.
     """
-    count = len(built.learned)
-    fitted = built.plan.train.fitted(count)
-    samples = _FIRST_SAMPLES
-    while samples < fitted.batch_size:
-        steps = 2 if samples == _FIRST_SAMPLES else 1  # the first step of all warms up
-        small_step = with_train(built, batch_size=samples, accumulation=1)
-        seconds = _mean_seconds(small_step, engine, steps)
+    train = built.plan.train
+    num_learned = len(built.learned)
+    fitted_plan = train.fitted(num_learned)
+    num_samples = _FIRST_SAMPLES
+    while num_samples < fitted_plan.batch_size:
+        most_steps = 2 if num_samples == _FIRST_SAMPLES else 1  # the first step of all warms up
+        small_step = with_train(built, batch_size=num_samples, accumulation=1)
+        seconds = _mean_seconds(small_step, engine, most_steps)
         if seconds > _SLOW_S:
             # Scaled by samples and by the batches of a step.
-            return seconds * fitted.batch_size / samples * fitted.accumulation
-        samples *= 2
-    steps = min(_STEPS, max(1, count // built.plan.train.step_size(count)))
-    return _mean_seconds(built, engine, steps)
+            return seconds * fitted_plan.batch_size / num_samples * fitted_plan.accumulation
+        num_samples *= 2
+    most_steps = min(_STEPS, max(1, num_learned // train.step_size(num_learned)))
+    return _mean_seconds(built, engine, most_steps)
 
 
 def _mean_seconds(built: Built, engine: Engine, most_steps: int) -> float:
     """Return the mean seconds of a few optimizer steps; the first counts only where it is alone."""
-    seconds: list[float] = []
-    still = with_train(built, lr=_STILL)
-    with closing(OptimizerSteps(still, engine, built.learned, built.plan.seed)) as steps:
-        while len(seconds) < most_steps and sum(seconds) < _ENOUGH_S:
-            start = time.perf_counter()
-            steps.take(len(seconds))
-            seconds.append(time.perf_counter() - start)
-    return statistics.fmean(seconds[1:] or seconds)
+    step_seconds: list[float] = []
+    built_at_rest = with_train(built, lr=_STILL)
+    with closing(OptimizerSteps(built_at_rest, engine, built.learned, built.plan.seed)) as steps:
+        while len(step_seconds) < most_steps and sum(step_seconds) < _ENOUGH_S:
+            step_start = time.perf_counter()
+            steps.take(len(step_seconds))
+            step_seconds.append(time.perf_counter() - step_start)
+    return statistics.fmean(step_seconds[1:] or step_seconds)
 
 
 def _time_alignment(built: Built, engine: Engine, reporter: Reporter) -> float:
@@ -152,15 +155,15 @@ def _time_alignment(built: Built, engine: Engine, reporter: Reporter) -> float:
         # The cost of a step does not depend on which points are drawn.
         problem, _ = make_problem(built, engine, reporter, all_examples=False)
         built.model.train()
-        start = time.perf_counter()
+        step_start = time.perf_counter()
         # No optimizer step follows, so the weights stay as they are.
         problem.backward(0)
         step_end = time.perf_counter()
         problem.value(problem.train)
         value_end = time.perf_counter()
     # One value before the first step, one after the last, and one at every check.
-    values = 2 + math.ceil(settings.epochs / settings.check_every)
-    return settings.epochs * (step_end - start) + values * (value_end - step_end)
+    num_values = 2 + math.ceil(settings.epochs / settings.check_every)
+    return settings.epochs * (step_end - step_start) + num_values * (value_end - step_end)
 
 
 def planned(
@@ -201,29 +204,34 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
     The epochs are from one to those of the plan.
     """
 
-    def seconds(**train: int) -> float:
-        return sum(expected(with_train(built, **train), costs).values())
+    def seconds(**settings: int) -> float:
+        return sum(expected(with_train(built, **settings), costs).values())
 
     plan = built.plan
-    budget = f"budget={budget_name(plan)}"
+    train = plan.train
+    budget_setting = f"budget={budget_name(plan)}"
     # After alignments and the test, which the number of epochs does not change.
-    left = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
-    epoch = plan.train.models * _epoch(built, costs)
-    if left < epoch:
+    left_s = 60 * plan.budget * _USED - spent_s - seconds(epochs=0)
+    epoch_s = train.models * _epoch_seconds(built, costs)
+    if left_s < epoch_s:
         reporter.say(
-            f"build: {budget} is too short: one epoch takes about {epoch:.2g} s, "
+            f"build: {budget_setting} is too short: one epoch takes about {epoch_s:.2g} s, "
             "and one is trained anyway"
         )
-    numbers = {_EPOCHS: max(1, int(min(left / epoch, plan.train.epochs)))}
+    fitting_epochs = min(left_s / epoch_s, train.epochs)
+    fitting_numbers = {_EPOCHS: max(1, int(fitting_epochs))}
     if _MEMBERS in plan.decided:
-        numbers[_MEMBERS] = 1
+        fitting_numbers[_MEMBERS] = 1
         # Each fold is a member already.
-        if not plan.train.folds:
+        if not train.folds:
             # A further member with its own alignment and test.
-            member = seconds(members=2) - seconds()
+            member_s = seconds(members=2) - seconds()
             # Further members come only where all epochs of the first fit.
-            further = (left - plan.train.epochs * epoch) / member
-            numbers[_MEMBERS] += max(0, int(min(further, MOST_MEMBERS - 1)))
-    typed = " ".join(f"{key}={number}" for key, number in numbers.items())
-    why = f"{budget}: a step takes {costs.step:.2g} s on this machine; repeat this run with {typed}"
-    return {key: Decision(value=number, why=why) for key, number in numbers.items()}
+            further_members = (left_s - train.epochs * epoch_s) / member_s
+            fitting_numbers[_MEMBERS] += max(0, int(min(further_members, MOST_MEMBERS - 1)))
+    typed_settings = " ".join(f"{key}={number}" for key, number in fitting_numbers.items())
+    reason = (
+        f"{budget_setting}: a step takes {costs.step:.2g} s on this machine; "
+        f"repeat this run with {typed_settings}"
+    )
+    return {key: Decision(value=number, why=reason) for key, number in fitting_numbers.items()}

@@ -126,42 +126,44 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
-    finished, saved = _resumed(run, members, saver)
+    finished, last_checkpoint = _resumed(run, members, saver)
     # The first fold trains the model in place; the others start as it did.
     fold_start = trained_state(built.model) if train.folds else None
     with reporter.track("finetune", sum(steps)) as advance:
         for member in members:
-            if member.number in finished:
-                advance(steps[member.number], "")
+            number = member.number
+            if number in finished:
+                advance(steps[number], "")
                 continue
-            if member.number > 0:
+            if number > 0:
                 # Folds have one start, other members an embedder and a predictor of their own.
-                start = fold_start
-                if start is None:
-                    start_run = run.part(checkpoints / f"start-{member.number}")
-                    start = drawn_again(built, engine, start_run, seed=member.seed)
-                load_trained_state(built.model, start)
+                start_weights = fold_start
+                if start_weights is None:
+                    start_run = run.part(checkpoints / f"start-{number}")
+                    start_weights = drawn_again(built, engine, start_run, seed=member.seed)
+                load_trained_state(built.model, start_weights)
             # Members share a series of checkpoints; the newest is that of the interrupted member.
             member_checkpoint = None
-            if saved is not None and saved.records["member"] == member.number:
-                member_checkpoint = saved
-                reporter.say(f"finetune: resumed at step {saved.step} of {sum(steps)}")
+            if last_checkpoint is not None and last_checkpoint.records["member"] == number:
+                member_checkpoint = last_checkpoint
+                reporter.say(f"finetune: resumed at step {last_checkpoint.step} of {sum(steps)}")
             training = MemberTraining(
                 built=built,
                 engine=engine,
                 run=run,
                 member=member,
                 saver=saver,
-                first_step=sum(steps[: member.number]),
+                first_step=sum(steps[:number]),
                 saved=member_checkpoint,
             )
             training.train(advance)
             if not member.folder:
                 # A single model writes best/ and last/ in place of a folder of its own.
                 return _alone(training)
-            finished[member.number] = _finish(training)
-    entries = [finished[member.number] for member in members]
-    return _together(built, engine, run, members=members, entries=entries)
+            finished[number] = _finish(training)
+    return _together(
+        built, engine, run, members=members, entries=[finished[member.number] for member in members]
+    )
 
 
 def _resumed(
@@ -172,22 +174,24 @@ def _resumed(
     Returns:
         number -> outputs and record of each finished member, and the checkpoint of another one.
     """
-    saved = saver.load()
+    last_checkpoint = saver.load()
     finished = {}
+    lines: list[Record] = []
     for member in members:
         if member.folder:
-            folder = run.stage("finetune") / member.folder
-            entry = checkpoint.read_finished(folder, owner=run.name.identity)
+            member_folder = run.stage("finetune") / member.folder
+            entry = checkpoint.read_finished(member_folder, owner=run.name.identity)
             if entry is not None:
                 finished[member.number] = entry
-    lines = [line for entry in finished.values() for line in entry.record["lines"]]
-    if saved is not None and saved.records["member"] in finished:
-        saved = None  # it is of the last step of a member whose folder was committed afterwards
-    if saved is not None:
-        lines += saved.records["lines"]
+                lines += entry.record["lines"]
+    if last_checkpoint is not None and last_checkpoint.records["member"] in finished:
+        # It is of the last step of a member whose folder was committed afterwards.
+        last_checkpoint = None
+    if last_checkpoint is not None:
+        lines += last_checkpoint.records["lines"]
     # Lines of epochs that will be trained again are dropped.
     run.rewind("finetune", lines)
-    return finished, saved
+    return finished, last_checkpoint
 
 
 def _finish(training: MemberTraining) -> Entry:
@@ -213,20 +217,16 @@ def _finish(training: MemberTraining) -> Entry:
 def _alone(training: MemberTraining) -> Trained:
     """Return the only member; writes last/ and best/."""
     built = training.built
-    folder = training.run.stage("finetune")
+    stage_folder = training.run.stage("finetune")
     owner = training.run.name.identity
-    checkpoint.commit_weights(folder / "last", trained_state(built.model), owner=owner)
+    checkpoint.commit_weights(stage_folder / "last", trained_state(built.model), owner=owner)
     # Empty where nothing validates.
     if training.best:
-        checkpoint.commit_weights(folder / "best", training.best, owner=owner)
+        checkpoint.commit_weights(stage_folder / "best", training.best, owner=owner)
     # Only now: until last/ was written, the model had to keep the weights of the last step.
     load_trained_state(built.model, training.chosen())
     return _outcome(
-        built,
-        built.model,
-        error=training.error,
-        epochs=[training.epoch],
-        lines=training.lines,
+        built, built.model, error=training.error, epochs=[training.epoch], lines=training.lines
     )
 
 
@@ -244,33 +244,37 @@ def _together(
     of the members' joint outputs.
     """
     model = _ensemble(built, run, members)
-    judging = members[0].held_out
-    error = None
-    folds = [member.rows for member in members if member.rows is not None]
-    if folds:
-        judging = built.learned
-        order = np.argsort(np.concatenate(folds))  # from the order of folds to that of the samples
+    judging_samples = members[0].held_out
+    validation_error = None
+    fold_rows = [member.rows for member in members if member.rows is not None]
+    if fold_rows:
+        judging_samples = built.learned
+        # From the order of folds to that of the samples.
+        sample_order = np.argsort(np.concatenate(fold_rows))
         outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
-        outputs = outputs[torch.from_numpy(order)]
-        targets = torch.from_numpy(np.array(judging.targets()))
+        outputs = outputs[torch.from_numpy(sample_order)]
+        targets = torch.from_numpy(np.array(judging_samples.targets()))
+        fold_sizes = [len(rows) for rows in fold_rows]
         # [n], the fold that held out each sample
-        numbers = np.repeat(np.arange(len(folds)), [len(rows) for rows in folds])[order]
+        fold_numbers = np.repeat(np.arange(len(fold_rows)), fold_sizes)[sample_order]
         run.write_arrays(
             "finetune",
             OUT_OF_FOLD,
             outputs=outputs.numpy(),
             targets=targets.numpy(),
-            fold=numbers,
+            fold=fold_numbers,
         )
-    elif judging is not None:
+    elif judging_samples is not None:
         with signals.immediate():
-            outputs, targets = predict(engine, model, judging, built.plan.train.eval_batch_size)
-    if judging is not None:
-        error = score(built.error, outputs, judging, targets).value
+            outputs, targets = predict(
+                engine, model, judging_samples, built.plan.train.eval_batch_size
+            )
+    if judging_samples is not None:
+        validation_error = score(built.error, outputs, judging_samples, targets).value
     return _outcome(
         built,
         model,
-        error=error,
+        error=validation_error,
         epochs=[entry.record["epoch"] for entry in entries],
         lines=_mean_lines(entries),
     )
@@ -279,11 +283,13 @@ def _together(
 def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ensemble:
     """Return the members' models, which share what none of them trains."""
     folder = run.stage("finetune")
-    states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
+    member_states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
     # Twins share the tensors that no member trains.
-    models = [built.model, *(twin(built.model, states[0]) for _ in states[1:])]
-    for model, state in zip(models, states, strict=True):
-        load_trained_state(model, state)
+    models = [built.model]
+    for _ in member_states[1:]:
+        models.append(twin(built.model, member_states[0]))
+    for model, member_state in zip(models, member_states, strict=True):
+        load_trained_state(model, member_state)
     kind: str = built.task.kind
     # Maps of numbers are averaged as they are, maps of classes as probabilities.
     if kind == "dense":
@@ -293,24 +299,19 @@ def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ens
 
 def _mean_lines(entries: Sequence[Entry]) -> list[Record]:
     """Return the curve of several members: each line of the first, with means over all."""
-    curve = []
-    for lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
-        line = dict(lines[0])
+    mean_curve = []
+    for epoch_lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
+        mean_line = dict(epoch_lines[0])
         for name in _MEANS:
             # A mean over some of the members only would not compare with other lines.
-            numbers = [member_line[name] for member_line in lines]
-            line[name] = None if None in numbers else sum(numbers) / len(numbers)
-        curve.append(line)
-    return curve
+            numbers = [member_line[name] for member_line in epoch_lines]
+            mean_line[name] = None if None in numbers else sum(numbers) / len(numbers)
+        mean_curve.append(mean_line)
+    return mean_curve
 
 
 def _outcome(
-    built: Built,
-    model: nn.Module,
-    *,
-    error: float | None,
-    epochs: list[int],
-    lines: list[Record],
+    built: Built, model: nn.Module, *, error: float | None, epochs: list[int], lines: list[Record]
 ) -> Trained:
     """Return what stage 3 has trained.
 
@@ -322,26 +323,33 @@ def _outcome(
         lines: of its curve.
     """
     train = built.plan.train
-    judged_on, judging = train.judged_on(built.task, built.learned)
+    judged_on, judging_samples = train.judged_on(built.task, built.learned)
+    num_judging = 0
+    reason: str | None = UNCHOSEN
     # `orca predict --best` compares errors on the same samples only, which it knows by this hash.
-    digest = None
+    judging_digest = None
+    if judging_samples is not None:
+        num_judging = len(judging_samples)
+        reason = None
+        judging_digest = built.summary["splits"]["val"]["sha256"]
+    # Folds together validate on all samples that are trained on.
     if judged_on == "folds":
-        digest = built.learned.digest()
-    elif judging is not None:
-        digest = built.summary["splits"]["val"]["sha256"]
+        judging_digest = built.learned.digest()
+    # Members that took their weights after the same epoch share one number.
+    epoch = epochs[0] if len(set(epochs)) == 1 else epochs
     # docs/selection.md explains the keys.
     selected = {
         "by": train.select,
         "rule": train.select_by if train.select == "best" else None,
-        "epoch": epochs[0] if len(set(epochs)) == 1 else epochs,
+        "epoch": epoch,
         "on": judged_on,
-        "n": 0 if judging is None else len(judging),
-        "sha256": digest,
+        "n": num_judging,
+        "sha256": judging_digest,
         "learned": len(built.learned),
         "refit": train.refit,
         "folds": train.folds,
         "members": train.models,
-        "reason": UNCHOSEN if judging is None else None,
+        "reason": reason,
     }
     return Trained(
         model=model,
@@ -364,7 +372,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         NonFiniteError: an output is NaN or infinite, and the error would be.
         MemoryExhaustedError: a batch does not fit.
     """
-    reads = run.count_test_read()  # before the read: an interrupted one counts as well
+    num_reads = run.count_test_read()  # before the read: an interrupted one counts as well
     with signals.immediate():
         samples = built.task.open_test()
         if len(samples) == 0:
@@ -373,10 +381,10 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
             )
         overlap = count_shared(built.learned, samples, built.task.input_shape, built.plan.seed)
         outputs, targets = predict(engine, trained.model, samples, built.plan.train.eval_batch_size)
-        measured = score(built.error, outputs, samples, targets)
+        test_score = score(built.error, outputs, samples, targets)
         groups = samples.groups()
         error_interval = interval(
-            built.error, measured, outputs.numpy(), targets.numpy(), groups=groups
+            built.error, test_score, outputs.numpy(), targets.numpy(), groups=groups
         )
     if overlap["shared"]:
         compared = "" if overlap["complete"] else " that were compared"
@@ -384,20 +392,20 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
             f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{compared} are in "
             "the training set as well; the test error is likely optimistic"
         )
-    constant = best_constant(built)
+    constant_output = best_constant(built)
     # A view, so that equal outputs of all samples take no memory.
-    constant = constant.expand(len(targets), *constant.shape)
-    trivial = score(built.error, constant, samples, targets).value
-    arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
+    constant_output = constant_output.expand(len(targets), *constant_output.shape)
+    trivial_error = score(built.error, constant_output, samples, targets).value
+    prediction_arrays = {"outputs": outputs.numpy(), "targets": targets.numpy()}
     if groups is not None:  # errors per record cannot be computed again without these
-        arrays["groups"] = np.asarray(groups)
-    run.write_arrays("finetune", PREDICTIONS, **arrays)
+        prediction_arrays["groups"] = np.asarray(groups)
+    run.write_arrays("finetune", PREDICTIONS, **prediction_arrays)
     return Tested(
-        score=measured,
-        trivial=trivial,
+        score=test_score,
+        trivial=trivial_error,
         interval=error_interval,
         split=split_record(samples) | {"also_in_train": overlap},
-        reads=reads,
+        reads=num_reads,
         samples=samples,
     )
 
@@ -408,10 +416,11 @@ def best_constant(built: Built) -> Tensor:
     Of targets with more than 2^26 values in all, a part is drawn by the run's seed.
     """
     targets = built.learned.targets()
-    limit = max(1, _WHOLE_TARGETS // max(1, targets[0].size))
-    if len(targets) > limit:  # all of them could fill the memory
+    target_size = max(1, targets[0].size)
+    most_targets = max(1, _WHOLE_TARGETS // target_size)
+    if len(targets) > most_targets:  # all of them could fill the memory
         generator = seeding.numpy_generator(built.plan.seed, "finetune", "constant")
-        targets = targets[np.sort(generator.permutation(len(targets))[:limit])]
+        targets = targets[np.sort(generator.permutation(len(targets))[:most_targets])]
     return torch.from_numpy(built.error.constant(np.array(targets), built.task.num_outputs))
 
 
@@ -428,35 +437,41 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
     built = validated.built
     aligned = validated.aligned
     trained = validated.trained
-    splits = dict(built.summary["splits"])
+    summary = built.summary
+    split_records = dict(summary["splits"])
+    trivial_error = None
+    test_reads = 0
     if tested is not None:
         # Stage 1 left the test split closed, so its size and hash come from the test.
-        splits["test"] = tested.split
-    seconds = dict(validated.seconds)
-    seconds["finetune"] += seconds.pop("test", 0.0)
+        split_records["test"] = tested.split
+        trivial_error = tested.trivial
+        test_reads = tested.reads
+    stage_seconds = dict(validated.seconds)
+    stage_seconds["finetune"] += stage_seconds.pop("test", 0.0)
+    training_record = {
+        "warmup_epochs": summary["warmup_epochs"],
+        "precision": validated.engine.precision,
+        "processes": validated.engine.processes,
+        "gradient_checkpointing": built.plan.train.gradient_checkpointing,
+    }
     return {
         "synthetic": built.task.synthetic,
         "size": built.task.size,
         "error": _error_record(built.error, tested),
         "validation_error": trained.validation_error,
-        "trivial_error": None if tested is None else tested.trivial,
+        "trivial_error": trivial_error,
         "selected": trained.selected,
-        "decided": built.summary["decided"],
-        "training": {
-            "warmup_epochs": built.summary["warmup_epochs"],
-            "precision": validated.engine.precision,
-            "processes": validated.engine.processes,
-            "gradient_checkpointing": built.plan.train.gradient_checkpointing,
-        },
-        "test_reads": 0 if tested is None else tested.reads,
-        "splits": splits,
+        "decided": summary["decided"],
+        "training": training_record,
+        "test_reads": test_reads,
+        "splits": split_records,
         "metric_value": {"before": aligned.get("before"), "after": aligned.get("after")},
         "alignment": {"steps": aligned.get("steps", 0), "collapse": aligned.get("collapse", {})},
         "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
-        "expected_s": built.summary.get("expected_s"),
-        "seconds": {stage: round(value, 2) for stage, value in seconds.items()},
+        "expected_s": summary.get("expected_s"),
+        "seconds": {stage: round(value, 2) for stage, value in stage_seconds.items()},
         "trajectory_s": aligned.get("seconds", 0.0),
-        "parameters": built.summary["parameters"],
+        "parameters": summary["parameters"],
         "weights_sha256": trained.weights_sha256,
         "keep_weights": built.plan.keep_weights,
     }

@@ -75,13 +75,13 @@ def members_of(built: Built) -> list[Member]:
         ]
     return [
         Member(
-            number=i,
-            folder=f"member-{i}",
-            seed=seeding.derive(plan.seed, "finetune", "member", i),
+            number=number,
+            folder=f"member-{number}",
+            seed=seeding.derive(plan.seed, "finetune", "member", number),
             samples=built.learned,
             held_out=held_out,
         )
-        for i in range(plan.train.members)
+        for number in range(plan.train.members)
     ]
 
 
@@ -89,30 +89,30 @@ def _folds(built: Built) -> list[Member]:
     """Return a member for each fold."""
     plan = built.plan
     learned = built.learned
-    classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
+    sample_classes = np.asarray(learned.targets()) if built.task.kind == "classes" else None
     # Copies of an input share a fold: in training, they would make the error of the fold too low.
-    groups, note = joined(learned.groups(), contents(learned, built.task.input_shape))
-    if note:
-        log.info(f"folds: {note.replace('split', 'fold')}")
-    numbers = folds(
+    groups, grouping_note = joined(learned.groups(), contents(learned, built.task.input_shape))
+    if grouping_note:
+        log.info(f"folds: {grouping_note.replace('split', 'fold')}")
+    fold_numbers = folds(
         len(learned),
         plan.train.folds,
         # The split's seed, so that runs of all seeds have the same folds.
         seed=plan.task.get("split_seed", 0),
-        classes=classes,
+        classes=sample_classes,
         groups=groups,
     )  # [n], of the fold that holds each sample out
     members = []
-    for i in range(plan.train.folds):
+    for number in range(plan.train.folds):
         # [m], the samples that this member holds out
-        rows = np.flatnonzero(numbers == i)
+        held_out_rows = np.flatnonzero(fold_numbers == number)
         member = Member(
-            number=i,
-            folder=f"fold-{i}",
-            seed=seeding.derive(plan.seed, "finetune", "fold", i),
-            samples=Part(learned, np.flatnonzero(numbers != i)),
-            held_out=Part(learned, rows),
-            rows=rows,
+            number=number,
+            folder=f"fold-{number}",
+            seed=seeding.derive(plan.seed, "finetune", "fold", number),
+            samples=Part(learned, np.flatnonzero(fold_numbers != number)),
+            held_out=Part(learned, held_out_rows),
+            rows=held_out_rows,
         )
         members.append(member)
     return members
@@ -136,9 +136,9 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
         OrcaError: any that `align.obtain_trajectory` raises.
     """
     # Fixed here: a null `align.source_seed` would follow the new seed to other source points.
-    align = replace(built.plan.align, source_seed=source_seed(built.plan))
+    align_settings = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
-    plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align)
+    plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align_settings)
     # To the bit the model that a run of this seed makes (decision 0021).
     model, _ = make_model(plan, built.task)
     if has_alignment(plan):
@@ -219,7 +219,7 @@ class MemberTraining:
         Raises:
             OrcaError: any that `OptimizerSteps.take` and `predict` raise.
         """
-        shown = 0
+        shown_steps = 0
         with closing(self._steps):
             # A fitted start may be better than every epoch, so it competes as epoch 0.
             if self._is_start_fitted and self.member.held_out is not None:
@@ -228,12 +228,15 @@ class MemberTraining:
             while True:
                 # Asked before the step: a checkpoint may lie between an epoch's last step and its
                 # validation.
-                if self._step == self._steps.per_epoch * (len(self.lines) + 1):
+                epoch_end = self._steps.per_epoch * (len(self.lines) + 1)
+                if self._step == epoch_end:
                     self._end_epoch()
+                progress_note = ""
                 error = self.lines[-1]["validation_error"] if self.lines else None
-                note = "" if error is None else f"validation {self.built.error.name} {error:.4f}"
-                advance(self._step - shown, note)
-                shown = self._step
+                if error is not None:
+                    progress_note = f"validation {self.built.error.name} {error:.4f}"
+                advance(self._step - shown_steps, progress_note)
+                shown_steps = self._step
                 is_last = self._step == self._steps.total
                 is_due = self.saver.is_due(self.first_step + self._step)
                 # What follows the last step may be interrupted.
@@ -242,9 +245,9 @@ class MemberTraining:
                 signals.check()
                 if is_last:
                     return
-                loss, rows = self._steps.take(self._step)
+                step_loss, step_rows = self._steps.take(self._step)
                 # Weighted by samples, since the last step of an epoch may see fewer.
-                self._records["loss_sum"] += loss * len(rows)
+                self._records["loss_sum"] += step_loss * len(step_rows)
                 self._step += 1
 
     @property
@@ -253,7 +256,9 @@ class MemberTraining:
 
         It is 0 for those before any step.
         """
-        return self._records["best_epoch"] if self._train.select == "best" else self._train.epochs
+        if self._train.select == "best":
+            return self._records["best_epoch"]
+        return self._train.epochs
 
     @property
     def error(self) -> float | None:
@@ -261,21 +266,23 @@ class MemberTraining:
 
         None where it is undefined, or nothing validates.
         """
-        chosen = self.lines[self.epoch - 1] if self.epoch else self._records["start"]
-        return chosen["validation_error"]
+        chosen_line = self.lines[self.epoch - 1] if self.epoch else self._records["start"]
+        return chosen_line["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
         """Return the weights that `train.select` says, as `trained_state`.
 
         It is called once all steps are taken. The model has those of the last step.
         """
-        return self.best if self._train.select == "best" else trained_state(self.built.model)
+        if self._train.select == "best":
+            return self.best
+        return trained_state(self.built.model)
 
     def _save(self) -> None:
         # After the last step, what follows needs no optimizer, whose state is twice the size of the
         # weights.
         is_last = self._step == self._steps.total
-        state = checkpoint.Checkpoint(
+        new_checkpoint = checkpoint.Checkpoint(
             step=self.first_step + self._step,
             weights=trained_state(self.built.model),
             optimizer={} if is_last else checkpoint.optimizer_tensors(self._steps.optimizer),
@@ -283,29 +290,30 @@ class MemberTraining:
             records=self._records,
             scaler=self.engine.scaler_state(),
         )
-        if self._step and self.saver.save(state):
-            self.run.set_state("finetune", step=state.step)
+        if self._step and self.saver.save(new_checkpoint):
+            self.run.set_state("finetune", step=new_checkpoint.step)
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
         records = self._records
+        member = self.member
         line: Record = {}
-        if self.member.folder:
-            line["member"] = self.member.number
+        if member.folder:
+            line["member"] = member.number
         line |= {
             "epoch": len(self.lines) + 1,
             "step": self._step,
             "lr": self._steps.rate(self._step - 1),
-            "train_loss": records["loss_sum"] / len(self.member.samples),
+            "train_loss": records["loss_sum"] / len(member.samples),
             **self._validated(),
         }
-        earlier = list(self.lines)
+        earlier_lines = list(self.lines)
         if records["start"] is not None:
-            earlier.append(records["start"])
+            earlier_lines.append(records["start"])
         # Few samples choose by the loss, which moves with each of them (docs/selection.md).
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
         # Kept with select=last too: a single model writes both best/ and last/.
-        if self.member.held_out is not None and is_better(line, earlier, rule):
+        if member.held_out is not None and is_better(line, earlier_lines, rule):
             records["best_epoch"] = line["epoch"]
             self.best = trained_state(self.built.model)
         self.lines.append(line)
@@ -317,8 +325,8 @@ class MemberTraining:
 
         On an interruption, save a checkpoint first so that no step is repeated.
         """
-        samples = self.member.held_out
-        if samples is None:
+        held_out = self.member.held_out
+        if held_out is None:
             return {"validation_error": None, "validation_loss": None}
         # Every epoch opens the test split here, and the result counts how often.
         if self._train.validate_on == "test":
@@ -327,7 +335,7 @@ class MemberTraining:
         batch_size = self._train.eval_batch_size
         try:
             with signals.immediate():
-                outputs, targets = predict(self.engine, built.model, samples, batch_size)
+                outputs, targets = predict(self.engine, built.model, held_out, batch_size)
                 loss = whole_loss(
                     self.engine,
                     built.loss,
@@ -336,7 +344,7 @@ class MemberTraining:
                     batch_size=batch_size,
                     unit=self._steps.unit,
                 )
-                error = score(built.error, outputs, samples, targets).value
+                error = score(built.error, outputs, held_out, targets).value
         except InterruptionError:
             self._save()
             raise
@@ -349,7 +357,7 @@ def is_better(line: Record, earlier: list[Record], rule: str) -> bool:
     Of equal ones the later wins. An undefined value (of only one class, say) is never better than a
     defined one; among undefined ones the latest wins.
     """
-    defined = [epoch[rule] for epoch in earlier if epoch[rule] is not None]
+    earlier_values = [epoch[rule] for epoch in earlier if epoch[rule] is not None]
     if line[rule] is None:
-        return not defined
-    return all(line[rule] <= earlier_value for earlier_value in defined)
+        return not earlier_values
+    return all(line[rule] <= earlier_value for earlier_value in earlier_values)

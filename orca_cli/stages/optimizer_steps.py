@@ -67,8 +67,13 @@ class OptimizerSteps:
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
         self.optimizer = engine.prepare(_make_optimizer(built, engine.device))
-        # The released code leaves real targets in the task's units (docs/protocols.md).
-        unit = 1.0 if built.plan.protocol in AS_PUBLISHED else built.model.deviation
+        self._reduce = "mean"
+        unit = built.model.deviation
+        # The released code leaves real targets in the task's units, and adds up the mean losses of
+        # a step's batches (docs/protocols.md).
+        if built.plan.protocol in AS_PUBLISHED:
+            self._reduce = "sum"
+            unit = 1.0
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
 
         # Drawn once an epoch; what is read ahead may be of the next one.
@@ -95,11 +100,11 @@ class OptimizerSteps:
             NonFiniteError, MemoryExhaustedError: the weights are as they were.
         """
         # Set anew at every step, so that no checkpoint needs the state of a schedule.
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step) * group["rate"]
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = self.rate(step) * parameter_group["rate"]
         batch_size = self._settings.batch_size
         team = self._engine.team
-        rows = self._rows(step)
+        sample_rows = self._rows(step)
         with (
             # A signal that raised inside a step would leave the others in a collective call forever
             # (decision 0019).
@@ -117,62 +122,66 @@ class OptimizerSteps:
                 self.close()
                 self._feed = read_ahead(self._reads(step))
             self._next = -1  # an error leaves the feed inside the step
+            num_batches = -(-len(sample_rows) // batch_size)
             loss, _ = train_step(
                 self._engine,
                 self._built.model,
                 self.optimizer,
                 self._built.loss,
                 samples=self._samples,
-                indices=rows,
+                indices=sample_rows,
                 batch_size=batch_size,
                 clip=self._settings.clip or None,
                 seed=self._seed,
                 step=step,
-                # The released code adds up the mean losses of a step's batches (docs/protocols.md).
-                reduce="sum" if self._built.plan.protocol in AS_PUBLISHED else "mean",
+                reduce=self._reduce,
                 unit=self.unit,
                 # The feed goes on to the batches of the next step.
-                prepared=itertools.islice(self._feed, -(-len(rows) // batch_size)),
+                prepared=itertools.islice(self._feed, num_batches),
             )
         self._next = step + 1
-        return loss, rows
+        return loss, sample_rows
 
     def _rows(self, step: int) -> np.ndarray:
         """Return the rows of the samples that a step sees."""
-        epoch, number = divmod(step, self.per_epoch)
-        size = self._settings.step_size(len(self._samples))
-        return self._order(epoch)[number * size : (number + 1) * size]
+        epoch, step_of_epoch = divmod(step, self.per_epoch)
+        step_size = self._settings.step_size(len(self._samples))
+        start = step_of_epoch * step_size
+        return self._order(epoch)[start : start + step_size]
 
     def _reads(self, first_step: int) -> Iterator[Callable[[], Batch]]:
         """Yield calls that read the batches of a step and then of all steps after it."""
-        size = self._settings.batch_size
-        pin = self._engine.pin
+        batch_size = self._settings.batch_size
+        pinned = self._engine.pin
         # Up to the end of training, so that the next step's batches are read during this one.
         for step in range(first_step, self.total):
-            rows = self._rows(step)
-            for read in read_step(self._samples, rows, size, seed=self._seed, step=step):
+            sample_rows = self._rows(step)
+            for read in read_step(
+                self._samples, sample_rows, batch_size, seed=self._seed, step=step
+            ):
                 # Bound now: the loop has moved on by the time that the thread calls.
-                yield functools.partial(lambda read: pin(read()), read)
+                yield functools.partial(lambda read: pinned(read()), read)
 
     def _share(self, team: Team) -> None:
         """Let the other processes make this plan.
 
         They get the weights and the optimizer's state as they are now.
         """
-        learned = self._built.learned
+        built = self._built
+        learned = built.learned
         # Rows travel, not samples: every process has read the same data itself.
         if self._samples is learned:
-            rows = np.arange(len(learned))
+            sample_rows = np.arange(len(learned))
         else:
-            rows = cast(Part, self._samples).rows
+            sample_rows = cast(Part, self._samples).rows
         team.order(
             _PLAN,
-            train=dataclasses.asdict(self._built.plan.train),
+            train=dataclasses.asdict(built.plan.train),
             seed=self._seed,
             scaler=self._engine.scaler_state(),
         )
-        team.share({"rows": torch.from_numpy(rows.astype("int64"))}, _CPU)
-        team.share_weights(self._built.model, self._engine.device)
+        team.share({"rows": torch.from_numpy(sample_rows.astype("int64"))}, _CPU)
+        team.share_weights(built.model, self._engine.device)
         team.share(checkpoint.optimizer_tensors(self.optimizer), _CPU)
         _await_all(team)
         # From here on every process has the plan, or the error has been raised above.
@@ -188,9 +197,11 @@ class OptimizerSteps:
         """Return the learning rate of a step."""
         settings = self._settings
         # Settings count epochs, the schedule counts steps.
-        warmup = settings.warmup_length * self.per_epoch
-        decay = (settings.decay_epochs or settings.epochs) * self.per_epoch
-        return warmup_then_linear(step, peak=settings.lr, warmup_steps=warmup, decay_steps=decay)
+        warmup_steps = settings.warmup_length * self.per_epoch
+        decay_steps = (settings.decay_epochs or settings.epochs) * self.per_epoch
+        return warmup_then_linear(
+            step, peak=settings.lr, warmup_steps=warmup_steps, decay_steps=decay_steps
+        )
 
 
 def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer:
@@ -207,19 +218,21 @@ def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer
             return not is_ridge
         return not name.startswith("body.")
 
-    inner: list[nn.Parameter] = []
-    outer: list[nn.Parameter] = []
+    inner_parameters: list[nn.Parameter] = []
+    outer_parameters: list[nn.Parameter] = []
     for name, parameter in built.model.named_parameters():
-        group = outer if starts_random(name) else inner
-        group.append(parameter)
+        if starts_random(name):
+            outer_parameters.append(parameter)
+        else:
+            inner_parameters.append(parameter)
     return make_optimizer(
         train.optimizer,
-        inner,
+        inner_parameters,
         lr=train.lr,
         weight_decay=train.weight_decay,
         momentum=train.momentum,
         betas=BETAS,
-        outer=outer,
+        outer=outer_parameters,
         outer_rate=train.outer_rate,
         # A third of the time on a CPU; on other devices torch chooses (`make_optimizer`).
         fused=device.type == "cpu",
@@ -284,18 +297,18 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
 def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> OptimizerSteps:
     """Return the steps that the first process has made, with its weights and optimizer state."""
     # Received in the order in which `_share` sends: rows, weights, optimizer.
-    rows = team.share({}, _CPU)["rows"].numpy()
+    sample_rows = team.share({}, _CPU)["rows"].numpy()
     samples = built.learned
     # As many rows as samples are all of them, in their own order.
-    if len(rows) != len(built.learned):
-        samples = Part(built.learned, rows)
+    if len(sample_rows) != len(built.learned):
+        samples = Part(built.learned, sample_rows)
     team.share_weights(built.model, engine.device)
-    state = team.share({}, _CPU)
-    ordered = with_train(built, **order["train"])
-    steps = OptimizerSteps(ordered, engine, samples, order["seed"])
+    optimizer_state = team.share({}, _CPU)
+    ordered_built = with_train(built, **order["train"])
+    steps = OptimizerSteps(ordered_built, engine, samples, order["seed"])
     # Before the first step an optimizer has no state.
-    if state:
-        checkpoint.restore_optimizer(steps.optimizer, state)
+    if optimizer_state:
+        checkpoint.restore_optimizer(steps.optimizer, optimizer_state)
     engine.restore_scaler(order["scaler"])
     return steps
 
@@ -303,7 +316,7 @@ def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> Opt
 def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[Built, Engine]:
     """Build what the first process has built, on the device of this one."""
     # `gathered` tells all processes of a failure in `make`, but returns numbers only.
-    results: list[tuple[Built, Engine]] = []
+    built_engines: list[tuple[Built, Engine]] = []
 
     def make() -> dict[int, float]:
         config = settings()
@@ -320,8 +333,8 @@ def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[B
                     hint="give all processes the same paths.data",
                 )
         built.model.to(device)
-        results.append((built, Engine(device, order["precision"], team)))
+        built_engines.append((built, Engine(device, order["precision"], team)))
         return {}
 
     team.gathered(make, 0)
-    return results[0]
+    return built_engines[0]

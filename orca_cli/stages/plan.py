@@ -39,8 +39,9 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
     """
     recorded_splits = record.get("splits", {})
     # Rules read numbers of samples, so their decisions hold for these data alone.
-    if any(recorded_splits.get(name) != split for name, split in splits.items()):
-        return {}
+    for name, split in splits.items():
+        if recorded_splits.get(name) != split:
+            return {}
     recorded = record.get("decided", {})
     return {key: Decision(**decision) for key, decision in recorded.items()}
 
@@ -82,41 +83,43 @@ class TrainPlan(Train):
             return self.warmup_epochs
         return min(self.warmup_epochs, self.warmup_limit * self.falling_epochs)
 
-    def fitted(self, samples: int) -> Self:
+    def fitted(self, num_samples: int) -> Self:
         """Return the plan with optimizer steps of no more samples than this number.
 
         It is the plan itself where its steps are no larger. Otherwise their batches get smaller; a
         step gets fewer batches only where it would have more of them than there are samples.
         """
-        if self.batch_size * self.accumulation <= samples:
+        if self.batch_size * self.accumulation <= num_samples:
             return self
         accumulation = self.accumulation
-        if accumulation > samples:
+        if accumulation > num_samples:
             # As many whole batches as the samples fill.
-            accumulation = max(1, samples // self.batch_size)
-        batch_size = min(self.batch_size, samples // accumulation)
+            accumulation = max(1, num_samples // self.batch_size)
+        batch_size = min(self.batch_size, num_samples // accumulation)
         return replace(self, batch_size=batch_size, accumulation=accumulation)
 
-    def step_size(self, samples: int) -> int:
+    def step_size(self, num_samples: int) -> int:
         """Return how many samples an optimizer step sees, of this number in all."""
-        fitted = self.fitted(samples)
-        return fitted.batch_size * fitted.accumulation
+        fitted_plan = self.fitted(num_samples)
+        return fitted_plan.batch_size * fitted_plan.accumulation
 
-    def steps_per_epoch(self, samples: int) -> int:
+    def steps_per_epoch(self, num_samples: int) -> int:
         """Return the optimizer steps of one pass over a number of samples."""
-        return -(-samples // self.step_size(samples))
+        return -(-num_samples // self.step_size(num_samples))
 
     def learned(self, task: TaskData) -> Samples:
         """Return the samples that stage 3 trains on: training, or training and validation."""
-        return Joined([task.train, task.validation]) if self.refit else task.train
+        if self.refit:
+            return Joined([task.train, task.validation])
+        return task.train
 
     def count_learned(self, task: TaskData) -> int:
         """Return how many samples a fine-tuning of stage 3 trains on; of several, the largest."""
-        count = len(self.learned(task))
+        num_learned = len(self.learned(task))
         if self.folds:
             # The smallest fold leaves the most samples to train on.
-            count -= count // self.folds
-        return count
+            num_learned -= num_learned // self.folds
+        return num_learned
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
         """Return where the run's weights are validated, and on which samples.
@@ -173,7 +176,9 @@ def is_minutes(settings: Config) -> bool:
 
 def budget_name(settings: Config) -> str:
     """Return the budget as people read it."""
-    return f"{settings.budget:g} min" if is_minutes(settings) else str(settings.budget)
+    if is_minutes(settings):
+        return f"{settings.budget:g} min"
+    return str(settings.budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,19 +211,19 @@ class Facts:
 
     def by_budget(self, train: TrainPlan, value: Any) -> Decision:
         """Return a decision that follows from the budget and the sizes of data and model."""
-        samples = train.count_learned(self.task)
-        why = (
-            f"budget={budget_name(self.config)}: {samples:,} samples of {self.tokens:,} tokens, "
-            f"{self.parameters / 1e6:.3g} M parameters"
+        num_samples = train.count_learned(self.task)
+        reason = (
+            f"budget={budget_name(self.config)}: {num_samples:,} samples of "
+            f"{self.tokens:,} tokens, {self.parameters / 1e6:.3g} M parameters"
         )
-        return Decision(value=value, why=why)
+        return Decision(value=value, why=reason)
 
     def by_validation(self, bound: int, *, fewer: str, enough: str) -> Decision:
         """Return one of two values by whether there are as many validation samples as a bound."""
-        count = len(self.task.validation)
-        if count < bound:
-            return Decision(fewer, f"{count} validation samples, fewer than {bound}")
-        return Decision(enough, f"{count} validation samples, not fewer than {bound}")
+        num_validation = len(self.task.validation)
+        if num_validation < bound:
+            return Decision(fewer, f"{num_validation} validation samples, fewer than {bound}")
+        return Decision(enough, f"{num_validation} validation samples, not fewer than {bound}")
 
 
 def decide(facts: Facts, recorded: Decided) -> Plan:
@@ -238,22 +243,23 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
     for name, rule in _RULES.items():
         if getattr(train, name) not in _OPEN:
             continue
-        key = f"train.{name}"
+        dotted_key = f"train.{name}"
         decision = rule(facts, train)
         if decision is None:
             continue
         # A resumed run keeps its own value, even where a rule has changed since.
-        decided[key] = recorded.get(key, decision)
+        decided[dotted_key] = recorded.get(dotted_key, decision)
         # Rules further down read this setting.
-        train = replace(train, **{name: decided[key].value})
+        train = replace(train, **{name: decided[dotted_key].value})
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
 
 def _select(facts: Facts, train: TrainPlan) -> Decision:
     folds = facts.typed.folds
     if folds:
-        why = f"train.folds={folds} judges by all samples, and none are left to choose by"
-        return Decision("last", why)
+        return Decision(
+            "last", f"train.folds={folds} judges by all samples, and none are left to choose by"
+        )
     if facts.typed.refit is True:
         return Decision("last", "train.refit=true leaves no samples to choose by")
     return facts.by_validation(BEST_FROM, fewer="last", enough="best")
@@ -281,9 +287,9 @@ def _refit(facts: Facts, train: TrainPlan) -> Decision:
 
 
 def _batch_size(facts: Facts, train: TrainPlan) -> Decision:
-    samples = train.count_learned(facts.task)
-    size = 16 if samples <= _MIDDLE_SET else 32
-    return facts.by_budget(train, min(size, samples))
+    num_samples = train.count_learned(facts.task)
+    batch_size = 16 if num_samples <= _MIDDLE_SET else 32
+    return facts.by_budget(train, min(batch_size, num_samples))
 
 
 def _epochs(facts: Facts, train: TrainPlan) -> Decision:
@@ -292,39 +298,39 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     For a budget of minutes it is that of `normal`, until the time of a step is known
     (stages/expected_time.py).
     """
-    samples = train.count_learned(facts.task)
-    per_epoch = train.steps_per_epoch(samples)
+    num_samples = train.count_learned(facts.task)
+    steps_per_epoch = train.steps_per_epoch(num_samples)
     # Bounds are in steps, since a pass over a small set takes only a few.
-    if samples <= _SMALL_SET:
-        steps = 400.0
-    elif samples <= _MIDDLE_SET:
-        steps = min(800, max(400, 8 * per_epoch))
+    if num_samples <= _SMALL_SET:
+        total_steps = 400.0
+    elif num_samples <= _MIDDLE_SET:
+        total_steps = min(800, max(400, 8 * steps_per_epoch))
     else:
-        steps = min(5000, max(2000, 10 * per_epoch))
+        total_steps = min(5000, max(2000, 10 * steps_per_epoch))
     budget = facts.config.budget
     # From the body's features and a ridge on them, training gains little (docs/evidence/start.md).
     if budget == "quick" or (budget == "normal" and facts.starts_with_features):
-        steps *= _QUICK
+        total_steps *= _QUICK
     # One whole pass at least, whatever the bound on steps (docs/budget.md).
-    return facts.by_budget(train, max(1, round(steps / per_epoch)))
+    return facts.by_budget(train, max(1, round(total_steps / steps_per_epoch)))
 
 
 def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
-    samples = train.count_learned(facts.task)
+    num_samples = train.count_learned(facts.task)
     # The gain of a second member was not measured on larger sets and bodies (decision 0021).
-    is_cheap = facts.is_small and samples <= _MIDDLE_SET and facts.tokens <= _SHORT
+    is_cheap = facts.is_small and num_samples <= _MIDDLE_SET and facts.tokens <= _SHORT
     # A length that was typed is that of one model.
     has_open_length = facts.typed.epochs is None
     if train.folds:
-        members = 1  # each fold is a model already
+        num_members = 1  # each fold is a model already
     elif budget == "thorough":
-        members = MOST_MEMBERS
+        num_members = MOST_MEMBERS
     elif budget == "normal" and is_cheap and has_open_length and not facts.starts_with_features:
-        members = 2
+        num_members = 2
     else:
-        members = 1
-    return facts.by_budget(train, members)
+        num_members = 1
+    return facts.by_budget(train, num_members)
 
 
 def _lr(facts: Facts, train: TrainPlan) -> Decision:
@@ -340,10 +346,12 @@ def _warmup_epochs(facts: Facts, train: TrainPlan) -> Decision:
     return facts.by_budget(train, round(_WARMUP * train.falling_epochs, 6))
 
 
+_Rule = Callable[[Facts, TrainPlan], Decision | None]
+
 # Setting of stage 3 -> the rule that decides it where it is open, from the facts and from the plan
 # so far; it returns None to leave the setting open. Rules apply in this order: how long to train
 # depends on what is trained on, and that on what chooses the weights.
-_RULES: Mapping[str, Callable[[Facts, TrainPlan], Decision | None]] = {
+_RULES: Mapping[str, _Rule] = {
     "select": _select,
     "select_by": _select_by,
     "refit": _refit,

@@ -39,6 +39,7 @@ from orca_cli.stages.source_features import (
 from orca_cli.stages.strata import Strata, by_class, choose_classes
 from orca_cli.stages.target_points import Draw, embed_points, samples_at_once
 from orca_cli.training.engine import Engine
+from orca_cli.training.loop import batches
 
 # Input values of a class's samples that are read: of large samples, fewer give more tokens each.
 _DRAWN_VALUES = 2**27
@@ -59,12 +60,14 @@ class Labelled:
 
     Attributes:
         members: class -> indices of its samples, [n_k].
+        sizes: class -> number of its samples, n_k.
     """
 
     def __init__(self, samples: Samples, labels: np.ndarray) -> None:
         self.samples = samples
         self.labels = labels
         self.members = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+        self.sizes = Counter(labels.tolist())
 
 
 class Sides(NamedTuple):
@@ -91,13 +94,15 @@ class ProblemForm:
 
 def form_of(metric: Metric, settings: Align) -> ProblemForm:
     """Return what problems hold by the settings or, where they say nothing, by the metric."""
-    classes = settings.classes_per_problem  # 0 for all, as users write it
-    if classes is None:
-        classes = 0 if metric.all_classes else 1
-    points = settings.max_samples
-    if points is None:
-        points = _POINTS_OF_A_CLASS if classes == 1 else _POINTS_OF_CLASSES
-    return ProblemForm(features=settings.features, classes=classes or None, points=points)
+    classes_per_problem = settings.classes_per_problem  # 0 for all, as users write it
+    if classes_per_problem is None:
+        classes_per_problem = 0 if metric.all_classes else 1
+    points_per_problem = settings.max_samples
+    if points_per_problem is None:
+        points_per_problem = _POINTS_OF_A_CLASS if classes_per_problem == 1 else _POINTS_OF_CLASSES
+    return ProblemForm(
+        features=settings.features, classes=classes_per_problem or None, points=points_per_problem
+    )
 
 
 class _Drawing(NamedTuple):
@@ -138,9 +143,9 @@ class Problem:
         """Return the classes of a split in a seeded order, cut into groups of a problem each."""
         generator = seeding.numpy_generator(self.seed, "align", "order", *names)
         # The names include the step, so that other classes share a problem at every step.
-        order = generator.permutation(list(split.members)).tolist()
-        size = self.form.classes or len(order)
-        return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
+        order = generator.permutation(list(split.members))
+        group_size = self.form.classes or len(order)
+        return [tuple(labels.tolist()) for labels in batches(order, group_size)]
 
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's.
@@ -154,11 +159,12 @@ class Problem:
         loss = 0.0
         worst: dict[str, float] = {}
         # Differentiated list by list, so that memory holds the graph of a single list.
-        for batch in self.distances(self.train, step):
-            total = torch.stack([weight * distance.value for weight, distance in batch]).sum()
-            total.backward()  # once for all groups that share a graph
-            loss += float(total.detach())
-            for _, distance in batch:
+        for weighted_distances in self.distances(self.train, step):
+            terms = [weight * distance.value for weight, distance in weighted_distances]
+            joint_loss = torch.stack(terms).sum()
+            joint_loss.backward()  # once for all groups that share a graph
+            loss += float(joint_loss.detach())
+            for _, distance in weighted_distances:
                 for name in ("iterations", "marginal_error"):
                     if name in distance.diagnostics:
                         worst[name] = max(worst.get(name, 0.0), distance.diagnostics[name])
@@ -174,17 +180,19 @@ class Problem:
         """
         groups = self.groups(split, *names)
         # As many groups are embedded together as inputs and points of little memory allow.
-        samples = min(self.form.points, self._readable_samples)
+        most_points = self.form.points
+        samples_per_group = min(most_points, self._readable_samples)
         # It is 0 where the samples of a group exceed the limit, and the group is embedded alone.
-        by_inputs = samples_at_once(self.model) // samples
-        together = max(1, min(by_inputs, _EMBEDDED_POINTS // self.form.points))
-        for start in range(0, len(groups), together):
+        by_inputs = samples_at_once(self.model) // samples_per_group
+        groups_at_once = max(1, min(by_inputs, _EMBEDDED_POINTS // most_points))
+        for start in range(0, len(groups), groups_at_once):
             signals.check()
-            batch = groups[start : start + together]
+            batch = groups[start : start + groups_at_once]
             distances = []
             for group, sides in zip(batch, self.clouds(split, batch, *names), strict=True):
                 # n_k / n of Algorithm 1, added up over the classes of the group.
-                weight = sum(len(split.members[label]) for label in group) / len(split.samples)
+                samples_of_group = sum(split.sizes[label] for label in group)
+                weight = samples_of_group / len(split.samples)
                 distance = self.metric.distance(sides.source, self.prepared, sides.target)
                 distances.append((weight, distance))
             yield distances
@@ -197,14 +205,14 @@ class Problem:
             NonFiniteError: the sum is NaN or infinite.
         """
         terms: list[float] = []
-        for batch in self.distances(split, "fixed"):
-            terms.extend(weight * float(distance.value) for weight, distance in batch)
-        value = sum(terms)
-        if not math.isfinite(value):
+        for weighted_distances in self.distances(split, "fixed"):
+            terms.extend(weight * float(distance.value) for weight, distance in weighted_distances)
+        total = sum(terms)
+        if not math.isfinite(total):
             raise NonFiniteError(
-                f"the distance is {value}", where="align", hint="try a smaller align.lr"
+                f"the distance is {total}", where="align", hint="try a smaller align.lr"
             )
-        return value
+        return total
 
     @torch.no_grad()
     def exact_value(self) -> float:
@@ -218,8 +226,8 @@ class Problem:
         group = tuple(sorted(self.heldout.members))
         (sides,) = replace(self, metric=metric, form=form).clouds(self.heldout, [group], "exact")
         generator = seeding.numpy_generator(self.seed, "align", "exact", "source")
-        rows = generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]
-        source = points_at(self.source, np.sort(rows))
+        source_rows = generator.permutation(len(self.source.x))[:_EXACT_SOURCE_POINTS]
+        source = points_at(self.source, np.sort(source_rows))
         return float(metric.distance(source, metric.prepare(source), sides.target).value)
 
     def clouds(self, split: Labelled, groups: Sequence[Group], *names: str | int) -> list[Sides]:
@@ -243,21 +251,21 @@ class Problem:
             features=self.form.features,
         )
         clouds = []
-        for group, drawing, (x, indices) in zip(groups, drawings, embedded, strict=True):
-            x = x.to(self.source.x.dtype)  # [samples, points, d]
+        for group, drawing, (points, indices) in zip(groups, drawings, embedded, strict=True):
+            points = points.to(self.source.x.dtype)  # [samples, points, d]
             # Classes are numbered from 0 within their group.
-            numbers = np.searchsorted(np.sort(group), split.labels[indices])
-            labels = torch.from_numpy(numbers).to(x.device)
+            class_numbers = np.searchsorted(np.sort(group), split.labels[indices])
+            labels = torch.from_numpy(class_numbers).to(points.device)
             if drawing.source is None:
                 # The only sample is the cloud.
-                x = x[0]
+                points = points[0]
                 labels = labels[0]
                 source = self.source
             else:
                 # The target may have come out smaller than its limit; samples of the source follow.
-                rows = drawing.source.draw(x.shape[1], drawing.generator)
-                source = points_at(self.source, rows)
-            target = Features(x=x, labels=labels, num_classes=len(group))
+                source_rows = drawing.source.draw(points.shape[1], drawing.generator)
+                source = points_at(self.source, source_rows)
+            target = Features(x=points, labels=labels, num_classes=len(group))
             clouds.append(Sides(source=source, target=target))
         return clouds
 
@@ -269,30 +277,34 @@ class Problem:
         side has a single point, or the metric compares clouds.
         """
         generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
-        is_token = self.form.features == "tokens"
-        points_of_sample = self.model.embedder.layout.tokens if is_token else 1
+        points_of_sample = 1
+        draw_target = self._of_samples
+        if self.form.features == "tokens":
+            points_of_sample = self.model.embedder.layout.tokens
+            draw_target = self._of_tokens
         # With padding, which is known only once samples are read: an upper bound.
-        sizes = {label: len(split.members[label]) * points_of_sample for label in group}
+        class_sizes = {label: split.sizes[label] * points_of_sample for label in group}
         sample_size = self.metric.sample_size
         most_classes = self.metric.sample_classes
         source = None
-        samples = 1
-        limit = self.form.points
+        num_samples = 1
+        most_points = self.form.points
         if sample_size:
             # Both sides give the same number of points, so the smaller side decides.
-            points = min(limit, len(self.source.x), sum(sizes.values()))
+            num_points = min(most_points, len(self.source.x), sum(class_sizes.values()))
             # Two samples of a side at least: debiasing subtracts their distance from each other.
-            samples = max(min(2, points), points // sample_size)
-            labels = self.source.labels.cpu().numpy()
-            counts = Counter(labels.tolist())
+            num_samples = max(min(2, num_points), num_points // sample_size)
+            source_labels = self.source.labels.cpu().numpy()
+            source_sizes = Counter(source_labels.tolist())
             # By the rule of the target: sides that are drawn by different rules leave a gradient
             # where source and target are alike (decision 0016).
-            source = by_class(labels, choose_classes(counts, samples, most_classes, generator))
+            source = by_class(
+                source_labels, choose_classes(source_sizes, num_samples, most_classes, generator)
+            )
             # Samples of both sides have the same size.
-            limit = min(sample_size, limit // samples, source.limit)
-        classes = choose_classes(sizes, samples, most_classes, generator)
-        draw = self._of_tokens if is_token else self._of_samples
-        target = draw(split, classes, limit, generator)
+            most_points = min(sample_size, most_points // num_samples, source.limit)
+        classes = choose_classes(class_sizes, num_samples, most_classes, generator)
+        target = draw_target(split, classes, most_points, generator)
         return _Drawing(source=source, target=target, generator=generator)
 
     def _of_tokens(
@@ -306,28 +318,30 @@ class Problem:
 
         As many samples of a class are read as tokens of it could be taken, or all that it has.
         """
+        sizes = split.sizes
         shares: dict[int, int] = {}  # class -> tokens that any sample takes of it, at most
         for labels in classes:
-            total = sum(len(split.members[label]) for label in labels)
+            sample_total = sum(sizes[label] for label in labels)
             for label in labels.tolist():
                 # Rounded up, as systematic sampling may do.
-                share = math.ceil(limit * len(split.members[label]) / total)
-                shares[label] = max(share, shares.get(label, 0))
+                label_share = math.ceil(limit * sizes[label] / sample_total)
+                shares[label] = max(label_share, shares.get(label, 0))
         sharing = Counter(np.concatenate(classes).tolist())  # class -> samples that take from it
-        read = []
+        indices_read = []
         fractions = {}
-        for label, share in shares.items():
-            members = split.members[label]
-            size = min(share * sharing[label], len(members), self._readable_samples)
-            read.append(generator.choice(members, size=size, replace=False))
+        for label, label_share in shares.items():
+            num_read = min(label_share * sharing[label], sizes[label], self._readable_samples)
+            indices_read.append(
+                generator.choice(split.members[label], size=num_read, replace=False)
+            )
             # A class keeps the share of all its samples, however few of them are read.
-            fractions[label] = size / len(members)
+            fractions[label] = num_read / sizes[label]
 
         def choose(owners: np.ndarray) -> np.ndarray:
             return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
         # `Draw` takes ascending samples; no two classes have one in common.
-        return Draw(indices=np.sort(np.concatenate(read)), choose=choose)
+        return Draw(indices=np.sort(np.concatenate(indices_read)), choose=choose)
 
     def _of_samples(
         self,
@@ -348,19 +362,19 @@ class Problem:
         def choose(owners: np.ndarray) -> np.ndarray:
             # Samples that are too short own no point.
             row_of = {owner: row for row, owner in enumerate(owners.tolist())}
-            present = []
+            present_rows = []
             for sample in drawn.tolist():
-                present.append([row_of[index] for index in sample if index in row_of])
-            size = min(len(rows) for rows in present)
+                present_rows.append([row_of[index] for index in sample if index in row_of])
+            sample_size = min(map(len, present_rows))
             # Otherwise a class that lost all its points would drop out of the distance unnoticed.
             lost_classes = np.setdiff1d(split.labels[drawn], split.labels[owners])
-            if size == 0 or len(lost_classes) > 0:
+            if sample_size == 0 or len(lost_classes) > 0:
                 raise ConfigError(
                     f"of some class no sample has all {self.model.embedder.layout.tokens} tokens",
                     where="align.features=sequence",
                     hint="use align.features=tokens or pooled",
                 )
-            return np.array([rows[:size] for rows in present])
+            return np.array([rows[:sample_size] for rows in present_rows])
 
         return Draw(indices=np.sort(drawn, axis=None), choose=choose)
 
@@ -372,8 +386,8 @@ class Problem:
         """
         if self.form.features != "tokens":
             return self.form.points
-        values = math.prod(self.model.embedder.layout.input_shape)
-        return max(_FEWEST_SAMPLES, _DRAWN_VALUES // values)
+        sample_values = math.prod(self.model.embedder.layout.input_shape)
+        return max(_FEWEST_SAMPLES, _DRAWN_VALUES // sample_values)
 
 
 def make_problem(
@@ -395,11 +409,12 @@ def make_problem(
             "mps has no float64", where="device", hint="use device=cpu, or metric=none"
         )
     assert built.source is not None
+    model = built.model
     plan = built.plan
     settings = plan.align
     wanted = Wanted(
         features=settings.features,
-        length=built.model.embedder.layout.tokens,
+        length=model.embedder.layout.tokens,
         points=settings.source_points,
         # By default not the run's seed: runs of all seeds share one draw, and its cached features.
         seed=source_seed(plan),
@@ -407,7 +422,7 @@ def make_problem(
         labels=settings.source_labels,
     )
     source = source_features(
-        built.model.body,
+        model.body,
         built.source,
         wanted,
         device=engine.device,
@@ -419,7 +434,7 @@ def make_problem(
     prepared = prepared_metric(metric, plan.metric, source, cache_folder(plan))
     train, heldout = _labelled_splits(built, source.cloud.num_classes)
     problem = Problem(
-        model=built.model,
+        model=model,
         engine=engine,
         metric=metric,
         source=source.cloud,
@@ -455,5 +470,5 @@ def _labelled_splits(built: Built, source_classes: int) -> tuple[Labelled, Label
 
 def points_at(points: Features, rows: np.ndarray) -> Features:
     """Return the points with these rows, [*rows.shape, d]."""
-    chosen = torch.from_numpy(rows).to(points.x.device)
-    return replace(points, x=points.x[chosen], labels=points.labels[chosen])
+    chosen_rows = torch.from_numpy(rows).to(points.x.device)
+    return replace(points, x=points.x[chosen_rows], labels=points.labels[chosen_rows])

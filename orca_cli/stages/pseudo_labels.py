@@ -52,31 +52,33 @@ def class_labels(
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    state = seeding.derive(seed, "align", "pseudo_labels") % 2**32  # scikit-learn takes 32 bits
+    # scikit-learn takes seeds of 32 bits.
+    random_state = seeding.derive(seed, "align", "pseudo_labels") % 2**32
     # k-means cannot make more clusters than there are samples.
-    k = min(num_clusters, len(train))
+    num_clusters = min(num_clusters, len(train))
     encoder = _encoder(kind, train)
     with warnings.catch_warnings():
         # Fewer distinct targets than clusters are fine here.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(train) * encoder.width <= WHOLE_VALUES:
-            clusters = KMeans(k, n_init=_RESTARTS, random_state=state).fit(encoder.encode(train))
+            clusters = KMeans(num_clusters, n_init=_RESTARTS, random_state=random_state)
+            clusters.fit(encoder.encode(train))
         else:
-            clusters = MiniBatchKMeans(k, n_init=_RESTARTS, random_state=state)
+            clusters = MiniBatchKMeans(num_clusters, n_init=_RESTARTS, random_state=random_state)
             generator = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
                 order = generator.permutation(len(train))  # another one in every pass
-                # k-means cannot begin with a batch of fewer than k samples.
-                for rows in _batches(train, order, encoder.width, least_size=k):
+                # k-means cannot begin with a batch of fewer samples than clusters.
+                for rows in _batches(train, order, encoder.width, least_size=num_clusters):
                     # Ascending rows are read from a file faster.
                     clusters.partial_fit(encoder.encode(train[np.sort(rows)]))
 
         def nearest(targets: np.ndarray) -> np.ndarray:
             # In batches however the clusters were made: a split may be a memory map.
-            labels = []
+            batch_labels = []
             for rows in _batches(targets, np.arange(len(targets)), encoder.width):
-                labels.append(clusters.predict(encoder.encode(targets[rows])))
-            return np.concatenate(labels).astype(np.int64)
+                batch_labels.append(clusters.predict(encoder.encode(targets[rows])))
+            return np.concatenate(batch_labels).astype(np.int64)
 
         return nearest(train), nearest(validation)
 
@@ -84,29 +86,31 @@ def class_labels(
 def shuffled(labels: Labels, seed: int) -> Labels:
     """Return the labels of both splits, permuted among the samples of each: a control."""
     permuted = []
-    for name, split in zip(("train", "validation"), labels, strict=True):
-        generator = seeding.numpy_generator(seed, "align", "target_labels", name)
-        permuted.append(split[generator.permutation(len(split))])
+    for split_name, split_labels in zip(("train", "validation"), labels, strict=True):
+        generator = seeding.numpy_generator(seed, "align", "target_labels", split_name)
+        permuted.append(split_labels[generator.permutation(len(split_labels))])
     train, validation = permuted
     return train, validation
 
 
-def _bins(train: np.ndarray, validation: np.ndarray, count: int) -> Labels:
+def _bins(train: np.ndarray, validation: np.ndarray, num_bins: int) -> Labels:
     """Return the bin of every number, [n] and [m]; edges are quantiles of the training numbers.
 
     Unknown numbers are in the median's bin. Equal numbers share a bin, so there may be fewer bins
-    than `count`; every bin has a training sample.
+    than `num_bins`; every bin has a training sample.
     """
-    numbers = np.sort(train[~np.isnan(train)])
+    known_numbers = np.sort(train[~np.isnan(train)])
     # An edge is itself one of the numbers (inverted_cdf), and belongs to the bin below it.
-    edges = np.unique(np.quantile(numbers, np.arange(1, count) / count, method="inverted_cdf"))
-    edges = edges[edges < numbers[-1]]  # the bin above an edge at the largest is empty
+    levels = np.arange(1, num_bins) / num_bins
+    bin_edges = np.unique(np.quantile(known_numbers, levels, method="inverted_cdf"))
+    # The bin above an edge at the largest number would be empty.
+    bin_edges = bin_edges[bin_edges < known_numbers[-1]]
     # The lower of two middle ones, so that it is one of the numbers.
-    median = numbers[(len(numbers) - 1) // 2]
+    median = known_numbers[(len(known_numbers) - 1) // 2]
 
-    def binned(y: np.ndarray) -> np.ndarray:
-        complete = np.where(np.isnan(y), median, y)
-        return np.searchsorted(edges, complete, side="left").astype(np.int64)
+    def binned(targets: np.ndarray) -> np.ndarray:
+        complete_targets = np.where(np.isnan(targets), median, targets)
+        return np.searchsorted(bin_edges, complete_targets, side="left").astype(np.int64)
 
     return binned(train), binned(validation)
 
@@ -137,12 +141,13 @@ class _Encoder:
 
 def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:
     """Return [n, width] in the dtype of the targets, of classes float32; NaN for unknown ones."""
-    flat = np.asarray(targets).reshape(len(targets), -1)
+    flat_targets = np.asarray(targets).reshape(len(targets), -1)
     if num_classes is None:
-        return flat
-    indicators = (flat[:, :, None] == np.arange(num_classes)).astype(np.float32)
+        return flat_targets
+    is_of_class = flat_targets[:, :, None] == np.arange(num_classes)  # [n, positions, K]
+    indicators = is_of_class.astype(np.float32)
     # NaN, so that unknown classes count as the mean, as unknown numbers do.
-    indicators[flat == IGNORED_CLASS] = np.nan
+    indicators[flat_targets == IGNORED_CLASS] = np.nan
     return indicators.reshape(len(targets), -1)
 
 
@@ -153,11 +158,11 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
     """
     num_classes = None
     width = train[0].size
-    dtype = train.dtype
+    column_dtype = train.dtype
     if not np.issubdtype(train.dtype, np.floating):
         num_classes = int(train.max(initial=0)) + 1
         width *= num_classes
-        dtype = np.dtype(np.float32)
+        column_dtype = np.dtype(np.float32)
 
     def blocks() -> Iterator[np.ndarray]:
         # In float64: sums over a large split lose digits in float32.
@@ -165,12 +170,12 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
             yield _columns(train[rows], num_classes).astype(np.float64)
 
     counts = np.zeros(width)  # of known values
-    total = np.zeros(width)
+    totals = np.zeros(width)
     for block in blocks():
         counts += (~np.isnan(block)).sum(0)
-        total += np.nansum(block, axis=0)
-    mean = (total / np.maximum(counts, 1)).astype(dtype)
-    scale = np.ones(width, dtype)
+        totals += np.nansum(block, axis=0)
+    mean = (totals / np.maximum(counts, 1)).astype(column_dtype)
+    scale = np.ones(width, column_dtype)
     # Indicators and labels are all 0 or 1, so they share a unit already.
     if num_classes is None and kind != "labels":
         # A second pass, around the mean: in sums of raw squares a small variance would vanish.
@@ -179,11 +184,12 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
             squares += np.nansum((block - mean) ** 2, axis=0)
         # One deviation a channel: where a position hardly varies, noise must not weigh as much as
         # content.
-        channels = train.shape[1] if train.ndim > 1 else 1
-        channel_counts = counts.reshape(channels, -1).sum(1)
-        variance = squares.reshape(channels, -1).sum(1) / np.maximum(channel_counts, 1)
+        num_channels = train.shape[1] if train.ndim > 1 else 1
+        channel_counts = counts.reshape(num_channels, -1).sum(1)
+        channel_squares = squares.reshape(num_channels, -1).sum(1)
+        variance = channel_squares / np.maximum(channel_counts, 1)
         deviation = np.where(variance > 0, np.sqrt(variance), 1.0)
-        scale = np.repeat(deviation, width // channels).astype(dtype)
+        scale = np.repeat(deviation, width // num_channels).astype(column_dtype)
     return _Encoder(num_classes=num_classes, mean=mean, scale=scale)
 
 
@@ -191,8 +197,8 @@ def _batches(
     targets: np.ndarray, order: np.ndarray, width: int, least_size: int = 1
 ) -> Iterator[np.ndarray]:
     """Yield indices of batches of bounded size; smaller ones than `least_size` are left out."""
-    size = max(least_size, BATCH_VALUES // max(1, width))
-    for rows in in_turn(order, size):
+    batch_size = max(least_size, BATCH_VALUES // max(1, width))
+    for rows in in_turn(order, batch_size):
         if len(rows) >= least_size:
             yield rows
             # The pages of a memory map would otherwise stay in memory.

@@ -62,12 +62,12 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     if predictor.skip is not None:
         layers.append(predictor.skip)
     # Rows of `weight` at which a table ends, [tables - 1].
-    ends = np.cumsum([len(table.mean) for table in tables])[:-1]
-    blocks = np.split(weight, ends)  # [F, K] and, of what went past the body, [S, K]
-    for layer, block, table in zip(layers, blocks, tables, strict=True):
-        raw = block * table.factor[:, None]
-        layer.weight.copy_(torch.from_numpy(raw.T))
-        bias = bias - table.mean @ raw
+    table_ends = np.cumsum([len(table.mean) for table in tables])[:-1]
+    weight_blocks = np.split(weight, table_ends)  # [F, K] and, of what went past the body, [S, K]
+    for layer, weight_block, table in zip(layers, weight_blocks, tables, strict=True):
+        layer_weight = weight_block * table.factor[:, None]
+        layer.weight.copy_(torch.from_numpy(layer_weight.T))
+        bias = bias - table.mean @ layer_weight
     predictor.linear.bias.copy_(torch.from_numpy(bias))
     return True
 
@@ -77,8 +77,8 @@ def _best_scale(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
     # A copy, since `cpu` would move the weights of the run's own loss.
     if isinstance(loss, nn.Module):
         loss = copy.deepcopy(loss).cpu()
-    losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
-    return float(_SCALES[int(np.nanargmin(losses))])
+    scaled_losses = [float(loss(float(scale) * outputs, targets)) for scale in _SCALES]
+    return float(_SCALES[int(np.nanargmin(scaled_losses))])
 
 
 def _known(kind: str, samples: Samples, seed: int) -> tuple[np.ndarray, Tensor]:
@@ -114,8 +114,8 @@ def _inputs(
         pooled.append(predictor.pool(features))
         if predictor.skip is not None:
             past_body.append(cast(Tensor, features.samples))
-    pieces = [pooled, past_body] if past_body else [pooled]
-    return [torch.cat(piece).double().cpu().numpy() for piece in pieces]
+    tables = [pooled, past_body] if past_body else [pooled]
+    return [torch.cat(pieces).double().cpu().numpy() for pieces in tables]
 
 
 class _Table(NamedTuple):
@@ -126,15 +126,15 @@ class _Table(NamedTuple):
     factor: np.ndarray
 
 
-def _standardised(raw: np.ndarray) -> _Table:
+def _standardised(features: np.ndarray) -> _Table:
     """Return features [n, F] whose rows have length 1 on average; constant ones are 0."""
-    mean = raw.mean(0)
-    deviation = raw.std(0)
-    varies = deviation > _CONSTANT
-    reciprocal = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
+    mean = features.mean(0)
+    deviation = features.std(0)
+    is_varying = deviation > _CONSTANT
+    reciprocal = np.where(is_varying, 1 / np.where(is_varying, deviation, 1.0), 0.0)
     # The more features there are, the smaller each is: rows of both tables are of one length.
-    factor = reciprocal / max(1, varies.sum()) ** 0.5
-    return _Table(x=(raw - mean) * factor, mean=mean, factor=factor)
+    factor = reciprocal / max(1, is_varying.sum()) ** 0.5
+    return _Table(x=(features - mean) * factor, mean=mean, factor=factor)
 
 
 def _regressed(built: Built, targets: Tensor) -> np.ndarray:
@@ -144,11 +144,13 @@ def _regressed(built: Built, targets: Tensor) -> np.ndarray:
     """
     if built.task.kind == "classes":
         return np.eye(built.task.num_outputs)[targets.numpy()]
+    model = built.model
     if built.task.kind == "labels":
         # Signs, since an output of 0 is a probability of one half.
-        return 2 * targets.double().numpy() - 1
-    if built.model.has_scale:
-        targets = (targets - built.model.scale_mean.cpu()) / built.model.scale_std.cpu()
+        targets = 2 * targets.double() - 1
+    elif model.has_scale:
+        centred = targets - model.scale_mean.cpu()
+        targets = centred / model.scale_std.cpu()
     return targets.double().numpy()
 
 
@@ -161,25 +163,26 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     from sklearn.linear_model import RidgeCV
 
-    widths = [table.shape[1] for table in tables]
+    table_widths = [table.shape[1] for table in tables]
     candidates = []
-    shares = _SHARES if len(tables) > 1 else (0.0,)
-    for share in shares:
+    bypass_shares = _SHARES if len(tables) > 1 else (0.0,)
+    for bypass_share in bypass_shares:
         # The squared lengths of rows add up by these shares.
-        weights = np.sqrt([1 - share, share])[: len(tables)]
-        factor = np.repeat(weights, widths)
+        table_weights = np.sqrt([1 - bypass_share, bypass_share])[: len(tables)]
+        factor = np.repeat(table_weights, table_widths)
         # Without `cv` it leaves out each sample in turn, by a formula. With `scoring` it stores the
         # outputs of samples left out, not their errors.
-        model = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
+        ridge = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
             # Of matrices that are nearly singular, at the lowest penalties.
             warnings.simplefilter("ignore")
-            model.fit(np.concatenate(tables, 1) * factor, y)
-        candidates.append((model, factor))
+            ridge.fit(np.concatenate(tables, 1) * factor, y)
+        candidates.append((ridge, factor))
     # Chosen, since both tables together are not always best (docs/evidence/start.md).
-    best, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
-    penalty_index = int(np.argmin(np.abs(_PENALTIES - best.alpha_)))
+    best_model, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
+    penalty_index = np.argmin(np.abs(_PENALTIES - best_model.alpha_))
+    coefficients = best_model.coef_.reshape(y.shape[1], -1)  # [K, F]
     # Back to the tables as they came, [F, K].
-    weight = best.coef_.reshape(y.shape[1], -1).T * factor[:, None]
-    held_out = best.cv_results_[..., penalty_index].reshape(y.shape)
-    return weight, np.atleast_1d(best.intercept_), held_out
+    weight = coefficients.T * factor[:, None]
+    held_out = best_model.cv_results_[..., penalty_index].reshape(y.shape)
+    return weight, np.atleast_1d(best_model.intercept_), held_out

@@ -77,11 +77,12 @@ def moments(batch: Tokens) -> Tensor:
     """
     # In float64, since variances are small differences of these large sums.
     x = torch.where(batch.mask.unsqueeze(-1), batch.x.double(), 0.0)  # [B, T, D]
-    counts = batch.mask.sum(1)
-    sums = x.sum(1)
+    token_counts = batch.mask.sum(1)
+    token_sums = x.sum(1)
     # The squared length of a sample's mean, once for each of its tokens: n |sum / n|^2.
-    means = (sums.square().sum(1) / counts.clamp(min=1)).sum()
-    return torch.cat([torch.stack([counts.sum().double(), x.square().sum(), means]), sums.sum(0)])
+    squared_means = token_sums.square().sum(1) / token_counts.clamp(min=1)
+    totals = torch.stack([token_counts.sum().double(), x.square().sum(), squared_means.sum()])
+    return torch.cat([totals, token_sums.sum(0)])
 
 
 def variances(moments: Tensor) -> dict[str, float]:
@@ -95,10 +96,11 @@ def variances(moments: Tensor) -> dict[str, float]:
     count, squares, means = moments[:3].tolist()
     # Without any token all sums are 0, and so are the variances.
     count = max(count, 1.0)
-    overall_mean = float((moments[3:] / count).square().sum()) * count
+    mean_of_all = moments[3:] / count
+    squared_mean = float(mean_of_all.square().sum()) * count
     # Rounding may leave the difference of two equal sums below 0.
     within = max(0.0, squares - means) / count
-    between = max(0.0, means - overall_mean) / count
+    between = max(0.0, means - squared_mean) / count
     return {"variance_within": within, "variance_between": between}
 
 
@@ -116,7 +118,7 @@ def collapse(tokens: Tokens) -> dict[str, float]:
     Raises:
         NonFiniteError: a token is NaN or infinite.
     """
-    if not bool(tokens.x.isfinite().all()):
+    if not tokens.x.isfinite().all():
         raise NonFiniteError(
             "a token of the embedder is NaN or infinite",
             where="align",
@@ -124,11 +126,12 @@ def collapse(tokens: Tokens) -> dict[str, float]:
         )
     x = tokens.x.double()
     # Centred first: far from 0, sums of squares would swamp their differences.
-    centred = replace(tokens, x=x - x[tokens.mask].mean(0))
+    token_mean = x[tokens.mask].mean(0)
+    centred = replace(tokens, x=x - token_mean)
     spread = variances(moments(centred))
-    total = sum(spread.values())
-    share = spread["variance_within"] / total if total > 0 else 0.0
-    return spread | {"token_variance": share}
+    total_variance = sum(spread.values())
+    within_share = spread["variance_within"] / total_variance if total_variance > 0 else 0.0
+    return spread | {"token_variance": within_share}
 
 
 def source_features(
@@ -173,21 +176,21 @@ def source_features(
     if not all_examples:
         # Points of a few examples must not pass for a draw from all of them.
         facts.append("some")
-    key = _key(*facts)
-    path = cache_folder / "source_features" / _key(key, numerics_key(device))
-    stored = cached(
-        path,
+    source_key = _key(*facts)
+    entry_folder = cache_folder / "source_features" / _key(source_key, numerics_key(device))
+    stored_entry = cached(
+        entry_folder,
         lambda: _variant(
             _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
         ),
     )
     # The points after the first `wanted.points` are the further ones (`_FRESH`).
     cloud = Features(
-        x=stored.tensors["x"][: wanted.points].to(device),
-        labels=stored.tensors["labels"][: wanted.points].to(device),
-        num_classes=stored.record["classes"],
+        x=stored_entry.tensors["x"][: wanted.points].to(device),
+        labels=stored_entry.tensors["labels"][: wanted.points].to(device),
+        num_classes=stored_entry.record["classes"],
     )
-    return EmbeddedSource(cloud=cloud, spread=stored.record["spread"], key=key)
+    return EmbeddedSource(cloud=cloud, spread=stored_entry.record["spread"], key=source_key)
 
 
 def prepared_metric(
@@ -198,10 +201,11 @@ def prepared_metric(
     It is cached as the source is, and on the device of its points.
     """
     x = source.cloud.x
-    text = json.dumps(settings, sort_keys=True)
+    settings_text = json.dumps(settings, sort_keys=True)
+    metric_key = _key(source.key, settings_text, x.dtype, numerics_key(x.device))
     # The target has no part in it, so all tasks with this source share the entry.
-    path = cache_folder / "metric_sources" / _key(source.key, text, x.dtype, numerics_key(x.device))
-    prepared = cached(path, lambda: Entry(metric.prepare(source.cloud)))
+    entry_folder = cache_folder / "metric_sources" / metric_key
+    prepared = cached(entry_folder, lambda: Entry(metric.prepare(source.cloud)))
     return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
 
 
@@ -235,6 +239,17 @@ def _smallest(pieces: list[_Ranked], limit: int) -> _Ranked:
     return _Ranked(*(tensor[rows] for tensor in points))
 
 
+def _ordered(points: _Ranked, num_first: int) -> dict[str, Tensor]:
+    """Return points and labels: the first by rank, then the further ones (`_FRESH`).
+
+    Within both, points keep their order.
+    """
+    # The first sort of ranks gives the order of the points, the second each point's position.
+    is_further = points.ranks.argsort().argsort() >= num_first
+    order = torch.argsort(is_further, stable=True)
+    return {"x": points.x[order].float().contiguous(), "labels": points.labels[order]}
+
+
 @torch.no_grad()
 def _embed(
     body: Body, source: SourceData, wanted: Wanted, *, reporter: Reporter, all_examples: bool
@@ -244,55 +259,51 @@ def _embed(
     Every point gets a random rank, and those with the smallest ranks are kept: first as many as
     `wanted.points`, then the further ones (`_FRESH`), both in the order of the examples.
     """
-    generator = seeding.torch_generator(
-        wanted.seed, "align", "source", wanted.features, wanted.points
-    )
+    draw_name = ("align", "source", wanted.features, wanted.points)
+    generator = seeding.torch_generator(wanted.seed, *draw_name)
     inputs = source.examples.inputs
     labels = torch.from_numpy(np.asarray(source.examples.labels, dtype=np.int64))
-    limit = wanted.points
-    order = torch.arange(len(labels))
+    most_points = wanted.points
+    example_order = torch.arange(len(labels))
     if all_examples:
-        limit += _FRESH
+        most_points += _FRESH
     else:
         # The loop ends early, and the first examples of a file may all be of one class.
-        order = torch.randperm(len(labels), generator=generator)
+        example_order = torch.randperm(len(labels), generator=generator)
     pieces: list[_Ranked] = []
-    count = 0
+    num_points = 0
     # Grows to [3 + D] with the first batch.
-    sums = torch.zeros(())
+    moment_sums = torch.zeros(())
     with reporter.track("source features", len(labels)) as advance:
-        for batch in order.split(_BATCH):
+        for batch in example_order.split(_BATCH):
             signals.check()
             if isinstance(inputs, np.ndarray):
                 tokens = body.embed_source(inputs[batch.numpy()])
             else:
                 tokens = body.embed_source([inputs[row] for row in batch.tolist()])
-            sums = sums + moments(tokens)
-            x, rows = select_points(tokens, wanted.features, wanted.length)  # [p, d], [p]
+            moment_sums = moment_sums + moments(tokens)
+            # [p, d] and [p]
+            x, batch_rows = select_points(tokens, wanted.features, wanted.length)
             # Ranks, since the number of points is known only at the end, and all may not fit into
             # memory.
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
-            pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][rows.cpu()], ranks=ranks))
+            pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][batch_rows.cpu()], ranks=ranks))
             # Points that cannot be drawn any more are dropped before they take much memory.
-            if sum(len(piece.ranks) for piece in pieces) > 4 * limit:
-                pieces = [_smallest(pieces, limit)]
-            count += len(x)
+            if sum(len(piece.ranks) for piece in pieces) > 4 * most_points:
+                pieces = [_smallest(pieces, most_points)]
+            num_points += len(x)
             advance(len(batch))
-            if count >= limit and not all_examples:
+            if num_points >= most_points and not all_examples:
                 break
-    if count < 2:
+    if num_points < 2:
         raise ConfigError(
-            f"only {count} source examples have the {wanted.length} tokens "
+            f"only {num_points} source examples have the {wanted.length} tokens "
             "that a target sample has",
             where="align.features",
             hint="use align.features=tokens, or a lower embedder.max_tokens",
         )
-    points = _smallest(pieces, limit)
-    # The first sort of ranks gives the order of the points, the second each point's position.
-    is_further = points.ranks.argsort().argsort() >= wanted.points
-    order = torch.argsort(is_further, stable=True)
-    tensors = {"x": points.x[order].float().contiguous(), "labels": points.labels[order]}
-    record = {"classes": len(source.examples.class_names), "spread": variances(sums)}
+    tensors = _ordered(_smallest(pieces, most_points), wanted.points)
+    record = {"classes": len(source.examples.class_names), "spread": variances(moment_sums)}
     return Entry(tensors, record)
 
 
@@ -314,14 +325,14 @@ def _variant(embedded: Entry, wanted: Wanted) -> Entry:
         from sklearn.cluster import KMeans
 
         # scikit-learn takes seeds of 32 bits.
-        state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
+        random_state = seeding.derive(wanted.seed, "align", "source", "clusters") % 2**32
         # k-means cannot make more clusters than there are distinct points.
-        count = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
-        clusters = KMeans(count, n_init=_RESTARTS, random_state=state)
+        num_clusters = min(embedded.record["classes"], len(torch.unique(x, dim=0)))
+        clusters = KMeans(num_clusters, n_init=_RESTARTS, random_state=random_state)
         labels = torch.from_numpy(clusters.fit_predict(x.numpy()).astype(np.int64))
     return Entry({"x": x.contiguous(), "labels": labels}, embedded.record)
 
 
 def _key(*facts: Any) -> str:
-    text = "\n".join(str(fact) for fact in (_VERSION, *facts))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    facts_text = "\n".join(map(str, (_VERSION, *facts)))
+    return hashlib.sha256(facts_text.encode()).hexdigest()[:32]

@@ -33,8 +33,8 @@ def choose_classes(
         generator: of the draw.
     """
     # A class with fewer points than samples would leave some sample without any of them.
-    large = [label for label, size in sizes.items() if size >= samples]
-    candidates = large or list(sizes)
+    large_classes = [label for label, size in sizes.items() if size >= samples]
+    candidates = large_classes or list(sizes)
     limit = most_classes or None
     return [generator.permutation(candidates)[:limit] for _ in range(samples)]
 
@@ -60,13 +60,13 @@ class Strata:
         sharing = Counter(np.concatenate(self.classes).tolist())
         limits = []
         for labels in self.classes:
-            total = sum(self.sizes[label] for label in labels)
+            sample_total = sum(self.sizes[label] for label in labels)
             for label in labels:
                 # A class without points takes no share, and so sets no limit.
                 if self.sizes[label]:
                     # The size of the sample whose share of this class is all that there is for it.
-                    points = len(self.members[label]) // sharing[label]
-                    limits.append(points * total / self.sizes[label])
+                    class_share = len(self.members[label]) // sharing[label]
+                    limits.append(class_share * sample_total / self.sizes[label])
         return int(min(limits, default=0))
 
     def draw(self, size: int, generator: Generator) -> np.ndarray:
@@ -81,9 +81,9 @@ class Strata:
         pieces = []  # of each class, the rows of every sample
         for label, rows in self.members.items():
             # One draw for all samples, cut into theirs, so that none has a point of another.
-            ends = np.cumsum([count.get(label, 0) for count in counts])  # [samples]
-            drawn = generator.choice(rows, size=ends[-1], replace=False)
-            pieces.append(np.split(drawn, ends[:-1]))
+            sample_ends = np.cumsum([count.get(label, 0) for count in counts])  # [samples]
+            drawn_rows = generator.choice(rows, size=sample_ends[-1], replace=False)
+            pieces.append(np.split(drawn_rows, sample_ends[:-1]))
         samples = [np.concatenate(sample_pieces) for sample_pieces in zip(*pieces, strict=True)]
         return np.stack([generator.permutation(sample) for sample in samples])
 
@@ -91,10 +91,10 @@ class Strata:
         """Return class -> number of points that a sample of these classes takes."""
         # Classes divide a line by their sizes; a comb of `size` teeth, moved by `start`, is laid on
         # it, and each class takes as many points as it has teeth.
-        totals = np.cumsum([self.sizes[label] for label in labels])
+        cumulative_sizes = np.cumsum([self.sizes[label] for label in labels])
         # `start` is in [0, 1), so the last end is `size` itself.
-        ends = np.floor(totals * size / totals[-1] + start)
-        counts = np.diff(ends, prepend=0).astype(int)
+        class_ends = np.floor(cumulative_sizes * size / cumulative_sizes[-1] + start)
+        counts = np.diff(class_ends, prepend=0).astype(int)
         return dict(zip(labels.tolist(), counts, strict=True))
 
 

@@ -52,8 +52,8 @@ def embed_points(
     indices = np.concatenate([draw.indices for draw in draws])
     if features == "tokens" and getattr(model.embedder, "tokens_at", None) is not None:
         # Inputs are kept, since their masks decide which tokens are drawn before any is embedded.
-        read = list(_batches(model, engine, samples, indices))
-        return _embed_drawn(model, read, draws, indices)
+        read_batches = list(_batches(model, engine, samples, indices))
+        return _embed_drawn(model, read_batches, draws, indices)
     # [B, T, D]
     tokens = embed(model, engine, samples, indices)
     # [p, d] and [p]
@@ -61,44 +61,44 @@ def embed_points(
     owners = owners_of_points.cpu().numpy()
     drawn = []
     for rows in _chosen(draws, owners):
-        x = points[torch.from_numpy(rows).to(points.device)]
-        drawn.append((x, indices[owners[rows]]))
+        point_rows = torch.from_numpy(rows).to(points.device)
+        drawn.append((points[point_rows], indices[owners[rows]]))
     return drawn
 
 
 def _embed_drawn(
-    model: TransferModel, read: Sequence[Batch], draws: Sequence[Draw], indices: np.ndarray
+    model: TransferModel, read_batches: Sequence[Batch], draws: Sequence[Draw], indices: np.ndarray
 ) -> list[DrawnPoints]:
     """Return the tokens of each draw without embedding any other.
 
     Args:
         model: its embedder has `tokens_at`.
-        read: batches of the samples of all draws, in their order.
+        read_batches: those of the samples of all draws, in their order.
         draws: which tokens to take.
         indices: of the samples of all draws.
     """
-    masks = [model.embedder.mask(batch.x, batch.valid) for batch in read]
+    token_masks = [model.embedder.mask(batch.x, batch.valid) for batch in read_batches]
     # Of every token but padding: its sample (a row of `indices`), and its position in the sample.
-    owners, positions = torch.cat(masks).cpu().numpy().nonzero()
+    owners, positions = torch.cat(token_masks).cpu().numpy().nonzero()
     rows_of_draws = _chosen(draws, owners)
     # Ascending rows are in the order of samples, so that each batch embeds a run of them.
     rows = np.sort(np.concatenate(rows_of_draws, axis=None))
     pieces = []
-    start = 0
-    for batch in read:
-        end = start + len(batch.x)
-        batch_rows = rows[(owners[rows] >= start) & (owners[rows] < end)]
+    first_sample = 0
+    for batch in read_batches:
+        end_sample = first_sample + len(batch.x)
+        batch_rows = rows[(owners[rows] >= first_sample) & (owners[rows] < end_sample)]
         # `tokens_at` counts samples from the start of the batch.
-        batch_owners = torch.from_numpy(owners[batch_rows] - start).to(batch.x.device)
+        batch_owners = torch.from_numpy(owners[batch_rows] - first_sample).to(batch.x.device)
         batch_positions = torch.from_numpy(positions[batch_rows]).to(batch.x.device)
         pieces.append(model.embedder.tokens_at(batch.x, batch.valid, batch_owners, batch_positions))
-        start = end
+        first_sample = end_sample
     points = torch.cat(pieces)
     drawn = []
     for draw_rows in rows_of_draws:
         # `points` are in the order of `rows`, which are sorted.
-        order = torch.from_numpy(np.searchsorted(rows, draw_rows)).to(points.device)
-        drawn.append((points[order], indices[owners[draw_rows]]))
+        point_rows = torch.from_numpy(np.searchsorted(rows, draw_rows)).to(points.device)
+        drawn.append((points[point_rows], indices[owners[draw_rows]]))
     return drawn
 
 
@@ -114,10 +114,11 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
     for draw in draws:
         end_sample = first_sample + len(draw.indices)
         # `owners` ascend, so the points of a draw are neighbouring rows.
-        start, end = np.searchsorted(owners, [first_sample, end_sample])
-        # Of every point of the draw, the sample that owns it; `choose` counts rows from `start`.
-        samples = draw.indices[owners[start:end] - first_sample]
-        rows_of_draws.append(start + draw.choose(samples))
+        first_point, end_point = np.searchsorted(owners, [first_sample, end_sample])
+        # Of every point of the draw, the sample that owns it.
+        point_samples = draw.indices[owners[first_point:end_point] - first_sample]
+        # `choose` counts rows from the first of them.
+        rows_of_draws.append(first_point + draw.choose(point_samples))
         first_sample = end_sample
     return rows_of_draws
 
@@ -133,8 +134,8 @@ def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.nd
         model.embed(batch.x, batch.valid) for batch in _batches(model, engine, samples, indices)
     ]
     x = torch.cat([piece.x for piece in pieces])
-    mask = torch.cat([piece.mask for piece in pieces])
-    return replace(pieces[0], x=x, mask=mask)
+    token_mask = torch.cat([piece.mask for piece in pieces])
+    return replace(pieces[0], x=x, mask=token_mask)
 
 
 def samples_at_once(model: TransferModel) -> int:

@@ -32,16 +32,16 @@ def make_loss(config: Config, task: TaskData) -> Loss:
             the weights that are set.
     """
     targets = task.train.targets()
-    is_real = is_real_valued(targets)
-    node = parts.named("loss", config.task.get("loss"), task.kind, not is_real)
-    if node is None:
-        loss: Loss = default_loss(task.kind, not is_real)
+    has_real_targets = is_real_valued(targets)
+    loss_node = parts.named("loss", config.task.get("loss"), task.kind, not has_real_targets)
+    if loss_node is None:
+        loss: Loss = default_loss(task.kind, not has_real_targets)
     else:
-        loss = parts.build(node, "task.loss")
+        loss = parts.build(loss_node, "task.loss")
         # A loss of the user's own fails now rather than after the alignment.
         _check_loss(loss, task)
     # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
-    if is_real and not counts_targets(loss):
+    if has_real_targets and not counts_targets(loss):
         for block in blocks(targets, np.arange(len(targets))):
             if np.isnan(block).any():
                 raise ConfigError(
@@ -60,30 +60,33 @@ def _check_loss(loss: Any, task: TaskData) -> None:
     """
     # Not as many samples as outputs: shapes that do not fit could pass.
     num_samples = 3 if task.num_outputs == 2 else 2
-    targets = torch.from_numpy(np.array(task.train.targets()[:num_samples]))
+    first_targets = task.train.targets()[:num_samples]
+    targets = torch.from_numpy(np.array(first_targets))
     # Positions of a dense target: [n, K, *E] for numbers, [n, *E] for classes.
-    extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
-    outputs = torch.zeros(len(targets), task.num_outputs, *extent, requires_grad=True)
-    name = type(loss).__name__
+    target_extent = targets.shape[2:] if targets.is_floating_point() else targets.shape[1:]
+    outputs = torch.zeros(len(targets), task.num_outputs, *target_extent, requires_grad=True)
+    loss_name = type(loss).__name__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
-            number = loss(outputs, targets)
+            loss_value = loss(outputs, targets)
     # Such an error already says where, and what to do.
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"{name} is not a loss of this task's outputs and targets: {reason}",
+            f"{loss_name} is not a loss of this task's outputs and targets: {reason}",
             where="task.loss",
             hint=_LOSSES,
         ) from error
-    is_number = isinstance(number, torch.Tensor) and number.ndim == 0
-    if not (is_number and number.requires_grad):
+    is_number = isinstance(loss_value, torch.Tensor) and loss_value.ndim == 0
+    if not (is_number and loss_value.requires_grad):
         raise ConfigError(
-            f"{name} does not return one number with a gradient", where="task.loss", hint=_LOSSES
+            f"{loss_name} does not return one number with a gradient",
+            where="task.loss",
+            hint=_LOSSES,
         )
 
 
@@ -94,18 +97,18 @@ def target_counts(task: TaskData) -> np.ndarray:
     1, [2, K]. Every position of a dense target counts, unknown targets do not.
     """
     targets = task.train.targets()
-    k = task.num_outputs
-    is_real = is_real_valued(targets)
-    totals = np.zeros((2, k) if is_real else k, dtype=np.int64)
+    num_outputs = task.num_outputs
+    has_real_targets = is_real_valued(targets)
+    totals = np.zeros((2, num_outputs) if has_real_targets else num_outputs, dtype=np.int64)
     # In blocks, since targets may be a memory map that is larger than the memory.
     for block in blocks(targets, np.arange(len(targets))):
-        if is_real:
-            outputs = block.reshape(len(block), k, -1)  # [rows, K, positions]
+        if has_real_targets:
+            outputs = block.reshape(len(block), num_outputs, -1)  # [rows, K, positions]
             totals[0] += (outputs == 0).sum(axis=(0, 2))
             totals[1] += (outputs == 1).sum(axis=(0, 2))
         else:
             # Unknown classes are negative.
-            totals += np.bincount(block[block >= 0].ravel(), minlength=k)
+            totals += np.bincount(block[block >= 0], minlength=num_outputs)
     return totals
 
 
@@ -121,8 +124,8 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
             the loss.
     """
     if train.class_weights is not None:
-        key = _CLASS_WEIGHTS
-        weights = _weights(key, train.class_weights, task)
+        setting_name = _CLASS_WEIGHTS
+        weights = _weights(setting_name, train.class_weights, task)
         if isinstance(loss, MaskedCrossEntropy) and loss.weight is None:
             return MaskedCrossEntropy(weights)
         # A subclass may compute more than the new loss would, so it is refused.
@@ -133,24 +136,24 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
                 label_smoothing=loss.label_smoothing,
             )
     elif train.positive_weight is not None:
-        key = _LABEL_WEIGHTS
-        weights = _weights(key, train.positive_weight, task)
+        setting_name = _LABEL_WEIGHTS
+        weights = _weights(setting_name, train.positive_weight, task)
         if isinstance(loss, MaskedBCE) and loss.positive_weight == 1:
             return MaskedBCE(weights, loss.count_missing)
     else:
         return loss
     raise ConfigError(
         f"does not apply to the loss {type(loss).__name__}, or that has weights of its own",
-        where=key,
+        where=setting_name,
         hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
     )
 
 
-def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
+def _weights(setting_name: str, setting: Any, task: TaskData) -> list[float]:
     """Return a weight for each output.
 
     Args:
-        key: the setting's, `_CLASS_WEIGHTS` or `_LABEL_WEIGHTS`.
+        setting_name: `_CLASS_WEIGHTS` or `_LABEL_WEIGHTS`.
         setting: "balanced" or a list.
         task: that of the run.
     """
@@ -158,24 +161,24 @@ def _weights(key: str, setting: Any, task: TaskData) -> list[float]:
         if len(setting) != task.num_outputs:
             raise ConfigError(
                 f"{len(setting)} weights, but {task.num_outputs} outputs",
-                where=key,
+                where=setting_name,
                 hint="give one for each, in their order",
             )
         return [float(weight) for weight in setting]
-    sizes = target_counts(task)  # [K], or [2, K] of labels
-    is_of_classes = key == _CLASS_WEIGHTS
+    counts = target_counts(task)  # [K], or [2, K] of labels
+    is_of_classes = setting_name == _CLASS_WEIGHTS
     # Weights of classes need counts [K], those of labels counts [2, K].
-    if is_of_classes == (sizes.ndim > 1):
+    if is_of_classes == (counts.ndim > 1):
         raise ConfigError(
             "does not fit the targets of this task",
-            where=key,
+            where=setting_name,
             hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
         )
     if is_of_classes:
-        numerators = sizes.sum()
-        denominators = (sizes > 0).sum() * sizes
+        numerators = counts.sum()
+        denominators = (counts > 0).sum() * counts
     else:
         # [K] each: samples without the label, samples with it
-        numerators, denominators = sizes
+        numerators, denominators = counts
     is_finite = (numerators > 0) & (denominators > 0)
     return np.where(is_finite, numerators / np.maximum(denominators, 1), 1.0).tolist()

@@ -39,7 +39,8 @@ def check_finite(name: str, *tensors: Tensor) -> None:
     extremes: list[Tensor] = []
     for tensor in tensors:
         extremes.extend(torch.aminmax(tensor.detach()))
-    if not bool(torch.isfinite(torch.stack(extremes)).all()):
+    is_finite = torch.isfinite(torch.stack(extremes))
+    if not is_finite.all():
         raise NonFiniteError(
             f"{name}: NaN or infinite", where="metric", hint="lower the learning rate"
         )
@@ -82,18 +83,19 @@ def resolved(reg: float, *clouds: Tensor) -> tuple[Tensor, ...]:
     That is where float32 would round costs by more than a hundredth of `reg`.
     """
     clouds = centred(*clouds)
-    # An upper bound on half squared distances. The plan is exp((f + g - c) / reg).
-    largest = 2 * (_half_squares(clouds[0]).max() + _half_squares(clouds[-1]).max())
-    if clouds[0].dtype == torch.float64 or not bool(
-        largest * torch.finfo(torch.float32).eps > reg / 100
-    ):
-        return clouds
-    return tuple(cloud.double() for cloud in clouds)
+    first_bound = _half_squares(clouds[0]).max()
+    last_bound = _half_squares(clouds[-1]).max()
+    # Of an upper bound on half squared distances. The plan is exp((f + g - c) / reg).
+    rounding = 2 * (first_bound + last_bound) * torch.finfo(torch.float32).eps
+    if clouds[0].dtype != torch.float64 and rounding > reg / 100:
+        return tuple(cloud.double() for cloud in clouds)
+    return clouds
 
 
 def gradient(cross: Tensor, x: Tensor, z: Tensor) -> Tensor:
     """Return d value / dz [m, d] for weights `cross` [n, m] of source x [n, d], target z [m, d]."""
-    return cross.sum(0)[:, None] * z - cross.T @ x
+    column_mass = cross.sum(0)
+    return column_mass[:, None] * z - cross.T @ x
 
 
 def class_mass(plan: Tensor, rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
@@ -133,7 +135,8 @@ def closed_form(
 
 def _half_squares(x: Tensor) -> Tensor:
     """Return half the squared norms of points [..., n, d], [..., n]."""
-    return torch.linalg.vector_norm(x, dim=-1).square_().div_(2)
+    norms = torch.linalg.vector_norm(x, dim=-1)
+    return norms.square_().div_(2)
 
 
 class ClassIndex(NamedTuple):
@@ -153,14 +156,17 @@ class ClassIndex(NamedTuple):
         return self.rows[label, : self.counts[label]]
 
 
-def index_classes(labels: Tensor, num_classes: int, dtype: torch.dtype) -> ClassIndex:
-    """Return the points of every class; labels [n] int64 in 0..num_classes-1."""
-    counts = class_sizes(labels, num_classes)
+def index_classes(features: Features, dtype: torch.dtype) -> ClassIndex:
+    """Return the points of every class of features, and their weights in a dtype."""
+    labels = features.labels
+    counts = class_sizes(labels, features.num_classes)
     sizes = counts.tolist()
-    rows = pad_sequence(torch.argsort(labels, stable=True).split(sizes), batch_first=True)
+    points_by_class = torch.argsort(labels, stable=True).split(sizes)
+    rows = pad_sequence(points_by_class, batch_first=True)
     slots = torch.arange(rows.shape[1], device=labels.device)
-    weights = (slots < counts[:, None]) / counts.clamp(min=1)[:, None].to(dtype)
-    return ClassIndex(rows, sizes, weights.to(dtype))
+    is_point = slots < counts[:, None]
+    divisors = counts.clamp(min=1).to(dtype)
+    return ClassIndex(rows=rows, counts=sizes, weights=is_point / divisors[:, None])
 
 
 class PairGroup(NamedTuple):
@@ -178,22 +184,25 @@ def padded(
     pairs: list[tuple[int, int]], left: ClassIndex, right: ClassIndex
 ) -> Iterator[PairGroup]:
     """Yield the pairs, sorted by size, in groups that padding enlarges by little."""
-    by_size = sorted(pairs, key=lambda pair: (left.counts[pair[0]] * right.counts[pair[1]], pair))
+    pair_entries = {(i, j): left.counts[i] * right.counts[j] for i, j in pairs}
     groups: list[list[tuple[int, int]]] = []
-    # Of the last group: p and q, and the entries of its costs without padding.
+    # The last group, its p and q, and the entries of its costs without padding.
+    group: list[tuple[int, int]] = []
     p = q = entries = 0
-    for i, j in by_size:
+    for i, j in sorted(pairs, key=lambda pair: (pair_entries[pair], pair)):
         height = max(p, left.counts[i])
         width = max(q, right.counts[j])
-        own_entries = left.counts[i] * right.counts[j]
+        own_entries = pair_entries[i, j]
         limit = min(_GROUP_PADDING * (entries + own_entries), _GROUP_ELEMENTS)
-        if groups and (len(groups[-1]) + 1) * height * width <= limit:
-            groups[-1].append((i, j))
+        padded_entries = (len(group) + 1) * height * width
+        if group and padded_entries <= limit:
+            group.append((i, j))
             p = height
             q = width
             entries += own_entries
         else:
-            groups.append([(i, j)])
+            group = [(i, j)]
+            groups.append(group)
             p = left.counts[i]
             q = right.counts[j]
             entries = own_entries

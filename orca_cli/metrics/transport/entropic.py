@@ -106,7 +106,7 @@ class Transport:
         # where Newton's steps are large.
         problem = _Problem(cost=cost, a=a, b=b).at(unsolved)
         again = self.by_sinkhorn(*problem, reg)
-        if bool((again.error > self.tolerance).any()):
+        if (again.error > self.tolerance).any():
             end = _descend(
                 problem, again.g, [reg], tolerance=self.tolerance, max_steps=self.newton_steps
             )
@@ -124,7 +124,7 @@ class Transport:
         log_b = torch.where(b > 0, b.log(), 0.0)
         g = torch.zeros_like(b)
         log_sums = torch.empty_like(a)
-        columns = torch.empty_like(b)
+        column_sums = torch.empty_like(b)
         iterations = 0
         for level in _annealing(float(cost.amax()), reg):
             goal = self.tolerance
@@ -136,8 +136,10 @@ class Transport:
             unsolved = [True] * len(b)
             for step in range(limit + 1):
                 h = torch.where(b > 0, log_b + g / level, -torch.inf)
-                _sweep(cost, h, a, level, unsolved=unsolved, log_sums=log_sums, columns=columns)
-                error = (columns - b).abs().sum(1)
+                _sweep(
+                    cost, h, a, level, unsolved=unsolved, log_sums=log_sums, column_sums=column_sums
+                )
+                error = (column_sums - b).abs().sum(1)
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
                     break
@@ -145,7 +147,7 @@ class Transport:
                 # Sinkhorn's own.
                 reach = torch.where(error <= previous, _RELAXATION, 1.0)
                 reach.masked_fill_(error <= goal, 0.0)
-                update = torch.where(b > 0, log_b - columns.log(), 0.0)
+                update = torch.where(b > 0, log_b - column_sums.log(), 0.0)
                 g = g + (level * reach)[:, None] * update
                 previous = error
             iterations += step
@@ -162,13 +164,14 @@ class Transport:
         reg. Without it, where there are many rows, a coarse problem of every fourth row gives such
         potentials.
         """
-        top = float(cost.max())
+        largest = float(cost.max())
         level_before = reg / _SCALING
         if start is not None:
-            top = min(top, level_before)
+            largest = min(largest, level_before)
         else:
             start = torch.zeros_like(b)
-            if cost.shape[1] > _MANY_ROWS * cost.shape[2] and top > level_before / _SCALING:
+            has_many_rows = cost.shape[1] > _MANY_ROWS * cost.shape[2]
+            if has_many_rows and largest > level_before / _SCALING:
                 weights = a[:, ::_STRIDE]
                 coarse = _Problem(
                     cost=cost[:, ::_STRIDE].contiguous(),
@@ -178,15 +181,15 @@ class Transport:
                 start = _descend(
                     coarse,
                     start,
-                    _annealing(top, level_before / _SCALING),
+                    _annealing(largest, level_before / _SCALING),
                     tolerance=_NEWTON_LEVEL_ERROR,
                     max_steps=_NEWTON_LEVEL_STEPS,
                 ).g
-                top = level_before
+                largest = level_before
         return _descend(
             _Problem(cost=cost, a=a, b=b),
             start,
-            _annealing(top, reg),
+            _annealing(largest, reg),
             tolerance=self.tolerance,
             max_steps=self.newton_steps,
         )
@@ -199,12 +202,16 @@ class Transport:
         """
         f = torch.zeros_like(a)
         update = softmin(f)
-        for iterations in range(1, self.max_iterations + 1):
+        iterations = 0
+        while iterations < self.max_iterations:
+            iterations += 1
             f = (f + update) / 2
             update = softmin(f)
             # The plan's sums are a exp((f - update) / reg).
-            error = (a * torch.expm1(((f - update) / reg).clamp(max=_MAX_EXPONENT)).abs()).sum(1)
-            if iterations == self.max_iterations or bool((error <= self.tolerance).all()):
+            exponent = ((f - update) / reg).clamp(max=_MAX_EXPONENT)
+            deviation = torch.expm1(exponent).abs()
+            error = (a * deviation).sum(1)
+            if (error <= self.tolerance).all():
                 break
         value = (a * (f + update)).sum(1)
         return Solution(f=f, g=f, value=value, error=error, iterations=iterations)
@@ -215,7 +222,8 @@ class Transport:
         They are iterations and marginal_error, the largest of all problems, and converged, which is
         1 where every problem reached the tolerance, and 0 otherwise.
         """
-        error = float(torch.stack([solution.error.max() for solution in solutions]).max())
+        errors = torch.cat([solution.error for solution in solutions])
+        error = float(errors.max())
         iterations = float(max(solution.iterations for solution in solutions))
         return {
             "iterations": iterations,
@@ -236,8 +244,8 @@ def softmin(cost: Tensor, g: Tensor, b: Tensor, reg: float) -> Tensor:
 
 def log_sum_exp(exponent: Tensor) -> Tensor:
     """Return log sum exp over the last axis; the argument's memory is overwritten."""
-    top = exponent.amax(-1)
-    return exp_(exponent.sub_(top[..., None])).sum(-1).log_().add_(top)
+    largest = exponent.amax(-1)
+    return exp_(exponent.sub_(largest[..., None])).sum(-1).log_().add_(largest)
 
 
 def exp_(exponent: Tensor) -> Tensor:
@@ -254,10 +262,10 @@ def pieces(cost: Tensor, elements: int | None = None) -> Iterator[tuple[slice, s
     if elements is None:
         elements = _CPU_ELEMENTS if cost.device.type == "cpu" else _GPU_ELEMENTS
     height = min(rows, max(1, elements // columns))
-    together = max(1, elements // (rows * columns))
-    for problem in range(0, problems, together):
+    problem_count = max(1, elements // (rows * columns))
+    for problem in range(0, problems, problem_count):
         for row in range(0, rows, height):
-            yield slice(problem, problem + together), slice(row, row + height)
+            yield slice(problem, problem + problem_count), slice(row, row + height)
 
 
 def _annealing(largest: float, reg: float) -> list[float]:
@@ -274,12 +282,13 @@ def _row_exp(exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Their sums [B, p] and the largest exponents [B, p] come with them.
     """
-    top = exponent.amax(2)
+    row_maxima = exponent.amax(2)
     # The floor is below rounding. Without it products of tiny entries become denormal numbers,
     # which make a CPU 20 times slower.
     floor = -32.0 if exponent.dtype == torch.float32 else -72.0
-    e = exponent.sub_(top[:, :, None]).clamp_(min=floor).exp_()
-    return e, e.sum(2), top
+    shifted = exponent.sub_(row_maxima[:, :, None])
+    exponentials = shifted.clamp_(min=floor).exp_()
+    return exponentials, exponentials.sum(2), row_maxima
 
 
 def _sweep(
@@ -290,12 +299,12 @@ def _sweep(
     *,
     unsolved: list[bool],
     log_sums: Tensor,
-    columns: Tensor,
+    column_sums: Tensor,
 ) -> None:
     """Sweep over the cost once.
 
     Write log sum_j exp(h_j - c_ij / reg) to `log_sums` [B, p], and the column sums of the plan with
-    exact row sums to `columns` [B, q]. Pieces whose problems are all solved are left out: their
+    exact row sums to `column_sums` [B, q]. Pieces whose problems are all solved are left out: their
     entries stay.
     """
     memory = cost.new_empty(0)
@@ -305,12 +314,13 @@ def _sweep(
         block = cost[problems, rows]
         if not len(memory):
             memory = cost.new_empty(block.numel())
-        piece = memory[: block.numel()].view(block.shape)
-        exponent = torch.sub(h[problems, None], block, alpha=1 / reg, out=piece)
-        e, row, top = _row_exp(exponent)
-        sums = torch.bmm((a[problems, rows] / row)[:, None], e)[:, 0]
-        columns[problems] = sums if rows.start == 0 else columns[problems] + sums
-        log_sums[problems, rows] = row.log_().add_(top)
+        piece = memory[: block.numel()]
+        exponent = torch.sub(h[problems, None], block, alpha=1 / reg, out=piece.view(block.shape))
+        exponentials, row_sums, row_maxima = _row_exp(exponent)
+        scale = a[problems, rows] / row_sums
+        sums = torch.bmm(scale[:, None], exponentials)[:, 0]
+        column_sums[problems] = sums if rows.start == 0 else column_sums[problems] + sums
+        log_sums[problems, rows] = row_sums.log_().add_(row_maxima)
 
 
 class _Problem(NamedTuple):
@@ -326,15 +336,15 @@ class _Problem(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The plan at h = log b + g / reg: P_ij = a_i e_ij / row_i."""
+    """The plan at h = log b + g / reg: P_ij = a_i exponentials_ij / row_sums_i."""
 
     h: Tensor  # [B, q]
-    e: Tensor  # [B, p, q], row-wise exponentials with largest entry 1
-    row: Tensor  # [B, p], sums of e
-    top: Tensor  # [B, p], the largest exponents
-    col: Tensor  # [B, q], column sums of the plan
+    exponentials: Tensor  # [B, p, q], exp(h_j - c_ij / reg), with largest entry 1 in every row
+    row_sums: Tensor  # [B, p], of the exponentials
+    row_maxima: Tensor  # [B, p], the largest exponents
+    column_sums: Tensor  # [B, q], column sums of the plan
     dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
-    error: Tensor  # [B], L1 distance of col from b
+    error: Tensor  # [B], L1 distance of the column sums from b
 
     def put(self, problems: Tensor, entries: Iterable[Tensor]) -> None:
         """Overwrite the states of these problems, by index."""
@@ -348,8 +358,9 @@ def _descend(
     """Solve at every level in turn by Newton's method, from the potentials of the level before."""
     b = problem.b
     log_b = torch.where(b > 0, b.log(), 0.0)
-    if bool((b == 0).any()):
-        cost = problem.cost.masked_fill((b == 0)[:, None, :], torch.inf)
+    is_padding = b == 0
+    if is_padding.any():
+        cost = problem.cost.masked_fill(is_padding[:, None, :], torch.inf)
         problem = problem._replace(cost=cost)
     # New memory at every step would cost as much as the arithmetic.
     memory = [torch.empty_like(problem.cost) for _ in range(3)]
@@ -364,10 +375,12 @@ def _descend(
         state, steps = _climb(problem, level, h, memory, tolerance=goal, limit=limit)
         g = level * (state.h - log_b)
         iterations += steps
+    log_sums = state.row_maxima + state.row_sums.log()
+    constant = (b * log_b).sum(1)
     return Solution(
-        f=-level * (state.top + state.row.log()),
+        f=-level * log_sums,
         g=g,
-        value=level * (state.dual - (b * log_b).sum(1)),
+        value=level * (state.dual - constant),
         error=state.error,
         iterations=iterations,
     )
@@ -398,16 +411,22 @@ def _climb(
             # The rest goes on alone: solved problems need no more arithmetic.
             indices = _indices(unsolved, h.device)
             smaller = problem.at(indices)
-            fresh = [torch.empty_like(smaller.cost) for _ in range(3)]
+            smaller_memory = [torch.empty_like(smaller.cost) for _ in range(3)]
             solved, steps = _climb(
-                smaller, reg, state.h[indices], fresh, tolerance=tolerance, limit=limit - step
+                smaller,
+                reg,
+                state.h[indices],
+                smaller_memory,
+                tolerance=tolerance,
+                limit=limit - step,
             )
             state.put(indices, solved)
             step += steps
             break
         direction = _direction(problem, state, damping, scratch)
         candidate = _evaluate(problem, reg, state.h + direction, spare)
-        is_higher = candidate.dual > state.dual + noise * state.dual.abs()
+        rounding = noise * state.dual.abs()
+        is_higher = candidate.dual > state.dual + rounding
         is_better = is_higher | (candidate.error < state.error)
         damping = torch.where(is_better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
@@ -420,10 +439,10 @@ def _climb(
             indices = _indices(worse, h.device)
             candidate.put(indices, (field[indices] for field in state))
         # The memory of the former state is free for the next candidate.
-        spare = state.e
+        spare = state.exponentials
         state = candidate
         step += 1
-    memory[:] = [state.e, spare, scratch]
+    memory[:] = [state.exponentials, spare, scratch]
     return state, step
 
 
@@ -432,8 +451,8 @@ def _indices(flags: list[bool], device: torch.device) -> Tensor:
 
     The flags are on the host, so that it does not wait for a GPU.
     """
-    raised = [i for i, flag in enumerate(flags) if flag]
-    return torch.tensor(raised).to(device, non_blocking=True)
+    positions = [i for i, flag in enumerate(flags) if flag]
+    return torch.tensor(positions).to(device, non_blocking=True)
 
 
 def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _State:
@@ -441,12 +460,20 @@ def _evaluate(problem: _Problem, reg: float, h: Tensor, memory: Tensor) -> _Stat
     a = problem.a
     b = problem.b
     exponent = torch.sub(h[:, None, :], problem.cost, alpha=1 / reg, out=memory)
-    e, row, top = _row_exp(exponent)
-    col = torch.bmm((a / row)[:, None, :], e)[:, 0]
+    exponentials, row_sums, row_maxima = _row_exp(exponent)
+    column_sums = torch.bmm((a / row_sums)[:, None, :], exponentials)[:, 0]
+    log_sums = row_maxima + row_sums.log()
     # F(g) = <a, f(g)> + <b, g>
-    dual = (b * h).sum(1) - (a * (top + row.log())).sum(1)
-    error = (col - b).abs().sum(1)
-    return _State(h=h, e=e, row=row, top=top, col=col, dual=dual, error=error)
+    dual = (b * h).sum(1) - (a * log_sums).sum(1)
+    return _State(
+        h=h,
+        exponentials=exponentials,
+        row_sums=row_sums,
+        row_maxima=row_maxima,
+        column_sums=column_sums,
+        dual=dual,
+        error=(column_sums - b).abs().sum(1),
+    )
 
 
 def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor) -> Tensor:
@@ -456,12 +483,18 @@ def _direction(problem: _Problem, state: _State, damping: Tensor, memory: Tensor
     root = b.sqrt()
     inverse = torch.where(b > 0, b.rsqrt(), 0.0)
     # H = diag(col) - P^T diag(1/a) P
-    scaled = torch.mul(state.e, (a.sqrt() / state.row)[:, :, None], out=memory)  # [B, p, q]
+    row_scale = a.sqrt() / state.row_sums
+    scaled = torch.mul(state.exponentials, row_scale[:, :, None], out=memory)  # [B, p, q]
     matrix = torch.bmm(scaled.mT, scaled)  # [B, q, q]
-    matrix.mul_(inverse[:, :, None] * inverse[:, None, :]).neg_()
+    matrix.mul_(_outer_product(inverse)).neg_()
     # The null vector of the scaled Laplacian, root b, shifts all potentials by a constant. Filling
     # it makes the matrix regular and changes no step.
-    matrix.add_(root[:, :, None] * root[:, None, :])
-    matrix.diagonal(dim1=1, dim2=2).add_(state.col * inverse.square() + damping[:, None])
+    matrix.add_(_outer_product(root))
+    matrix.diagonal(dim1=1, dim2=2).add_(state.column_sums * inverse.square() + damping[:, None])
     # LU and not Cholesky: in batches of this size it is twice as fast on a CPU.
-    return inverse * torch.linalg.solve_ex(matrix, (b - state.col) * inverse)[0]
+    return inverse * torch.linalg.solve_ex(matrix, (b - state.column_sums) * inverse)[0]
+
+
+def _outer_product(vectors: Tensor) -> Tensor:
+    """Return the products of all entries of vectors [B, q] with each other, [B, q, q]."""
+    return vectors[:, :, None] * vectors[:, None, :]

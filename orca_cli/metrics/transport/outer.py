@@ -36,6 +36,16 @@ class Outer(NamedTuple):
     plan: Plan
     mass: Tensor  # [k, l], the mass that the plan carries between classes
 
+    @property
+    def value(self) -> Tensor:
+        """Return OT_reg, a scalar."""
+        return self.solution.value[0]
+
+
+def uniform_weights(points: int, like: Tensor) -> Tensor:
+    """Return weights [1, points] that sum to 1, with the dtype and device of `like`."""
+    return like.new_full((1, points), 1 / points)
+
 
 def add_label_distances(
     cost: Tensor, distances: Tensor, row_labels: Tensor, column_labels: Tensor
@@ -49,16 +59,15 @@ def solve_across(
 ) -> Outer:
     """Solve the problem between two clouds, with uniform weights."""
     n, m = cost.shape
-    a = cost.new_full((1, n), 1 / n)
-    b = cost.new_full((1, m), 1 / m)
+    a = uniform_weights(n, cost)
+    b = uniform_weights(m, cost)
     solution = transport.solve(cost[None], a, b, reg)
     return _with_plan(solution, cost, reg, source=source, target=target)
 
 
 def solve_within(transport: Transport, cost: Tensor, reg: float, *, cloud: Features) -> Outer:
     """Solve the problem of a cloud with itself, with uniform weights."""
-    n = len(cost)
-    a = cost.new_full((1, n), 1 / n)
+    a = uniform_weights(len(cost), cost)
     softmin = partial(entropic.softmin, cost[None], b=a, reg=reg)
     solution = transport.symmetric(softmin, a, reg)
     return _with_plan(solution, cost, reg, source=cloud, target=cloud)
@@ -69,11 +78,12 @@ def _with_plan(
 ) -> Outer:
     """Return a solution with its plan, P_ij = exp((f_i + g_j - c_ij) / reg) / (n m)."""
     n, m = cost.shape
-    left = solution.f[0][:, None] / reg - math.log(n)  # [n, 1]
+    left = solution.f.T / reg - math.log(n)  # [n, 1]
     right = solution.g / reg - math.log(m)  # [1, m]
 
     def plan(rows: slice) -> Tensor:
-        return entropic.exp_((left[rows] + right).sub_(cost[rows], alpha=1 / reg))
+        exponent = left[rows] + right  # [r, m]
+        return entropic.exp_(exponent.sub_(cost[rows], alpha=1 / reg))
 
     mass = cost.new_zeros(source.num_classes, target.num_classes)
     for _, rows in pieces(cost[None]):
@@ -91,7 +101,7 @@ def source_term(
     x = source.x
     labels = source.labels
     n = len(x)
-    a = x.new_full((1, n), 1 / n)
+    a = uniform_weights(n, x)
     chunks = torch.arange(n, device=x.device).split(_CHUNK)
 
     def rows_of_cost(rows: Tensor) -> Tensor:
@@ -133,7 +143,8 @@ def class_plans(
     row_counts = class_sizes(row_labels, mass.shape[0])[:, None]
     column_counts = class_sizes(column_labels, mass.shape[1])
     # Where a class has no points, the scale is -inf or arbitrary, but no row or column uses it.
-    scale = (mass / (row_counts * column_counts).clamp(min=1)).log()  # [k, l]
+    point_pairs = (row_counts * column_counts).clamp(min=1)
+    scale = (mass / point_pairs).log()  # [k, l]
     left = left / reg
     right = right / reg + scale[:, column_labels]
 

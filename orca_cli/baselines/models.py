@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.baselines.windows import Windows, coordinates
+from orca_cli.baselines.windows import Windows, coordinates, training_positions
 
 # Values of the inputs that are predicted at once.
 _AT_ONCE = 2**22
@@ -41,9 +41,6 @@ _CV_CELLS = 2**19
 _SMALL = 1000
 # Features. Of more, a split of a regression forest looks at the square root of their number.
 _FEW = 64
-# Values, and rows, of the table of training positions.
-_CELLS = 2**24
-_MOST_ROWS = 2**17
 # Steps: the length of MiniRocket's kernels. Shorter series are padded with zeros.
 _SHORTEST = 9
 # Of folds, and of what is random in a model. It is not the run's: runs of all seeds share their
@@ -383,7 +380,7 @@ def dense(
             y = y[:, 0]
             y = np.where(np.isnan(y), -1, y > 0.5).astype(np.int64)
         is_known = y >= 0
-    table, positions = _training_positions(windows, x, is_known)
+    table, positions = training_positions(windows, x, is_known, SEED)
     if form == "maps":
         targets = np.moveaxis(y - mean_map, 1, -1)[positions]
         model, about = numbers("linear", table, targets, None)
@@ -406,32 +403,6 @@ def dense(
 
     window_text = " x ".join(map(str, windows.window))
     return predict, f"window {window_text}, {about}"
-
-
-def _training_positions(
-    windows: Windows, x: np.ndarray, is_known: np.ndarray
-) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Return the features [N, F] of known positions of inputs, and their N indices into [n, *E].
-
-    Each input has as many of them, drawn at random, as there is room for.
-
-    Args:
-        windows: what makes the features.
-        x: inputs [n, C, *E].
-        is_known: [n, *E], whether a position has a target.
-    """
-    generator = np.random.default_rng(SEED)
-    rows = _CELLS // windows.features(x[0]).shape[1]
-    per_sample = max(1, min(_MOST_ROWS, rows) // len(x))
-    tables = []
-    positions = []
-    for number, sample in enumerate(x):
-        shuffled = generator.permutation(np.flatnonzero(is_known[number]))
-        chosen = np.sort(shuffled[:per_sample])
-        tables.append(windows.features(sample)[chosen])
-        indices = np.unravel_index(chosen, windows.extent)
-        positions.append([np.full(len(chosen), number), *indices])
-    return np.concatenate(tables), tuple(np.concatenate(positions, axis=1))
 
 
 def _centre(y: np.ndarray) -> np.ndarray:

@@ -8,6 +8,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 # Features of a position.
 _MOST_FEATURES = 512
+# Values, and rows, of the table of training positions.
+_CELLS = 2**24
+_MOST_ROWS = 2**17
 # Positions to each side, by the number of axes.
 _RADIUS = {1: 3, 2: 2, 3: 1}
 
@@ -69,3 +72,30 @@ def coordinates(extent: tuple[int, ...]) -> np.ndarray:
     grid = np.meshgrid(*axes, indexing="ij")
     columns = [*grid, *(axis**2 for axis in grid)]
     return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))
+
+
+def training_positions(
+    windows: Windows, x: np.ndarray, is_known: np.ndarray, seed: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Return the features [N, F] of known positions of inputs, and their N indices into [n, *E].
+
+    Each input has as many of them, drawn at random, as there is room for.
+
+    Args:
+        windows: what makes the features.
+        x: inputs [n, C, *E].
+        is_known: [n, *E], whether a position has a target.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    rows = _CELLS // windows.features(x[0]).shape[1]
+    per_sample = max(1, min(_MOST_ROWS, rows) // len(x))
+    tables = []
+    positions = []
+    for number, sample in enumerate(x):
+        shuffled = generator.permutation(np.flatnonzero(is_known[number]))
+        chosen = np.sort(shuffled[:per_sample])
+        tables.append(windows.features(sample)[chosen])
+        indices = np.unravel_index(chosen, windows.extent)
+        positions.append([np.full(len(chosen), number), *indices])
+    return np.concatenate(tables), tuple(np.concatenate(positions, axis=1))

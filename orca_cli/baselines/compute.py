@@ -213,8 +213,9 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> Entry
         embedding = start or subject.embedder
         layout = str(getattr(subject.embedder, "layout", None))
         key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    return cached(cache / "baselines" / digest, lambda: _fit(name, subject, settings, start))
+    key_text = json.dumps(key, sort_keys=True)
+    digest = hashlib.sha256(key_text.encode()).hexdigest()
+    return cached(cache / "baselines" / digest[:32], lambda: _fit(name, subject, settings, start))
 
 
 def _is_raw(name: str, subject: Subject) -> bool:
@@ -348,7 +349,8 @@ def _form(subject: Subject) -> str:
         extent = targets.shape[2:]
         if not isinstance(subject.error, _MEASURES_OF_NUMBERS):
             # Zeros and ones are masks unless the error measures them as numbers.
-            is_zero_or_one = np.isin(targets[~np.isnan(targets)], (0, 1))
+            known_targets = targets[~np.isnan(targets)]
+            is_zero_or_one = np.isin(known_targets, (0, 1))
             form = "masks" if is_zero_or_one.all() else "maps"
     has_several_labels = form == "masks" and task.num_outputs > 1
     if has_several_labels or extent != task.input_shape[1:]:

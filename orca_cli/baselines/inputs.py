@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -109,11 +110,12 @@ class Subject:
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features by the function `table`, [n, F] and [m, F] float32."""
-        rows = len(self.rows(self.learned, raw=False))
+        num_learned = len(self.rows(self.learned, raw=False))
         # The fewer the samples, the more features each may have.
-        wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, rows)))
+        wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, num_learned)))
         # Neither the training nor the test table exceeds MOST_CELLS values.
-        room = max(1, MOST_CELLS // max(rows, len(self.test)))
+        longer_table = max(num_learned, len(self.test))
+        room = max(1, MOST_CELLS // longer_table)
         limit = min(wished, room)
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
@@ -127,7 +129,8 @@ class Subject:
 
         DataError for a test split that is too large.
         """
-        if len(self.test) * math.prod(self.task.input_shape) > 2 * MOST_CELLS:
+        test_cells = len(self.test) * math.prod(self.task.input_shape)
+        if test_cells > 2 * MOST_CELLS:
             raise DataError(
                 f"the test split has more than {2 * MOST_CELLS:,} values, too many for it"
             )
@@ -145,7 +148,9 @@ class Subject:
             if summary is None:
                 tokens = embedder(x, valid)
                 mask = tokens.mask.unsqueeze(-1)
-                mean = (tokens.x * mask).sum(1) / mask.sum(1).clamp(min=1)
+                token_sums = (tokens.x * mask).sum(1)
+                token_counts = mask.sum(1).clamp(min=1)
+                mean = token_sums / token_counts
                 largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
                 # A sample of padding alone has no largest token.
                 largest = torch.where(mask.any(1), largest, 0.0)
@@ -164,7 +169,8 @@ class Subject:
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
             features = model.features(x.to(device), None if valid is None else valid.to(device))
-            return np.asarray(pool(features).float().cpu().numpy())
+            pooled_features = pool(features).float().cpu()
+            return np.asarray(pooled_features.numpy())
 
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
@@ -176,17 +182,18 @@ class Subject:
         raw: bool = False,
         at_once: int = 256,
     ) -> tuple[np.ndarray, np.ndarray]:
-        size = max(1, min(at_once, _BATCH_CELLS // math.prod(self.task.input_shape)))
+        sample_cells = math.prod(self.task.input_shape)
+        batch_size = max(1, min(at_once, _BATCH_CELLS // sample_cells))
         began = time.process_time()
 
         def read(samples: Samples, rows: np.ndarray) -> Iterator[np.ndarray]:
-            for start in range(0, len(rows), size):
+            for start in range(0, len(rows), batch_size):
                 signals.check()
                 if time.process_time() - began > _LIMIT_S:
                     raise DataError(
                         f"reading the samples takes more than {_LIMIT_S} s of processor time"
                     )
-                batch = samples.batch(rows[start : start + size])
+                batch = samples.batch(rows[start : start + batch_size])
                 yield take(batch.x, batch.valid)
 
         learned = np.concatenate([*read(self.learned, self.rows(self.learned, raw))])
@@ -218,8 +225,9 @@ def table(x: np.ndarray, valid: np.ndarray | None, limit: int) -> np.ndarray:
 
 
 def _summaries(x: np.ndarray, valid: np.ndarray | None, limit: int) -> list[np.ndarray]:
-    # [B, 1, *E]
-    mask: np.ndarray = np.ones((len(x), 1, *x.shape[2:]), dtype=bool)
+    num_channels = x.shape[1]
+    mask_shape = (len(x), 1, *x.shape[2:])  # [B, 1, *E]
+    mask: np.ndarray = np.ones(mask_shape, dtype=bool)
     if valid is not None:
         mask = valid[:, None]
     axes = tuple(range(2, x.ndim))
@@ -227,35 +235,42 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, limit: int) -> list[np.n
     # Padding is 0 and adds nothing to the sum.
     mean = x.sum(axis=axes) / count
     centred = np.where(mask, x - np.expand_dims(mean, axes), 0)
+    variance = (centred**2).sum(axis=axes) / count
     columns = [
         mean,
-        np.sqrt((centred**2).sum(axis=axes) / count),
+        np.sqrt(variance),
         x.min(axis=axes, initial=np.inf, where=mask),
         x.max(axis=axes, initial=-np.inf, where=mask),
     ]
     if x.shape[-1] > 1:
         is_step = mask[..., 1:] & mask[..., :-1]
         steps = np.where(is_step, np.abs(np.diff(x, axis=-1)), 0)
-        columns.append(steps.sum(axis=axes) / np.maximum(is_step.sum(axis=axes), 1))
+        step_count = np.maximum(is_step.sum(axis=axes), 1)
+        columns.append(steps.sum(axis=axes) / step_count)
     if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
         columns.append(_spectrum(centred))
     # A sample of padding alone has an infinite least and largest value.
     columns = [np.where(np.isfinite(column), column, 0) for column in columns]
-    room = limit - sum(column.shape[1] for column in columns)
-    if room < x.shape[1]:
+    num_features = sum(column.shape[1] for column in columns)
+    room = limit - num_features
+    if room < num_channels:
         # The channels' own figures take all the room.
-        return [np.concatenate(columns, axis=1)[:, : max(1, limit)]]
-    return [*columns, pooled(x, mask, room // x.shape[1])]
+        figures = np.concatenate(columns, axis=1)
+        return [figures[:, : max(1, limit)]]
+    return [*columns, pooled(x, mask, room // num_channels)]
 
 
 def _spectrum(x: np.ndarray) -> np.ndarray:
     """Return the log power of series [B, C, T] in bands of frequency, [B, C * bands]."""
     power = np.abs(np.fft.rfft(x, axis=2)) ** 2
-    edges = np.unique(np.geomspace(1, power.shape[2], _BANDS + 1).astype(int))
-    bands = [
-        power[:, :, low:high].mean(axis=2) for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    return np.log1p(np.stack(bands, axis=2)).reshape(len(x), -1)
+    spaced = np.geomspace(1, power.shape[2], _BANDS + 1)
+    edges = np.unique(spaced.astype(int))
+    band_means = []
+    for low, high in pairwise(edges):
+        band = power[:, :, low:high]
+        band_means.append(band.mean(axis=2))
+    band_power = np.stack(band_means, axis=2)
+    return np.log1p(band_power).reshape(len(x), -1)
 
 
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
@@ -268,13 +283,15 @@ def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """
     sizes = list(x.shape[2:])
     while math.prod(sizes) > cells and max(sizes) > 1:
-        factor = (cells / math.prod(sizes)) ** (1 / sum(size > 1 for size in sizes))
+        num_long_axes = sum(size > 1 for size in sizes)
+        factor = (cells / math.prod(sizes)) ** (1 / num_long_axes)
         shrunk = [max(1, int(size * factor)) for size in sizes]
         if shrunk == sizes:
             shrunk[sizes.index(max(sizes))] -= 1
         sizes = shrunk
     total = x
-    weight = np.broadcast_to(mask, (len(x), 1, *x.shape[2:])).astype(np.float32)
+    weight_shape = (len(x), 1, *x.shape[2:])
+    weight = np.broadcast_to(mask, weight_shape).astype(np.float32)
     for axis, size in enumerate(sizes, 2):
         starts = np.arange(size) * x.shape[axis] // size
         total = np.add.reduceat(total, starts, axis=axis)

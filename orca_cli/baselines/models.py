@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.baselines.windows import Windows, coordinates
+from orca_cli.baselines.windows import Windows, coordinates, training_positions
 
 # Values of the inputs that are predicted at once.
 _AT_ONCE = 2**22
@@ -41,9 +41,6 @@ _CV_CELLS = 2**19
 _SMALL = 1000
 # Features. Of more, a split of a regression forest looks at the square root of their number.
 _FEW = 64
-# Values, and rows, of the table of training positions.
-_CELLS = 2**24
-_MOST_ROWS = 2**17
 # Steps: the length of MiniRocket's kernels. Shorter series are padded with zeros.
 _SHORTEST = 9
 # Of folds, and of what is random in a model. It is not the run's: runs of all seeds share their
@@ -150,7 +147,8 @@ def _outputs(
         predict, about = numbers(model, x, y, groups)
     else:
         predict, about = dense(form, x, y, k=k, balanced=balanced, causal=causal)
-    step = max(1, _AT_ONCE // max(1, new[:1].size))
+    sample_cells = max(1, new[:1].size)
+    step = max(1, _AT_ONCE // sample_cells)
     batches = [new[start : start + step] for start in range(0, len(new), step)]
     if model == "minirocket":
         batches = [rocket.transform(_long_enough(batch)) for batch in batches]
@@ -160,7 +158,8 @@ def _outputs(
         outputs = outputs - 0.5
     elif form == "masks":
         outputs = outputs[:, 1:] - outputs[:, :1]
-    return outputs.astype(np.float64 if y.dtype == np.float64 else np.float32), about
+    dtype = np.float64 if y.dtype == np.float64 else np.float32
+    return outputs.astype(dtype), about
 
 
 def classes(
@@ -270,7 +269,6 @@ def _chosen_c(
         # Folds of whole groups may be empty, or leave one class for training.
         if not len(test) or len(np.unique(y[train])) < 2:
             continue
-        truth = y[test]
         # One model for all C: each fit starts from the coefficients of the one before.
         model = LogisticRegression(
             max_iter=100,
@@ -280,13 +278,24 @@ def _chosen_c(
         )
         for i, c in enumerate(CS):
             model.set_params(C=c).fit(x[train], y[train])
-            scores = _scores(model, x[test], k)
-            wrong[i] += weights[truth[scores.argmax(axis=1) != truth]].sum()
-            loss[i] -= (weights[truth] * scores[np.arange(len(test)), truth]).sum()
+            fold_wrong, fold_loss = _losses(_scores(model, x[test], k), y[test], weights)
+            wrong[i] += fold_wrong
+            loss[i] += fold_loss
     # No fold could be used; 1 is scikit-learn's default.
     if not loss.any():
         return 1.0
-    return float(CS[np.lexsort((loss, wrong))[0]])
+    best_first = np.lexsort((loss, wrong))
+    return float(CS[best_first[0]])
+
+
+def _losses(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Return the 0-1 error and the log-loss of scores [m, k], summed over m samples.
+
+    A sample counts by the weight of its class; `weights` is [k].
+    """
+    is_wrong = scores.argmax(axis=1) != y
+    true_scores = scores[np.arange(len(y)), y]
+    return weights[y[is_wrong]].sum(), -(weights[y] * true_scores).sum()
 
 
 @dataclass(frozen=True)
@@ -327,8 +336,8 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
     def predict(new: np.ndarray) -> np.ndarray:
         outputs = np.zeros((len(new), y.shape[1]))
         for fit in fits:
-            predicted = fit.estimator.predict(fit.transform(new)).reshape(len(new), -1)
-            outputs[:, fit.columns] = predicted + centre[fit.columns]
+            predicted = fit.estimator.predict(fit.transform(new))
+            outputs[:, fit.columns] = predicted.reshape(len(new), -1) + centre[fit.columns]
         return outputs
 
     # Each choice once, and at most three.
@@ -356,7 +365,9 @@ def dense(
     mean_map = np.zeros(())
     if form == "maps":
         is_known = ~np.isnan(y)
-        mean_map = np.where(is_known, y, 0).sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
+        sums = np.where(is_known, y, 0).sum(axis=0)
+        counts = np.maximum(is_known.sum(axis=0), 1)
+        mean_map = sums / counts
         # Where no target is known at a position, the mean of all.
         mean_map = np.where(is_known.any(axis=0), mean_map, y[is_known].mean())
         windows = replace(windows, centre=x.mean(axis=0))
@@ -366,9 +377,10 @@ def dense(
         windows = replace(windows, coordinates=coordinates(extent))
         if form == "masks":
             # [n, 1, *E] -> [n, *E]
-            y = np.where(np.isnan(y[:, 0]), -1, y[:, 0] > 0.5).astype(np.int64)
+            y = y[:, 0]
+            y = np.where(np.isnan(y), -1, y > 0.5).astype(np.int64)
         is_known = y >= 0
-    table, positions = _training_positions(windows, x, is_known)
+    table, positions = training_positions(windows, x, is_known, SEED)
     if form == "maps":
         targets = np.moveaxis(y - mean_map, 1, -1)[positions]
         model, about = numbers("linear", table, targets, None)
@@ -383,36 +395,14 @@ def dense(
         )
 
     def predict(new: np.ndarray) -> np.ndarray:
-        outputs = [model(windows.features(sample)).T.reshape(-1, *extent) for sample in new]
+        outputs = []
+        for sample in new:
+            at_positions = model(windows.features(sample))  # [positions, K]
+            outputs.append(at_positions.T.reshape(-1, *extent))
         return np.stack(outputs) + mean_map
 
-    return predict, f"window {' x '.join(map(str, windows.window))}, {about}"
-
-
-def _training_positions(
-    windows: Windows, x: np.ndarray, is_known: np.ndarray
-) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Return the features [N, F] of known positions of inputs, and their N indices into [n, *E].
-
-    Each input has as many of them, drawn at random, as there is room for.
-
-    Args:
-        windows: what makes the features.
-        x: inputs [n, C, *E].
-        is_known: [n, *E], whether a position has a target.
-    """
-    generator = np.random.default_rng(SEED)
-    rows = _CELLS // windows.features(x[0]).shape[1]
-    per_sample = max(1, min(_MOST_ROWS, rows) // len(x))
-    tables = []
-    positions = []
-    for number, sample in enumerate(x):
-        shuffled = generator.permutation(np.flatnonzero(is_known[number]))
-        chosen = np.sort(shuffled[:per_sample])
-        tables.append(windows.features(sample)[chosen])
-        indices = np.unravel_index(chosen, windows.extent)
-        positions.append([np.full(len(chosen), number), *indices])
-    return np.concatenate(tables), tuple(np.concatenate(positions, axis=1))
+    window_text = " x ".join(map(str, windows.window))
+    return predict, f"window {window_text}, {about}"
 
 
 def _centre(y: np.ndarray) -> np.ndarray:
@@ -424,8 +414,10 @@ def _centre(y: np.ndarray) -> np.ndarray:
     """
     if y.dtype != np.float64:
         return np.zeros(y.shape[1], y.dtype)
-    rows = (~np.isnan(y)).argmax(axis=0)
-    return np.nan_to_num(y[rows, np.arange(y.shape[1])])
+    is_known = ~np.isnan(y)
+    first_known = is_known.argmax(axis=0)
+    columns = np.arange(y.shape[1])
+    return np.nan_to_num(y[first_known, columns])
 
 
 def _about(estimator: Any) -> str:
@@ -456,7 +448,8 @@ def _scores(estimator: Any, x: np.ndarray, k: int) -> np.ndarray:
 
 
 def _long_enough(x: np.ndarray) -> np.ndarray:
-    return np.pad(x, ((0, 0), (0, 0), (0, max(0, _SHORTEST - x.shape[2]))))
+    missing_steps = max(0, _SHORTEST - x.shape[2])
+    return np.pad(x, ((0, 0), (0, 0), (0, missing_steps)))
 
 
 def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -470,7 +463,8 @@ def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray
     mean = x.mean(axis=0, dtype=np.float64)
     std = x.std(axis=0, dtype=np.float64)
     # float32 rounds at 6e-8 of a number; smaller deviations are not variation.
-    varies = std > 1e-7 * np.maximum(np.abs(mean), 1e-30)
+    magnitude = np.maximum(np.abs(mean), 1e-30)
+    varies = std > 1e-7 * magnitude
     mean = mean[varies]
     std = std[varies]
     standardised = (x[:, varies] - mean) / std

@@ -8,7 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CONSTANT, FEATURES, PROBE, MINIROCKET = "constant", "features", "probe", "minirocket"
+CONSTANT = "constant"
+FEATURES = "features"
+PROBE = "probe"
+MINIROCKET = "minirocket"
 # In the order in which they are computed and shown. Of those that validate alike, the first counts
 # as the best.
 NAMES = {

@@ -35,7 +35,8 @@ def subject_of(
     Raises:
         DataError: the data are not those of the run any more, or its outputs cannot be read.
     """
-    digests = {name: split["sha256"] for name, split in folder.result()["splits"].items()}
+    splits = folder.result()["splits"]
+    digests = {name: split["sha256"] for name, split in splits.items()}
     if built is None:
         built = _rebuilt(config, folder)
     for name, split in built.summary["splits"].items():
@@ -43,7 +44,8 @@ def subject_of(
         if split["sha256"] != digests[name]:
             message = "the data are not those of the run any more"
             raise DataError(message, where=folder.path.name)
-    task, plan = built.task, built.plan
+    task = built.task
+    plan = built.plan
     # The targets that the run's error was measured on, read without opening the test split.
     _, targets, groups = saved_outputs(folder)
     # Validation samples that stage 3 trained on cannot say which model is best.

@@ -8,6 +8,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 # Features of a position.
 _MOST_FEATURES = 512
+# Values, and rows, of the table of training positions.
+_CELLS = 2**24
+_MOST_ROWS = 2**17
 # Positions to each side, by the number of axes.
 _RADIUS = {1: 3, 2: 2, 3: 1}
 
@@ -34,13 +37,18 @@ class Windows:
         radius = _RADIUS.get(len(extent), 0)
         while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
             radius -= 1
+        width = 2 * radius + 1
+        sides = (radius, radius)
+        if causal:
+            # The window has the same size, and ends at its own position.
+            sides = (2 * radius, 0)
+        num_positions = int(np.prod(extent))
         return cls(
             extent=extent,
-            window=(2 * radius + 1,) * len(extent),
-            # A causal window has the same size, and ends at its own position.
-            sides=(2 * radius, 0) if causal else (radius, radius),
+            window=(width,) * len(extent),
+            sides=sides,
             centre=np.zeros(()),
-            coordinates=np.zeros((int(np.prod(extent)), 0)),
+            coordinates=np.zeros((num_positions, 0)),
         )
 
     def features(self, sample: np.ndarray) -> np.ndarray:
@@ -60,6 +68,34 @@ def coordinates(extent: tuple[int, ...]) -> np.ndarray:
 
     The array is [positions, 2 * axes].
     """
-    grid = np.meshgrid(*(np.linspace(-1, 1, size) for size in extent), indexing="ij")
+    axes = [np.linspace(-1, 1, size) for size in extent]
+    grid = np.meshgrid(*axes, indexing="ij")
     columns = [*grid, *(axis**2 for axis in grid)]
     return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))
+
+
+def training_positions(
+    windows: Windows, x: np.ndarray, is_known: np.ndarray, seed: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Return the features [N, F] of known positions of inputs, and their N indices into [n, *E].
+
+    Each input has as many of them, drawn at random, as there is room for.
+
+    Args:
+        windows: what makes the features.
+        x: inputs [n, C, *E].
+        is_known: [n, *E], whether a position has a target.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    rows = _CELLS // windows.features(x[0]).shape[1]
+    per_sample = max(1, min(_MOST_ROWS, rows) // len(x))
+    tables = []
+    positions = []
+    for number, sample in enumerate(x):
+        shuffled = generator.permutation(np.flatnonzero(is_known[number]))
+        chosen = np.sort(shuffled[:per_sample])
+        tables.append(windows.features(sample)[chosen])
+        indices = np.unravel_index(chosen, windows.extent)
+        positions.append([np.full(len(chosen), number), *indices])
+    return np.concatenate(tables), tuple(np.concatenate(positions, axis=1))

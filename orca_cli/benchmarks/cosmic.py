@@ -85,14 +85,15 @@ class Stamps(MapSamples):
         self.stamps = tuple(stamps)
         paths = [root / stamp for stamp in stamps]
         # Several stamps share the file of their visit, and some visits have none.
-        skies = sorted({path.with_name(_SKY) for path in paths})
+        sky_files = sorted({path.with_name(_SKY) for path in paths})
+        sky_files = [file for file in sky_files if file.is_file()]
         super().__init__(
             cache,
             f"cosmic-{split}",
             reporter,
             count=len(paths),
             shape=(1, form.size, form.size),
-            files=[*paths, *(sky for sky in skies if sky.is_file())],
+            files=[*paths, *sky_files],
             # The cached masks depend on these alone; sky and scale come when an image is read.
             settings={"start": form.start, "size": form.size, "ignored": form.ignored},
             facts={"stamps": [str(stamp) for stamp in stamps], "form": asdict(form)},
@@ -125,22 +126,26 @@ class Stamps(MapSamples):
         With `augment`, a drawn share of the sky's level is added.
         """
         form = self._form
-        image = read_stamp(self._root / self.stamps[index], form).image
-        share = 0.0
+        stamp = self.stamps[index]
+        image = read_stamp(self._root / stamp, form).image
+        sky_share = 0.0
         if augment is not None or form.sky_at_test:
             # Outside optimizer steps a stamp always gets the same draw.
-            generator = augment or numpy_generator(0, "cosmic", "sky", str(self.stamps[index]))
-            share = float(generator.uniform(form.sky_low, form.sky_high))
+            generator = augment or numpy_generator(0, "cosmic", "sky", str(stamp))
+            sky_share = float(generator.uniform(form.sky_low, form.sky_high))
+        added_sky = self.records[index]["sky"] * sky_share
         # In float64: sky and centre, which nearly cancel, are much larger than their difference.
-        counts = image.astype(np.float64) + self.records[index]["sky"] * share
+        counts = image.astype(np.float64) + added_sky
         scaled = (counts - form.centre) / form.spread
+        finite = np.where(np.isfinite(image), scaled, 0.0)
         # [1, S, S]: one channel.
-        return np.where(np.isfinite(image), scaled, 0.0)[None], True, None
+        return finite[None], True, None
 
     def groups(self) -> np.ndarray:
         """Return the visit of each stamp, [n] int64."""
-        _, numbers = np.unique([_visit(stamp) for stamp in self.stamps], return_inverse=True)
-        return numbers.astype(np.int64)
+        visits = [_visit(stamp) for stamp in self.stamps]
+        _, visit_numbers = np.unique(visits, return_inverse=True)
+        return visit_numbers.astype(np.int64)
 
 
 def load(
@@ -221,16 +226,17 @@ def list_stamps(root: Path, split: str, band: str) -> list[PurePosixPath]:
         stamps = []
         for path in (root / folder / band).glob("*/*/*.npy"):
             if path.name != _SKY:
-                stamps.append(PurePosixPath(path.relative_to(root).as_posix()))
+                relative = path.relative_to(root)
+                stamps.append(PurePosixPath(relative.as_posix()))
     # A set, since a list may name a stamp twice.
-    chosen = {stamp for stamp in stamps if stamp.parts[1] == band}
-    if not chosen:
+    stamps_of_band = {stamp for stamp in stamps if stamp.parts[1] == band}
+    if not stamps_of_band:
         raise DataError(
             f"no stamp of filter {band}",
             where=str(root / folder),
             hint=f"task.filter is one of the folders in {folder}",
         )
-    return sorted(chosen)
+    return sorted(stamps_of_band)
 
 
 def _listed_stamps(list_file: Path, folder: str) -> list[PurePosixPath]:
@@ -239,20 +245,22 @@ def _listed_stamps(list_file: Path, folder: str) -> list[PurePosixPath]:
     Only the end of a path counts, `npy_<split>/filter/proposal/visit/file`; the folders before it
     are those of the machine that wrote the list.
     """
-    names = np.asarray(unpickle(list_file, max_bytes=_MAX_LIST_BYTES))
+    old_paths = np.asarray(unpickle(list_file, max_bytes=_MAX_LIST_BYTES))
     stamps = []
-    for name in names.reshape(-1):
-        end = PurePosixPath(str(name)).parts[-_DEPTH:]
+    for old_path in old_paths.reshape(-1):
+        path_end = PurePosixPath(str(old_path)).parts[-_DEPTH:]
         # Asked first: a path outside the folder must not even be looked up.
-        if ".." in end:
+        if ".." in path_end:
             raise UnsafeError(
-                f"'{name}' leads out of the folder", where=str(list_file), hint="remove the list"
+                f"'{old_path}' leads out of the folder",
+                where=str(list_file),
+                hint="remove the list",
             )
-        stamp = PurePosixPath(*end)
-        is_deep = len(end) == _DEPTH and end[0] == folder
+        stamp = PurePosixPath(*path_end)
+        is_deep = len(path_end) == _DEPTH and path_end[0] == folder
         if not is_deep or not (list_file.parent / stamp).is_file():
             raise DataError(
-                f"'{name}' is not a file {folder}/filter/proposal/visit/file.npy that is there",
+                f"'{old_path}' is not a file {folder}/filter/proposal/visit/file.npy that is there",
                 where=str(list_file),
                 hint="remove the list to use what the folder holds",
             )
@@ -306,8 +314,10 @@ def read_sky(path: Path) -> float:
         return 0.0
     stored = arrays.open_arrays(file, str(file), AGAIN)[""]
     levels = stored.read().reshape(-1)
-    number, _, _ = path.name.partition("_")
-    exposure = int(number) if number.isdecimal() else 0  # there is no exposure 0
+    exposure_text, _, _ = path.name.partition("_")
+    exposure = 0  # of no exposure
+    if exposure_text.isdecimal():
+        exposure = int(exposure_text)
     has_level = levels.dtype.kind in "fiu" and 1 <= exposure <= len(levels)
     if not has_level or not np.isfinite(levels[exposure - 1]):
         raise fault(
@@ -328,8 +338,8 @@ def _held_out(
     """
     units: dict[str, list[PurePosixPath]] = {}
     for stamp in stamps:
-        name = _visit(stamp) if unit == "visit" else str(stamp)
-        units.setdefault(name, []).append(stamp)
+        unit_name = _visit(stamp) if unit == "visit" else str(stamp)
+        units.setdefault(unit_name, []).append(stamp)
     if len(units) < 2:
         raise DataError(
             f"{len(units)} {unit} cannot be split into training and validation",
@@ -337,20 +347,20 @@ def _held_out(
             hint="use exposure, or give more stamps",
         )
     # Sorted, so that the draw does not depend on the order of the files.
-    names = sorted(units)
-    order = numpy_generator(seed, "cosmic", "validation").permutation(len(names))
+    unit_names = sorted(units)
+    order = numpy_generator(seed, "cosmic", "validation").permutation(len(unit_names))
     # Stamps, not units: visits differ in size.
     target_count = fraction * len(stamps)
-    chosen: set[PurePosixPath] = set()
+    held_out: set[PurePosixPath] = set()
     # The last unit always stays in training.
-    for number in order[:-1]:
-        members = units[names[number]]
-        distance = abs(len(chosen) - target_count)
-        distance_with_unit = abs(len(chosen) + len(members) - target_count)
-        if chosen and distance_with_unit >= distance:
+    for unit_number in order[:-1]:
+        unit_stamps = units[unit_names[unit_number]]
+        distance = abs(len(held_out) - target_count)
+        distance_with_unit = abs(len(held_out) + len(unit_stamps) - target_count)
+        if held_out and distance_with_unit >= distance:
             break
-        chosen.update(members)
-    return chosen
+        held_out.update(unit_stamps)
+    return held_out
 
 
 def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:

@@ -134,19 +134,22 @@ def load(
     validation = read("validation")
     if train_on_validation:
         learned = _joined(learned, validation)
-    mean, std = _per_pixel(learned.pressure)  # [s, s] each
-    scale = _per_pixel(learned.permeability)
+    pressure_mean, pressure_std = _per_pixel(learned.pressure)  # [s, s] each
+    permeability_scale = _per_pixel(learned.permeability)
+    target_scale = Scale(
+        mean=torch.from_numpy(pressure_mean[None]), std=torch.from_numpy(pressure_std[None])
+    )
     side = learned.pressure.shape[-1]
     return TaskData(
         kind="dense",
         input_shape=(3, side, side),
         num_outputs=1,
-        train=_samples(learned, *scale),
-        validation=_samples(validation, *scale),
-        open_test=lambda: _samples(read("test"), *scale),
+        train=_samples(learned, *permeability_scale),
+        validation=_samples(validation, *permeability_scale),
+        open_test=lambda: _samples(read("test"), *permeability_scale),
         synthetic=is_generated,
         size=size if is_generated else "",
-        target_scale=Scale(mean=torch.from_numpy(mean[None]), std=torch.from_numpy(std[None])),
+        target_scale=target_scale,
         note="generated without the spline step" if is_generated else "",
     )
 
@@ -217,22 +220,24 @@ def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> N
     Both are [n, s, s], bool and float32; there is a pair for each split.
     """
     stride = size.stride
-    with reporter.track("generating darcy", sum(size.counts.values())) as advance:
+    num_samples = sum(size.counts.values())
+    with reporter.track("generating darcy", num_samples) as advance:
         for split, count in size.counts.items():
-            fields = []
-            solutions = []
+            coarse_fields = []
+            coarse_pressures = []
             for index in range(count):
                 signals.check()
                 # One generator per sample, so that a sample does not depend on their number.
                 generator = numpy_generator(data_seed, "darcy", split, index)
                 is_high = gaussian_field(size.nodes, generator) >= 0
                 pressure = solve(np.where(is_high, HIGH, LOW))
-                fields.append(is_high[::stride, ::stride])
+                coarse_pressure = pressure[::stride, ::stride]
+                coarse_fields.append(is_high[::stride, ::stride])
                 # A copy: a view would hold the whole solution, 1.4 MB a sample.
-                solutions.append(pressure[::stride, ::stride].astype(np.float32))
+                coarse_pressures.append(coarse_pressure.astype(np.float32))
                 advance()
-            np.save(folder / f"{split}_high.npy", np.stack(fields))
-            np.save(folder / f"{split}_u.npy", np.stack(solutions))
+            np.save(folder / f"{split}_high.npy", np.stack(coarse_fields))
+            np.save(folder / f"{split}_u.npy", np.stack(coarse_pressures))
 
 
 def _unpacked_folder(file: Path, cache_folder: Path, reporter: Reporter) -> Path:
@@ -246,15 +251,15 @@ def _unpacked_folder(file: Path, cache_folder: Path, reporter: Reporter) -> Path
     )
 
 
-def _unpacked_maps(folder: Path, name: str, counts: Mapping[str, int], split: str) -> _Maps:
-    """Return the maps of a split from the folder of its file `name`; DataError for too few."""
+def _unpacked_maps(folder: Path, file_name: str, counts: Mapping[str, int], split: str) -> _Maps:
+    """Return the maps of a split from the folder of its file; DataError for too few."""
     permeability, pressure = load_arrays(folder, ["permeability", "pressure"], mapped=True)
     # Validation follows training in the same file.
     start = counts["train"] if split == "validation" else 0
     stop = start + counts[split]
     if stop > len(pressure):
         raise DataError(
-            f"{name} holds {len(pressure)} samples, {stop} requested",
+            f"{file_name} holds {len(pressure)} samples, {stop} requested",
             where=f"task.num_{split}",
             hint="lower it, or task.num_train",
         )
@@ -280,15 +285,17 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
     DataError unless they are finite and of this shape. The whole variable takes 1.5 GB, which is
     free again when this function returns.
     """
-    name = f"'{variable}'"
-    maps = check_array(matlab.read(file, [variable])[variable], ("N", "K", "K"), str(file), name)
+    quoted = f"'{variable}'"
+    stored = matlab.read(file, [variable])[variable]
+    maps = check_array(stored, ("N", "K", "K"), str(file), quoted)
     nodes = maps.shape[1]
     if (nodes - 1) % _FILE_STRIDE:
         raise fault(
-            f"{name} has {nodes} nodes a side; expected 421, or another multiple of 5 plus 1", file
+            f"{quoted} has {nodes} nodes a side; expected 421, or another multiple of 5 plus 1",
+            file,
         )
     coarse = np.ascontiguousarray(maps[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
-    return check_array(coarse, shape, str(file), name, holds="finite")
+    return check_array(coarse, shape, str(file), quoted, holds="finite")
 
 
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
@@ -320,10 +327,10 @@ def solve(permeability: np.ndarray) -> np.ndarray:
     nodes = len(a)
     inner = nodes - 2  # nodes per side that are not on the border, the unknowns
     # Permeability of the faces between an inner node and the next one: below, and to the right.
-    columns = a[:, 1:-1]
-    rows = a[1:-1]
-    down = (columns[1:] + columns[:-1]) / 2  # [K-1, K-2]
-    right = (rows[:, 1:] + rows[:, :-1]) / 2  # [K-2, K-1]
+    inner_columns = a[:, 1:-1]
+    inner_rows = a[1:-1]
+    down = (inner_columns[1:] + inner_columns[:-1]) / 2  # [K-1, K-2]
+    right = (inner_rows[:, 1:] + inner_rows[:, :-1]) / 2  # [K-2, K-1]
     # The matrix has a row for each inner node: the sum of its four faces on the diagonal, and minus
     # the face to each neighbour.
     diagonal = down[1:] + down[:-1]

@@ -63,8 +63,11 @@ def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the images [1797, rows, columns] float32 in 0..1 and their classes [1797] int64."""
     # The file is found without importing scikit-learn, which takes a second.
     package: Any = importlib.util.find_spec("sklearn")
-    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    datasets_folder = Path(package.origin).with_name("datasets")
+    file = datasets_folder / "data" / "digits.csv.gz"
     # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class
     table = np.loadtxt(file, delimiter=",")
-    images = table[:, :-1].reshape(-1, 8, 8) / 16
-    return images.astype(np.float32), table[:, -1].astype(np.int64)
+    pixels = table[:, :-1]
+    classes = table[:, -1]
+    images = pixels.reshape(-1, 8, 8) / 16
+    return images.astype(np.float32), classes.astype(np.int64)

@@ -92,9 +92,10 @@ def load(
 
     def samples(contents: np.ndarray, view: View) -> FileSamples:
         rows = np.flatnonzero(np.isin(content, contents))  # [n]
-        chosen = [names[row] for row in rows]
-        paths = [folder / name for name in chosen]
-        return FileSamples(paths, chosen, classes[rows], [hashes[row] for row in rows], view=view)
+        row_names = [names[row] for row in rows]
+        row_hashes = [hashes[row] for row in rows]
+        paths = [folder / name for name in row_names]
+        return FileSamples(paths, row_names, classes[rows], row_hashes, view=view)
 
     def open_test() -> FileSamples:
         # Hashed only when the test split is opened: thousands of files have to be read.
@@ -131,7 +132,7 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         N paths relative to the list's folder, classes [N] int64, and the names of all 40 classes.
     """
     where = str(list_path)
-    names = []
+    image_names = []
     labels = []
     class_names = [f"class {label}" for label in range(_CLASSES)]
     text = read_text(list_path, _MAX_LIST_BYTES, AGAIN)
@@ -139,15 +140,15 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         if not line.strip():
             continue
         name, label = _parse(line, number, where)
-        names.append(name)
+        image_names.append(name)
         labels.append(label)
         class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
-    if not names:
+    if not image_names:
         raise fault("the list is empty", where)
     # So a missing image is an error before training, not in the middle of it.
     folder = list_path.parent
-    find(folder, "domainnet", names, str(folder))
-    return names, np.array(labels, dtype=np.int64), tuple(class_names)
+    find(folder, "domainnet", image_names, str(folder))
+    return image_names, np.array(labels, dtype=np.int64), tuple(class_names)
 
 
 def _parse(line: str, number: int, where: str) -> tuple[str, int]:

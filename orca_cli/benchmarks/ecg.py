@@ -120,10 +120,12 @@ class Windows(ArraySamples):
     def digest(self) -> str:
         """Return a SHA-256 over the records, their classes, and how they are cut."""
         cut = json.dumps(self._cut, sort_keys=True)
-        digest = hashlib.sha256(f"ecg {len(self)} {cut}".encode())
+        header = f"ecg {len(self)} {cut}"
+        digest = hashlib.sha256(header.encode())
         for array in (self._record_rows, self._starts, self.targets()):
             # One byte order and size, so that the digest is the same on every machine.
-            digest.update(array.astype("<i8").tobytes())
+            portable = array.astype("<i8")
+            digest.update(portable.tobytes())
         for row in np.unique(self._record_rows):
             signal = self._records.signal(int(row))
             digest.update(np.ascontiguousarray(signal).tobytes())
@@ -236,19 +238,22 @@ def _unpack(file: Path, folder: Path) -> None:
     # An entry may not be a list, and a record may hold lists of different lengths.
     with damage(where, "pickle"):
         records = [np.asarray(record) for record in stored]
-        # Python 2 pickled texts as bytes.
-        names = [
-            label.decode("latin-1") if isinstance(label, bytes) else str(label) for label in labels
-        ]
-    if not records or len(records) != len(names):
+        label_texts = []
+        for label in labels:
+            # Python 2 pickled texts as bytes.
+            if isinstance(label, bytes):
+                label = label.decode("latin-1")
+            label_texts.append(str(label))
+    if not records or len(records) != len(label_texts):
         raise fault("data and label are not two lists of one length", where)
-    unknown = set(names) - set(CLASSES)
+    unknown = set(label_texts) - set(CLASSES)
     if unknown:
-        label = min(unknown)[:20]
-        raise fault(f"label {label!r} is not one of {', '.join(CLASSES)}", where)
+        unknown_label = min(unknown)[:20]
+        allowed = ", ".join(CLASSES)
+        raise fault(f"label {unknown_label!r} is not one of {allowed}", where)
     mean, std = _statistics(records, where)
     lengths = [len(record) for record in records]
-    classes = [CLASSES.index(name) for name in names]
+    classes = [CLASSES.index(label) for label in label_texts]
     np.save(folder / "steps.npy", np.concatenate(records))  # [S], end to end
     np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
     np.save(folder / "classes.npy", np.array(classes, dtype=np.int64))
@@ -269,6 +274,7 @@ def _statistics(records: Sequence[np.ndarray], where: str) -> tuple[np.ndarray, 
         values = record.astype(np.float64)
         mean[row] = values.mean()
         deviation = values.std()
-        if deviation > _ROUNDING * np.abs(values).max():
+        largest = np.abs(values).max()
+        if deviation > _ROUNDING * largest:
             std[row] = deviation
     return mean, std

@@ -115,7 +115,8 @@ class Sounds:
         """
         indices = np.asarray(indices, dtype=np.int64)
         # A sample draws chunk, masks and noise from its generator; without one, it draws nothing.
-        generators = [augment if self._noise else None for _ in indices]
+        step_generator = augment if self._noise else None
+        generators = [step_generator for _ in indices]
         if self._noise and not self._redraw:
             generators = [numpy_generator(_FROZEN_SEED, "fsd50k", int(clip)) for clip in indices]
         # The samples of a step share a generator, so the order of draws matters: first all chunks.
@@ -168,7 +169,8 @@ class Sounds:
 
         These sounds are evenly spread; all of them would be 24 GB.
         """
-        digest = hashlib.sha256(f"fsd50k {self._drawn()} {self._labels.shape}".encode())
+        header = f"fsd50k {self._drawn()} {self._labels.shape}"
+        digest = hashlib.sha256(header.encode())
         for file_name in self._files:
             digest.update(f"{file_name}\n".encode())
         digest.update(self._chunk_clips.tobytes())
@@ -215,7 +217,8 @@ def load(
     The last column of a spectrogram is zero. With redraw=false, draws stay the same for all epochs
     and for stage 2.
     """
-    files = find(data_folder, "fsd50k", [*_MANIFESTS.values(), _LABEL_MAP], path)
+    file_names = [*_MANIFESTS.values(), _LABEL_MAP]
+    files = find(data_folder, "fsd50k", file_names, path)
     folder = files[0].parents[1]  # of chunks/tr.csv
     names = _read_label_names(folder / _LABEL_MAP)
     noise: list[Path] = []
@@ -243,11 +246,11 @@ def load(
 def _read_label_names(file: Path) -> tuple[str, ...]:
     """Return the names of the labels in the order of their numbers, which are 0..K-1."""
     with damage(str(file), "map of labels"):
-        numbers = json.loads(read_text(file, _MAX_TABLE_BYTES, AGAIN))
-        names = sorted(numbers, key=numbers.__getitem__)
+        number_of_label = json.loads(read_text(file, _MAX_TABLE_BYTES, AGAIN))
+        names = sorted(number_of_label, key=number_of_label.__getitem__)
         expected = list(range(len(names)))
-        in_order = [numbers[name] for name in names]
-        if not 0 < len(names) <= _MAX_LABELS or in_order != expected:
+        sorted_numbers = [number_of_label[name] for name in names]
+        if not 0 < len(names) <= _MAX_LABELS or sorted_numbers != expected:
             raise ValueError("the numbers of the labels are not 0..K-1")
     return tuple(names)
 
@@ -266,31 +269,35 @@ def _read_manifest(
     manifest = folder / _MANIFESTS[split]
     text = read_text(manifest, _MAX_TABLE_BYTES, AGAIN)
     with damage(str(manifest), "table"):
-        rows = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=_COLUMNS)
+        table = pd.read_csv(io.StringIO(text), dtype=str, na_filter=False, usecols=_COLUMNS)
         # Clips are numbered in the order in which they occur.
-        rows["clip"] = pd.factorize(rows["ext"])[0]
+        table["clip"] = pd.factorize(table["ext"])[0]
         # A stable sort: the chunks of a clip stay in the order of the manifest.
-        rows = rows.sort_values("clip", kind="stable", ignore_index=True)
+        table = table.sort_values("clip", kind="stable", ignore_index=True)
     paths = []
-    for file in rows["files"]:
+    for file in table["files"]:
         path = file.replace("\\", "/").split("/")  # it may be written on Windows
         paths.append([name for name in path if name])
     is_outside = any(not path or ".." in path for path in paths)
-    if not paths or is_outside or (rows["ext"] == "").any():
+    is_without_clip = table["ext"] == ""
+    if not paths or is_outside or is_without_clip.any():
         raise fault("has a row without a file below the folder, or without a clip", manifest)
-    size = _existing_end(folder, paths[0])
-    if size == 0:
+    num_names = _existing_end(folder, paths[0])
+    if num_names == 0:
+        first_path = table["files"][0]
         raise fault(
-            f"no end of '{rows['files'][0]}', the first path, leads to a file below {folder}",
+            f"no end of '{first_path}', the first path, leads to a file below {folder}",
             manifest,
         )
     # All chunks of a clip repeat its labels, so those of its first chunk are taken.
-    labels_by_clip = rows.groupby("clip")["labels"]
-    if (labels_by_clip.nunique() > 1).any():
+    labels_by_clip = table.groupby("clip")["labels"]
+    label_counts = labels_by_clip.nunique()
+    if (label_counts > 1).any():
         raise fault("has a clip with several sets of labels", manifest)
-    labels = _multi_hot(labels_by_clip.first().tolist(), names, manifest)
-    files = ["/".join(path[-size:]) for path in paths]
-    return files, rows["clip"].to_numpy(np.int64), labels
+    label_lists = labels_by_clip.first().tolist()
+    labels = _multi_hot(label_lists, names, manifest)
+    files = ["/".join(path[-num_names:]) for path in paths]
+    return files, table["clip"].to_numpy(np.int64), labels
 
 
 def _existing_end(folder: Path, path: Sequence[str]) -> int:
@@ -299,9 +306,10 @@ def _existing_end(folder: Path, path: Sequence[str]) -> int:
     All paths of a manifest begin with the same folders of another machine, so all are cut to this
     number of names.
     """
-    for size in range(len(path), 0, -1):
-        if folder.joinpath(*path[-size:]).is_file():
-            return size
+    for num_names in range(len(path), 0, -1):
+        path_end = path[-num_names:]
+        if folder.joinpath(*path_end).is_file():
+            return num_names
     return 0
 
 
@@ -344,12 +352,14 @@ def read(path: Path, start: float = 0.0) -> np.ndarray:
     if samples.dtype == np.uint8:
         stretch = (stretch - 128) / 128
     elif samples.dtype.kind == "i":
-        stretch = stretch / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+        num_bits = 8 * samples.dtype.itemsize
+        stretch = stretch / np.float32(2 ** (num_bits - 1))
     if stretch.ndim == 2:
         stretch = stretch.mean(axis=1)  # over channels
     if not np.isfinite(stretch).all():
         raise fault("has values that are NaN or infinite", path)
-    return np.tile(stretch, math.ceil(RATE / len(stretch)))[:RATE]
+    num_repeats = math.ceil(RATE / len(stretch))
+    return np.tile(stretch, num_repeats)[:RATE]
 
 
 def log_mel(sounds: np.ndarray) -> np.ndarray:
@@ -372,7 +382,8 @@ def log_mel(sounds: np.ndarray) -> np.ndarray:
         # No value is more than 80 dB below the loudest one of its sound.
         loudest = decibels.amax(dim=(1, 2), keepdim=True)  # [B, 1, 1]
         decibels = torch.maximum(decibels, loudest - _RANGE_DB) + _SHIFT_DB
-        return (decibels - decibels.mean(dim=(1, 2), keepdim=True)).numpy()
+        sound_means = decibels.mean(dim=(1, 2), keepdim=True)
+        return (decibels - sound_means).numpy()
 
 
 @cache
@@ -415,9 +426,9 @@ def mask(features: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def _stretch(extent: int, largest_share: float, generator: np.random.Generator) -> slice:
     """Return a random stretch anywhere in 0..extent, at most `largest_share` of it long."""
     largest = int(largest_share * extent)
-    size = int(generator.integers(0, largest + 1))
-    start = int(generator.integers(0, extent - size + 1))
-    return slice(start, start + size)
+    length = int(generator.integers(0, largest + 1))
+    start = int(generator.integers(0, extent - length + 1))
+    return slice(start, start + length)
 
 
 def mix(features: np.ndarray, background: np.ndarray, generator: np.random.Generator) -> np.ndarray:

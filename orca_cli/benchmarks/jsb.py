@@ -62,7 +62,9 @@ def load(
         notes.append("longer pieces are cut")
     if not causal:
         notes.append("warning: not causal, so every output sees its own target")
-    learned = [*train, *validation] if train_on_validation else train
+    learned = train
+    if train_on_validation:
+        learned = [*train, *validation]
     return TaskData(
         kind="dense",
         input_shape=(_KEYS, extent),

@@ -53,8 +53,9 @@ def _sum_modulo_10(values: Sequence[int]) -> int:
     return sum(values) % 10
 
 
+_Operator = Callable[[Sequence[int]], int]
 # In the order of their channels, from _MIN on.
-_OPERATORS: tuple[Callable[[Sequence[int]], int], ...] = (min, max, _median, _sum_modulo_10)
+_OPERATORS: tuple[_Operator, ...] = (min, max, _median, _sum_modulo_10)
 _OPERATOR_PROBABILITY = 0.25
 # Uniform numbers drawn at once; a call for each number would take most of the time.
 _DRAWS = 2**16
@@ -201,7 +202,8 @@ def _generate(size: _Size, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write SPLIT_tokens.npy, SPLIT_ends.npy and SPLIT_values.npy for each split."""
     # One source for all splits: no expression is in two of them.
     source = expressions(seed, **size.grammar)
-    with reporter.track("generating listops", sum(size.counts.values())) as advance:
+    num_expressions = sum(size.counts.values())
+    with reporter.track("generating listops", num_expressions) as advance:
         for split, count in size.counts.items():
             texts = []
             values = []
@@ -304,7 +306,8 @@ def _read_file(file: Path, count: int | None) -> tuple[np.ndarray, np.ndarray, n
 def _rows(file: Path) -> Iterator[tuple[bytes, int]]:
     """Yield the rows of a file, each an expression as channels of VOCABULARY and its value."""
     with damage(str(file), "table"), open(file, "rb") as stream:
-        if stream.readline(_MAX_LINE).split() != [b"Source", b"Target"]:
+        header = stream.readline(_MAX_LINE)
+        if header.split() != [b"Source", b"Target"]:
             raise fault("the header is not Source and Target, separated by a tab", file)
         # A line is cut at the limit: a file without line ends must not fill the memory.
         lines = iter(partial(stream.readline, _MAX_LINE), b"")

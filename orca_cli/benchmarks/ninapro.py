@@ -88,7 +88,8 @@ def _read(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
 def _read_array(file: Path) -> np.ndarray:
     """Return the array of a .npy file, mapped."""
     # The only array of an .npy has no name.
-    return arrays.open_arrays(file, str(file), AGAIN)[""].read()
+    stored = arrays.open_arrays(file, str(file), AGAIN)[""]
+    return stored.read()
 
 
 def _electrode_scale(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,8 @@ class Form:
         """Return a window [..., W, W] of a block [..., L, L], filled with `outside` around it."""
         length = block.shape[-1]
         # Short proteins are padded up to the end of the window.
-        sides = (_PAD, max(_PAD, self.window - length - _PAD))
+        padding_after = max(_PAD, self.window - length - _PAD)
+        sides = (_PAD, padding_after)
         other_axes = [(0, 0) for _ in block.shape[:-2]]
         # [..., P, P] with P of L + 10 or more
         padded = np.pad(block, [*other_axes, sides, sides], constant_values=outside)
@@ -139,18 +140,20 @@ class Proteins(MapSamples):
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST_WINDOW)
         # In float64, because a window has up to 250,000 distances to be summed.
-        known_distances = target[~np.isnan(target)].astype(np.float64)
+        is_known = ~np.isnan(target)
+        known_distances = target[is_known].astype(np.float64)
         if not len(known_distances):
             raise fault("no distance is known", self._distances[index])
         features_digest = storage.sha256_file(self._features[index])
         distances_digest = storage.sha256_file(self._distances[index])
         contents = bytes.fromhex(features_digest + distances_digest)
+        squares = known_distances**2
         record = {
             "length": len(distances),
             "sha256": hashlib.sha256(contents).hexdigest(),
             "count": len(known_distances),
             "sum": float(known_distances.sum()),
-            "squares": float((known_distances**2).sum()),
+            "squares": float(squares.sum()),
         }
         return target, record
 
@@ -179,7 +182,8 @@ class Proteins(MapSamples):
         """Return mean and deviation of all known targets, one number each."""
         count = sum(record["count"] for record in self.records)
         mean = sum(record["sum"] for record in self.records) / count
-        variance = sum(record["squares"] for record in self.records) / count - mean**2
+        mean_square = sum(record["squares"] for record in self.records) / count
+        variance = mean_square - mean**2
         # Rounding may leave a variance below 0; constant targets have the deviation 1.
         std = max(variance, 0.0) ** 0.5 or 1.0
         return Scale(mean=torch.full((1, 1, 1), mean), std=torch.full((1, 1, 1), std))
@@ -233,17 +237,18 @@ def load(
     """
     root, lists = _find_proteins(data_folder, path)
     # No protein of the test split is in training or validation.
-    tested = set(lists["psicov"])
-    names = [name for name in lists["deepcov"] if name not in tested]
+    test_names = set(lists["psicov"])
+    train_names = [name for name in lists["deepcov"] if name not in test_names]
     rows = split(
-        len(names),
+        len(train_names),
         validation=num_validation,
         test=0,
         seed=split_seed,
         keys=("task.num_validation",) * 3,
     )
-    train_names = names if train_on_validation else [names[row] for row in rows.train]
-    validation_names = [names[row] for row in rows.validation]
+    validation_names = [train_names[row] for row in rows.validation]
+    if not train_on_validation:
+        train_names = [train_names[row] for row in rows.train]
     clipped_form = Form(
         window=window,
         crop=crop,
@@ -270,9 +275,9 @@ def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str,
 
     The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
     """
-    names = [f"{collection}.lst" for collection in _COLLECTIONS]
-    names_in_archive = [f"protein/{name}" for name in names]
-    list_files = find(data_folder, "psicov", names, path, others=[names_in_archive])
+    list_names = [f"{collection}.lst" for collection in _COLLECTIONS]
+    names_in_archive = [f"protein/{name}" for name in list_names]
+    list_files = find(data_folder, "psicov", list_names, path, others=[names_in_archive])
     root = list_files[0].parent
     lists: dict[str, list[str]] = {}
     files = []  # of all proteins
@@ -290,17 +295,17 @@ def _read_list(file: Path) -> list[str]:
 
     UnsafeError for a word that is not an id and could lead out of the folder.
     """
-    ids = _FIRST_WORD.findall(read_text(file, _MAX_LIST_BYTES))
-    for protein in ids:
+    proteins = _FIRST_WORD.findall(read_text(file, _MAX_LIST_BYTES))
+    for protein in proteins:
         if not _ID.fullmatch(protein):
             raise UnsafeError(
                 f"'{protein[:40]}' is not the id of a protein",
                 where=str(file),
                 hint="letters, digits, _ . -",
             )
-    if not ids:
+    if not proteins:
         raise fault("lists no protein", file)
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys(proteins))
 
 
 def read_features(path: Path) -> np.ndarray:
@@ -331,9 +336,11 @@ def read_features(path: Path) -> np.ndarray:
 
 def _checked_feature(stored: object, shape: Sequence[int], path: Path, name: str) -> np.ndarray:
     """Return a feature as float32 of this shape, with 0 in place of NaN."""
-    feature = check_array(stored, shape, str(path), f"'{name}'").astype(np.float32)
+    checked = check_array(stored, shape, str(path), f"'{name}'")
+    feature = checked.astype(np.float32)
     feature[np.isnan(feature)] = 0
-    if np.abs(feature).max(initial=0) > _LARGEST:
+    largest = np.abs(feature).max(initial=0)
+    if largest > _LARGEST:
         raise fault(f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
     return feature
 
@@ -356,7 +363,8 @@ def read_distances(path: Path) -> np.ndarray:
     length = int(members[0])
     distances = check_array(members[2], (length, length), str(path), "'distances'")
     distances = distances.astype(np.float32)
-    if np.isinf(distances).any() or np.nanmax(distances, initial=0) > _FARTHEST:
+    has_infinite = np.isinf(distances).any()
+    if has_infinite or np.nanmax(distances, initial=0) > _FARTHEST:
         raise fault(f"holds distances above {_FARTHEST:.0f} Angstrom", path)
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
     # As in the published code, which does not use the diagonal of the files.

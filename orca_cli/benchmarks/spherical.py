@@ -278,8 +278,8 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
     zeros = (3, 4)  # rows and columns of zeros before and after an image
     framed = np.pad(images, ((0, 0), (0, 0), zeros, zeros))
-    n, num_channels = images.shape[:2]
-    values = np.zeros((n, num_channels, points.shape[1]), dtype=np.float32)  # [n, C, p]
+    num_images, num_channels = images.shape[:2]
+    values = np.zeros((num_images, num_channels, points.shape[1]), dtype=np.float32)  # [n, C, p]
     for step in itertools.product((-1, 1), repeat=2):
         offset = np.array(step)[:, None]
         row, column = pixels + offset + zeros[0]  # [p] each, in the frame
@@ -288,7 +288,7 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
         weight = distances.prod(axis=0).astype(np.float32)  # [p]
         neighbours = framed[:, :, row, column].astype(np.float32)  # [n, C, p]
         values += neighbours * weight
-    return values.reshape(n, num_channels, *where.shape[1:])
+    return values.reshape(num_images, num_channels, *where.shape[1:])
 
 
 def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -303,4 +303,5 @@ def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     low = values.min(axis=(2, 3), keepdims=True)  # [n, C, 1, 1]
     high = values.max(axis=(2, 3), keepdims=True)
     span = np.where(high > low, high - low, 1)
-    return ((values - low) / span * 255).astype(np.uint8)
+    fractions = (values - low) / span
+    return (fractions * 255).astype(np.uint8)

@@ -49,12 +49,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     name = arguments.name.removeprefix("task=")
     with compose.session(arguments.config_dir) as session:
         # As `orca run` composes it, so that the data are those that a run would read.
-        config = session.compose([f"task={name}", *arguments.settings]).config
+        composed = session.compose([f"task={name}", *arguments.settings])
     reporter = terminal.LogReporter()
-    task = read_task(config, reporter)
+    task = read_task(composed.config, reporter)
     # In this order: a sample that two splits share is reported for the later of them.
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
-    splits = {}
+    splits: dict[str, Record] = {}
     filled = {}
     problems = []
     for split_name, samples in opened.items():
@@ -63,13 +63,15 @@ def execute(arguments: argparse.Namespace) -> Result:
             continue
         # Empty splits have neither ranges nor overlaps.
         filled[split_name] = samples
-        rows = _drawn_rows(len(samples), arguments.samples, config.seed, split_name)
-        split, split_problems = examine_split(
-            task, split_name, samples, rows=rows, reporter=reporter
+        splits[split_name], split_problems = examine_split(
+            task,
+            split_name,
+            samples,
+            rows=_drawn_rows(len(samples), arguments.samples, composed.config.seed, split_name),
+            reporter=reporter,
         )
-        splits[split_name] = split
         problems += [f"{split_name}: {problem}" for problem in split_problems]
-    overlaps = _overlaps(task, filled, config.seed)
+    overlaps = _overlaps(task, filled, composed.config.seed)
     problems += _overlap_problems(overlaps)
     record = {
         "schema": 1,
@@ -88,12 +90,12 @@ def execute(arguments: argparse.Namespace) -> Result:
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
-def _drawn_rows(n: int, limit: int, seed: int, split_name: str) -> np.ndarray:
-    """Return ascending indices of at most `limit` of a split's `n` samples, drawn by the seed."""
+def _drawn_rows(n_samples: int, limit: int, seed: int, split_name: str) -> np.ndarray:
+    """Return ascending indices of at most `limit` of a split's samples, drawn by the seed."""
     # A generator for each split: another number of samples in one leaves the draws of the others
     # alone.
     generator = seeding.numpy_generator(seed, "data-check", split_name)
-    return np.sort(generator.choice(n, min(n, limit), replace=False))
+    return np.sort(generator.choice(n_samples, min(n_samples, limit), replace=False))
 
 
 def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[Record]:
@@ -139,35 +141,36 @@ def examine_split(
 
     # Inputs are float32. A sample may be larger than a whole block.
     sample_bytes = 4 * max(1, math.prod(task.input_shape))
-    size = max(1, min(256, _BATCH_BYTES // sample_bytes))
+    batch_size = max(1, min(256, _BATCH_BYTES // sample_bytes))
 
     def batches() -> Iterator[np.ndarray]:
         """Yield the inputs of the rows in blocks, [b, *input_shape]."""
         with reporter.track(f"reading {name}", len(rows)) as advance:
-            for start in range(0, len(rows), size):
+            for start in range(0, len(rows), batch_size):
                 signals.check()
-                batch_rows = rows[start : start + size]
-                yield samples.batch(batch_rows).x.numpy()
+                batch_rows = rows[start : start + batch_size]
+                batch = samples.batch(batch_rows)
+                yield batch.x.numpy()
                 advance(len(batch_rows))
 
     # Blocks are made one by one, so that a large split is never in memory as a whole.
-    inputs = _range(batches())
+    input_range = _range(batches())
     targets = samples.targets()
-    record: Record = {"n": len(targets), "inputs": inputs, "read": len(rows)}
+    record: Record = {"n": len(targets), "inputs": input_range, "read": len(rows)}
     problems = []
-    if inputs["nan"] or inputs["infinite"]:
-        problems.append(
-            f"{inputs['nan']} NaN and {inputs['infinite']} infinite numbers in the inputs"
-        )
+    nan_count = input_range["nan"]
+    infinite_count = input_range["infinite"]
+    if nan_count or infinite_count:
+        problems.append(f"{nan_count} NaN and {infinite_count} infinite numbers in the inputs")
     target_blocks = blocks(targets, np.arange(len(targets)))
     # Labels are floats as well, since unknown ones are NaN, but they are counted below.
     if task.kind != "labels" and targets.dtype.kind == "f":
-        ends = _range(target_blocks)
-        record["targets"] = ends
-        if ends["infinite"]:
-            problems.append(f"{ends['infinite']} infinite targets")
+        target_range = _range(target_blocks)
+        record["targets"] = target_range
+        if target_range["infinite"]:
+            problems.append(f"{target_range['infinite']} infinite targets")
         # NaN marks an unknown target: some may be unknown, but not all.
-        if ends["min"] is None:
+        if target_range["min"] is None:
             problems.append("no target is known, all are NaN")
         return record, problems
     counts, invalid = _count(target_blocks, task)
@@ -176,7 +179,8 @@ def examine_split(
     if invalid and has_labels:
         problems.append(f"{invalid} targets neither 0 nor 1 nor NaN")
     elif invalid:
-        problems.append(f"{invalid} targets outside the classes 0..{task.num_outputs - 1}")
+        highest_class = task.num_outputs - 1
+        problems.append(f"{invalid} targets outside the classes 0..{highest_class}")
     # A split may be right without any label.
     if not has_labels and not counts.any():
         problems.append("no target is known")
@@ -193,7 +197,8 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
     for block in blocks:
         if task.kind == "labels":
             # Summed over samples and positions: [b, K, ...] -> [K].
-            counts += (block == 1).sum(axis=(0, *range(2, block.ndim)))
+            summed_axes = (0, *range(2, block.ndim))
+            counts += (block == 1).sum(axis=summed_axes)
             is_valid = np.isin(block, (0, 1)) | np.isnan(block)
             invalid += int((~is_valid).sum())
             continue
@@ -209,22 +214,22 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
     return counts, invalid
 
 
-def _range(arrays: Iterable[np.ndarray]) -> Record:
+def _range(blocks: Iterable[np.ndarray]) -> Record:
     """Return the smallest and largest finite number, and how many are NaN or infinite."""
     ends: list[float] = []
-    nan = 0
-    infinite = 0
-    for x in arrays:
-        nan += int(np.isnan(x).sum())
-        infinite += int(np.isinf(x).sum())
-        finite = x[np.isfinite(x)]
+    nan_count = 0
+    infinite_count = 0
+    for block in blocks:
+        nan_count += np.count_nonzero(np.isnan(block))
+        infinite_count += np.count_nonzero(np.isinf(block))
+        finite = block[np.isfinite(block)]
         # A block without a finite number has no minimum.
         if finite.size:
             ends += [float(finite.min()), float(finite.max())]
     # None if there is no finite number at all.
     lowest = min(ends, default=None)
     highest = max(ends, default=None)
-    return {"min": lowest, "max": highest, "nan": nan, "infinite": infinite}
+    return {"min": lowest, "max": highest, "nan": nan_count, "infinite": infinite_count}
 
 
 def _lines(record: Record) -> Iterator[tuple[str, str]]:
@@ -252,10 +257,10 @@ def _split_texts(split: Record) -> Iterator[str]:
             yield f"{name} {ends['min']:.4g} to {ends['max']:.4g}, {ends['nan']} NaN"
     if "classes" in split:
         counts = split["classes"]["counts"]
-        text = f"{min(counts)} to {max(counts)}"
+        counts_text = f"{min(counts)} to {max(counts)}"
         if len(counts) <= _FEW:
-            text = " ".join(str(count) for count in counts)
-        yield f"per class {text}"
+            counts_text = " ".join(map(str, counts))
+        yield f"per class {counts_text}"
 
 
 VERB = Verb(

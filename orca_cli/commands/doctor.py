@@ -58,7 +58,9 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _machine_result() -> Result:
     """Return what this machine has, and the verdict whether `orca run` can work."""
-    folders = {name: _folder(name, path) for name, path in configuration.default_folders().items()}
+    folders = {}
+    for name, path in configuration.default_folders().items():
+        folders[name] = _folder(name, path)
     findings = {
         "unmet": unmet_requirements(),
         "devices": _devices(),
@@ -67,18 +69,20 @@ def _machine_result() -> Result:
     }
     # The facts that a run records in its env.json.
     facts = environment()
-    machine = {
-        key: facts[key] for key in ("python", "platform", "processors", "threads", "packages")
-    }
+    machine = {}
+    for name in ("python", "platform", "processors", "threads", "packages"):
+        machine[name] = facts[name]
     machine |= findings
     code, problem = _first_problem(machine)
-    verdict = f"orca run cannot work: {problem}" if problem else "orca run can work"
+    verdict = "orca run can work"
+    if problem:
+        verdict = f"orca run cannot work: {problem}"
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = []
-    for key, value in flat(machine):
+    for fact_name, fact in flat(machine):
         # People see what was found; the record has the empty fields as well.
-        if value not in ("", [], None):
-            rows.append((key, as_typed(value)))
+        if fact not in ("", [], None):
+            rows.append((fact_name, as_typed(fact)))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
@@ -102,11 +106,13 @@ def _devices() -> Record:
         # Inside the block, since a damaged installation fails here already.
         import torch
 
-        cuda = []
+        cards = []
         for number in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(number)
-            cuda.append(f"{card.name}, {card.total_memory / _GIB:.1f} GiB")
-        return {"cuda": cuda, "mps": torch.backends.mps.is_available(), "problem": ""}
+            memory_gib = card.total_memory / _GIB
+            cards.append(f"{card.name}, {memory_gib:.1f} GiB")
+        has_mps = torch.backends.mps.is_available()
+        return {"cuda": cards, "mps": has_mps, "problem": ""}
     except Exception as error:  # noqa: BLE001 - a damaged installation or driver may raise anything
         return {"problem": f"torch does not work: {type(error).__name__}: {error}"}
 
@@ -127,8 +133,8 @@ def _folder(name: str, path: Path) -> Record:
         # Data and cache both lie below ORCA_HOME.
         variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
         problem = f"{error}; set {variable} or paths.{name}"
-    free_gib = round(shutil.disk_usage(existing).free / _GIB, 1)
-    return {"path": str(path), "free_gib": free_gib, "problem": problem}
+    free_bytes = shutil.disk_usage(existing).free
+    return {"path": str(path), "free_gib": round(free_bytes / _GIB, 1), "problem": problem}
 
 
 def _weights() -> Record:
@@ -146,7 +152,8 @@ def _weights() -> Record:
     try:
         body = configuration.default_choices()["body"]
         record["body"] = body
-        checkpoint = named_bodies().get(body, {}).get("checkpoint")
+        body_record = named_bodies().get(body, {})
+        checkpoint = body_record.get("checkpoint")
         record["checkpoint"] = checkpoint
         # The default body is the program's own, so only a damaged installation lacks its
         # checkpoint.

@@ -27,6 +27,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     loaded, record = open_chosen(arguments)
     folder = arguments.folder
     export(loaded, folder)
-    size = storage.size(folder)
-    record |= {"folder": str(folder), "bytes": size}
-    return Result(record, [f"exported {record['run']}: {folder} ({size_text(size)})"])
+    n_bytes = storage.size(folder)
+    record |= {"folder": str(folder), "bytes": n_bytes}
+    line = f"exported {record['run']}: {folder} ({size_text(n_bytes)})"
+    return Result(record, [line])

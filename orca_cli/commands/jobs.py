@@ -71,7 +71,8 @@ class JobRunner:
         # A search has no such option.
         self._time_limit_s = getattr(arguments, "time_limit", None)
         # With the time, so that two drivers of one sweep do not share it.
-        self._folder = self._root / FOLDER / f"{storage.timestamp()}-{name}"
+        folder_name = f"{storage.timestamp()}-{name}"
+        self._folder = self._root / FOLDER / folder_name
 
     def job(self, label: str, composed: Composed) -> Job:
         """Return a composed run as a job; `label` starts its lines."""
@@ -94,7 +95,7 @@ class JobRunner:
             shared_file=shared_file,
         )
         # The run's own folder of runs: that of a search's trials lies below the driver's.
-        root = Path(composed.config.paths.runs or "").absolute()
+        root = runs_root(composed).absolute()
         return Job(command=command, root=root, name=experiment.run_name(composed))
 
     def _words(self, overrides: list[str]) -> list[str]:
@@ -209,6 +210,12 @@ class JobRunner:
         )
 
 
+def runs_root(composed: Composed) -> Path:
+    """Return the folder of runs of a composed run."""
+    # `compose` has filled it in; only the schema allows None.
+    return Path(composed.config.paths.runs or "")
+
+
 def job_report(outcome: Outcome) -> Record:
     """Return a job's report to its driver, which reads the result from the run's folder."""
     path = None if outcome.path is None else str(outcome.path)
@@ -226,14 +233,16 @@ def job_outcome(end: Ended) -> Outcome:
         return ended_by(_unreported(end))
     state = end.report["state"]
     code = end.report["code"]
-    path = None if end.report["path"] is None else Path(end.report["path"])
+    path = None
+    if end.report["path"] is not None:
+        path = Path(end.report["path"])
     failure = None
     # A completed run may come with a failure: its baselines may have been stopped.
-    texts = end.report.get("error")
-    if texts is not None:
+    reported = end.report.get("error")
+    if reported is not None:
         # By name: a report is JSON, since nothing of another machine is unpickled.
-        kind = getattr(exceptions, texts["kind"], OrcaError)
-        error: OrcaError = kind(texts["what"], where=texts["where"], hint=texts["hint"])
+        kind = getattr(exceptions, reported["kind"], OrcaError)
+        error: OrcaError = kind(reported["what"], where=reported["where"], hint=reported["hint"])
         # The driver's own SIGTERM stopped the job, so nobody has asked the sweep to stop.
         if end.over_limit and state == "interrupted":
             state = "failed"
@@ -262,14 +271,14 @@ def _unreported(end: Ended) -> OrcaError:
         # An exit with 0 and without a report is a failure, too.
         error.code = status or 1
         return error
-    name = signal.Signals(-status).name
+    signal_name = signal.Signals(-status).name
     # The driver passes its own signal on to its jobs.
     if -status != signals.pending():
         cause = ""
         if -status == signal.SIGKILL:
             cause = ", as the system does when memory runs out"
-        return OrcaError(f"the process was killed by {name}{cause}")
-    stop = exceptions.InterruptionError(f"stopped by {name} before it began")
+        return OrcaError(f"the process was killed by {signal_name}{cause}")
+    stop = exceptions.InterruptionError(f"stopped by {signal_name} before it began")
     # Such as 75 for preemption.
     stop.code = signals.exit_code()
     return stop

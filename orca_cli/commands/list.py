@@ -68,43 +68,45 @@ def execute(arguments: argparse.Namespace) -> Result:
     if group not in _GROUP_NAMES:
         hint = suggest(group, _GROUP_NAMES)
         raise UsageError(f"there is no group '{group}'", hint=hint)
-    listed = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
+    choices = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
     for name in arguments.names:
-        if name not in listed:
-            raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, listed))
-    # In the order of the group, in whatever order the names were typed.
-    chosen = [listed[name] for name in listed if not arguments.names or name in arguments.names]
+        if name not in choices:
+            raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, choices))
+    chosen = list(choices.values())
+    if arguments.names:
+        # In the order of the group, in whatever order the names were typed.
+        chosen = [choices[name] for name in choices if name in arguments.names]
     record = {"schema": 1, group: chosen}
     if group == SETTINGS:
         return Result(record, _settings_shown(chosen))
     return Result(record, _shown(GROUPS[group], chosen, bool(arguments.names)))
 
 
-def _overview(extra: Path | None) -> Result:
+def _overview(config_dir: Path | None) -> Result:
     """Return the names in every group."""
     record: Record = {"schema": 1}
     rows = []
     for plural, group in GROUPS.items():
-        listed = entries(group, extra)
-        record[plural] = list(listed.values())
+        choices = entries(group, config_dir)
+        record[plural] = list(choices.values())
         # Settings that a task's file has for a protocol and a body apply by themselves.
-        names = [name for name in listed if "/" not in name]
-        rows.append((plural, ", ".join(names)))
+        choice_names = [name for name in choices if "/" not in name]
+        rows.append((plural, ", ".join(choice_names)))
     note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
     return Result(record, [table(("group", "choices"), rows), note])
 
 
 def _settings() -> dict[str, Record]:
     """Return key -> default, type and meaning of every setting that belongs to no part."""
-    listed = {}
-    for key, hint in schema.declared().items():
-        listed[key] = {
+    settings = {}
+    for key, type_hint in schema.declared().items():
+        settings[key] = {
             "key": key,
             "default": schema.lookup(schema.Config(), key),
-            "allowed": ranges.in_words(hint),
-            "meaning": ranges.meaning(hint),
+            "allowed": ranges.in_words(type_hint),
+            "meaning": ranges.meaning(type_hint),
         }
-    return listed
+    return settings
 
 
 def _settings_shown(chosen: list[Record]) -> list[RenderableType]:
@@ -112,7 +114,8 @@ def _settings_shown(chosen: list[Record]) -> list[RenderableType]:
     for setting in chosen:
         meaning = f"{setting['meaning']} ({setting['allowed']})"
         rows.append((setting["key"], as_typed(setting["default"]), meaning))
-    note = f"Groups: {' '.join(GROUPS.values())}; their parameters: orca list GROUP NAME."
+    folders = " ".join(GROUPS.values())
+    note = f"Groups: {folders}; their parameters: orca list GROUP NAME."
     return [table(("setting", "default", "meaning"), rows), note]
 
 
@@ -129,19 +132,20 @@ def entries(group: str, extra: Path | None) -> dict[str, Record]:
     departures: dict[str, configuration.Variant] = {}  # by PROTOCOL/TASK
     if group == "task":
         departures = configuration.variants("departures", extra)
-    listed: dict[str, Record] = {}
+    choices: dict[str, Record] = {}
     for name, variant in configuration.variants(group, extra).items():
         settings = _own_settings(group, variant)
         # A file has only the settings that differ from the defaults in its part's signature.
         settings = declarations.declared_node(group, settings) | settings
         parameters = {}
-        for key, value in settings.items():
+        for key, setting in settings.items():
             if key not in (*_NOT_SETTINGS, group):
-                parameters[key] = value
+                parameters[key] = setting
+        defaults_list = variant.settings.get("defaults")
         entry: Record = {
             "name": name,
             "description": variant.description,
-            "picks": configuration.picks(variant.settings.get("defaults")),
+            "picks": configuration.picks(defaults_list),
             "parameters": parameters,
             "meanings": _meanings(group, settings, variant.path),
             "file": str(variant.path),
@@ -153,26 +157,30 @@ def entries(group: str, extra: Path | None) -> dict[str, Record]:
             # A task's file may name its error for people; otherwise the settings tell.
             entry["error"] = entry["data"].pop("error") or _error(settings)
             entry["protocols"] = {}
-            for key, departure in departures.items():
-                protocol, _, task = key.rpartition("/")
+            for protocol_and_task, departure in departures.items():
+                protocol, _, task = protocol_and_task.rpartition("/")
                 if task == name:
                     entry["protocols"][protocol] = departure.description
-        listed[name] = entry
-    return listed
+        choices[name] = entry
+    return choices
 
 
 def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
     """Return the settings of a group that a file has."""
-    content = {key: entry for key, entry in variant.settings.items() if key != "defaults"}
+    content = dict(variant.settings)
+    content.pop("defaults", None)
     if group == "study":
         # The settings of a study are its axes: any of their names can be typed.
-        return {axis: list(names) for axis, names in content.get("axes", {}).items()}
+        axes = content.get("axes", {})
+        return {axis: list(names) for axis, names in axes.items()}
     if group in _WHOLE_FILES:
         return content
     # A file of the whole package (`@package _global_`) holds them under the group's name.
     # {task: {kind: ...}} and {kind: ...} say the same.
     settings = content.get(group, content)
-    return settings if isinstance(settings, dict) else {}
+    if not isinstance(settings, dict):
+        return {}
+    return settings
 
 
 def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str]:
@@ -183,7 +191,9 @@ def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str
             meanings[key] = setting.meaning
     # In a task's file the comments are about the settings of the task.
     is_block_of_a_task = group == "hparams" and path.parent.name != group
-    return meanings if is_block_of_a_task else meanings | configuration.comments(path)
+    if not is_block_of_a_task:
+        meanings |= configuration.comments(path)
+    return meanings
 
 
 def _data(group: str, name: str, path: Path) -> Record:
@@ -192,48 +202,56 @@ def _data(group: str, name: str, path: Path) -> Record:
     # Only names in this folder are looked at; nothing is opened.
     folder = configuration.default_folders()["data"]
     facts: Record = {"state": data_folder.state(about, folder)}
-    for key in ("shape", "outputs", "error", "licence", "origin", "bytes"):
-        facts[key] = getattr(about, key)
+    for field in ("shape", "outputs", "error", "licence", "origin", "bytes"):
+        facts[field] = getattr(about, field)
     return facts
 
 
 def _error(settings: dict[str, Any]) -> str:
     """Return the name of the error that a task reports."""
-    node = settings.get("error")
-    target = node.get("_target_") if isinstance(node, dict) else node
-    usual = _ERRORS.get(str(settings.get("kind")), "usual of kind")
+    target = settings.get("error")
+    if isinstance(target, dict):
+        target = target.get("_target_")
+    kind = str(settings.get("kind"))
+    error_name = str(target or _ERRORS.get(kind, "usual of kind"))
     # The class without its module.
-    return str(target or usual).rpartition(".")[2]
+    return error_name.rpartition(".")[2]
 
 
 def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[RenderableType]:
     """Yield the entries of a group, and their parameters: in full, one per row with its meaning."""
     if group == "task":
-        rows = [_task_row(entry) for entry in chosen]
-        yield table(("task", "kind", "shape", "outputs", "error", "data"), rows)
+        task_rows = [_task_row(entry) for entry in chosen]
+        yield table(("task", "kind", "shape", "outputs", "error", "data"), task_rows)
         yield ""
     # A column for each group in which some file picks a choice, such as the body of a task.
-    picked = sorted({key for entry in chosen for key in entry["picks"]})
-    rows = []
+    picked_groups: set[str] = set()
     for entry in chosen:
-        picks = [entry["picks"].get(key, "-") for key in picked]
+        picked_groups |= entry["picks"].keys()
+    pick_columns = sorted(picked_groups)
+    rows: list[tuple[str, ...]] = []
+    for entry in chosen:
+        picks = [entry["picks"].get(column, "-") for column in pick_columns]
         rows.append((entry["name"], *picks, entry["description"]))
-    yield table((group, *picked, "description"), rows)
+    yield table((group, *pick_columns, "description"), rows)
     if in_full:
         for entry in chosen:
-            rows = _parameter_rows(group, entry)
-            for name, text in entry.get("protocols", {}).items():
-                rows.append((f"protocol={name}", "", text))
+            parameter_rows = _parameter_rows(group, entry)
+            for protocol, departure in entry.get("protocols", {}).items():
+                parameter_rows.append((f"protocol={protocol}", "", departure))
             yield ""
-            yield table((entry["name"], "default", "meaning"), rows)
+            yield table((entry["name"], "default", "meaning"), parameter_rows)
     if group == "task":
-        parameters = "" if in_full else " Its parameters: orca list tasks NAME."
-        yield f"\nFiles of a task: orca data list NAME.{parameters}"
+        note = "\nFiles of a task: orca data list NAME."
+        if not in_full:
+            note += " Its parameters: orca list tasks NAME."
+        yield note
     elif not in_full:
         # A line for each entry: its parameters without their meanings.
         rows = []
         for entry in chosen:
-            defaults = [f"{key}={value}" for key, value, _ in _parameter_rows(group, entry)]
+            parameter_rows = _parameter_rows(group, entry)
+            defaults = [f"{key}={default}" for key, default, _ in parameter_rows]
             if defaults:
                 rows.append((entry["name"], "  ".join(defaults)))
         yield ""
@@ -242,24 +260,29 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
 
 def _task_row(entry: Record) -> tuple[str, ...]:
     # `???` has to be typed.
-    kind = str(entry["parameters"].get("kind", "???")).replace("???", "any")
-    # Shapes and classes of the user's own data are inferred when they are read.
-    unknown = "any" if entry["data"]["origin"] == "own" else "-"
-    shape = entry["data"]["shape"] or unknown
-    outputs = entry["data"]["outputs"] or unknown
-    return entry["name"], kind, shape, outputs, entry["error"], entry["data"]["state"]
+    kind = str(entry["parameters"].get("kind", "???"))
+    kind = kind.replace("???", "any")
+    facts = entry["data"]
+    unknown = "-"
+    if facts["origin"] == "own":
+        # Shapes and classes of the user's own data are inferred when they are read.
+        unknown = "any"
+    shape = facts["shape"] or unknown
+    outputs = facts["outputs"] or unknown
+    return entry["name"], kind, shape, outputs, entry["error"], facts["state"]
 
 
 def _parameter_rows(group: str, entry: Record) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
     # The files of these groups have whole keys already, such as train.lr.
     prefix = "" if group in _WHOLE_FILES else f"{group}."
-    rows: list[tuple[str, ...]] = []
-    for key, value in flat(entry["parameters"]):
+    parameter_rows: list[tuple[str, ...]] = []
+    for key, default in flat(entry["parameters"]):
         # A part's own key has the name of its class as value.
         if key.rpartition(".")[2] == "_target_":
             key = key.removesuffix("._target_")
-            value = str(value).rpartition(".")[2]
-        if value != {}:
-            rows.append((f"{prefix}{key}", as_typed(value), entry["meanings"].get(key, "")))
-    return rows
+            default = str(default).rpartition(".")[2]
+        if default != {}:
+            meaning = entry["meanings"].get(key, "")
+            parameter_rows.append((f"{prefix}{key}", as_typed(default), meaning))
+    return parameter_rows

@@ -59,12 +59,16 @@ def rm(arguments: argparse.Namespace) -> Result:
     paths = [claim.check_removable(claim.named(name), root) for name in arguments.runs]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
-    # `claim.remove` checks each once more: a process may have begun to work on it.
-    removed, failures = _remove_each(
-        entries, lambda entry: claim.remove(Path(entry["path"]), root), is_dry=is_dry
-    )
+
+    def remove_run(entry: Record) -> None:
+        # It checks once more: a process may have begun to work on the run.
+        claim.remove(Path(entry["path"]), root)
+
+    removed, failures = _remove_each(entries, remove_run, is_dry=is_dry)
     verb = "would remove" if is_dry else "removed"
-    lines = [f"{verb} {entry['path']}, {size_text(entry['bytes'])}" for entry in removed]
+    lines = []
+    for entry in removed:
+        lines.append(f"{verb} {entry['path']}, {size_text(entry['bytes'])}")
     if is_dry:
         lines.append("--yes removes what is listed, for good")
     return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
@@ -78,15 +82,19 @@ def gc(arguments: argparse.Namespace) -> Result:
     # A list, so that nothing is removed from a folder while that is being read.
     collectable = list(_collectable(arguments.days))
     entries, failures = _remove_each(collectable, _collect, is_dry=not arguments.yes)
-    total = sum(entry["bytes"] for entry in entries)
-    record = {"schema": 1, "dry": not arguments.yes, "bytes": total, "items": entries}
+    total_bytes = 0
+    rows = []
+    for entry in entries:
+        total_bytes += entry["bytes"]
+        rows.append((entry["path"], entry["kind"], size_text(entry["bytes"])))
+    record = {"schema": 1, "dry": not arguments.yes, "bytes": total_bytes, "items": entries}
     if not entries:
         return Result(record, ["nothing to collect"], failures)
-    rows = [(entry["path"], entry["kind"], size_text(entry["bytes"])) for entry in entries]
-    summary = f"would free {size_text(total)}; --yes does"
+    table = terminal.table(("path", "what", "size"), rows)
+    conclusion = f"would free {size_text(total_bytes)}; --yes does"
     if arguments.yes:
-        summary = f"freed {size_text(total)}"
-    return Result(record, [terminal.table(("path", "what", "size"), rows), summary], failures)
+        conclusion = f"freed {size_text(total_bytes)}"
+    return Result(record, [table, conclusion], failures)
 
 
 def _collect(entry: Record) -> None:
@@ -133,15 +141,19 @@ def _collectable(days: float) -> Iterator[Record]:
     root = Path(os.path.realpath(default_folders()["runs"]))
     cache = Path(os.path.realpath(default_folders()["cache"]))
     task_folders = [path for path in _entries(root) if _is_task_folder(path)]
-    caches = [cache / name for name in CACHES if not (cache / name).is_symlink()]
+    cache_folders = []
+    for name in CACHES:
+        folder = cache / name
+        if not folder.is_symlink():
+            cache_folders.append(folder)
     # What lies inside a run is cleaned by the next process that claims the run.
-    for folder in (root, *task_folders, *caches):
+    for folder in (root, *task_folders, *cache_folders):
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
             # A younger temporary name may belong to a process that is still writing.
             if storage.is_aside(path) or (is_temporary and _idle_days(path) >= 1):
                 yield {"path": str(path), "kind": "interrupted write"}
-            elif folder in caches and not is_temporary and _is_unused(path, days):
+            elif folder in cache_folders and not is_temporary and _is_unused(path, days):
                 yield {"path": str(path), "kind": "cache"}
 
 
@@ -151,16 +163,18 @@ def _is_task_folder(path: Path) -> bool:
     Damaged folders were moved aside and go as a whole.
     """
     # Hidden folders are the program's own, such as those of studies and searches.
-    is_folder = path.is_dir() and not path.name.startswith(".")
-    return is_folder and not claim.is_run(path) and not storage.is_aside(path)
+    if not path.is_dir() or path.name.startswith("."):
+        return False
+    return not claim.is_run(path) and not storage.is_aside(path)
 
 
 def _is_unused(entry: Path, days: float) -> bool:
     """Return whether a path in a cache is an entry of ours that nobody has used for some days."""
-    folders = (entry, *_entries(entry))
     # An entry is a folder with a manifest, or holds such folders.
-    is_ours = any((folder / storage.MANIFEST).is_file() for folder in folders)
-    return is_ours and not storage.is_locked(_lock(entry)) and _idle_days(entry) >= days
+    manifests = [folder / storage.MANIFEST for folder in (entry, *_entries(entry))]
+    if not any(manifest.is_file() for manifest in manifests):
+        return False
+    return not storage.is_locked(_lock(entry)) and _idle_days(entry) >= days
 
 
 def _lock(entry: Path) -> Path:
@@ -169,7 +183,8 @@ def _lock(entry: Path) -> Path:
 
 def _entries(folder: Path) -> list[Path]:
     """Return the content of a folder without links; nothing if it cannot be read."""
-    return sorted(path for path in folder.glob("*") if not path.is_symlink())
+    paths = [path for path in folder.glob("*") if not path.is_symlink()]
+    return sorted(paths)
 
 
 def _idle_days(path: Path) -> float:
@@ -181,17 +196,19 @@ def _idle_days(path: Path) -> float:
     files = [path]
     if path.is_dir():
         files += path.rglob("*")
-    last_use = 0.0
-    moment = storage.clock(path.parent)
+    last_use_s = 0.0
+    now_s = storage.clock(path.parent)
+    if now_s is None:
+        return 0.0
     for file in files:
         # A file may vanish meanwhile.
         with suppress(OSError):
             facts = os.lstat(file)
-            last_use = max(last_use, facts.st_mtime)
+            last_use_s = max(last_use_s, facts.st_mtime)
             # Listing a folder counts as reading it, so that only reading of files tells.
             if file.is_file():
-                last_use = max(last_use, facts.st_atime)
-    return 0.0 if moment is None else (moment - last_use) / _DAY_S
+                last_use_s = max(last_use_s, facts.st_atime)
+    return (now_s - last_use_s) / _DAY_S
 
 
 _YES = argument(

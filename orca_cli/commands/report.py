@@ -113,7 +113,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     # At most one of the options replaces the table by another view.
     page = Page(table)
     if arguments.against is not None:
-        page = Page(table, comparison=compare(table, *pair(arguments.against, "--against")))
+        key, reference = pair(arguments.against, "--against")
+        page = Page(table, comparison=compare(table, key, reference))
     elif arguments.compare:
         page = Page(table, ranking=rank(table))
     if arguments.figures is not None:
@@ -227,8 +228,9 @@ def _table(arguments: argparse.Namespace) -> Table:
 
 def _programs_text(collection: Collection) -> str:
     """Return the heading of --any-program, which names the programs of the runs."""
-    programs = sorted({program_name(run) for run in collection.runs if run.facts})
-    return clean(f"runs of any program are compared (--any-program): {', '.join(programs)}")
+    programs = {program_name(run) for run in collection.runs if run.facts}
+    programs_text = ", ".join(sorted(programs))
+    return clean(f"runs of any program are compared (--any-program): {programs_text}")
 
 
 def _of_any_program(run: Run) -> list[Run]:
@@ -243,11 +245,14 @@ def _rates_text(table: Table) -> str:
     It is empty if no run records one.
     """
     values = Values()
-    # For each column of the table the learning rates of its arms.
-    rates_by_set = [_rates(table, column, values) for column in range(len(table.columns))]
-    if any(len(rates) > 1 for rates in rates_by_set):
-        return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
-    return "one rate for all arms of a set" if any(rates_by_set) else ""
+    heading = ""
+    for column in range(len(table.columns)):
+        rates = _rates(table, column, values)
+        if len(rates) > 1:
+            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+        if rates:
+            heading = "one rate for all arms of a set"
+    return heading
 
 
 def _rates(table: Table, column: int, values: Values) -> set[str]:
@@ -255,8 +260,10 @@ def _rates(table: Table, column: int, values: Values) -> set[str]:
     rates = set()
     for row in table.rows:
         runs = row.cells[column].runs
+        if not runs:
+            continue
         # The runs of a cell differ in their seed only.
-        rate = values.lookup(runs[0], RATE) if runs else None
+        rate = values.lookup(runs[0], RATE)
         if rate is not None:
             # 1e-4 and 0.0001 are one rate.
             rates.add(canonical(rate))

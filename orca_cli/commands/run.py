@@ -7,12 +7,11 @@ import os
 import sys
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_cli import experiment, signals, terminal
 from orca_cli.commands import sweep
-from orca_cli.commands.jobs import job_report
+from orca_cli.commands.jobs import job_report, runs_root
 from orca_cli.commands.options import ALLOW_MODULE, CONFIG_DIR, add_job_options, argument, seconds
 from orca_cli.commands.summary import build_table, run_result
 from orca_cli.exceptions import ConfigError, OrcaError, UsageError
@@ -56,7 +55,7 @@ Each job of a sweep runs in a process of its own. The same sweep typed on severa
 one folder of runs is shared
 between them (docs/cluster.md)."""
 # Names of an option without a value -> its help.
-_FLAGS = {
+_FLAG_HELP = {
     "-m --multirun": "run every combination of comma lists, range() and glob()",
     "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list "
     "its runs",
@@ -76,7 +75,10 @@ ARGUMENTS = (
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
-    *(argument(*names.split(), action="store_true", help=text) for names, text in _FLAGS.items()),
+    *(
+        argument(*names.split(), action="store_true", help=about)
+        for names, about in _FLAG_HELP.items()
+    ),
     partial(add_job_options, prefix="with -m: "),
     argument(
         "--time-limit",
@@ -147,7 +149,7 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
     # Each job takes a GPU for itself, unless its run is completed and is not repeated.
     # With cuda:N the user has chosen the GPU.
     if job.config.device in ("auto", "cuda"):
-        earlier = claim.look(Path(job.config.paths.runs or ""), experiment.run_name(job))
+        earlier = claim.look(runs_root(job), experiment.run_name(job))
         if arguments.force or earlier is None or not earlier.result():
             gpus.take(gpus.visible())
     return _run_single(job, arguments, team=None)

@@ -111,9 +111,10 @@ def _begun(run: Run | Broken) -> datetime:
 def _record(run: Run | Broken) -> Record:
     """Return which run a folder holds and how far it is."""
     since = _begun(run)
+    age = storage.now() - since
     # The name has the time of the machine that began the run, whose clock may be ahead.
-    age_s = max(0.0, (storage.now() - since).total_seconds())
-    record = {
+    age_s = max(0.0, age.total_seconds())
+    record: Record = {
         "run": run.path.name,
         "path": str(run.path),
         "since": since.isoformat(),
@@ -122,7 +123,9 @@ def _record(run: Run | Broken) -> Record:
     }
     if isinstance(run, Broken):
         return record | {"state": "unreadable"}
-    return record | {key: getattr(run, key) for key in _FIELDS}
+    for field in _FIELDS:
+        record[field] = getattr(run, field)
+    return record
 
 
 def listed(arguments: argparse.Namespace) -> Result:
@@ -130,8 +133,8 @@ def listed(arguments: argparse.Namespace) -> Result:
     collection = collect(arguments.runs or [default_folders()["runs"]])
     # Shared by all conditions, so that the settings of a run are read once.
     values = Values()
-    for text in arguments.where:
-        collection = where(collection, text, values)
+    for condition in arguments.where:
+        collection = where(collection, condition, values)
     runs: list[Run | Broken] = [*collection.runs, *collection.superseded]
     if not arguments.where:
         # Only without --where: broken folders have no settings to select them by.
@@ -146,18 +149,18 @@ def listed(arguments: argparse.Namespace) -> Result:
         record["error"] = _error_record(run)
         record["replaced"] = run in collection.superseded
         records.append(record)
-        row = _row(record)
-        rows.append(row)
+        cells = _row(record)
+        rows.append(cells)
         # Below the table: settings of healthy runs, of others the reason.
         note = run.reason
         if record["state"] in _HEALTHY:
             note = settings_text(record["variant"].items(), " ")
         if note:
-            notes.append(f"{row[0]}  {note}")
+            notes.append(f"{cells[0]}  {note}")
     table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
-    total = size_text(sum(record["bytes"] for record in records))
-    summary = f"{counted(len(records), 'run')}, {total}"
-    return Result({"schema": 1, "runs": records}, [table, *notes, summary])
+    total_bytes = sum(record["bytes"] for record in records)
+    conclusion = f"{counted(len(records), 'run')}, {size_text(total_bytes)}"
+    return Result({"schema": 1, "runs": records}, [table, *notes, conclusion])
 
 
 def _error_record(run: Run | Broken) -> Record | None:
@@ -171,19 +174,25 @@ def _error_record(run: Run | Broken) -> Record | None:
 
 def _row(record: Record) -> tuple[str | Text, ...]:
     """Return the cells of a run in the list of all."""
-    # In brackets: a newer folder of the same run replaces this attempt.
-    state = f"({record['state']})" if record["replaced"] else record["state"]
-    style = "" if record["state"] in _HEALTHY else "red"
-    error_text = "" if record["error"] is None else record["error"]["text"]
+    state = record["state"]
+    style = "" if state in _HEALTHY else "red"
+    if record["replaced"]:
+        # A newer folder of the same run replaces this attempt.
+        state = f"({state})"
+    error_text = ""
+    if record["error"] is not None:
+        error_text = record["error"]["text"]
+    name = record["run"]
     # A run's name has date, time, body, metric, finetune, seed and identity.
-    fields = record["run"].split("_")
-    # The identity is short, and enough to name the run in other commands (`claim.named`).
-    name = fields[-1] if len(fields) > 3 else record["run"]
+    name_fields = name.split("_")
+    body_to_seed = " ".join(name_fields[2:-1])
+    if len(name_fields) > 3:
+        # The identity is short, and enough to name the run in other commands (`claim.named`).
+        name = name_fields[-1]
     return (
         name,
         record.get("task", ""),
-        # Body, metric, finetune and seed.
-        " ".join(fields[2:-1]),
+        body_to_seed,
         Text(state, style=style),
         error_text,
         record["age"],
@@ -203,16 +212,19 @@ def show(arguments: argparse.Namespace) -> Result:
     record = _record(run)
     record["decided"] = decided(run.path)
     record["result"] = result
-    record["answer"] = None if answer is None else answer.record()
-    paths = sorted(run.path.rglob("*"))
-    # A link is listed as a link, and never followed.
-    files = [path for path in paths if path.is_symlink() or not path.is_dir()]
-    record["files"] = {str(path.relative_to(run.path)): storage.size(path) for path in files}
+    record["answer"] = None
+    bytes_by_file = {}
+    for path in sorted(run.path.rglob("*")):
+        # A link is listed as a link, and never followed.
+        if path.is_symlink() or not path.is_dir():
+            bytes_by_file[str(path.relative_to(run.path))] = storage.size(path)
+    record["files"] = bytes_by_file
     shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
     if answer is not None:
+        record["answer"] = answer.record()
         shown += ["", *picture(answer, terminal.stdout().width)]
-    sizes = [(name, size_text(size)) for name, size in record["files"].items()]
-    shown += ["", terminal.table(("file", "size"), sizes)]
+    rows = [(name, size_text(n_bytes)) for name, n_bytes in bytes_by_file.items()]
+    shown += ["", terminal.table(("file", "size"), rows)]
     return Result({"schema": 1, "run": record}, shown)
 
 
@@ -228,14 +240,16 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
     )
     if run.variant:
         yield "set", settings_text(run.variant.items(), " ")
-    for text in decisions(record["decided"]):
-        yield "decided", text
+    for decision in decisions(record["decided"]):
+        yield "decided", decision
     if record["result"]:
         yield from result_rows(record["result"], run.path)
 
 
 def _state_text(run: Run) -> str:
-    return f"{run.state}: {run.reason}" if run.reason else run.state
+    if not run.reason:
+        return run.state
+    return f"{run.state}: {run.reason}"
 
 
 def diff(arguments: argparse.Namespace) -> Result:
@@ -252,12 +266,15 @@ def diff(arguments: argparse.Namespace) -> Result:
     # The identity also covers the content of data files and weights.
     if not is_same and not sections["settings"]:
         shown.append("no setting differs: the data files or the weights of the body do")
-    for name, section in sections.items():
-        rows = [
-            (key, _cell(pair.get("a", "-")), _cell(pair.get("b", "-")))
-            for key, pair in section.items()
-        ]
-        shown += ["", terminal.table((name, "a", "b"), rows) if rows else f"{name}: the same"]
+    for section_name, section in sections.items():
+        shown.append("")
+        if not section:
+            shown.append(f"{section_name}: the same")
+            continue
+        rows = []
+        for key, pair in section.items():
+            rows.append((key, _cell(pair.get("a", "-")), _cell(pair.get("b", "-"))))
+        shown.append(terminal.table((section_name, "a", "b"), rows))
     return Result(record | sections, shown)
 
 
@@ -266,16 +283,16 @@ def _compared(runs: dict[str, Run]) -> _Sections:
     # Side (a or b) -> section -> key -> value.
     sections_by_side = {side: _sections(run) for side, run in runs.items()}
     compared: _Sections = {}
-    for name in sections_by_side["a"]:
+    for section_name in sections_by_side["a"]:
         # A pair lacks the side of a run that lacks the key.
         pairs: Record = {}
         for side, sections in sections_by_side.items():
-            for key, value in sections[name].items():
+            for key, value in sections[section_name].items():
                 pairs.setdefault(key, {})[side] = value
         # Results are shown even where they are equal.
-        if name != "results":
+        if section_name != "results":
             pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
-        compared[name] = pairs
+        compared[section_name] = pairs
     return compared
 
 
@@ -285,23 +302,27 @@ def _differs(pair: Record) -> bool:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else as_typed(value)
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return as_typed(value)
 
 
 def _sections(run: Run) -> _Sections:
     """Return a run's settings, typed and decided, its conditions, and its results."""
-    composed = {
-        key: value for key, value in settings(run.path).items() if not key.startswith(_DESCRIBING)
-    }
+    run_settings = {}
+    for key, setting in settings(run.path).items():
+        if not key.startswith(_DESCRIBING):
+            run_settings[key] = setting
     # What a run decided replaces the open settings that were composed.
-    composed |= {key: decision["value"] for key, decision in decided(run.path).items()}
+    for key, decision in decided(run.path).items():
+        run_settings[key] = decision["value"]
     conditions: Record = {name: fact_text(fact) for name, fact in run.facts.items()}
-    program = mapping(read_or_empty(run.path / RESULT).get("program"))
-    for key, value in program.items():
+    result = read_or_empty(run.path / RESULT)
+    for fact_name, fact in mapping(result.get("program")).items():
         # The digest is among the facts already.
-        if key != "sha256":
-            conditions[f"program's {key}"] = value
-    return {"settings": composed, "conditions": conditions, "results": _results(run)}
+        if fact_name != "sha256":
+            conditions[f"program's {fact_name}"] = fact
+    return {"settings": run_settings, "conditions": conditions, "results": _results(run)}
 
 
 def _results(run: Run) -> Record:

@@ -57,11 +57,11 @@ def execute(arguments: argparse.Namespace) -> Result:
         "missing": missing,
     }
     # The error that the run reports comes first.
-    name = next(iter(computed))
-    computed_text = percent_or_number(computed[name], recomputed.percent)
-    recorded_text = percent_or_number(recorded[name], recomputed.percent)
+    error_name = next(iter(computed))
+    computed_text = percent_or_number(computed[error_name], recomputed.percent)
+    recorded_text = percent_or_number(recorded[error_name], recomputed.percent)
     comparison = "different" if recomputed.different else "equal"
-    verdict = f"{name} {computed_text}, in result.json {recorded_text}: {comparison}"
+    verdict = f"{error_name} {computed_text}, in result.json {recorded_text}: {comparison}"
     if missing:
         verdict += f"; not saved for: {', '.join(missing)}"
     failures = []

@@ -33,10 +33,12 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
             test split.
         pictured: people see the predictions as a picture as well.
     """
-    failures = [] if outcome.failure is None else [outcome.failure.error]
-    if not alone:
+    failures = []
+    if outcome.failure is not None:
+        error = outcome.failure.error
         # The command that stops a job says why.
-        failures = [error for error in failures if not isinstance(error, InterruptionError)]
+        if alone or not isinstance(error, InterruptionError):
+            failures.append(error)
     record = outcome_record(outcome)
     shown: list[RenderableType] = []
     # Only completed and skipped runs have a result.
@@ -46,9 +48,11 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
             shown.append(facts(result_rows(outcome.result, outcome.path)))
         if alone:
             answer = read_answer(outcome.path)
-            record["answer"] = None if answer is None else answer.record()
-            if pictured and is_new and answer is not None:
-                shown += ["", *picture(answer, stdout().width)]
+            record["answer"] = None
+            if answer is not None:
+                record["answer"] = answer.record()
+                if pictured and is_new:
+                    shown += ["", *picture(answer, stdout().width)]
     return Result({"schema": 1, "run": record}, shown, failures, outcome.code)
 
 
@@ -68,7 +72,10 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
     choices = job.choices
     parameters = summary["parameters"]
-    sizes = ", ".join(f"{name} {parameters[name]:,}" for name in ("embedder", "body", "predictor"))
+    sizes = []
+    for model_part in ("embedder", "body", "predictor"):
+        sizes.append(f"{model_part} {parameters[model_part]:,}")
+    sizes_text = ", ".join(sizes)
     kind = f"{summary['kind']}, {summary['num_outputs']} outputs"
     splits = summary["splits"]
     samples = f"{splits['train']['n']:,} training, {splits['val']['n']:,} validation samples"
@@ -81,13 +88,15 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     # The steps are those of all members together.
     if summary["members"] > 1:
         steps += f", of {summary['members']} models"
+    input_shape = shape_text(summary["input_shape"])
+    grid = shape_text(summary["grid"])
     rows = {
-        "task": f"{choices['task']} ({kind}), input {shape_text(summary['input_shape'])}",
+        "task": f"{choices['task']} ({kind}), input {input_shape}",
         "data": samples,
         "body": f"{choices['body']}, width {summary['width']}, finetune={choices['finetune']}",
         "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens "
-        f"({shape_text(summary['grid'])}) of at most {summary['max_tokens']}",
-        "parameters": f"{sizes}; trained {parameters['trained']:,}",
+        f"({grid}) of at most {summary['max_tokens']}",
+        "parameters": f"{sizes_text}; trained {parameters['trained']:,}",
         "steps": steps,
     }
     decided = summary.get("decided")
@@ -104,7 +113,11 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
         reason = str(decision.get("why") or "no reason recorded")
         settings = settings_by_reason.setdefault(reason, [])
         settings.append(f"{key}={as_typed(decision['value'])}")
-    return [f"{' '.join(settings)} ({reason})" for reason, settings in settings_by_reason.items()]
+    texts = []
+    for reason, settings in settings_by_reason.items():
+        settings_text = " ".join(settings)
+        texts.append(f"{settings_text} ({reason})")
+    return texts
 
 
 def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str | Text]]:
@@ -126,9 +139,10 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
     baselines = _baseline_texts(result)
     if baselines:
         yield "beside", ", ".join(baselines)
-    comparison = mapping(result.get("comparison")).get("text")
-    if comparison:
-        yield "compared", str(comparison)
+    comparison = mapping(result.get("comparison"))
+    comparison_text = comparison.get("text")
+    if comparison_text:
+        yield "compared", str(comparison_text)
     times = []
     # Stage -> seconds: build, align, finetune, test.
     for stage, seconds in mapping(result.get("seconds")).items():
@@ -151,19 +165,22 @@ def _shown_error(result: Mapping[str, Any], value: Any) -> str:
 def _test_text(result: Mapping[str, Any]) -> str | Text:
     """Return the error on the test split, with its interval and number of samples."""
     error = mapping(result.get("error"))
-    split = mapping(mapping(result.get("splits")).get("test"))
+    splits = mapping(result.get("splits"))
+    test_split = mapping(splits.get("test"))
     # With test=false the test split stays closed.
-    if not split:
+    if not test_split:
         return f"none: {error.get('reason')}"
     details = ""
     interval = interval_text(error)
     if interval:
         details += f" (95 % interval {interval})"
-    details += f" on {counted(split.get('n', 0), 'sample')}"
+    n_samples = test_split.get("n", 0)
+    details += f" on {counted(n_samples, 'sample')}"
     # Samples for which the error is undefined.
     if error.get("skipped"):
         details += f", {error['skipped']} skipped"
-    details += f" (best constant predictor: {_shown_error(result, result.get('trivial_error'))})"
+    trivial_error = _shown_error(result, result.get("trivial_error"))
+    details += f" (best constant predictor: {trivial_error})"
     return Text(error_text(result), style="bold").append(details, "not bold")
 
 
@@ -177,8 +194,9 @@ def _validation_text(result: Mapping[str, Any]) -> str | None:
         return None
     if selected_on == "nothing":
         return f"none: {selected.get('reason')}; the weights are the last ones"
-    name = mapping(result.get("error")).get("name")
-    validation = f"{name} {_shown_error(result, result.get('validation_error'))}"
+    error = mapping(result.get("error"))
+    validation_error = _shown_error(result, result.get("validation_error"))
+    validation = f"{error.get('name')} {validation_error}"
     if selected_on == "folds":
         folds = selected.get("folds")
         return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
@@ -197,11 +215,11 @@ def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
             continue
         text = f"{name} {_shown_error(result, error)}"
         trained_on = mapping(mapping(baseline).get("trained_on"))
-        n = trained_on.get("n")
-        total = trained_on.get("of")
+        n_used = trained_on.get("n")
+        n_samples = trained_on.get("of")
         # A baseline may have been fitted on a part of the training samples.
-        if n != total:
-            text += f" (on {n} of {total} training samples)"
+        if n_used != n_samples:
+            text += f" (on {n_used} of {n_samples} training samples)"
         texts.append(text)
     return texts
 
@@ -211,7 +229,8 @@ def error_text(result: Mapping[str, Any]) -> str:
     error = mapping(result.get("error"))
     if not error:
         return ""
-    return f"{error.get('name')} {_shown_error(result, error.get('value'))}"
+    shown_error = _shown_error(result, error.get("value"))
+    return f"{error.get('name')} {shown_error}"
 
 
 def outcome_record(outcome: Outcome) -> Record:

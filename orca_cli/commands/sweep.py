@@ -8,14 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from orca_cli import experiment, signals, storage, terminal
-from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome
+from orca_cli.commands.jobs import NOT_STARTED, JobRunner, job_outcome, runs_root
 from orca_cli.commands.options import Record
 from orca_cli.commands.summary import build_table, error_text, outcome_record
 from orca_cli.config.study import absent_lines
@@ -42,8 +41,9 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
     summary = {} if sweep.study else _built(jobs)
     runs = [_peeked(job, force=force) for job in jobs]
     counts = Counter(run["would"] for run in runs)
-    # Seconds of the first job, which are taken for those of every other.
-    run_s = sum((summary.get("expected_s") or {}).values())
+    # Seconds of the first job by stage, which are taken for those of every other.
+    stage_seconds = summary.get("expected_s") or {}
+    run_s = sum(stage_seconds.values())
     # None if no step could be timed, or nothing is left to run.
     expected_s = (len(jobs) - counts["skip"]) * run_s or None
     left_out = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
@@ -57,27 +57,29 @@ def dry_run(sweep: Sweep, *, force: bool) -> Result:
         "left_out": left_out,
     }
     columns = ("would", *_NAMES)
-    rows = [[str(run[column]) for column in columns] for run in runs[:_MOST_ROWS]]
+    rows = []
+    for run_record in runs[:_MOST_ROWS]:
+        rows.append([str(run_record[column]) for column in columns])
     if len(runs) > _MOST_ROWS:
         rows.append(["..." for _ in columns])
-    actions = ", ".join(f"{action} {count}" for action, count in counts.items())
-    total = f"{counted(len(jobs), 'run')}: would {actions or 'do nothing'}"
+    action_counts = ", ".join(f"{action} {count}" for action, count in counts.items())
+    conclusion = f"{counted(len(jobs), 'run')}: would {action_counts or 'do nothing'}"
     if expected_s is not None:
-        total += f"; about {duration(expected_s)}"
+        conclusion += f"; about {duration(expected_s)}"
     shown: list[RenderableType] = []
     if summary:
         shown.append(build_table(jobs[0], summary))
-    shown += [terminal.table(columns, rows), total, *absent_lines(sweep.absent)]
+    shown += [terminal.table(columns, rows), conclusion, *absent_lines(sweep.absent)]
     return Result(record, shown)
 
 
 def _peeked(job: Composed, *, force: bool) -> Record:
     """Return what a command would do with a run, with the run's names."""
     signals.check()
-    name = experiment.run_name(job)
+    run_name = experiment.run_name(job)
     # It only looks: no folder is made, and no lock is taken.
-    state = claim.peek(Path(job.config.paths.runs or ""), name, force=force)
-    return {"would": _WOULD[state], **vars(name), "labels": job.labels}
+    state = claim.peek(runs_root(job), run_name, force=force)
+    return {"would": _WOULD[state], **vars(run_name), "labels": job.labels}
 
 
 def _built(jobs: list[Composed]) -> Record:
@@ -167,7 +169,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     for line in absent_lines(sweep.absent):
         terminal.log.warning(line)
     terminal.log.info(f"sweep of {counted(len(jobs), 'run')}")
-    root = Path(jobs[0].config.paths.runs or "")
+    root = runs_root(jobs[0])
     # Before the first job, since all of them would fail in the same way.
     storage.check_writable(root)
     if sweep.study:
@@ -177,8 +179,9 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     # Sweeps of the same runs share a name, and no others.
     # By this name SLURM's executor withdraws the jobs that an earlier driver left waiting.
     identities = "".join(job.identity.run for job in jobs)
-    digest = hashlib.sha256(identities.encode()).hexdigest()[:8]
-    runner = JobRunner(arguments, root, f"{sweep.study or jobs[0].choices['task']}-{digest}")
+    digest = hashlib.sha256(identities.encode()).hexdigest()
+    subject = sweep.study or jobs[0].choices["task"]
+    runner = JobRunner(arguments, root, f"{subject}-{digest[:8]}")
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     waiting = zip(labels, jobs, strict=True)
     work = _SweepWork(runner=runner, waiting=waiting, is_forced=arguments.force)
@@ -200,24 +203,24 @@ def _result(
 ) -> Result:
     """Return how a sweep ended; `outcomes` are those of all jobs, by label."""
     counts = Counter(outcome.state for outcome in outcomes.values())
-    total = counted(len(jobs), "run")
-    lost = len(jobs) - counts["completed"] - counts["skipped"]
+    runs_text = counted(len(jobs), "run")
+    lost_count = len(jobs) - counts["completed"] - counts["skipped"]
     # What stopped the sweep explains the missing runs already.
-    if lost and not failures:
-        verb = "is" if lost == 1 else "are"
-        message = f"{lost} of {total} {verb} not completed"
+    if lost_count and not failures:
+        verb = "is" if lost_count == 1 else "are"
+        message = f"{lost_count} of {runs_text} {verb} not completed"
         hint = "fix the cause and rerun the command"
         failures.append(SweepError(message, where="sweep", hint=hint))
     records = []
     rows = []
-    for setting, (label, outcome) in zip(_distinct_settings(jobs), outcomes.items(), strict=True):
-        records.append({"settings": setting, **outcome_record(outcome)})
-        rows.append(_row(label, setting, outcome))
+    for settings, (label, outcome) in zip(_distinct_settings(jobs), outcomes.items(), strict=True):
+        records.append({"settings": settings, **outcome_record(outcome)})
+        rows.append(_row(label, settings, outcome))
     table = terminal.table(("job", "settings", "ended", ""), rows)
-    states = [f"{counts[state]} {state}" for state in get_args(State) if counts[state]]
-    states_text = ", ".join(states).replace("skipped", "already completed")
-    summary = f"sweep of {total}: {states_text}"
-    return Result({"schema": 1, "jobs": records}, [table, summary], failures)
+    state_counts = [f"{counts[state]} {state}" for state in get_args(State) if counts[state]]
+    states_text = ", ".join(state_counts).replace("skipped", "already completed")
+    conclusion = f"sweep of {runs_text}: {states_text}"
+    return Result({"schema": 1, "jobs": records}, [table, conclusion], failures)
 
 
 def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
@@ -230,17 +233,18 @@ def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
         choices = [f"{axis}={name}" for axis, name in job.labels.items()]
         # Only jobs of a study have labels.
         settings_of_jobs.append(choices or job.overrides)
-    common = set[str]()
+    common_settings = set[str]()
     if len(jobs) > 1:
         # A single job has all its settings in common with itself, and would show none.
-        common = set.intersection(*map(set, settings_of_jobs))
-    return [
-        " ".join(setting for setting in settings if setting not in common)
-        for settings in settings_of_jobs
-    ]
+        common_settings = set.intersection(*map(set, settings_of_jobs))
+    distinct_texts = []
+    for settings in settings_of_jobs:
+        distinct = [setting for setting in settings if setting not in common_settings]
+        distinct_texts.append(" ".join(distinct))
+    return distinct_texts
 
 
-def _row(label: str, setting: str, outcome: Outcome) -> list[Text]:
+def _row(label: str, settings: str, outcome: Outcome) -> list[Text]:
     """Return the cells of a job, in red if it failed."""
     ended: str = outcome.state
     if outcome.code > 0:
@@ -249,4 +253,4 @@ def _row(label: str, setting: str, outcome: Outcome) -> list[Text]:
     if outcome.failure is not None:
         note = str(outcome.failure.error)
     style = "red" if outcome.code else ""
-    return [Text(cell, style=style) for cell in (label, setting, ended, note)]
+    return [Text(cell_text, style=style) for cell_text in (label, settings, ended, note)]

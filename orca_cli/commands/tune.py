@@ -82,7 +82,8 @@ def execute(arguments: argparse.Namespace) -> Result:
     # Trial 0 has the settings as they are.
     plain = search.trials[0]
     # Trial 0 is completed, or `_search` would have raised an error, so that it has facts.
-    errors = [percent_or_number(trial.error, plain.facts["percent"]) for trial in search.trials]
+    is_percent = plain.facts["percent"]
+    errors = [percent_or_number(trial.error, is_percent) for trial in search.trials]
     samples = counted(plain.facts["n"], "sample")
     verdict = f"Validation {plain.facts['error']} on {samples}: {errors[0]} as they are, "
     if file is None:
@@ -102,9 +103,9 @@ def execute(arguments: argparse.Namespace) -> Result:
         "next": shlex.join(_next_command(file, arguments)),
     }
     failures = []
-    lost = search.count("failed")
-    if lost:
-        message = f"{counted(lost, 'trial')} failed"
+    failed_count = search.count("failed")
+    if failed_count:
+        message = f"{counted(failed_count, 'trial')} failed"
         hint = "fix the cause and rerun the command, which tries them again"
         failures.append(SweepError(message, where="tune", hint=hint))
     shown = [_trials_table(search, errors), verdict, f"Next: {record['next']}"]
@@ -127,10 +128,11 @@ def _search(
     name = search.folder.name
     storage.check_writable(searches)
     with search.opened():
-        done = search.count("completed", "stopped")
+        trials_text = counted(search.max_trials, "trial")
+        done_count = search.count("completed", "stopped")
         terminal.log.info(
-            f"search {name}: {counted(search.max_trials, 'trial')} of space={search.space.name}, "
-            f"{done} done; in {search.folder}"
+            f"search {name}: {trials_text} of space={search.space.name}, "
+            f"{done_count} done; in {search.folder}"
         )
         # The trials' runs are one another's neighbours, below the folder of all runs that jobs
         # elsewhere see.
@@ -161,13 +163,14 @@ def _write(search: Search, best: Trial, file: Path) -> None:
     """Write a file of `hparams`: the best settings within those that the trials started from."""
     content = copy.deepcopy(search.before)
     # Drawn settings come after the fixed ones, as in the trials.
-    for key, value in (search.fixed | (best.settings or {})).items():
+    best_settings = search.fixed | (best.settings or {})
+    for key, setting in best_settings.items():
         *groups, name = key.split(".")
         node = content
         # train.lr becomes {train: {lr: ...}}.
         for group in groups:
             node = node.setdefault(group, {})
-        node[name] = value
+        node[name] = setting
     about = (
         f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
     )
@@ -179,15 +182,15 @@ def _write(search: Search, best: Trial, file: Path) -> None:
 def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]:
     """Return the words of the command that runs the best settings; `file` as in `_search`."""
     # Keys of what is typed that do not belong to that command.
-    dropped = [*RULES]
+    dropped_keys = [*RULES]
     config_dir = arguments.config_dir
     if file is not None:
         # The new file contains the settings of the one that was typed.
-        dropped.append("hparams")
+        dropped_keys.append("hparams")
         # The file is DIR/hparams/NAME.yaml.
         config_dir = file.parent.parent
     words = ["orca", "run"]
-    words += [text for text in arguments.overrides if key_of(text) not in dropped]
+    words += [text for text in arguments.overrides if key_of(text) not in dropped_keys]
     if file is not None:
         words.append(f"hparams={file.stem}")
     return words + own_code_words(config_dir, arguments.allow_module)
@@ -235,11 +238,12 @@ class _Trials:
             return False
         # Missing until the model is built.
         summary = read_or_empty(run.stage("build") / SUMMARY)
+        steps_by_stage = summary.get("steps", {})
         # Steps of a member; 0 while they are unknown.
-        steps = summary.get("steps", {}).get("finetune", 0) // summary.get("members", 1)
-        lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
+        steps = steps_by_stage.get("finetune", 0) // summary.get("members", 1)
+        curve_lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
         curve = []
-        for line in lines:
+        for line in curve_lines:
             error = line.get("validation_error")
             # The members of a run follow one another, and only the first is compared.
             if not line.get("member") and error is not None:
@@ -297,11 +301,15 @@ class _Trials:
             return DataError(
                 f"the validation {error['name']} is undefined", where=f"trial {trial.number}"
             )
+        n_samples = result["selected"].get("n")
+        if not n_samples:
+            validation_split = result["splits"].get("val", {})
+            n_samples = validation_split.get("n")
         facts = {
             "error": error["name"],
             "percent": error["percent"],
             "run": result["run_id"],
-            "n": result["selected"].get("n") or result["splits"].get("val", {}).get("n"),
+            "n": n_samples,
         }
         self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
         return None

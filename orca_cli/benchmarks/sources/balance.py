@@ -23,28 +23,31 @@ def drawn_texts(
     errors are those of `draw`; an error's `where` is the origin of the texts.
     """
     counts = Counter(name for _, name in pairs)
-    names = sorted(name for name in counts if counts[name] > 1 and name != last)
+    class_names = []
+    for name in sorted(counts):
+        if counts[name] > 1 and name != last:
+            class_names.append(name)
     if counts[last] > 1:
-        names.append(last)
-    if len(names) < 2:
+        class_names.append(last)
+    if len(class_names) < 2:
         raise DataError(
-            f"{len(names)} classes have two texts or more; at least two are needed",
+            f"{len(class_names)} classes have two texts or more; at least two are needed",
             where=where,
             hint="give another file; metric=none needs no source",
         )
-    numbers = {name: number for number, name in enumerate(names)}
+    label_of_class = {name: label for label, name in enumerate(class_names)}
     texts = []
     labels = []
     for text, name in pairs:
-        if name in numbers:
+        if name in label_of_class:
             texts.append(text)
-            labels.append(numbers[name])
+            labels.append(label_of_class[name])
     all_labels = np.array(labels, dtype=np.int64)
     chosen = draw(all_labels, size, seed)
     return Examples(
         inputs=[texts[row] for row in chosen],
         labels=all_labels[chosen],
-        class_names=tuple(names),
+        class_names=tuple(class_names),
     )
 
 
@@ -87,7 +90,8 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
         )
     # The share is the largest one with which all classes together give at most `size` examples.
     shares = np.arange(size + 1)
-    totals = np.minimum(available, shares[:, None]).sum(axis=1)  # [size + 1]
+    counts_by_share = np.minimum(available, shares[:, None])  # [size + 1, k]
+    totals = counts_by_share.sum(axis=1)  # [size + 1]
     share = np.flatnonzero(totals <= size)[-1]
     counts = np.minimum(available, share)  # [k]
     # The first classes that have more give one more each, until the size is reached.

@@ -92,11 +92,13 @@ def read(
         return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.
     stored = open_arrays(file, str(file), AGAIN)
-    arrays = {split: entries(stored, [f"x_{split}", f"y_{split}"], str(file)) for split in splits}
-    images = {}
-    for split, (x, y) in arrays.items():
-        images[split] = checked(x.read(), y.read(), len(NAMES), f"{file}[{split}]")
-    return images
+    arrays_by_split = {}
+    for split in splits:
+        arrays_by_split[split] = entries(stored, [f"x_{split}", f"y_{split}"], str(file))
+    images_by_split = {}
+    for split, (x, y) in arrays_by_split.items():
+        images_by_split[split] = checked(x.read(), y.read(), len(NAMES), f"{file}[{split}]")
+    return images_by_split
 
 
 def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

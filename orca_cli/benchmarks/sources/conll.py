@@ -60,9 +60,11 @@ def load(
             example of a type.
     """
     # `find` takes alternative lists of files; each of these names is an alternative alone.
-    names, *other_names = ([file] for file in files)
+    file_names, *other_names = ([file] for file in files)
     hint = "source=stdlib_docs and metric=none need no files"
-    (file,) = find(data_folder, name, names, path, hint=hint, key="source.path", others=other_names)
+    (file,) = find(
+        data_folder, name, file_names, path, hint=hint, key="source.path", others=other_names
+    )
 
     def read() -> Examples:
         pairs = _labelled(file, seed, outside)
@@ -90,10 +92,10 @@ def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]
     # Sentences without spans are the first choice for class O.
     generator = seeding.numpy_generator(seed, "source", "outside")
     order = [*generator.permutation(without_spans), *generator.permutation(with_both)]
-    outside = set(order[:most_outside])
+    outside_numbers = set(order[:most_outside])
     pairs = []
     for number, types in enumerate(types_by_sentence):
-        if number in outside:
+        if number in outside_numbers:
             pairs.append((texts[number], OUTSIDE))
         elif types:
             # One generator per sentence, so that its span does not depend on the others.

@@ -78,13 +78,15 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
     check_columns([sequence], columns, "source.sequence", file.name)
     check_columns([label], columns, "source.label", file.name)
     # Small letters and capitals name the same residue.
-    texts = table[sequence].str.strip().str.upper()
+    texts = table[sequence].str.strip()
+    texts = texts.str.upper()
     classes = table[label].str.strip()
     is_wrong = ~texts.str.fullmatch("[A-Z]+") | (classes == "")
     if is_wrong.any():
         row = np.flatnonzero(is_wrong)[0]
+        wrong_text = table[sequence][row]
         raise DataError(
-            f"'{table[sequence][row][:20]}' is not a sequence of letters, or has no '{label}'",
+            f"'{wrong_text[:20]}' is not a sequence of letters, or has no '{label}'",
             where=f"{file}, row {row + 1}",
             hint="correct or remove the row",
         )

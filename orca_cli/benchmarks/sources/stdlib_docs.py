@@ -64,7 +64,8 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
             for docstring in _docstrings(content):
                 words = _first_words(docstring)
                 if len(words) >= _FEWEST_WORDS:
-                    pairs.append((" ".join(words[:_MOST_WORDS]), PACKAGES[label]))
+                    text = " ".join(words[:_MOST_WORDS])
+                    pairs.append((text, PACKAGES[label]))
         return drawn_texts(unambiguous(pairs), size, seed, where=str(folder))
 
     # Over the files rather than the texts, since parsing takes seconds and reading does not.
@@ -78,13 +79,14 @@ def _file_names(folder: Path) -> list[tuple[int, str]]:
 
     Their order does not depend on the disk.
     """
-    names = []
+    labelled_names = []
     for label, package in enumerate(PACKAGES):
         files = (folder / package).rglob("*.py")  # in the order of the disk
-        for path in sorted(file.relative_to(folder).parts for file in files):
-            if _TEST_FOLDERS.isdisjoint(path[1:-1]):
-                names.append((label, "/".join(path)))
-    return names
+        relative_paths = [file.relative_to(folder) for file in files]
+        for path_names in sorted(path.parts for path in relative_paths):
+            if _TEST_FOLDERS.isdisjoint(path_names[1:-1]):
+                labelled_names.append((label, "/".join(path_names)))
+    return labelled_names
 
 
 def _first_words(docstring: str) -> list[str]:

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
 import time
@@ -208,10 +209,11 @@ def _execute(name: str, verb: Verb, arguments: Sequence[str], call: _Call) -> in
 
 
 def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
+    width = shutil.get_terminal_size().columns
     parser = _Parser(
         prog=f"orca {name}",
-        description=verb.about,
-        epilog=verb.examples,
+        description=terminal.folded(verb.about, width),
+        epilog=terminal.folded(verb.examples, width),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for add_argument in verb.arguments:
@@ -225,7 +227,6 @@ def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
 
 def _print_commands(program: str, about: str, commands: Mapping[str, str], examples: str) -> None:
     """Print the help of the program or of a command with verbs; `commands` has a text for each."""
-    lines = "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
-    terminal.print_result(
-        f"usage: {program} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
-    )
+    lines = "\n".join(f"  {name:<8}  {text}" for name, text in commands.items())
+    text = f"usage: {program} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
+    terminal.print_result(terminal.folded(text, shutil.get_terminal_size().columns))

@@ -6,7 +6,9 @@ On a terminal progress is a bar with the time left; in a file it is a plain line
 import json
 import logging
 import os
+import re
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ _LINE_EVERY_S = 15.0
 # Characters a line, of results in a file or a pipe, and at least on a terminal.
 _WIDE = 200
 _NARROW = 20
+# Before what a command does, where that stands below the command.
+_MEANING_INDENT = " " * 8
 # Prefix of every line of a job of a sweep, such as "[2/6] ".
 _prefix = ""
 _has_bars = True  # whether progress on a terminal is a bar
@@ -148,6 +152,35 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
 def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     """Return names and texts as rows of two columns without a header."""
     return table(("", ""), rows)
+
+
+def folded(text: str, width: int) -> str:
+    """Return help folded between words to lines of at most `width` characters.
+
+    Paragraphs are filled. An indented line that is too long has a command, at least two blanks, and
+    what the command does, which continues below itself or, behind a long command, below that.
+    """
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if any(line.startswith(" ") for line in lines):
+            paragraphs.append("\n".join(_folded_line(line, width) for line in lines))
+        else:
+            paragraphs.append(textwrap.fill(paragraph, width, break_on_hyphens=False))
+    return "\n\n".join(paragraphs)
+
+
+def _folded_line(line: str, width: int) -> str:
+    columns = re.fullmatch(r"( +\S.*?)( {2,})(\S.*)", line)
+    if len(line) <= width or columns is None:
+        return line
+    command, gap, meaning = columns.groups()
+    start = f"{command}{gap}"
+    if len(start) > width / 2:
+        start = f"{command}\n{_MEANING_INDENT}"
+    indent = " " * len(start.rpartition("\n")[2])
+    lines = textwrap.wrap(meaning, width - len(indent), break_on_hyphens=False)
+    return start + f"\n{indent}".join(lines)
 
 
 def counted(number: int, noun: str) -> str:

@@ -117,7 +117,8 @@ def test_composes_checks_and_builds(path, jobs):
     built = build(job.config, LogReporter())
     batch = built.task.train.batch(np.arange(2))
     built.loss(built.model.eval()(batch.x, batch.valid), batch.y)
-    if path.parts[0] == "source" and job.config.source["data"].get("origin") == "own":
+    about = job.config.source["data"]
+    if path.parts[0] == "source" and (about.get("origin") == "own" or about.get("files_of")):
         with pytest.raises(DataError, match=r"give source\.path"):
             read_source(job.config, LogReporter())
     elif path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):

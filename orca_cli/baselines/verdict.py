@@ -95,6 +95,7 @@ def verdict(
     unit = "test sample" if groups is None else "test record"
     sentences = _Sentences(percent=error.percent, split=counted(count, unit))
     text = sentences.rival(rival, candidates[rival], comparison)
+    text += sentences.lowest(rival, baselines)
     if features is not None:
         text += f"; {sentences.body(rival, candidates[FEATURES], features)}"
     return comparison | {"features": features, "n": count, "margin": tested.margin, "text": text}
@@ -217,6 +218,18 @@ class _Sentences:
                 return (
                     f"{distance} {side} {chosen}: which is better cannot be told with {self.split}"
                 )
+
+    def lowest(self, rival: str, baselines: Mapping[str, Baseline]) -> str:
+        """Return the simple model with the lowest test error, if another one validates best."""
+        errors = {
+            name: baseline.error
+            for name, baseline in baselines.items()
+            if name != CONSTANT and baseline.error is not None
+        }
+        name = min(errors, key=errors.__getitem__, default=rival)
+        if name == rival or baselines[rival].error == errors[name]:
+            return ""
+        return f"; the lowest test error beside it has {NAMES[name]} ({self._shown(errors[name])})"
 
     def body(self, rival: str, ridge: Baseline, comparison: Mapping[str, Any]) -> str:
         """Return what the body is worth.

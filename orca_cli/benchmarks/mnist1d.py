@@ -30,7 +30,7 @@ _WAIT_S = 600.0
 def load(
     cache_folder: Path,
     reporter: Reporter,
-    train_size: Count | None = 1000,
+    train_size: Annotated[Count | None, "training samples; null: all that are left"] = 1000,
     validation_size: Annotated[Count, "validation samples: 1 or more"] = 500,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:

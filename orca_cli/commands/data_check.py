@@ -220,8 +220,8 @@ def _range(blocks: Iterable[np.ndarray]) -> Record:
     nan_count = 0
     infinite_count = 0
     for block in blocks:
-        nan_count += np.count_nonzero(np.isnan(block))
-        infinite_count += np.count_nonzero(np.isinf(block))
+        nan_count += int(np.isnan(block).sum())
+        infinite_count += int(np.isinf(block).sum())
         finite = block[np.isfinite(block)]
         # A block without a finite number has no minimum.
         if finite.size:

@@ -10,9 +10,9 @@ from orca_cli.terminal import Result, size_text
 
 EXAMPLES = """\
 examples:
-  orca export runs/arrays/2026-11-25_... my_model       \
+  orca export runs/my/2026-11-25_... my_model       \
 weights, preprocessing, settings, a model card
-  orca export runs/arrays my_model --best               of the run with the lowest validation error
+  orca export runs/my my_model --best               of the run with the lowest validation error
   orca predict my_model new.npz                         \
 anywhere, without the body's checkpoint and without network"""
 ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new folder"))

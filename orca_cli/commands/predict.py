@@ -28,10 +28,10 @@ if TYPE_CHECKING:  # imports torch
 
 EXAMPLES = """\
 examples:
-  orca predict runs/arrays/2026-11-25_... new.npz                \
+  orca predict runs/my/2026-11-25_... new.npz                \
 the predictions as csv on standard output
   orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
-  orca predict runs/arrays --best new.npz --out p.npz            \
+  orca predict runs/my --best new.npz --out p.npz            \
 the run with the lowest validation error
   orca predict my_model pictures/ --out p.csv                    \
 images: a folder, with or without class folders

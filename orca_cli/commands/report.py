@@ -186,7 +186,7 @@ def _strict_failures(table: Table) -> list[OrcaError]:
     if not failed_count and not table.broken:
         return []
     message = f"{counted(failed_count, 'run')} failed and {len(table.broken)} cannot be read"
-    return [SweepError(message, where="--strict", hint="they are listed below the table")]
+    return [SweepError(message, where="--strict", hint="orca runs list says why")]
 
 
 def _write_figures(page: Page, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from orca_cli.baselines.names import FEATURES, PROBE
 from orca_cli.commands.options import Record
 from orca_cli.data import catalogue
 from orca_cli.exceptions import InterruptionError, OrcaError
@@ -21,6 +22,10 @@ from orca_cli.terminal import Result, counted, facts, log, percent_or_number, st
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed
+
+
+# Baselines whose name does not say what they are.
+_MEANINGS = {FEATURES: " (ridge on embedder outputs)", PROBE: " (ridge on body outputs)"}
 
 
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
@@ -227,7 +232,7 @@ def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
         if error is None:
             texts.append(f"{name}: not computed")
             continue
-        text = f"{name} {_shown_error(result, error)}"
+        text = f"{name}{_MEANINGS.get(name, '')} {_shown_error(result, error)}"
         trained_on = mapping(mapping(baseline).get("trained_on"))
         n_used = trained_on.get("n")
         n_samples = trained_on.get("of")

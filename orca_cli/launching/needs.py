@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed
 
 
+# Loaders of bodies of images.
+_VISION = ("orca_cli.models.bodies.swin.load", "orca_cli.models.bodies.vit.load")
+
+
 @dataclass(frozen=True)
 class NeededData:
     """The data set of a task or source, of which a run reads some files.
@@ -51,10 +55,12 @@ class NeededBody:
     Args:
         name: of the body, as in `body=NAME`.
         checkpoint: folder or hub id.
+        takes_images: whether it is of a family of vision.
     """
 
     name: str
     checkpoint: str
+    takes_images: bool
 
     @property
     def is_missing(self) -> bool:
@@ -89,9 +95,14 @@ def needs_of(jobs: Iterable[Composed]) -> Needs:
             needed = _data_of(job, group)
             if needed.files:
                 data[needed.folder, needed.files] = needed
-        checkpoint = job.content["body"].get("checkpoint")
+        body = job.content["body"]
+        checkpoint = body.get("checkpoint")
         if checkpoint:
-            bodies[checkpoint] = NeededBody(name=job.choices["body"], checkpoint=checkpoint)
+            bodies[checkpoint] = NeededBody(
+                name=job.choices["body"],
+                checkpoint=checkpoint,
+                takes_images=body["_target_"] in _VISION,
+            )
     return Needs(data=list(data.values()), bodies=list(bodies.values()))
 
 
@@ -128,6 +139,8 @@ def missing_error(jobs: Sequence[Composed], command: str) -> OrcaError | None:
         keys.append("body.checkpoint")
     folders = ", ".join(f"{key}=FOLDER" for key in dict.fromkeys(keys))
     hint = f"`{command}` fetches them; for files of yours give {folders}"
+    if any(body.takes_images and body.is_on_hub for body in bodies):
+        hint += "; without a model hub: `orca get body=dinov2_small`, then body=dinov2_small"
     kind: type[OrcaError] = DataError
     if not data:
         kind = NetworkError if is_only_on_hub else UnavailableError

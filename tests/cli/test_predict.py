@@ -308,7 +308,7 @@ def add(classes, environment):
     It returns the copy's name.
     """
 
-    def call(number, validation, *, on="validation", samples="a", test=0.5):
+    def call(number, validation, *, on="validation", samples="a", test=0.5, data=None):
         path = environment / "arrays" / f"{classes.path.name[:-2]}{number}{number}"
         shutil.copytree(classes.path, path)
         identity = {"run_id": path.name, "identity": str(number) * 64}
@@ -318,6 +318,8 @@ def add(classes, environment):
         result["error"]["value"] = test
         result["validation_error"] = validation
         result["selected"] = {"on": on, "sha256": samples}
+        if data is not None:
+            result["data"] = data
         (path / "result.json").write_text(json.dumps(result))
         return path.name
 
@@ -351,6 +353,14 @@ def test_runs_without_validation_have_no_best(add, environment):
     add(1, None, on="nothing")
     add(2, None, on="nothing")
     with pytest.raises(DataError, match="all 2 runs trained on their validation samples"):
+        best_run(environment)
+
+
+def test_runs_of_several_data_sets_have_no_best(add, environment):
+    """Also where the runs on one of them have no validation error that compares them."""
+    add(1, 0.1)
+    add(2, None, on="nothing", data="other")
+    with pytest.raises(DataError, match="holds runs of 2 data sets: .*other"):
         best_run(environment)
 
 

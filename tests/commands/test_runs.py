@@ -312,4 +312,23 @@ def test_a_strict_report_fails_for_a_run_that_is_broken(root):
     path = add_run(root)
     (path / "result.json").write_text("{")
     assert call("report", "--strict")[0] == 3
-    assert "not valid JSON" in read_text("report")
+    assert "1 broken" in read_text("report")
+    assert "not valid JSON" in read_text("runs", "list")
+
+
+def test_rm_removes_what_conditions_select(root):
+    kept = add_run(root, data="my", seed=0)
+    for seed in (1, 2):
+        add_run(root, data="my", seed=seed, state="failed")
+    elsewhere = add_run(root, data="other", state="failed", seed=3)
+    words = ["runs", "rm", "--where", "state=failed", "--where", "data=my"]
+    listed = read_json(*words)
+    assert (listed["dry"], len(listed["removed"])) == (True, 2)
+    assert len(read_json(*words, "--yes")["removed"]) == 2
+    left = [path.name for path in sorted(root.glob("*/2026*"))]
+    assert left == sorted([kept.name, elsewhere.name])
+
+
+def test_rm_without_runs_or_conditions_removes_nothing(root):
+    add_run(root)
+    assert "give runs, or --where KEY=VALUE" in refused(2, "runs", "rm", "--yes")

@@ -84,31 +84,36 @@ def test_errors_of_another_kind_get_a_column_of_their_own(tmp_path, fields):
     assert sorted(means) == [0.0, 0.1]
 
 
-def add_data_sets(root, digit_by_path):
-    """Write two runs for each path of training data; equal digits are equal test data."""
-    for path, digit in digit_by_path.items():
-        variant = {"task.train": path, "task.kind": "classes"}
-        splits = {"test": {"n": 497, "sha256": digit * 64}}
-        arms = {"none": 0.5, "otdd": 0.3 + int(digit) / 10}
-        add_arms(root, task="arrays", arms=arms, variant=variant, splits=splits)
+def add_data_sets(root, names):
+    """Write two runs on each data set; each has test data of its own."""
+    for number, name in enumerate(names, start=1):
+        variant = {"task.train": f"/data/{name}.npz", "task.kind": "classes"}
+        splits = {"test": {"n": 497, "sha256": str(number) * 64}}
+        arms = {"none": 0.5, "otdd": 0.3 + number / 10}
+        add_arms(root, task="arrays", arms=arms, variant=variant, splits=splits, data=name)
 
 
-THREE = {"x/a.npz": "1", "x/b.npz": "2", "y/b.npz": "3"}
-DATA_SETS = [  # path -> its test data; names of the columns
-    (THREE, ["arrays x/a.npz", "arrays x/b.npz", "arrays y/b.npz"]),
-    ({"x/a.npz": "1", "./x/a.npz": "1"}, ["arrays"]),
-    ({"m/a.npz": "1", "m/c.npz": "1", "m/z.npz": "2"}, ["arrays m/a.npz", "arrays m/z.npz"]),
-]
+def test_own_data_sets_are_columns_of_their_own(tmp_path):
+    add_data_sets(tmp_path, ["watch", "my", "ecg"])
+    columns = table_of(tmp_path).columns
+    assert [(column.name, column.task) for column in columns] == [
+        ("ecg", "arrays"),
+        ("my", "arrays"),
+        ("watch", "arrays"),
+    ]
 
 
-@pytest.mark.parametrize(("digit_by_path", "names"), DATA_SETS)
-def test_own_data_sets_are_columns_of_their_own(tmp_path, digit_by_path, names):
-    add_data_sets(tmp_path, digit_by_path)
-    assert [column.name for column in table_of(tmp_path).columns] == names
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("x/a.npz", "a"), ("x/watch/train.npz", "watch"), ("/data/train.npz", "arrays")],
+)
+def test_older_runs_are_named_by_the_file_that_was_typed(tmp_path, path, name):
+    add_run(tmp_path, task="arrays", variant={"task.train": path})
+    assert [column.name for column in table_of(tmp_path).columns] == [name]
 
 
 def test_own_data_sets_are_sets_that_arms_are_judged_by(tmp_path):
-    add_data_sets(tmp_path, THREE)
+    add_data_sets(tmp_path, ["a", "b", "c"])
     (otdd,) = compared(tmp_path).overall
     assert (otdd.sets, otdd.wins, otdd.ties, otdd.losses) == (3, 1, 1, 1)
 

@@ -50,6 +50,7 @@ def add_run(
     name=None,
     error=None,
     variant=None,
+    data=None,
     **fields: Any,
 ) -> Path:
     """Write the records of one run; `error` and `fields` replace entries of its result record."""
@@ -59,7 +60,7 @@ def add_run(
     if name is None:
         text = f"{_stamp()}_{body}_{metric}_{finetune}_s{seed}_{identity[:8]}"
         name = text.replace("/", "-")
-    path = root / task / name
+    path = root / (data or task) / name
     path.mkdir(parents=True)
     record = {
         "schema": 2,
@@ -72,6 +73,9 @@ def add_run(
         "variant": variant,
         "state": state,
     }
+    # Older programs have not recorded the name of the data set.
+    if data is not None:
+        record["data"] = data
     failure = None
     if state == "failed":
         failure = {"kind": "NonFiniteError", "message": "the loss became NaN"}

@@ -24,7 +24,6 @@ from orca_cli.data.images.files import SUFFIXES, FileSamples, View, content_hash
 from orca_cli.data.images.settings import ImageSettings
 from orca_cli.data.own_data import check_columns, file_path, listed, refuse_entry
 from orca_cli.data.pixels import IMAGENET_MEAN, IMAGENET_STD
-from orca_cli.data.published import find
 from orca_cli.data.splits import PART_NAMES, marked_rows
 from orca_cli.data.table.columns import infer_kind, raw_targets
 from orca_cli.data.table.files import open_table
@@ -164,10 +163,14 @@ class _Images:
 
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     """Return the images in folders of classes, or in a table where one is given."""
-    image_folder = find(data_folder, "images", ["."], settings.path)[0].resolve()
+    image_folder = file_path(settings.path or "images", data_folder).resolve()
     if not image_folder.is_dir():
-        hint = "give the folder that holds the images"
-        raise DataError(f"'{image_folder}' is a file", where="task.path", hint=hint)
+        problem = "is a file" if image_folder.exists() else "does not exist"
+        raise DataError(
+            f"'{image_folder}' {problem}",
+            where="task.path",
+            hint="give the folder that holds a folder of images for each class",
+        )
     if settings.table is not None:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None

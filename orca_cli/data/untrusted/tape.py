@@ -49,8 +49,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         # A database with other values would otherwise fail far from here, when it is encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
-        is_number = isinstance(fold, (int, np.integer))
-        if not is_number or not 0 <= fold < NUM_FOLDS:
+        if not isinstance(fold, int | np.integer) or not 0 <= fold < NUM_FOLDS:
             raise fault(f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}", where)
         yield sequence, int(fold)
 

@@ -1,0 +1,71 @@
+"""The report on a terminal: data sets one below the other, on one screen."""
+
+import pytest
+from rich.console import Console
+
+from orca_cli.report.collect import collect
+from orca_cli.report.overview import by_data_set, overview
+from tests.commands.called import read_json, read_text, refused
+from tests.report.trees import add_arms, add_run
+
+NAMES = ["watch", "my", "rain", "bees", "splice", "fish", "leaf", "sound"]
+
+
+@pytest.fixture
+def afternoon(tmp_path, monkeypatch):
+    """Eight data sets with eight methods each, and two dozen failures."""
+    for number, name in enumerate(NAMES):
+        for rate in ("1e-4", "2e-4", "5e-4", "1e-3"):
+            variant = {"task.train": f"/data/{name}.npz", "train.lr": rate}
+            arms = {"otdd": [0.1, 0.2], "none": [0.3, 0.4]}
+            add_arms(tmp_path, task="arrays", data=name, variant=variant, arms=arms)
+        for seed in range(3):
+            variant = {"task.train": f"/data/{name}.npz", "train.lr": str(number)}
+            add_run(tmp_path, task="arrays", data=name, seed=seed, variant=variant, state="failed")
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def printed(folder, width, height):
+    console = Console(width=width, height=height, color_system=None, force_terminal=True)
+    with console.capture() as captured:
+        console.print(*overview(collect([folder]), console), sep="\n")
+    return captured.get()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (140, 50)])
+def test_an_afternoon_of_trials_fits_on_a_screen(afternoon, width, height):
+    lines = printed(afternoon, width, height).splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+
+
+def test_the_newest_data_set_comes_first_and_failures_are_one_count(afternoon):
+    text = printed(afternoon, 80, 60)
+    assert text.index("sound") < text.index("leaf") < text.index("fish")
+    assert "watch (" in text
+    assert "Not in the means: 24 failed" in text
+    assert "NonFiniteError" not in text
+
+
+def test_the_best_methods_of_a_data_set_are_shown(tmp_path):
+    for name in ("a", "b"):
+        arms = {metric: [error] for metric, error in zip("cdefgh", range(1, 7), strict=True)}
+        variant = {"task.train": f"{name}.npz"}
+        add_arms(tmp_path, task="arrays", data=name, variant=variant, arms=arms)
+    text = printed(tmp_path, 80, 60)
+    assert [metric for metric in "cdefgh" if f"  {metric} " in text] == list("cdef")
+    assert text.count("2 further methods") == 2
+
+
+def test_runs_are_selected_by_data_set(afternoon):
+    assert list(by_data_set(collect([afternoon]))) == NAMES[::-1]
+    assert {column["data"] for column in read_json("report", "--last")["columns"]} == {"sound"}
+    assert {column["data"] for column in read_json("report", "--name", "my")["columns"]} == {"my"}
+    assert "did you mean 'fish'?" in refused(11, "report", "--name", "fsh")
+
+
+@pytest.mark.parametrize("words", [["--format", "table"], ["--compare"]])
+def test_one_table_of_all_data_sets_can_be_asked_for(afternoon, words):
+    text = read_text("report", *words)
+    assert "older data sets" not in text

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orca_cli import storage
+from orca_cli import __version__, storage
 from orca_cli.config import configuration
 from orca_cli.config.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError
@@ -50,8 +50,10 @@ tags: [cross-modal-transfer, orca]
 
 ## Use
 
+The program, orca-transfer {program}, is on no package index: install it from a checkout.
+
 ```
-pip install orca-transfer
+pip install CHECKOUT
 orca predict FOLDER new_data --out predictions.csv
 ```
 
@@ -280,6 +282,7 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
         "licence": CHECKPOINT_LICENCES.get(hub_id, "see where it comes from"),
         "weights_sha256": _in_code(record.weights_sha256),
         "versions": ", ".join(versions),
+        "program": _program(record),
     }
 
 
@@ -296,6 +299,14 @@ def _in_code(untrusted_text: Any) -> str:
     """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
     # Backslashes do not escape inside a code span, so the marks are replaced.
     return visible(str(untrusted_text)).replace("`", "'").replace("|", "/")
+
+
+def _program(record: ModelRecord) -> str:
+    """Return version and commit of the program that trained the model, as far as recorded."""
+    program = mapping(record.result.get("program"))
+    version = _inert(program.get("version") or __version__)
+    commit = program.get("commit")
+    return f"{version} (commit {_inert(commit)[:8]})" if commit else version
 
 
 def _inert(untrusted_text: Any) -> str:

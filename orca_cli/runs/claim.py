@@ -168,8 +168,11 @@ def folder_of(root: Path, name: RunName) -> Path:
     A run stays where it is if its data set gets another name.
     """
     for path in sorted(root.glob(f"*/*_{name.identity[:SHORT]}")):
-        is_hidden = path.parent.name.startswith(".")
-        if not is_hidden and read_or_empty(path / STATUS).get("identity") == name.identity:
+        if path.parent.name.startswith("."):
+            continue
+        status = read_or_empty(path / STATUS)
+        # As in `find`: a run whose status is lost is known by its name.
+        if status.get("identity", name.identity) == name.identity:
             return path.parent
     return name.data_set_folder(root)
 

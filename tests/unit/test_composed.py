@@ -1,8 +1,11 @@
 """Names of data sets, which folders and tables show and no result depends on."""
 
+import json
+
 import pytest
 
 from orca_cli.config import compose
+from orca_cli.exceptions import ConfigError
 from orca_cli.runs.claim import folder_of
 from orca_cli.runs.directory import RunName
 
@@ -43,8 +46,6 @@ def test_a_name_changes_neither_identity_nor_method():
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", ""])
 def test_a_name_cannot_leave_the_folder_of_runs(name):
-    from orca_cli.exceptions import ConfigError
-
     with pytest.raises(ConfigError, match=r"task\.name"):
         composed("task=digits", f"task.name='{name}'")
 
@@ -69,8 +70,8 @@ def test_a_run_stays_in_its_folder_when_its_data_get_a_name(tmp_path):
     assert folder_of(tmp_path, run_name("my")) == tmp_path / "my"
     folder = tmp_path / "arrays" / "2026-01-01_00-00-00.000000_b_m_f_s0_11111111"
     folder.mkdir(parents=True)
-    (folder / "status.json").write_text('{"identity": "%s"}' % ("1" * 64))
+    (folder / "status.json").write_text(json.dumps({"schema": 2, "identity": "1" * 64}))
     assert folder_of(tmp_path, run_name("my")) == tmp_path / "arrays"
     # The digits at the end of a folder's name may be shared.
-    (folder / "status.json").write_text('{"identity": "%s"}' % ("1" * 63 + "0"))
+    (folder / "status.json").write_text(json.dumps({"schema": 2, "identity": "1" * 63 + "0"}))
     assert folder_of(tmp_path, run_name("my")) == tmp_path / "my"

@@ -166,11 +166,8 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
     image_folder = file_path(settings.path or "images", data_folder).resolve()
     if not image_folder.is_dir():
         problem = "is a file" if image_folder.exists() else "does not exist"
-        raise DataError(
-            f"'{image_folder}' {problem}",
-            where="task.path",
-            hint="give the folder that holds a folder of images for each class",
-        )
+        hint = "give the folder that holds a folder of images for each class"
+        raise DataError(f"'{image_folder}' {problem}", where="task.path", hint=hint)
     if settings.table is not None:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None

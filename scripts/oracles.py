@@ -72,7 +72,7 @@ VARIANTS = {
     "all baselines": "baselines=all",
     "source stdlib_docs": "source=stdlib_docs",
     "source peptides": "source=peptides",
-    "quick budget": "budget=quick train.epochs=1",
+    "quick budget": "budget=quick train.epochs=null",
     "a setting that does not exist": "train.epoch=3",
     "a value out of range": "train.lr=-1",
     "a metric that does not exist": "metric=otd",

@@ -103,7 +103,7 @@ def jobs(own_data, tmp_path_factory):
 def test_composes_checks_and_builds(path, jobs):
     job = jobs[path]
     about = job.config.source["data"]
-    if about.get("files") or about.get("origin") == "own":
+    if about.get("files") or about.get("files_of") or about.get("origin") == "own":
         job.config.metric.pop(
             "_target_", None
         )  # nothing is aligned: files of the source are not here

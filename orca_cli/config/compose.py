@@ -323,6 +323,7 @@ class Session:
             raise _refused(error) from error
         # The schema first: the checks of parts compare with its settings.
         setting_checks.check_settings(config)
+        setting_checks.check_budget(config, {key_of(text) for text in overrides})
         setting_checks.check_parts(config)
         # After `content` was made: a run's record names no folder of this machine that was not
         # typed.

@@ -4,7 +4,7 @@ Each range is declared where the setting is: in the schema, or in the signature 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, Literal
 
@@ -77,12 +77,6 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if config.precision == "fp16" and config.device == "cpu":
         yield "precision", "fp16 needs a GPU, not device=cpu"
     # Any budget but the default was typed by somebody who expects an effect.
-    if config.budget == "quick" and train.epochs is not None:
-        message = (
-            f"has no effect on train.epochs={train.epochs}, which is set; train.epochs=null leaves"
-            " it to the budget"
-        )
-        yield "budget=quick", message
     if config.budget != Config.budget and config.protocol != "clean":
         message = (
             f"has no effect on protocol={config.protocol}, which sets the length of training itself"
@@ -141,6 +135,17 @@ def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "")
     elif not prefix:
         hint = _section_hint(str(name)) or hint
     return ConfigError(f"no such setting: '{key}'{file}", where=key, hint=hint)
+
+
+def check_budget(config: Config, typed_keys: Collection[str]) -> None:
+    """Raise ConfigError for budget=quick, if it was typed, where a file sets the epochs itself."""
+    epochs = config.train.epochs
+    if "budget" in typed_keys and config.budget == "quick" and epochs is not None:
+        raise ConfigError(
+            f"has no effect on train.epochs={epochs}, which is set",
+            where="budget=quick",
+            hint="train.epochs=null leaves the epochs to the budget",
+        )
 
 
 def unknown_choice(group: str, name: str, allowed: Iterable[str]) -> ConfigError:

@@ -54,6 +54,7 @@ class Score:
         validated_by: number of validation samples; 0 if not recorded.
         weights: SHA-256 of the final weights: equal for runs that computed the same; empty if not
             recorded.
+        verdict: a sentence on it and the simple models beside it; empty if not recorded.
     """
 
     error_name: str
@@ -70,6 +71,7 @@ class Score:
     validated_on: str
     validated_by: int
     weights: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -341,6 +343,7 @@ def _score(result: Record) -> Score:
         validated_on=_text(selected, "on"),
         validated_by=_whole(n_validated) or 0,
         weights=_text(result, "weights_sha256"),
+        verdict=_text(mapping(result.get("comparison")), "text"),
     )
 
 

@@ -31,6 +31,7 @@ from orca_cli.report.layout import (
     layout_of,
     notes_of,
     seeds_text,
+    verdicts_of,
 )
 from orca_cli.report.paired import Comparison
 from orca_cli.report.ranks import Ranking
@@ -467,6 +468,7 @@ def page_of(view: Page, command: str, study: str) -> str:
         command=command,
         version=__version__,
         tables=tables,
+        verdicts=[*verdicts_of(view.table)],
         charts=charts,
         ALARM=ALARM,
         citation=CITATION.splitlines(),

@@ -320,6 +320,15 @@ def column_names(columns: Sequence[Column]) -> list[str]:
     return full_names
 
 
+def verdicts_of(table: Table) -> Iterator[tuple[str, str]]:
+    """Yield each counting run that has one with its sentence on the simple models beside it."""
+    for position, name in enumerate(column_names(table.columns)):
+        for row in table.rows:
+            for run, score in row.cells[position].scored:
+                if score.verdict:
+                    yield f"{name}, {row.method}, seed {run.seed}", score.verdict
+
+
 def notes_of(table: Table) -> list[str]:
     """Return what limits the comparisons of a table, in a sentence each.
 

@@ -167,7 +167,9 @@ def folder_of(root: Path, name: RunName) -> Path:
 
     A run stays where it is if its data set gets another name.
     """
-    for path in sorted(root.glob(f"*/*_{name.identity[:SHORT]}")):
+    with storage.guarded(root):
+        named_alike = sorted(root.glob(f"*/*_{name.identity[:SHORT]}"))
+    for path in named_alike:
         if path.parent.name.startswith("."):
             continue
         status = read_or_empty(path / STATUS)

@@ -28,7 +28,8 @@ RUN_FILES = {
     "3_finetune/last/MANIFEST.json", "3_finetune/last/model.safetensors",
 }  # fmt: skip
 RESULT_FIELDS = {
-    "schema", "run_id", "state", "identity", "settings", "task", "body", "source", "metric", "finetune", "seed", "protocol",
+    "schema", "run_id", "state", "identity", "settings", "task", "data", "body", "source", "metric", "finetune", "seed",
+    "protocol",
     "synthetic", "size", "variant", "error", "validation_error", "trivial_error", "baselines", "comparison", "selected",
     "keep_weights", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment",
     "curves", "seconds", "trajectory_s", "inexact", "parameters", "weights_sha256", "program",

@@ -415,3 +415,24 @@ def test_a_damaged_record_of_a_study_is_refused(use, tmp_path):
     studies.path_of(tmp_path, "small").write_text('{"schema": 2, "runs": [')
     with pytest.raises(OrcaError, match="move it away; orca run -m study=small"):
         use(tmp_path)
+
+
+FIRST_HOUR = [
+    (["train.learning_rate=1"], "did you mean 'lr'?"),
+    (["lr=1"], "did you mean 'train.lr'?"),
+    (["epochs=3"], "did you mean 'train.epochs'?"),
+    (["batch_size=3"], "did you mean 'train.batch_size'?"),
+    (["task.train=my.npz"], "give task=arrays, task=table or task=images"),
+    (["train=my.npz"], "is a group of settings, such as train.epochs; for data of yours give"),
+    (["task=arrays", "task.train=a", "task.kind=regression"], "did you mean 'values'?"),
+    (["metric=OTDD"], "did you mean 'otdd'?"),
+    (["body=bert-base-uncased"], "body=auto body.checkpoint=bert-base-uncased"),
+    (["task=digits", "budget=quick"], "train.epochs=null leaves the epochs to the budget"),
+]
+
+
+@pytest.mark.parametrize(("words", "hint"), FIRST_HOUR, ids=str)
+def test_a_newcomers_words_are_answered_with_the_setting(words, hint):
+    with compose.session() as session, pytest.raises(ConfigError) as caught:
+        session.compose(words)
+    assert hint in str(caught.value)

@@ -34,7 +34,7 @@ the defaults: MNIST-1D with MiniLM, less than a minute
 another task; any setting is KEY=VALUE (orca list settings)
   orca run task=arrays task.kind=classes task.train=my.npz    \
 your own arrays x and y; shapes and classes inferred
-  orca run budget=quick                             \
+  orca run task=table task.train=my.csv task.target=y budget=quick    \
 a quarter of the steps; thorough, or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
   orca run -m metric=otdd,none seed=0,1,2           \

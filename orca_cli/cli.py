@@ -4,7 +4,6 @@ import argparse
 import importlib
 import io
 import os
-import shutil
 import signal
 import sys
 import time
@@ -209,11 +208,10 @@ def _execute(name: str, verb: Verb, arguments: Sequence[str], call: _Call) -> in
 
 
 def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
-    width = shutil.get_terminal_size().columns
     parser = _Parser(
         prog=f"orca {name}",
-        description=terminal.folded(verb.about, width),
-        epilog=terminal.folded(verb.examples, width),
+        description=terminal.folded(verb.about),
+        epilog=terminal.folded(verb.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for add_argument in verb.arguments:
@@ -229,4 +227,4 @@ def _print_commands(program: str, about: str, commands: Mapping[str, str], examp
     """Print the help of the program or of a command with verbs; `commands` has a text for each."""
     lines = "\n".join(f"  {name:<8}  {text}" for name, text in commands.items())
     text = f"usage: {program} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n{examples}"
-    terminal.print_result(terminal.folded(text, shutil.get_terminal_size().columns))
+    terminal.print_result(terminal.folded(text))

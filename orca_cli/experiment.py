@@ -116,8 +116,7 @@ def _check_files(job: Composed, runs_folder: Path, *, force: bool) -> None:
 
     A completed run needs none.
     """
-    command = needs.get_command(job.overrides, job.config_dir)
-    missing = needs.missing_error([job], command)
+    missing = needs.missing_error([job], job.overrides, job.config_dir)
     if missing is None:
         return
     if claim.peek(runs_folder, run_name(job), force=force) != "completed":

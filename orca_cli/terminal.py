@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 import time
@@ -154,12 +155,13 @@ def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     return table(("", ""), rows)
 
 
-def folded(text: str, width: int) -> str:
-    """Return help folded between words to lines of at most `width` characters.
+def folded(text: str) -> str:
+    """Return help folded between words to lines that fit on the terminal.
 
     Paragraphs are filled. An indented line that is too long has a command, at least two blanks, and
     what the command does, which continues below itself or, behind a long command, below that.
     """
+    width = shutil.get_terminal_size().columns
     paragraphs = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()
@@ -176,9 +178,10 @@ def _folded_line(line: str, width: int) -> str:
         return line
     command, gap, meaning = columns.groups()
     start = f"{command}{gap}"
+    indent = " " * len(start)
     if len(start) > width / 2:
-        start = f"{command}\n{_MEANING_INDENT}"
-    indent = " " * len(start.rpartition("\n")[2])
+        indent = _MEANING_INDENT
+        start = f"{command}\n{indent}"
     lines = textwrap.wrap(meaning, width - len(indent), break_on_hyphens=False)
     return start + f"\n{indent}".join(lines)
 

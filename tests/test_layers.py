@@ -30,16 +30,16 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.spl
 # A room that is full gives something up before it takes more in.
 BUDGETS = {
     "baselines": 8800,
-    "benchmarks": 16500,
-    "commands": 15200,
-    "config": 11200,
-    "data": 34900,
+    "benchmarks": 16800,
+    "commands": 16000,
+    "config": 11700,
+    "data": 35300,
     "interfaces": 1300,
-    "launching": 6100,
+    "launching": 6300,
     "metrics": 11100,
     "models": 14400,
     "prediction": 8400,
-    "report": 16300,
+    "report": 17200,
     "runs": 7300,
     "scoring": 6700,
     "stages": 15500,
@@ -47,7 +47,7 @@ BUDGETS = {
     "top level": 5500,
     "training": 6000,
 }
-LARGEST_PRODUCT = 182_000
+LARGEST_PRODUCT = 186_500
 LARGEST_FILE = 500  # lines
 LARGEST_FUNCTION = 60  # lines, without signature and docstring, which may declare many settings
 

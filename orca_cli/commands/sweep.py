@@ -92,8 +92,7 @@ def _missing_error(jobs: Sequence[Composed], arguments: argparse.Namespace) -> O
     Completed jobs need nothing.
     """
     left = [job for job in jobs if _peeked(job, force=arguments.force)["would"] != "skip"]
-    command = needs.get_command(arguments.overrides, arguments.config_dir)
-    return needs.missing_error(left, command)
+    return needs.missing_error(left, arguments.overrides, arguments.config_dir)
 
 
 def _peeked(job: Composed, *, force: bool) -> Record:

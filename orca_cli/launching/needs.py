@@ -117,14 +117,16 @@ def _data_of(job: Composed, group: str) -> NeededData:
     return NeededData(entry=entry, files=tuple(files), root=Path(job.config.paths.data or ""))
 
 
-def missing_error(jobs: Sequence[Composed], command: str) -> OrcaError | None:
+def missing_error(
+    jobs: Sequence[Composed], overrides: Sequence[str], config_dir: Path | None
+) -> OrcaError | None:
     """Return an error that names all that is missing for some runs; None if nothing is.
 
     A body that the hub has is not missed while the hub answers: the run fetches it.
 
     Args:
         jobs: the runs.
-        command: fetches what they need.
+        overrides, config_dir: as they were typed for these runs.
     """
     needs = needs_of(jobs)
     data = [needed for needed in needs.data if needed.missing]
@@ -138,7 +140,10 @@ def missing_error(jobs: Sequence[Composed], command: str) -> OrcaError | None:
     if bodies:
         keys.append("body.checkpoint")
     folders = ", ".join(f"{key}=FOLDER" for key in dict.fromkeys(keys))
-    hint = f"`{command}` fetches them; for files of yours give {folders}"
+    command = ["orca", "get", *overrides]
+    if config_dir is not None:
+        command += ["--config-dir", str(config_dir)]
+    hint = f"`{shlex.join(command)}` fetches them; for files of yours give {folders}"
     if any(body.takes_images and body.is_on_hub for body in bodies):
         hint += "; without a model hub: `orca get body=dinov2_small`, then body=dinov2_small"
     kind: type[OrcaError] = DataError
@@ -154,11 +159,3 @@ def _data_text(needed: NeededData) -> str:
     sizes = [file.bytes for file in needed.missing if file.bytes]
     size = f" ({size_text(sum(sizes))})" if sizes else ""
     return f"{noun} {entry.name}{size}"
-
-
-def get_command(overrides: Sequence[str], config_dir: Path | None) -> str:
-    """Return the command that fetches what the runs of these overrides need."""
-    words = ["orca", "get", *overrides]
-    if config_dir is not None:
-        words += ["--config-dir", str(config_dir)]
-    return shlex.join(words)

@@ -66,24 +66,14 @@ def execute(arguments: argparse.Namespace) -> Result:
     configure_logging()
     with compose.session(arguments.config_dir) as session:
         sweep = session.expand(arguments.overrides, may_be_empty=True)
-    needs = _asked_for(needs_of(sweep.jobs), arguments.overrides)
+    needs = needs_of(sweep.jobs)
+    asked = _asked_for(needs, arguments.overrides)
     if not arguments.json:
-        terminal.print_result(_table(needs), *absent_lines(sweep.absent), "")
-    reporter = LogReporter()
-    files: list[Record] = []
+        terminal.print_result(_table(asked), *absent_lines(sweep.absent), "")
+    files, lines, failures = _get_all_data(asked.data)
     bodies: list[Record] = []
-    failures: list[OrcaError] = []
-    shown: list[str] = []
-    for needed in needs.data:
-        records, errors = _get_data(needed, reporter)
-        files += records
-        failures += errors
-        shown += [_file_text(record) for record in records]
-        # No address gave the right file, so that people have to place it by hand.
-        if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
-            shown.append(f"{needed.entry.name} by hand: {by_hand(needed.entry, needed.folder)}")
-            shown += [f"  from {page}" for page in needed.entry.pages]
-    for body in needs.bodies:
+    for body in asked.bodies:
+        # The failure of one does not keep the others back, but a full disk does.
         try:
             record = _get_body(body)
         except (InterruptionError, StorageError):
@@ -92,18 +82,38 @@ def execute(arguments: argparse.Namespace) -> Result:
             failures.append(error)
             continue
         bodies.append(record)
-        shown.append(_body_text(record))
+        lines.append(_body_text(record))
     command = _run_command(arguments, is_sweep=len(sweep.jobs) > 1 or bool(sweep.study))
-    if not failures:
-        shown.append(f"\neverything is here; to run it: {command}")
-    record = {
+    if not failures and asked == needs:
+        lines += ["", f"everything is here; to run it: {command}"]
+    result = {
         "schema": 1,
         "files": files,
         "bodies": bodies,
         "command": command,
         "failures": [str(failure) for failure in failures],
     }
-    return Result(record, shown, failures)
+    return Result(result, lines, failures)
+
+
+def _get_all_data(
+    data: Sequence[NeededData],
+) -> tuple[list[Record], list[str], list[OrcaError]]:
+    """Fetch data sets; return what was done with each file, lines about it, and failures."""
+    reporter = LogReporter()
+    files: list[Record] = []
+    lines: list[str] = []
+    failures: list[OrcaError] = []
+    for needed in data:
+        records, errors = _get_data(needed, reporter)
+        files += records
+        failures += errors
+        lines += [_file_text(record) for record in records]
+        # No address gave the right file, so that people have to place it by hand.
+        if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
+            lines.append(f"{needed.entry.name} by hand: {by_hand(needed.entry, needed.folder)}")
+            lines += [f"  from {page}" for page in needed.entry.pages]
+    return files, lines, failures
 
 
 def _asked_for(needs: Needs, overrides: Sequence[str]) -> Needs:

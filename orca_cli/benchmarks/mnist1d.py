@@ -31,7 +31,7 @@ def load(
     cache_folder: Path,
     reporter: Reporter,
     train_size: Annotated[Count | None, "training samples; null: all that are left"] = 1000,
-    validation_size: Annotated[Count, "validation samples: 1 or more"] = 500,
+    validation_size: Annotated[Count, "validation samples: 1 or more"] = 300,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
     """Return series [n, 1, 40] of zero mean and unit variance over the data set, and ten classes.

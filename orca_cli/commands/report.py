@@ -133,6 +133,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         renderables = page.renderables(console.width)
         if _is_overview(arguments) and len(by_data_set(collection)) > 1:
             renderables = overview(collection, console)
+        elif not collection.runs and not collection.broken:
+            renderables = ["no run meets the conditions"]
         return Result(page.record(), renderables, failures)
     if form == "html":
         # A page shows the command that made it.
@@ -221,7 +223,7 @@ def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
     for text in conditions:
         collection = where(collection, text, values)
     if arguments.last:
-        return next(iter(by_data_set(collection).values()))
+        return next(iter(by_data_set(collection).values()), collection)
     return collection
 
 

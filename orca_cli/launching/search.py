@@ -31,6 +31,7 @@ from orca_cli.config import configuration
 from orca_cli.config.configuration import key_of, value_of
 from orca_cli.config.ranges import Count, check_value, fits
 from orca_cli.exceptions import ConfigError, DataError, need, suggest
+from orca_cli.launching.needs import missing_error
 from orca_cli.runs import claim
 from orca_cli.runs.settings import as_typed
 
@@ -373,6 +374,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     Raises:
         UnavailableError: Optuna is missing.
         ConfigError: a setting, the space, or a value in it is wrong.
+        OrcaError: data or weights that the trials need are missing.
     """
     need("optuna", "tune", "tune")
     typed_by_key = {key_of(text): text for text in overrides}
@@ -403,6 +405,10 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     )
     first_trial = session.compose(search.overrides(None))
     _check_values(session, search)
+    # Before the first trial, since all of them would fail in the same way.
+    missing = missing_error([first_trial], list(run_overrides.values()), extra)
+    if missing is not None:
+        raise missing
     search_digest = _digest(search, first_trial.identity.settings)
     searches = Path(job.config.paths.runs or "") / FOLDER
     return replace(search, folder=searches / f"{task_and_body}-none-{search_digest[:8]}")

@@ -69,3 +69,8 @@ def test_runs_are_selected_by_data_set(afternoon):
 def test_one_table_of_all_data_sets_can_be_asked_for(afternoon, words):
     text = read_text("report", *words)
     assert "older data sets" not in text
+
+
+@pytest.mark.parametrize("words", [[], ["--last"]])
+def test_a_selection_without_runs_is_said_to_be_empty(afternoon, words):
+    assert read_text("report", "--where", "state=dead", *words) == "no run meets the conditions\n"

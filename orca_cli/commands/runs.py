@@ -158,7 +158,7 @@ def listed(arguments: argparse.Namespace) -> Result:
             note = settings_text(record["variant"].items(), " ")
         if note:
             notes.append(f"{cells[0]}  {note}")
-    table = terminal.table(("run", "task", "with", "state", "error", "age", "size"), rows)
+    table = terminal.table(("run", "data", "with", "state", "error", "age", "size"), rows)
     total_bytes = sum(record["bytes"] for record in records)
     conclusion = f"{counted(len(records), 'run')}, {size_text(total_bytes)}"
     return Result({"schema": 1, "runs": records}, [table, *notes, conclusion])
@@ -192,7 +192,7 @@ def _row(record: Record) -> tuple[str | Text, ...]:
         name = name_fields[-1]
     return (
         name,
-        record.get("task", ""),
+        record.get("data", ""),
         body_to_seed,
         Text(state, style=style),
         error_text,
@@ -233,7 +233,7 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
     """Yield names and texts of what a run is and achieved."""
     yield "folder", str(run.path)
     yield "state", f"{_state_text(run)}, begun {record['age']} ago"
-    yield "task", f"{run.task}, protocol {run.protocol}"
+    yield "task", f"{run.task}, data {run.data}, protocol {run.protocol}"
     yield (
         "model",
         f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, "

@@ -332,3 +332,10 @@ def test_rm_removes_what_conditions_select(root):
 def test_rm_without_runs_or_conditions_removes_nothing(root):
     add_run(root)
     assert "give runs, or --where KEY=VALUE" in refused(2, "runs", "rm", "--yes")
+
+
+def test_the_list_names_the_data_set(root):
+    add_run(root, task="arrays", data="my")
+    lines = read_text("runs", "list").splitlines()
+    assert lines[0].split()[:2] == ["run", "data"]
+    assert " my " in lines[1]

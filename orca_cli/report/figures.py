@@ -262,6 +262,8 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
         dashes = _DASHES[line.look % len(_DASHES)]
         axes.plot(epochs, mean, color, linestyle=dashes, label=line.label)
         axes.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
+    # Epochs are whole numbers.
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel=kind.x_label, ylabel=f"{kind.y_label}{unit}")
     # Below the axes, where it hides no line.
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)

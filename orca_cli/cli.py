@@ -27,7 +27,7 @@ COMMANDS = {
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",
     "runs": "the folders of runs: list, show, diff, rm, gc",
-    "report": "a table of the results: methods as rows, tasks as columns",
+    "report": "the results by data set: each method with its mean error over seeds",
     "data": "the data sets: list, check",
     "body": "the pretrained bodies: list",
     "list": "what you can choose from: tasks, bodies, sources, metrics, embedders, studies, "

@@ -116,10 +116,10 @@ def _check_files(job: Composed, runs_folder: Path, *, force: bool) -> None:
 
     A completed run needs none.
     """
-    missing = needs.missing_error([job], job.overrides, job.config_dir)
-    if missing is None:
+    if claim.peek(runs_folder, run_name(job), force=force) == "completed":
         return
-    if claim.peek(runs_folder, run_name(job), force=force) != "completed":
+    missing = needs.missing_error([job], job.overrides, job.config_dir)
+    if missing is not None:
         raise missing
 
 

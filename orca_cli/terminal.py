@@ -161,7 +161,7 @@ def folded(text: str) -> str:
     Paragraphs are filled. An indented line that is too long has a command, at least two blanks, and
     what the command does, which continues below itself or, behind a long command, below that.
     """
-    width = shutil.get_terminal_size().columns
+    width = max(_NARROW, shutil.get_terminal_size().columns)
     paragraphs = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()

@@ -31,23 +31,23 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.spl
 BUDGETS = {
     "baselines": 8800,
     "benchmarks": 16800,
-    "commands": 16000,
-    "config": 11700,
-    "data": 35300,
+    "commands": 16200,
+    "config": 11900,
+    "data": 35400,
     "interfaces": 1300,
-    "launching": 6300,
+    "launching": 6500,
     "metrics": 11100,
     "models": 14400,
     "prediction": 8400,
-    "report": 17200,
+    "report": 17500,
     "runs": 7300,
     "scoring": 6700,
     "stages": 15500,
     "storage": 2710,
-    "top level": 5500,
+    "top level": 5510,
     "training": 6000,
 }
-LARGEST_PRODUCT = 186_500
+LARGEST_PRODUCT = 187_500
 LARGEST_FILE = 500  # lines
 LARGEST_FUNCTION = 60  # lines, without signature and docstring, which may declare many settings
 

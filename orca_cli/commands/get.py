@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orca_cli import terminal
-from orca_cli.commands.options import CONFIG_DIR, Record, argument
+from orca_cli.commands.options import (
+    ALLOW_MODULE,
+    CONFIG_DIR,
+    Record,
+    argument,
+    own_code_words,
+)
 from orca_cli.config.configuration import key_of
 from orca_cli.config.study import absent_lines
 from orca_cli.data import catalogue, data_folder
@@ -56,6 +62,7 @@ ARGUMENTS = (
         help="settings of `orca run`, and choices of groups (orca list)",
     ),
     CONFIG_DIR,
+    ALLOW_MODULE,
 )
 
 
@@ -85,7 +92,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         lines.append(_body_text(record))
     command = _run_command(arguments, is_sweep=len(sweep.jobs) > 1 or bool(sweep.study))
     if not failures and asked == needs:
-        lines += ["", f"everything is here; to run it: {command}"]
+        lines += ["", f"nothing is left to get; to run it: {command}"]
     result = {
         "schema": 1,
         "files": files,
@@ -136,8 +143,7 @@ def _run_command(arguments: argparse.Namespace, *, is_sweep: bool) -> str:
     if is_sweep:
         words.append("-m")
     words += arguments.overrides
-    if arguments.config_dir is not None:
-        words += ["--config-dir", str(arguments.config_dir)]
+    words += own_code_words(arguments.config_dir, arguments.allow_module)
     return shlex.join(words)
 
 

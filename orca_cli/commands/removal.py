@@ -61,10 +61,14 @@ def rm(arguments: argparse.Namespace) -> Result:
     root = default_folders()["runs"]
     # All of them are checked before the first is removed: if one may not be, none is.
     named_paths = [claim.named(name) for name in arguments.runs]
+    if bool(arguments.where) == bool(named_paths):
+        raise UsageError(
+            "which runs are removed has to be said one way",
+            where="RUN",
+            hint="give runs, or --where KEY=VALUE",
+        )
     if arguments.where:
-        named_paths += _selected(arguments.where, root)
-    elif not arguments.runs:
-        raise UsageError("no run is named", where="RUN", hint="give runs, or --where KEY=VALUE")
+        named_paths = _selected(arguments.where, root)
     paths = [claim.check_removable(path, root) for path in named_paths]
     # A run that is named twice is removed once.
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
@@ -78,7 +82,9 @@ def rm(arguments: argparse.Namespace) -> Result:
     lines = []
     for entry in removed:
         lines.append(f"{verb} {entry['path']}, {size_text(entry['bytes'])}")
-    if is_dry:
+    if not removed:
+        lines.append("no run meets the conditions")
+    elif is_dry:
         lines.append("--yes removes what is listed, for good")
     return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
 
@@ -89,7 +95,9 @@ def _selected(conditions: Sequence[str], root: Path) -> list[Path]:
     values = Values()
     for condition in conditions:
         collection = where(collection, condition, values)
-    return [run.path for run in (*collection.runs, *collection.superseded)]
+    runs = [*collection.runs, *collection.superseded]
+    # What lies behind a link is not removed, and keeps nothing else from being removed.
+    return [run.path for run in runs if root.resolve() in run.path.resolve().parents]
 
 
 def gc(arguments: argparse.Namespace) -> Result:
@@ -176,7 +184,7 @@ def _collectable(days: float) -> Iterator[Record]:
 
 
 def _is_data_set_folder(path: Path) -> bool:
-    """Return whether a path in the folder of runs is the folder of a task.
+    """Return whether a path in the folder of runs is the folder of a data set.
 
     Damaged folders were moved aside and go as a whole.
     """

@@ -1,4 +1,4 @@
-"""`orca report`: a table of the results, methods as rows and tasks as columns.
+"""`orca report`: tables of the results, by data set or as one.
 
 It reads records, and writes nothing in runs.
 """
@@ -11,7 +11,14 @@ from pathlib import Path
 from orca_cli import storage, terminal
 from orca_cli.commands.options import RUNS, WHERE, argument
 from orca_cli.config.configuration import default_folders
-from orca_cli.exceptions import OrcaError, SweepError, UnavailableError, UsageError
+from orca_cli.exceptions import (
+    DataError,
+    OrcaError,
+    SweepError,
+    UnavailableError,
+    UsageError,
+    suggest,
+)
 from orca_cli.report.collect import Collection, Run, collect
 from orca_cli.report.conditions import PROGRAM, program_name
 from orca_cli.report.formats import FORMATS, Page, page_of
@@ -38,7 +45,7 @@ examples:
   orca report                                  all data sets of ./runs (or $ORCA_RUNS), newest first
   orca report --last                           only the data set of the newest run, with all notes
   orca report --name my                        only the data set `my`
-  orca report runs/digits                      one task; also a single run, or several folders
+  orca report runs/digits                      one data set; also a single run, or several folders
   orca report --where task=digits --where train.lr=1e-4,2e-4      runs by any settings
   orca report --study alignment                \
 a study's runs only: its sets as columns, its arms as rows
@@ -59,7 +66,7 @@ others' results below: lines of task,method,error,source
 
 Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that \
 are not completed are
-counted in their cell and listed with the reason."""
+counted; orca runs list says why."""
 ARGUMENTS = (
     RUNS,
     argument(
@@ -132,7 +139,8 @@ def execute(arguments: argparse.Namespace) -> Result:
         console = terminal.stdout()
         renderables = page.renderables(console.width)
         if _is_overview(arguments) and len(by_data_set(collection)) > 1:
-            renderables = overview(collection, console)
+            words = ["orca", "report", *map(str, arguments.runs)]
+            renderables = overview(collection, console, shlex.join(words))
         elif not collection.runs and not collection.broken:
             renderables = ["no run meets the conditions"]
         return Result(page.record(), renderables, failures)
@@ -217,11 +225,14 @@ def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
     # First: the runs then have the names of the study, which --where may ask for.
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
-    conditions = list(arguments.where)
-    if arguments.name is not None:
-        conditions.append(f"data={arguments.name}")
-    for text in conditions:
+    for text in arguments.where:
         collection = where(collection, text, values)
+    if arguments.name is not None:
+        sets = by_data_set(collection)
+        if arguments.name not in sets:
+            hint = suggest(arguments.name, sets)
+            raise DataError(f"no run is on '{arguments.name}'", where="--name", hint=hint)
+        collection = sets[arguments.name]
     if arguments.last:
         return next(iter(by_data_set(collection).values()), collection)
     return collection

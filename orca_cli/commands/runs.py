@@ -20,7 +20,7 @@ from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.answer import picture
 from orca_cli.report.collect import Broken, Run, collect, mapping
 from orca_cli.report.conditions import shown as fact_text
-from orca_cli.report.layout import settings_text
+from orca_cli.report.layout import clean, settings_text
 from orca_cli.report.selection import Values, where
 from orca_cli.runs.claim import begun, named
 from orca_cli.runs.directory import RESULT, STATUS, read_or_empty
@@ -31,7 +31,7 @@ from orca_cli.terminal import Result, counted, duration, percent_or_number, size
 _LIST = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
-  orca runs list runs/digits                    one task; several folders may be given
+  orca runs list runs/digits                    one data set; several folders may be given
   orca runs list --where state=failed,dead      \
 by state: completed, failed, interrupted, running, dead
   orca runs list --where metric=otdd --where train.lr=1e-4     \
@@ -58,6 +58,7 @@ differ; - where one run has none. Results: all."""
 # Settings that no run depends on: those by which the files of conf/ describe data, and the rules of
 # a search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
+_LONGEST_NAME = 32  # of a data set
 # States of runs that are shown with their settings; others with the reason, in red.
 _HEALTHY = ("completed", "running")
 # Fields of a run in its record.
@@ -192,7 +193,7 @@ def _row(record: Record) -> tuple[str | Text, ...]:
         name = name_fields[-1]
     return (
         name,
-        record.get("data", ""),
+        clean(record.get("data", ""), longest=_LONGEST_NAME),
         body_to_seed,
         Text(state, style=style),
         error_text,
@@ -233,7 +234,7 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
     """Yield names and texts of what a run is and achieved."""
     yield "folder", str(run.path)
     yield "state", f"{_state_text(run)}, begun {record['age']} ago"
-    yield "task", f"{run.task}, data {run.data}, protocol {run.protocol}"
+    yield "task", f"{run.task}, data {clean(run.data)}, protocol {run.protocol}"
     yield (
         "model",
         f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 
+# Settings of a task that name the user's own data, in the order in which they name a data set.
+OWN_PATHS = ("train", "path", "test")
+# Suffixes of files of data.
+_SUFFIXES = {".npz", ".npy", ".csv", ".tsv", ".parquet", ".gz"}
+_LONGEST_NAME = 100  # characters
 # Names of files and folders that say nothing about the data in them.
 _GENERAL_NAMES = {"train", "training", "data", "dataset", "samples", "test", "x", "all", "images"}
 
@@ -44,10 +50,15 @@ class Composed:
         settings = self.content["task"]
         if settings.get("name"):
             return str(settings["name"])
-        about = settings.get("data") or {}
-        if about.get("origin") != "own":
+        about = settings.get("data")
+        if not isinstance(about, dict) or about.get("origin") != "own":
             return self.choices["task"]
-        paths = [settings.get(key) for key in ("train", "path", "test")]
+        paths = []
+        for key in OWN_PATHS:
+            path = settings.get(key)
+            if isinstance(path, str) and path:
+                # A bare train.npz is named by the working folder.
+                paths.append(str(Path(path).absolute()))
         return data_name_of(paths, self.choices["task"])
 
     @property
@@ -89,16 +100,20 @@ class Sweep:
         return list(by_identity.values())
 
 
-def data_name_of(paths: Iterable[Any], task: str) -> str:
+def data_name_of(paths: Iterable[str], task: str) -> str:
     """Return the name of the user's own data set.
 
-    It is the stem of the first of `paths` that is given, or the name of its folder if the stem is a
-    general one, such as train; the task's where both are, or no path is given.
+    It is the stem of the first of `paths`, or the name of its folder if the stem is a general one,
+    such as train; the task's where both are, or there is no path. Letters, digits, - and _ remain.
     """
-    for path in paths:
-        if isinstance(path, str) and path:
-            file = Path(path).expanduser().absolute()
-            for name in (file.stem, file.parent.name):
-                if name.lower() not in _GENERAL_NAMES:
-                    return name
+    path = Path(next(iter(paths), ""))
+    stem = path.name
+    for suffix in reversed(path.suffixes):
+        # A folder such as birds-v1.2 has no suffix.
+        if suffix.lower() in _SUFFIXES:
+            stem = stem.removesuffix(suffix)
+    for name in (stem, path.parent.name):
+        safe_name = re.sub(r"[^\w-]+", "-", name).strip("-")
+        if safe_name and safe_name.lower() not in _GENERAL_NAMES:
+            return safe_name[:_LONGEST_NAME]
     return task

@@ -19,7 +19,6 @@ from orca_cli.config.ranges import (
     Fraction,
     NotNegative,
     OneOf,
-    PlainName,
     Positive,
     Seed,
     Share,
@@ -57,12 +56,18 @@ class Paths:
     ] = None
 
 
+# No hidden folder, no place elsewhere, and no name that the program gives to leftovers.
+DataName = Annotated[
+    str, OneOf(("letters, digits, - and _, a letter or digit first",), r"[^\W_][\w-]{0,99}")
+]
+
+
 @dataclass
 class Task:
     """Settings that every task has besides those of its reader."""
 
     name: Annotated[
-        PlainName | None,
+        DataName | None,
         "Name of the data set, for folders and tables; it changes no result. null: that of your "
         "file or folder (its folder's, if it is called train, data or the like), else the task's.",
     ] = None

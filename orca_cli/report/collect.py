@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orca_cli.config.composed import data_name_of
+from orca_cli.config.composed import OWN_PATHS, data_name_of
 from orca_cli.exceptions import DataError
 from orca_cli.report.conditions import TEST_DATA, facts_of
 from orca_cli.runs.claim import LIVING, begun, is_worked_on
@@ -24,6 +24,8 @@ _ENDED = ("failed", "interrupted")
 STATES = ("completed", *_ENDED, "running", "dead")  # dead: its process ended unexpectedly
 GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
 Record = dict[str, Any]  # a JSON object
+# Tasks whose data are the user's own.
+_OWN_TASKS = ("arrays", "table", "images")
 # A pseudo-setting: test data differ though no setting does, since a file was changed.
 TEST_SET = "test_set"
 
@@ -170,7 +172,7 @@ class Collection:
 
 
 def collect(folders: Sequence[Path]) -> Collection:
-    """Read the runs below some folders: folders of all runs, of one task, or single runs.
+    """Read the runs below some folders: folders of all runs, of one data set, or single runs.
 
     Of several attempts at one experiment (same identity) the newest completed one counts, and also
     the newest one if it is not completed. Hidden folders are passed over; a run that is reached
@@ -233,7 +235,7 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
         yield folder
     elif depth:
         for name in names:
-            # The folder of all runs has a folder for each task, which has the runs: two levels.
+            # The folder of all runs has a folder for each data set, which has the runs: two levels.
             # Hidden folders hold other records.
             if not name.startswith("."):
                 yield from _run_folders(folder / name, broken, depth - 1)
@@ -283,8 +285,7 @@ def _run(
             decided_values[str(key)] = as_typed(decision["value"])
     names = ("task", *GROUPS, "protocol", "identity")
     task = _text(record, "task")
-    # Older records have no name of the data set.
-    data = _text(record, "data") or data_name_of([variant.get("task.train")], task)
+    data = _text(record, "data") or _older_data_name(task, variant)
     return Run(
         path=path,
         data=data,
@@ -296,6 +297,14 @@ def _run(
         decided=decided_values,
         **progress,
     )
+
+
+def _older_data_name(task: str, variant: Mapping[str, str]) -> str:
+    """Return the name of the data set of a run that has not recorded it."""
+    if task not in _OWN_TASKS:
+        return task
+    typed = [variant.get(f"task.{key}", "").strip("'\"") for key in OWN_PATHS]
+    return data_name_of(filter(None, typed), task)
 
 
 def _progress(path: Path, status: Record) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The report on a terminal: data sets one below the other, the newest first, on one screen."""
 
+import shlex
 from collections import defaultdict
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ _CAPTION = (
     "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds)."
 )
 _MOST_METHODS = 4  # of a data set
+_LONGEST_NAME = 32  # of a data set, in the list of those that are not shown
 # Lines below the tables: the caption, further data sets, failures.
 _LINES_BELOW = 5
 
@@ -35,17 +37,18 @@ def by_data_set(collection: Collection) -> dict[str, Collection]:
     }
 
 
-def overview(collection: Collection, console: Console) -> list[RenderableType]:
+def overview(collection: Collection, console: Console, command: str) -> list[RenderableType]:
     """Return the data sets whose tables fit on the console, and a line for all others.
 
-    A data set is shown with its best methods; failures are counted.
+    A data set is shown with its best methods; failures are counted. `command` is the report's, as
+    typed.
     """
     sets = by_data_set(collection)
     shown: list[RenderableType] = []
     lines_left = console.height - _LINES_BELOW
     waiting = list(sets)
     for name, runs in sets.items():
-        block = _block(name, build_table(runs), console.width)
+        block = _block(build_table(runs), console.width, f"{command} --name {shlex.quote(name)}")
         n_lines = sum(len(console.render_lines(part, pad=False)) for part in block)
         # The newest is shown whole, however long it is.
         if shown and n_lines > lines_left:
@@ -55,9 +58,10 @@ def overview(collection: Collection, console: Console) -> list[RenderableType]:
         waiting.remove(name)
     shown.append(Text(_CAPTION))
     if waiting:
-        older = ", ".join(f"{clean(name)} ({len(sets[name].runs)})" for name in waiting)
-        text = f"{counted(len(waiting), 'older data set')} (runs): {older}; orca report --name NAME"
-        shown.append(Text(text, no_wrap=True, overflow="ellipsis"))
+        older = ", ".join(clean(name, longest=_LONGEST_NAME) for name in waiting)
+        line = Text(f"{command} --name: {counted(len(waiting), 'older data set')}, {older}")
+        line.truncate(console.width, overflow="ellipsis")
+        shown.append(line)
     states = [run.state for run in collection.runs if run.state != "completed"]
     states += [broken.state for broken in collection.broken]
     problems = counted_states(states)
@@ -66,8 +70,8 @@ def overview(collection: Collection, console: Console) -> list[RenderableType]:
     return shown
 
 
-def _block(name: str, table: Table, width: int) -> list[RenderableType]:
-    """Return the best methods of a data set, and what else there is."""
+def _block(table: Table, width: int, command: str) -> list[RenderableType]:
+    """Return the best methods of a data set, and which command shows the others and the notes."""
     rows = sorted(table.rows, key=_lowest_mean)
     best = replace(table, rows=rows[:_MOST_METHODS])
     (layout,) = framed(best, [layout_of(best)])
@@ -80,7 +84,7 @@ def _block(name: str, table: Table, width: int) -> list[RenderableType]:
     if notes:
         more.append(counted(len(notes), "note"))
     if more:
-        block.append(Text(f"{' and '.join(more)}: orca report --name {clean(name)}", "dim"))
+        block.append(Text(f"{' and '.join(more)}: {clean(command)}", "dim"))
     return [*block, Text("")]
 
 

@@ -34,7 +34,9 @@ def with_published(table: Table, path: Path) -> Table:
         DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no
             task is in the table.
     """
-    in_percent = {column.name: column.percent for column in table.columns}
+    in_percent = {}
+    for column in table.columns:
+        in_percent |= dict.fromkeys((column.task, column.name), column.percent)
     published_tasks = set()
     number_of_source: dict[str, int] = {}
     rows: dict[str, list[Reference | None]] = {}
@@ -48,7 +50,8 @@ def with_published(table: Table, path: Path) -> Table:
         label = f"{result.method} [{number}]"
         references = rows.setdefault(label, [None for _ in table.columns])
         for position, column in enumerate(table.columns):
-            if column.name == result.task and references[position] is None:
+            is_of_column = result.task in (column.task, column.name)
+            if is_of_column and references[position] is None:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:

@@ -97,27 +97,29 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
         DataError: no run has such a value, and it is no state that a run may have.
     """
     key, value = pair(text, "--where")
+    # A data set may be called 1 or 1.0, which as numbers were the same.
+    form = str if key == "data" else canonical
     spellings = {}  # canonical form -> as a run has it
     for run in (*collection.runs, *collection.superseded):
         recorded = values.lookup(run, key)
         if recorded is not None:
-            spellings[canonical(recorded)] = recorded
+            spellings[form(recorded)] = recorded
     # A state that no run has is no mistake: it selects nothing.
     if key == "state":
         for state in STATES:
             spellings[state] = state
     # A list such as [1,2] is one value.
-    typed_values = [value] if canonical(value) in spellings else value.split(",")
+    typed_values = [value] if form(value) in spellings else value.split(",")
     for typed_value in sorted(typed_values):
-        if canonical(typed_value) not in spellings:
+        if form(typed_value) not in spellings:
             hint = suggest(typed_value, spellings.values()) if spellings else KEY_HINT
             raise DataError(f"no run has {key}={typed_value}", where="--where", hint=hint)
     # In the form in which recorded values are compared.
-    chosen = set(map(canonical, typed_values))
+    chosen = set(map(form, typed_values))
 
     def matching(run: Run) -> Iterator[Run]:
         recorded = values.lookup(run, key)
-        if recorded is not None and canonical(recorded) in chosen:
+        if recorded is not None and form(recorded) in chosen:
             yield run
 
     return collection.changed(matching)

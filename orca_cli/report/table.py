@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from orca_cli.config.composed import OWN_PATHS
 from orca_cli.report.collect import TEST_SET, Baseline, Broken, Collection, Run
 from orca_cli.report.conditions import TEST_DATA, mixed
 from orca_cli.report.differences import LARGEST_P, LEAST, holm, sign_flip
@@ -353,9 +354,22 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run.
 
-    One without a score goes to a column of its data set with scores, of several the first by name.
+    Files of one name are different data sets if their paths and test data differ; the column then
+    has the path too, as typed. A run without a score goes to a column of its data set with scores,
+    of several the first by name.
     """
-    columns = [_column(run) for run in runs]
+    # Name of a data set and fingerprint of its test data -> first path.
+    first_path: dict[tuple[str, str], str] = {}
+    paths_by_name: dict[str, set[str]] = defaultdict(set)
+    paths = []
+    for run in runs:
+        path = first_path.setdefault((run.data, run.test_set or _own_path(run)), _own_path(run))
+        paths_by_name[run.data].add(path)
+        paths.append(path)
+    columns = []
+    for run, path in zip(runs, paths, strict=True):
+        is_alone = len(paths_by_name[run.data]) == 1
+        columns.append(_column(run, run.data if is_alone else f"{run.data} {path}".rstrip()))
     # Column as it would be without a score -> the one with scores.
     with_scores = {}
     # In falling order, so that the first by name is written last.
@@ -366,8 +380,18 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     return [with_scores.get(column, column) for column in columns]
 
 
-def _column(run: Run) -> Column:
-    column = Column(task=run.task, protocol=run.protocol, data=run.data)
+def _own_path(run: Run) -> str:
+    """Return the path of a user's own data as typed; empty for none."""
+    # Runs of a study have the names of its sets instead.
+    for key in ("test", *OWN_PATHS):
+        path = run.variant.get(f"task.{key}")
+        if path:
+            return path
+    return ""
+
+
+def _column(run: Run, data: str) -> Column:
+    column = Column(task=run.task, protocol=run.protocol, data=data)
     score = run.score
     if score is None:
         return column

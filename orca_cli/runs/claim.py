@@ -167,16 +167,18 @@ def folder_of(root: Path, name: RunName) -> Path:
 
     A run stays where it is if its data set gets another name.
     """
+    own_folder = name.data_set_folder(root)
+    folders = []
     with storage.guarded(root):
         named_alike = sorted(root.glob(f"*/*_{name.identity[:SHORT]}"))
     for path in named_alike:
-        if path.parent.name.startswith("."):
-            continue
         status = read_or_empty(path / STATUS)
         # As in `find`: a run whose status is lost is known by its name.
-        if status.get("identity", name.identity) == name.identity:
-            return path.parent
-    return name.data_set_folder(root)
+        is_same = status.get("identity", name.identity) == name.identity
+        if is_same and not path.parent.name.startswith("."):
+            folders.append((not (path / RESULT).exists(), path.parent != own_folder, path.parent))
+    # A completed run first, then one in the folder of its data set.
+    return min(folders)[-1] if folders else own_folder
 
 
 def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:

@@ -78,7 +78,7 @@ class RunName:
 
     def data_set_folder(self, root: Path) -> Path:
         """Return the folder of the data set's runs, in the folder of all runs."""
-        return root / _UNSAFE.sub("-", self.data or self.task)
+        return root / re.sub(r"[^\w+-]", "-", self.data or self.task)
 
     def folder(self) -> str:
         """Return a folder name that starts with the present time."""

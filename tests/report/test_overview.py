@@ -29,7 +29,7 @@ def afternoon(tmp_path, monkeypatch):
 def printed(folder, width, height):
     console = Console(width=width, height=height, color_system=None, force_terminal=True)
     with console.capture() as captured:
-        console.print(*overview(collect([folder]), console), sep="\n")
+        console.print(*overview(collect([folder]), console, "orca report"), sep="\n")
     return captured.get()
 
 
@@ -43,7 +43,7 @@ def test_an_afternoon_of_trials_fits_on_a_screen(afternoon, width, height):
 def test_the_newest_data_set_comes_first_and_failures_are_one_count(afternoon):
     text = printed(afternoon, 80, 60)
     assert text.index("sound") < text.index("leaf") < text.index("fish")
-    assert "watch (" in text
+    assert "older data set" in text
     assert "Not in the means: 24 failed" in text
     assert "NonFiniteError" not in text
 
@@ -62,7 +62,8 @@ def test_runs_are_selected_by_data_set(afternoon):
     assert list(by_data_set(collect([afternoon]))) == NAMES[::-1]
     assert {column["data"] for column in read_json("report", "--last")["columns"]} == {"sound"}
     assert {column["data"] for column in read_json("report", "--name", "my")["columns"]} == {"my"}
-    assert "did you mean 'fish'?" in refused(11, "report", "--name", "fsh")
+    refusal = refused(11, "report", "--name", "fsh")
+    assert "--name: no run is on 'fsh'; did you mean 'fish'?" in refusal
 
 
 @pytest.mark.parametrize("words", [["--format", "table"], ["--compare"]])
@@ -74,3 +75,28 @@ def test_one_table_of_all_data_sets_can_be_asked_for(afternoon, words):
 @pytest.mark.parametrize("words", [[], ["--last"]])
 def test_a_selection_without_runs_is_said_to_be_empty(afternoon, words):
     assert read_text("report", "--where", "state=dead", *words) == "no run meets the conditions\n"
+
+
+def test_many_data_sets_with_long_names_keep_to_the_screen(tmp_path):
+    for number in range(60):
+        name = f"set {number} " + 30 * "long"
+        add_run(tmp_path, task="arrays", data=name, variant={"task.train": f"{number}.npz"})
+    lines = printed(tmp_path, 80, 24).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_files_of_one_name_with_other_test_data_are_no_pair(tmp_path, monkeypatch):
+    for path, metric, digit in (("a/my.npz", "none", "1"), ("b/my.npz", "otdd", "2")):
+        add_run(
+            tmp_path,
+            task="arrays",
+            data="my",
+            metric=metric,
+            variant={"task.train": path},
+            splits={"test": {"n": 9, "sha256": digit * 64}},
+        )
+    monkeypatch.setenv("ORCA_RUNS", str(tmp_path))
+    names = [f"my {path}" for path in ("a/my.npz", "b/my.npz")]
+    assert [column["data"] for column in read_json("report")["columns"]] == names
+    assert read_json("report", "--compare")["standings"] == []

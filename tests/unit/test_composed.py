@@ -28,6 +28,13 @@ def composed(*overrides):
         ([*ARRAYS, "task.train=x/my.npz", "task.name=other"], "other"),
         ([*TABLE, "task.train=sales.csv"], "sales"),
         (["task=images", "task.kind=classes", "task.path=x/birds"], "birds"),
+        (["task=images", "task.kind=classes", "task.path=x/birds-v1.2"], "birds-v1-2"),
+        ([*ARRAYS, "task.train=x/photos.bad-light.npz"], "photos-bad-light"),
+        ([*ARRAYS, "task.train=.cache/train.npz"], "cache"),
+        ([*ARRAYS, "task.train=/train.npz"], "arrays"),
+        ([*ARRAYS, "task.train='~nobody/my.npz'"], "my"),
+        ([*TABLE, "task.train=x/sales.csv.gz"], "sales"),
+        ([*TABLE, "task.train='x/my sales.csv'"], "my-sales"),
         (["task=deepsea", "task.path=x/my"], "deepsea"),
         (["task=digits"], "digits"),
         (["task=digits", "task.name=mine"], "mine"),
@@ -44,7 +51,7 @@ def test_a_name_changes_neither_identity_nor_method():
     assert named.variant == plain.variant
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", ""])
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", "", ".hidden", "model.bad-labels", "-x"])
 def test_a_name_cannot_leave_the_folder_of_runs(name):
     with pytest.raises(ConfigError, match=r"task\.name"):
         composed("task=digits", f"task.name='{name}'")

@@ -254,6 +254,8 @@ def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
 
 
 def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for line in lines:
         # Every step-th point is drawn, at most 50.
         step = -(-len(line.points) // _MOST_POINTS)  # rounded up
@@ -263,7 +265,7 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
         axes.plot(epochs, mean, color, linestyle=dashes, label=line.label)
         axes.fill_between(epochs, lowest, highest, color=color, alpha=0.2, linewidth=0)
     # Epochs are whole numbers.
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set(xlabel=kind.x_label, ylabel=f"{kind.y_label}{unit}")
     # Below the axes, where it hides no line.
     axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), frameon=False)

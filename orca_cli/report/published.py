@@ -34,7 +34,7 @@ def with_published(table: Table, path: Path) -> Table:
         DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no
             task is in the table.
     """
-    in_percent = {}
+    in_percent: dict[str, bool] = {}
     for column in table.columns:
         in_percent |= dict.fromkeys((column.task, column.name), column.percent)
     published_tasks = set()

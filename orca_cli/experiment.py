@@ -221,7 +221,7 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     # A budget in minutes is turned into steps by measuring some, which needs engine and model.
     if is_minutes(config):
         spent_s = time.monotonic() - start
-        built = planned(config, built, engine, earlier, spent_s, reporter)
+        built = planned(config, built, engine, earlier=earlier, spent_s=spent_s, reporter=reporter)
     fingerprint_facts = {**numerics(device), **_facts(built), "precision": engine.precision}
     # The number of processes decides how sums are split, and with it the last bits.
     if team is not None:

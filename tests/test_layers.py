@@ -44,7 +44,7 @@ BUDGETS = {
     "scoring": 6700,
     "stages": 15500,
     "storage": 2710,
-    "top level": 5510,
+    "top level": 5520,
     "training": 6000,
 }
 LARGEST_PRODUCT = 187_500

@@ -136,7 +136,8 @@ def read(group: str, name: str, path: Path) -> DataSet:
     if not isinstance(node, dict):
         node = {}
     where = f"{path}: data"
-    return described(group, name, node, where, configuration.description(path))
+    description = configuration.description(path)
+    return described(group, name, node, where=where, description=description)
 
 
 def described(

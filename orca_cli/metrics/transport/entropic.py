@@ -98,7 +98,7 @@ class Transport:
             return self.by_sinkhorn(cost, a, b, reg)
         if start is not None:
             start = start.expand_as(b)
-        solution = self.by_newton(cost, a, b, reg, start)
+        solution = self.by_newton(cost, a, b, reg=reg, start=start)
         unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
         if not len(unsolved):
             return solution

@@ -229,7 +229,7 @@ class _Sentences:
         name = min(errors, key=errors.__getitem__, default=rival)
         if name == rival or baselines[rival].error == errors[name]:
             return ""
-        return f"; the lowest test error beside it has {NAMES[name]} ({self._shown(errors[name])})"
+        return f"; {NAMES[name]} has the lowest test error ({self._shown(errors[name])})"
 
     def body(self, rival: str, ridge: Baseline, comparison: Mapping[str, Any]) -> str:
         """Return what the body is worth.

@@ -63,7 +63,7 @@ def rm(arguments: argparse.Namespace) -> Result:
     named_paths = [claim.named(name) for name in arguments.runs]
     if bool(arguments.where) == bool(named_paths):
         raise UsageError(
-            "which runs are removed has to be said one way",
+            "needs either runs or conditions",
             where="RUN",
             hint="give runs, or --where KEY=VALUE",
         )

@@ -8,6 +8,8 @@ import dataclasses
 import shlex
 from pathlib import Path
 
+from rich.console import RenderableType
+
 from orca_cli import storage, terminal
 from orca_cli.commands.options import RUNS, WHERE, argument
 from orca_cli.config.configuration import default_folders
@@ -137,12 +139,13 @@ def execute(arguments: argparse.Namespace) -> Result:
     # A table on a terminal fits its width; the text of any other format does not depend on it.
     if form == "table" and arguments.out is None:
         console = terminal.stdout()
-        renderables = page.renderables(console.width)
-        if _is_overview(arguments) and len(by_data_set(collection)) > 1:
+        if not collection.runs and not collection.broken:
+            renderables: list[RenderableType] = ["no run meets the conditions"]
+        elif _is_overview(arguments) and len(by_data_set(collection)) > 1:
             words = ["orca", "report", *map(str, arguments.runs)]
             renderables = overview(collection, console, shlex.join(words))
-        elif not collection.runs and not collection.broken:
-            renderables = ["no run meets the conditions"]
+        else:
+            renderables = page.renderables(console.width)
         return Result(page.record(), renderables, failures)
     if form == "html":
         # A page shows the command that made it.
@@ -231,7 +234,8 @@ def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
         sets = by_data_set(collection)
         if arguments.name not in sets:
             hint = suggest(arguments.name, sets)
-            raise DataError(f"no run is on '{arguments.name}'", where="--name", hint=hint)
+            message = f"no run uses the data set '{arguments.name}'"
+            raise DataError(message, where="--name", hint=hint)
         collection = sets[arguments.name]
     if arguments.last:
         return next(iter(by_data_set(collection).values()), collection)

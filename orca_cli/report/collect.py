@@ -56,7 +56,7 @@ class Score:
         validated_by: number of validation samples; 0 if not recorded.
         weights: SHA-256 of the final weights: equal for runs that computed the same; empty if not
             recorded.
-        verdict: a sentence on it and the simple models beside it; empty if not recorded.
+        verdict: a sentence that compares it with simple models; empty if not recorded.
     """
 
     error_name: str

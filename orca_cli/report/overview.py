@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orca_cli.report.collect import Collection
 from orca_cli.report.formats import rich_tables
-from orca_cli.report.layout import clean, counted_states, framed, layout_of
+from orca_cli.report.layout import clean, counted_states, framed, layout_of, notes_of
 from orca_cli.report.table import Row, Table, build_table
 from orca_cli.terminal import counted
 
@@ -80,7 +80,7 @@ def _block(table: Table, width: int, command: str) -> list[RenderableType]:
     more = []
     if len(rows) > _MOST_METHODS:
         more.append(counted(len(rows) - _MOST_METHODS, "further method"))
-    notes = layout_of(table).notes
+    notes = notes_of(table)
     if notes:
         more.append(counted(len(notes), "note"))
     if more:

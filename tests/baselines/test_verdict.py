@@ -267,3 +267,20 @@ def test_the_margin_of_numbers_is_a_share_of_the_constants_error():
     assert verdict(RMSE(), ours, targets, None, baselines)["margin"] == pytest.approx(0.05 * error)
     del baselines["constant"]
     assert verdict(RMSE(), ours, targets, None, baselines)["margin"] is None
+
+
+LOWEST = [
+    ({"linear": judged(40, 0.1), "forest": judged(60, 0.2)}, None),
+    ({"linear": judged(60, 0.1), "forest": judged(40, 0.2)}, "a random forest"),
+    # Of equal errors that of the rival counts.
+    ({"linear": judged(40, 0.2), "forest": judged(40, 0.1)}, None),
+    # The constant is no model that anybody would use.
+    ({"constant": judged(0, 0.9), "linear": judged(60, 0.1)}, None),
+]
+
+
+@pytest.mark.parametrize(("baselines", "name"), LOWEST, ids=str)
+def test_the_model_that_is_best_on_the_test_split_is_named_if_it_is_another(baselines, name):
+    text = against(baselines, ours=50)["text"]
+    assert ("has the lowest test error" in text) == (name is not None)
+    assert name is None or f"; {name} has the lowest test error (10.0 %)" in text

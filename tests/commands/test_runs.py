@@ -342,3 +342,12 @@ def test_the_list_names_the_data_set(root):
     lines = read_text("runs", "list").splitlines()
     assert lines[0].split()[:2] == ["run", "data"]
     assert " my " in lines[1]
+
+
+def test_rm_by_conditions_passes_over_runs_behind_a_link(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    outside = add_run(elsewhere, data="my", state="failed")
+    inside = add_run(root, data="other", state="failed", seed=1)
+    (root / "my").symlink_to(outside.parent)
+    read_json("runs", "rm", "--where", "state=failed", "--yes")
+    assert (outside.exists(), inside.exists()) == (True, False)

@@ -63,7 +63,7 @@ def test_runs_are_selected_by_data_set(afternoon):
     assert {column["data"] for column in read_json("report", "--last")["columns"]} == {"sound"}
     assert {column["data"] for column in read_json("report", "--name", "my")["columns"]} == {"my"}
     refusal = refused(11, "report", "--name", "fsh")
-    assert "--name: no run is on 'fsh'; did you mean 'fish'?" in refusal
+    assert "--name: no run uses the data set 'fsh'; did you mean 'fish'?" in refusal
 
 
 @pytest.mark.parametrize("words", [["--format", "table"], ["--compare"]])

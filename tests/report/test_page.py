@@ -124,6 +124,14 @@ def address(root):
     return (root / "page.html").as_uri()
 
 
+def test_the_page_says_how_each_run_compares_with_simple_models(tmp_path):
+    add_run(tmp_path, comparison={"text": "3.0 points better than <a forest>"})
+    add_run(tmp_path, seed=1)
+    page = page_of(Page(table_of(tmp_path)), "orca report", "")
+    assert "seed 0</b> 3.0 points better than &lt;a forest&gt;</li>" in page
+    assert "seed 1</b>" not in page
+
+
 @pytest.mark.parametrize(("width", "dark"), [(380, True), (1280, False)])
 def test_it_fits_the_window_and_figures_lie_inside_their_frames(chromium, address, width, dark):
     chromium.open(address, width=width, dark=dark)

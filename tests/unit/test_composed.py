@@ -82,3 +82,15 @@ def test_a_run_stays_in_its_folder_when_its_data_get_a_name(tmp_path):
     # The digits at the end of a folder's name may be shared.
     (folder / "status.json").write_text(json.dumps({"schema": 2, "identity": "1" * 63 + "0"}))
     assert folder_of(tmp_path, run_name("my")) == tmp_path / "my"
+
+
+def test_of_several_folders_the_one_with_the_completed_run_counts(tmp_path):
+    name = "2026-01-01_00-00-00.000000_b_m_f_s0_11111111"
+    record = json.dumps({"schema": 2, "identity": "1" * 64})
+    for folder in ("backup", "my", ".hidden"):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / "status.json").write_text(record)
+    assert folder_of(tmp_path, run_name("my")) == tmp_path / "my"
+    for folder in (".hidden", "backup"):
+        (tmp_path / folder / name / "result.json").write_text(record)
+    assert folder_of(tmp_path, run_name("my")) == tmp_path / "backup"

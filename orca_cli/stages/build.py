@@ -220,7 +220,8 @@ def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
-        return bool(model.embedder.is_body_layer)
+        embedder = model.embedder
+        return bool(embedder.is_body_layer or embedder.sample_width)
     return settings.predictor.init == "ridge"
 
 
@@ -253,6 +254,7 @@ def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decide
         task=task,
         tokens=model.embedder.layout.tokens,
         parameters=_count_parameters(model),
+        starts_as_ridge=starts_as_ridge(config, model),
         starts_with_features=starts_with_features(config, model),
     )
     return decide(facts, recorded)

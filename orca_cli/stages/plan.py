@@ -24,6 +24,10 @@ _FOLDS = 5
 # From this number on they choose by the error; fewer by the loss, which moves with every sample.
 ERROR_FROM = 300
 _OPEN = (None, "auto")
+RECIPE = (
+    "embedder",
+    "finetune",
+)  # groups whose choice `recipe.with_recipe` decides where it is open
 
 
 class Decision(NamedTuple):
@@ -244,7 +248,8 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
             precedence over the rules.
     """
     config = facts.config
-    decided: dict[str, Decision] = {}
+    # The recipe is decided before the model is made, and so before this plan.
+    decided = {name: recorded[name] for name in RECIPE if name in recorded}
     # Its open settings are None or "auto" until their rule has had its turn.
     train = TrainPlan(**vars(config.train))
     for name, rule in _RULES.items():
@@ -351,13 +356,15 @@ def _members(facts: Facts, train: TrainPlan) -> Decision:
     num_samples = train.count_learned(facts.task)
     # The gain of a second member was not measured on larger sets and bodies (decision 0021).
     is_cheap = facts.is_small and num_samples <= _MIDDLE_SET and facts.tokens <= _SHORT
+    # Members differ in their random filters, which a body's own layer and plain patches lack.
+    is_bank = facts.starts_as_ridge and not facts.starts_with_features
     # A length that was typed is that of one model.
     has_open_length = facts.typed.epochs is None
     if train.folds:
         num_members = 1  # each fold is a model already
     elif budget == "thorough":
         num_members = MOST_MEMBERS
-    elif budget == "normal" and is_cheap and has_open_length and not facts.starts_with_features:
+    elif budget == "normal" and is_cheap and has_open_length and is_bank:
         num_members = 2
     else:
         num_members = 1

@@ -261,7 +261,7 @@ class Predictor:
         if remarks is not None:
             self.remarks.update(remarks(raw_inputs))
         # Zeros [B] in place of targets, which no output depends on.
-        return engine.pin(Batch(x, torch.zeros(len(x)), valid))
+        return engine.pin(Batch.from_arrays(x, np.zeros(len(x), np.float32), valid))
 
     @functools.cached_property
     def measured_error(self) -> Error:

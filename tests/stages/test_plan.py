@@ -296,13 +296,3 @@ def test_folds_judge_where_validation_is_small(settings, validation, folds):
     )
     config = Config(train=Train(folds=None, **settings))
     assert decide(facts_of(config, data), {}).train.folds == folds
-
-
-def test_copies_of_few_inputs_are_too_few_for_folds():
-    one_input = ArraySamples(np.ones((40, 1, 4), np.float32), np.arange(40) % 2)
-    data = SimpleNamespace(
-        input_shape=(1, 4), train=one_input, validation=samples(9), validation_drawn=True
-    )
-    plan = decide(facts_of(Config(train=Train(folds=None)), data), {})
-    # Inputs that repeat by nature are not joined, so that folds divide them.
-    assert plan.train.folds == 5

@@ -8,6 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# The run's own model, and the same before its first step.
+TRANSFER = "transfer"
+START = "start"
 CONSTANT = "constant"
 FEATURES = "features"
 PROBE = "probe"

@@ -40,6 +40,10 @@ CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 # Of stage 3: outputs and targets of the test split, and the groups of its samples.
 PREDICTIONS = "predictions.npz"
+# Folder of the simple models that a run keeps, each in a folder by its name.
+CANDIDATES = "candidates"
+# In such a folder: the network's state before any training, where that makes the features.
+START_FILE = "start.safetensors"
 # Folder of a tracker's files: copies of the curves, written by other programs, and in no manifest.
 TRACKER = "tracker"
 # Files that change after a run is completed, and so are not in its manifest.

@@ -222,6 +222,20 @@ def _updates(body: Any) -> list[nn.Module]:
     return [module for name, module in body.named_modules() if _last_part(name).startswith("lora_")]
 
 
+def added_state(model: TransferModel) -> dict[str, Tensor]:
+    """Return the tensors that a mode has added to a model's body, by their names in its state."""
+    added_modules = _updates(model.body)
+    for module in model.body.modules():
+        if isinstance(module, PromptTokens):
+            added_modules.append(module)
+    added_ids = {id(tensor) for module in added_modules for tensor in module.parameters()}
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if id(parameter) in added_ids
+    }
+
+
 def _last_part(name: str) -> str:
     """Return what follows the last dot of a parameter's or module's name."""
     return name.rpartition(".")[2]

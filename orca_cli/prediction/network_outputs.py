@@ -77,10 +77,7 @@ class Network:
                 yield from computed_outputs
 
     def _batch(self, inputs: Inputs) -> Batch:
-        x, valid = inputs
-        mask = None if valid is None else torch.from_numpy(valid)
-        # Zeros [B] in place of targets, which no output depends on.
-        return self._engine.pin(Batch(torch.from_numpy(x), torch.zeros(len(x)), mask))
+        return self._engine.pin(_batch_of(*inputs))
 
     def _outputs(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         for batch in batches:
@@ -107,7 +104,12 @@ def network_features(loaded: Loaded, inputs: str, device: str) -> Features:
     network.to(chosen_device).eval()
 
     def features(x: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-        mask = None if valid is None else torch.from_numpy(valid).to(chosen_device)
-        return take(network, torch.from_numpy(x).to(chosen_device), mask)
+        batch = _batch_of(x, valid).mapped(lambda tensor: tensor.to(chosen_device))
+        return take(network, batch.x, batch.valid)
 
     return features
+
+
+def _batch_of(x: np.ndarray, valid: np.ndarray | None) -> Batch:
+    # Zeros [B] in place of targets, which no output depends on.
+    return Batch.from_arrays(x, np.zeros(len(x), np.float32), valid)

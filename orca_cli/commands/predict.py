@@ -184,7 +184,8 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _lines(record: Record) -> Iterator[str]:
     """Yield the lines for people about the predictions."""
-    yield f"{counted(record['samples'], 'sample')} predicted by {record['model']} of {record['run']}"
+    samples = counted(record["samples"], "sample")
+    yield f"{samples} predicted by {record['model']} of {record['run']}"
     for remark, count in record["remarks"].items():
         yield f"{count} of them {remark}"
     error = record["error"]

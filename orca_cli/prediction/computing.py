@@ -24,7 +24,7 @@ Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 class Computer(Protocol):
     """Computes outputs of inputs, batch by batch."""
 
-    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray]:
+    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
         """Yield the outputs [B, K] or [B, K, *E] of batches, each of which a call reads."""
 
 
@@ -64,7 +64,7 @@ class _Simple:
         self._features = features
         self._num_outputs = num_outputs
 
-    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray]:
+    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
         for read in reads:
             signals.check()
             x, valid = read()

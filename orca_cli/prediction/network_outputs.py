@@ -58,7 +58,7 @@ class Network:
         affordable_batches = _MAX_WAITING_NUMBERS // numbers_per_batch
         self._waiting_batches = max(1, min(_MAX_WAITING_BATCHES, affordable_batches))
 
-    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray]:
+    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
         """Yield the outputs of batches, [B, K] or [B, K, *E]; the calls are made in a thread."""
         self._model.to(self._device)
         self._model.eval()

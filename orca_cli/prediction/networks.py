@@ -35,7 +35,7 @@ from orca_cli.models.finetuning.modes import added_state, load_trained_state
 from orca_cli.models.transfer import Ensemble, TransferModel, twin
 from orca_cli.prediction.record import NETWORK, WEIGHTS, ModelRecord, own_file
 from orca_cli.report.collect import mapping
-from orca_cli.runs.directory import START_FILE, STAGE_FOLDERS
+from orca_cli.runs.directory import STAGE_FOLDERS, START_FILE
 from orca_cli.runs.preprocessing import BODY_CONFIG
 from orca_cli.training.checkpoint import weights_sha256
 

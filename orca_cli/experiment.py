@@ -418,15 +418,17 @@ def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team
 
     Returns how the run ended.
     """
+    from orca_cli.baselines.leaderboard import leaderboard
     from orca_cli.stages.finetune import result_of
 
     # The test split is opened after all choices are made; test=false keeps it closed.
     validated = train(job, folder, on_build, team)
     tested = test(job, folder, validated) if job.config.test else None
     result = result_of(validated, tested)
-    # Both are filled in once the run is completed.
+    # These are filled in once the run is completed.
     result["baselines"] = {}
     result["comparison"] = None
+    result |= leaderboard(result)
     result["inexact"] = folder.inexact()
     result["program"] = program.record()
     folder.write_result(result)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orca_cli import terminal
-from orca_cli.baselines.names import NAMES, baseline_names
+from orca_cli import storage, terminal
+from orca_cli.baselines.leaderboard import leaderboard
+from orca_cli.baselines.names import CONSTANT, NAMES, baseline_names
 from orca_cli.config.schema import Config
 from orca_cli.exceptions import InterruptionError, OrcaError, interruption_in
-from orca_cli.runs.directory import SUMMARY, RunDirectory, read_or_empty
+from orca_cli.runs.directory import CANDIDATES, START_FILE, SUMMARY, RunDirectory, read_or_empty
+from orca_cli.runs.preprocessing import can_predict
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing does not need it
     from orca_cli.baselines.compute import Baseline
@@ -22,7 +25,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing
 def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> list[str]:
     """Return the names of the baselines that a completed run should have and has not.
 
-    A run that was not tested lacks none.
+    These are not in its record, or not in its folder though it keeps its models. A run that was not
+    tested lacks none.
     """
     splits = result.get("splits") or {}
     summary = read_or_empty(folder.stage("build") / SUMMARY)
@@ -37,7 +41,23 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
         samples=splits["train"]["n"],
     )
     recorded = result.get("baselines") or {}
-    return [name for name in names if name not in recorded]
+    is_keeping = can_predict(folder.path)
+    lacking_names = []
+    for name in names:
+        if name not in recorded or (is_keeping and _is_lost(folder, name, recorded[name])):
+            lacking_names.append(name)
+    return lacking_names
+
+
+def _is_lost(folder: RunDirectory, name: str, record: Mapping[str, Any]) -> bool:
+    """Return whether a baseline's model should be in the run's folder and is not."""
+    # Older programs kept none, and their records do not say so.
+    is_kept = record.get("kept", name != CONSTANT and record.get("error") is not None)
+    return bool(is_kept) and not _model_folder(folder, name).exists()
+
+
+def _model_folder(folder: RunDirectory, name: str) -> Path:
+    return folder.path / CANDIDATES / name
 
 
 def complete(
@@ -50,7 +70,8 @@ def complete(
 ) -> InterruptionError | None:
     """Compute baselines that a completed run lacks.
 
-    Write them, the comparison and the time that they took to result.json.
+    Write their models to its folder, and then them, the comparison, the leaderboard and the time
+    that they took to result.json.
 
     Whatever goes wrong is logged, and the run stays completed.
 
@@ -80,7 +101,8 @@ def complete(
         # The sentence needs the outputs of all; those computed before come from the cache.
         compared = [name for name in NAMES if name in names or name in recorded]
         cache = Path(config.paths.cache or "")
-        baselines.update(compute(compared, subject, cache, terminal.LogReporter()))
+        for name, baseline in compute(compared, subject, cache, terminal.LogReporter()):
+            baselines[name] = _kept(folder, name, baseline)
         comparison = verdict(subject.error, *saved_outputs(folder), baselines)
     except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
         stop = interruption_in(error)
@@ -102,5 +124,25 @@ def complete(
     result["baselines"] = {name: records[name] for name in NAMES if name in records}
     result["comparison"] = comparison
     result["seconds"] = result["seconds"] | {"baselines": round(spent_s, 2)}
-    folder.write_result(result)
+    folder.write_result(result | leaderboard(result, subject.judged))
     return stop
+
+
+def _kept(folder: RunDirectory, name: str, baseline: Baseline) -> Baseline:
+    """Write a baseline's model to the run's folder, if the run keeps its models.
+
+    Returns the baseline without its model, which may be large.
+    """
+    from orca_cli.baselines import plain
+    from orca_cli.training.cache import save_tensors
+
+    model = baseline.model
+    is_kept = model is not None and can_predict(folder.path)
+    path = _model_folder(folder, name)
+    # The run's manifest has the checksum of one that exists, so it is not written again.
+    if model is not None and is_kept and not path.exists():
+        with storage.commit_folder(path, owner=folder.name.identity) as temporary:
+            plain.write(temporary, model)
+            if baseline.start:
+                save_tensors(temporary / START_FILE, baseline.start)
+    return replace(baseline, kept=is_kept, model=None, start={})

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from orca_cli import signals
-from orca_cli.baselines import models
-from orca_cli.baselines.inputs import Subject
+from orca_cli.baselines import models, plain
+from orca_cli.baselines.inputs import FOLDS, Subject
 from orca_cli.baselines.names import (
     CONSTANT,
     FEATURES,
@@ -34,6 +34,7 @@ from orca_cli.data.splits import folds
 from orca_cli.data.untrusted import isolation
 from orca_cli.exceptions import DataError, InterruptionError, OrcaError
 from orca_cli.interfaces import Reporter, Samples
+from orca_cli.models.finetuning.modes import added_state
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.classification import Balanced
 from orca_cli.scoring.regression import (
@@ -44,15 +45,17 @@ from orca_cli.scoring.regression import (
     OneMinusR2,
     RelativeL2,
 )
+from orca_cli.scoring.uncertainty import interval
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
-FOLDS = 5
 # Of this package's computations; a change makes every cached entry a miss.
-_REVISION = 4
+_REVISION = 5
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 # Models that learn from what the run's embedder or body makes of its data.
 _EMBEDDED = (FEATURES, PROBE)
+# In the names of a cache entry's tensors, before those of the fitted model.
+_MODEL = "model."
 # Times the computing time: for slow disks and busy machines.
 _WAIT = 5
 
@@ -68,6 +71,10 @@ class Baseline:
     error: float | None
     # On samples that it was not fitted to and that are not test ones.
     validation_error: float | None = None
+    # Number of these samples.
+    validated_by: int = 0
+    # 95 % interval of the test error; None where it cannot be computed.
+    interval: tuple[float, float] | None = None
     # Of computing for fitting and predicting, when that was done.
     seconds: float | None = None
     # Names of the splits; n: samples that it was fitted to; of: samples that they hold.
@@ -78,15 +85,22 @@ class Baseline:
     about: str = ""
     # Why there is no error.
     reason: str = ""
-    # For the test split; None where it failed. Not recorded.
+    # Whether the run's folder has it.
+    kept: bool = False
+    # The rest is not recorded. For the test split; None where it failed.
     outputs: Tensor | None = None
+    # Fitted to all of its training samples; None where it cannot be kept.
+    model: plain.PlainModel | None = None
+    # What makes its features, as it was before any training: part of a transfer model's state.
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return it as result.json holds it: only the reason where it has no outputs."""
         if self.outputs is None:
-            return {"error": None, "reason": self.reason}
+            return {"error": None, "reason": self.reason, "kept": False}
         record = dict(vars(self))
-        del record["outputs"]
+        for key in ("outputs", "model", "start"):
+            del record[key]
         for key in ("about", "reason"):
             if not record[key]:
                 del record[key]
@@ -131,15 +145,20 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
     if len(learned) > len(subject.task.train):
         splits.append("val")
     versions = {package: version(package) for package in PACKAGES[name]}
+    # The cache's key contains the weights, so this model is made even where the cache has the
+    # outputs.
+    start = subject.start() if name == PROBE else None
     if name == CONSTANT:
         entry = _constant(subject)
         count = len(learned)
     else:
-        entry = _fitted(name, subject, cache, [splits, versions])
-        count = len(subject.rows(learned, _is_raw(name, subject)))
+        entry = _fitted(name, subject, cache, facts=[splits, versions], start=start)
+        count = len(subject.rows(_is_raw(name, subject)))
     outputs = entry.tensors["outputs"]
-    test_error = subject.error(outputs.numpy(), subject.targets.numpy(), subject.groups).value
+    targets = subject.targets.numpy()
+    test_score = subject.error(outputs.numpy(), targets, subject.groups)
     validation_error = None
+    validated_by = 0
     # Absent where the training samples are too few for folds.
     if "held_out" in entry.tensors:
         held_out = entry.tensors["held_out"].numpy()
@@ -147,23 +166,58 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         samples = subject.judge or learned
         groups = _groups(samples, rows)
         validation_error = subject.error(held_out, samples.targets()[rows], groups).value
+        validated_by = len(rows)
     return Baseline(
-        error=test_error,
+        error=test_score.value,
         validation_error=validation_error,
+        validated_by=validated_by,
+        interval=interval(
+            subject.error, test_score, outputs.numpy(), targets, groups=subject.groups
+        ),
         seconds=entry.record["seconds"],
         trained_on={"splits": splits, "n": count, "of": len(learned)},
         versions=versions,
         about=str(entry.record["about"]),
-        reason="undefined on this test split" if test_error is None else "",
+        reason="undefined on this test split" if test_score.value is None else "",
         outputs=outputs,
+        model=_plain_model(entry),
+        start=_start_state(name, subject, start),
     )
+
+
+def _plain_model(entry: Entry) -> plain.PlainModel | None:
+    """Return the fitted model of a cache entry; None where it has none that can be kept."""
+    record = entry.record.get("model")
+    if record is None:
+        return None
+    arrays = {}
+    for name, tensor in entry.tensors.items():
+        if name.startswith(_MODEL):
+            arrays[name.removeprefix(_MODEL)] = tensor.numpy()
+    return plain.checked(record, arrays)
+
+
+def _start_state(name: str, subject: Subject, start: TransferModel | None) -> dict[str, Tensor]:
+    """Return the tensors of the network that makes a model's features, if one does.
+
+    These are the embedder's and, of the body, what a finetune mode has added to it: the body itself
+    comes from its checkpoint, or from the seed.
+    """
+    state = {}
+    if name in _EMBEDDED:
+        for tensor_name, tensor in subject.embedder.state_dict().items():
+            state[f"embedder.{tensor_name}"] = tensor
+    if start is not None:
+        state |= added_state(start)
+    return state
 
 
 def _constant(subject: Subject) -> Entry:
     """Return the outputs of the best constant, as `_fitted` does those of a model."""
     constant = subject.constant
-    samples = subject.judge or subject.learned
-    rows = subject.rows(samples, raw=False)
+    rows = subject.rows(raw=False)
+    if subject.judge is not None:
+        rows = subject.judged_rows(raw=False)
     tensors = {
         # A view: the constant is not copied for each sample.
         "outputs": constant.expand(len(subject.targets), *constant.shape),
@@ -183,15 +237,21 @@ def _constants_of_folds(subject: Subject, rows: np.ndarray, fold: np.ndarray) ->
     y = subject.learned.targets()[rows]
     # The constant too is judged on samples that it was not computed from.
     constants = []
-    for number in range(FOLDS):
+    for number in range(fold.max() + 1):
         constants.append(subject.error.constant(y[fold != number], subject.task.num_outputs))
     return torch.from_numpy(np.stack(constants)[fold])
 
 
-def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> Entry:
-    """Return a model's outputs for the test split, and `held_out` for `rows` new to it.
+def _fitted(
+    name: str, subject: Subject, cache: Path, *, facts: list[Any], start: TransferModel | None
+) -> Entry:
+    """Return a model, its outputs for the test split, and `held_out` for `rows` new to it.
 
-    `facts`: names of the splits that it learns from, and the versions that it depends on.
+    Args:
+        name, subject: of the model and its run.
+        cache: holds the folder baselines.
+        facts: names of the splits that it learns from, and the versions that it depends on.
+        start: the whole model as it was before training, where its features are the inputs.
     """
     task = subject.task
     settings: dict[str, Any] = {
@@ -201,9 +261,9 @@ def _fitted(name: str, subject: Subject, cache: Path, facts: list[Any]) -> Entry
         "causal": task.causal,
         "balanced": isinstance(subject.error, Balanced),
     }
-    # The key contains the weights, so the model is made even where the cache has the outputs.
-    start = subject.start() if name == PROBE else None
     judged_on = "folds" if subject.judge is None else subject.digests["val"]
+    if subject.run_folds is not None:
+        judged_on = hashlib.sha256(subject.run_folds.tobytes()).hexdigest()
     splits, _ = facts
     data = [subject.digests[split] for split in (*splits, "test")]
     # All that the outputs depend on and nothing else, so that runs share what they can.
@@ -255,7 +315,7 @@ def _fit(
         # Computing the features belongs to the cost of these models.
         reading_s = time.monotonic() - began
     # Raw inputs leave room for fewer samples than features do.
-    rows = subject.rows(subject.learned, is_raw)
+    rows = subject.rows(is_raw)
     y = subject.learned.targets()[rows]
     is_known = _is_known(y)
     if not is_known.any():
@@ -292,7 +352,7 @@ def _fit(
     except isolation.StoppedError as error:
         raise DataError(f"it {error}") from error
     # Among the new samples, those that judge come before those of the test split.
-    judged = subject.rows(subject.judge, is_raw)
+    judged = subject.judged_rows(is_raw)
     outputs = torch.from_numpy(fitted["outputs"])
     tensors = {"outputs": outputs[len(judged) :]}
     if fold is not None:
@@ -301,8 +361,12 @@ def _fit(
     elif subject.judge is not None:
         tensors["held_out"] = outputs[: len(judged)]
         tensors["rows"] = torch.from_numpy(judged)
-    seconds = round(reading_s + fitted["seconds"], 2)
-    return Entry(tensors=tensors, record={"seconds": seconds, "about": fitted["about"]})
+    record = {"seconds": round(reading_s + fitted["seconds"], 2), "about": fitted["about"]}
+    if fitted["model"] is not None:
+        record["model"], arrays = fitted["model"]
+        for array_name, array in arrays.items():
+            tensors[f"{_MODEL}{array_name}"] = torch.tensor(array)
+    return Entry(tensors=tensors, record=record)
 
 
 def _is_known(targets: np.ndarray) -> np.ndarray:
@@ -319,8 +383,13 @@ def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
-    """Return the fold of each of these training samples; None where there are too few."""
+    """Return the fold of each of these training samples; None where there are too few.
+
+    These are the run's folds where it has any, so that all are judged alike.
+    """
     learned = subject.learned
+    if subject.run_folds is not None:
+        return subject.run_folds[rows]
     classes = None
     if subject.task.kind == "classes":
         classes = learned.targets()[rows]

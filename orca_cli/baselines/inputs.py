@@ -21,9 +21,10 @@ from orca_cli.baselines.network_features import embedded, probed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Error, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
+from orca_cli.stages.plan import BEST_FROM
 
-# Validation samples. Where there are fewer, folds of the training samples say which model is best.
-LEAST_JUDGES = 50
+# Of the training samples, where the run has none and validation samples are few.
+FOLDS = 5
 # Training samples that a model is fitted to.
 MOST_ROWS = 4096
 # Values of the inputs of one split, and of its targets.
@@ -49,8 +50,8 @@ class Subject:
     Samples are read when they are asked for.
 
     Each of `table`, `raw`, `embedded` and `probed` returns two arrays: of the n training samples in
-    use, and of m others, those of `judge` in use before all of the test split. DataError where
-    reading takes more than 120 s of processor time.
+    use (`rows`), and of m others, those of `judge` (`judged_rows`) before all of the test split.
+    DataError where reading takes more than 120 s of processor time.
     """
 
     task: TaskData
@@ -60,6 +61,8 @@ class Subject:
     learned: Samples
     # Whether the validation split is another one than these and the test split.
     may_judge: bool
+    # Of each of these samples, [n], where the run was validated by folds; None where it was not.
+    run_folds: np.ndarray | None
     # As it was before any training, on the CPU.
     embedder: nn.Module
     # Returns the whole model as it was before any training.
@@ -84,37 +87,56 @@ class Subject:
     def judge(self) -> Samples | None:
         """Return the split that says which model is best.
 
-        None where folds of the training samples do.
+        None where folds of the training samples do: those of the run, or others where it has none
+        and the validation split is small.
         """
         validation = self.task.validation
-        if self.may_judge and len(validation) >= LEAST_JUDGES:
+        if self.run_folds is None and self.may_judge and len(validation) >= BEST_FROM:
             return validation
         return None
 
-    def rows(self, samples: Samples | None, raw: bool) -> np.ndarray:
-        """Return the indices of the samples of a split that are used, ascending.
+    @property
+    def judged(self) -> dict[str, Any]:
+        """Return what says which model is best, as result.json holds it.
+
+        on: validation or folds; n: samples of it; folds: their number, or None.
+        """
+        if self.judge is not None:
+            return {"on": "validation", "n": len(self.judge), "folds": None}
+        num_folds = FOLDS if self.run_folds is None else int(self.run_folds.max()) + 1
+        return {"on": "folds", "n": len(self.learned), "folds": num_folds}
+
+    def rows(self, raw: bool) -> np.ndarray:
+        """Return the indices of the training samples that are used, ascending.
 
         These are all, or as many as there is room for, drawn at random. There is less room for
-        `raw` inputs than for features. No split (None) has no indices.
+        `raw` inputs than for features.
         """
-        rows = np.arange(len(samples or ()))
         limit = MOST_ROWS
         if raw:
-            room = MOST_CELLS // (2 * math.prod(self.task.input_shape))
-            limit = min(MOST_ROWS, max(2, room))
-        if len(rows) <= limit:
-            return rows
-        generator = seeding.numpy_generator(SEED, "baselines", "samples")
-        return np.sort(generator.choice(rows, limit, replace=False))
+            limit = min(MOST_ROWS, self._raw_room() // 2)
+        return _drawn(len(self.learned), limit)
+
+    def judged_rows(self, raw: bool) -> np.ndarray:
+        """Return the indices of the samples of `judge` that are used, ascending; none without it.
+
+        These are all, as of the test split; of `raw` inputs as many as there is room for.
+        """
+        count = len(self.judge or ())
+        return _drawn(count, self._raw_room() if raw else count)
+
+    def _raw_room(self) -> int:
+        """Return how many inputs have MOST_CELLS values, but at least 4."""
+        return max(4, MOST_CELLS // math.prod(self.task.input_shape))
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features by the function `table`, [n, F] and [m, F] float32."""
-        num_learned = len(self.rows(self.learned, raw=False))
+        num_learned = len(self.rows(raw=False))
         # The fewer the samples, the more features each may have.
         wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, num_learned)))
-        # Neither the training nor the test table exceeds MOST_CELLS values.
-        longer_table = max(num_learned, len(self.test))
+        # Neither the training table nor that of the other samples exceeds MOST_CELLS values.
+        longer_table = max(num_learned, len(self.judge or ()) + len(self.test))
         room = max(1, MOST_CELLS // longer_table)
         limit = min(wished, room)
 
@@ -182,13 +204,22 @@ class Subject:
                 batch = samples.batch(rows[start : start + batch_size])
                 yield take(batch.x, batch.valid)
 
-        learned = np.concatenate([*read(self.learned, self.rows(self.learned, raw))])
+        learned = np.concatenate([*read(self.learned, self.rows(raw))])
         judged: list[np.ndarray] = []
         if self.judge:
-            judged += read(self.judge, self.rows(self.judge, raw))
+            judged += read(self.judge, self.judged_rows(raw))
         # All test samples, as for the run's own error.
         tested = read(self.test, np.arange(len(self.test)))
         return learned, np.concatenate([*judged, *tested])
+
+
+def _drawn(count: int, limit: int) -> np.ndarray:
+    """Return the indices of `count` samples, ascending: all, or `limit` drawn at random."""
+    rows = np.arange(count)
+    if count <= limit:
+        return rows
+    generator = seeding.numpy_generator(SEED, "baselines", "samples")
+    return np.sort(generator.choice(rows, limit, replace=False))
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, limit: int) -> np.ndarray:

@@ -1,7 +1,9 @@
 """A completed run as its baselines see it, from its stages or, in a later process, its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import PREDICTIONS, RunDirectory
 from orca_cli.stages.build import Built, build, make_model
-from orca_cli.stages.finetune import best_constant
+from orca_cli.stages.finetune import OUT_OF_FOLD, best_constant
 from orca_cli.training.engine import choose_device, same_threads_after
 
 
@@ -64,6 +66,7 @@ def subject_of(
         error=built.error,
         learned=built.learned,
         may_judge=learns_from_training_only and plan.train.validate_on != "test",
+        run_folds=_folds(folder) if plan.train.folds else None,
         embedder=built.embedder,
         start=start,
         open_test=open_test,
@@ -79,13 +82,24 @@ def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | No
 
     DataError where that cannot be read.
     """
-    path = folder.stage("finetune") / PREDICTIONS
+    with _arrays(folder.stage("finetune") / PREDICTIONS) as arrays:
+        outputs = torch.from_numpy(arrays["outputs"])
+        targets = torch.from_numpy(arrays["targets"])
+        return outputs, targets, arrays.get("groups")
+
+
+def _folds(folder: RunDirectory) -> np.ndarray:
+    """Return the folds that the run was validated by, [n] of the samples that it learned from."""
+    with _arrays(folder.stage("finetune") / OUT_OF_FOLD) as arrays:
+        return np.asarray(arrays["fold"], np.int64)
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    """Open a run's arrays, which are read on access; DataError where that fails in the block."""
     try:
-        # Arrays are read on access, so all of them are taken while the file is open.
         with np.load(path, allow_pickle=False) as arrays:
-            outputs = torch.from_numpy(arrays["outputs"])
-            targets = torch.from_numpy(arrays["targets"])
-            return outputs, targets, arrays.get("groups")
+            yield arrays
     except (KeyError, OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", where=str(path)) from error
 

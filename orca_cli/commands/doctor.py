@@ -25,7 +25,7 @@ from orca_cli.runs.claim import named
 from orca_cli.runs.environment import environment, unmet_requirements
 from orca_cli.runs.integrity import Checked, check
 from orca_cli.runs.settings import as_typed, flat
-from orca_cli.terminal import Result, counted
+from orca_cli.terminal import Result, counted, size_text
 
 _DISTRIBUTION = "orca-transfer"
 _GIB = 2**30
@@ -208,4 +208,8 @@ def _run_lines(report: Checked) -> Iterator[str]:
         # A newer program's files have forms that this program cannot judge.
         verdict = "not checked"
     files = counted(report.files, "file")
-    yield f"  {verdict}: {files} compared by checksum; state {report.state}{advice}"
+    models = ""
+    if report.candidates:
+        size = size_text(report.candidates_bytes)
+        models = f", {counted(report.candidates, 'simple model')} ({size}) among them"
+    yield f"  {verdict}: {files} compared by checksum{models}; state {report.state}{advice}"

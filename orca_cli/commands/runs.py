@@ -14,7 +14,7 @@ from rich.text import Text
 from orca_cli import storage, terminal
 from orca_cli.commands import removal
 from orca_cli.commands.options import RUNS, WHERE, Record, Verb, run_argument
-from orca_cli.commands.summary import decisions, read_answer, result_rows
+from orca_cli.commands.summary import decisions, read_answer, result_parts
 from orca_cli.config.configuration import default_folders
 from orca_cli.exceptions import CheckpointError, DataError
 from orca_cli.report.answer import picture
@@ -222,6 +222,8 @@ def show(arguments: argparse.Namespace) -> Result:
             bytes_by_file[str(path.relative_to(run.path))] = storage.size(path)
     record["files"] = bytes_by_file
     shown: list[RenderableType] = [terminal.facts(_facts(run, record))]
+    if result:
+        shown += result_parts(result, run.path)
     if answer is not None:
         record["answer"] = answer.record()
         shown += ["", *picture(answer, terminal.stdout().width)]
@@ -244,8 +246,6 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
         yield "set", settings_text(run.variant.items(), " ")
     for decision in decisions(record["decided"]):
         yield "decided", decision
-    if record["result"]:
-        yield from result_rows(record["result"], run.path)
 
 
 def _state_text(run: Run) -> str:

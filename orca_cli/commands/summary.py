@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from orca_cli.baselines.names import FEATURES, PROBE
+from orca_cli.baselines.names import FEATURES, NAMES, PROBE, START, TRANSFER
 from orca_cli.commands.options import Record
 from orca_cli.data import catalogue
 from orca_cli.exceptions import InterruptionError, OrcaError
@@ -18,14 +18,18 @@ from orca_cli.report.collect import interval_text, mapping, number
 from orca_cli.runs.outcome import Outcome
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.runs.settings import as_typed
-from orca_cli.terminal import Result, counted, facts, log, percent_or_number, stdout
+from orca_cli.terminal import Result, counted, facts, log, percent_or_number, stdout, table
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed
 
 
-# Baselines whose name does not say what they are.
-_MEANINGS = {FEATURES: " (ridge on embedder outputs)", PROBE: " (ridge on body outputs)"}
+# Candidates whose name does not say what they are.
+_MEANINGS = {
+    FEATURES: "ridge on embedder outputs",
+    PROBE: "ridge on body outputs",
+    START: "the transfer before its first step",
+}
 
 
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
@@ -51,7 +55,7 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     if outcome.result and outcome.path is not None:
         is_new = outcome.state == "completed"
         if is_new:
-            shown.append(facts(result_rows(outcome.result, outcome.path)))
+            shown += result_parts(outcome.result, outcome.path)
         if alone:
             answer = read_answer(outcome.path)
             record["answer"] = None
@@ -139,11 +143,26 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return texts
 
 
-def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str | Text]]:
-    """Yield what a completed run achieved, as names and texts.
+def result_parts(result: Mapping[str, Any], run: Path) -> Iterator[RenderableType]:
+    """Yield what a completed run achieved: facts, its leaderboard, and how to predict.
 
     Older and damaged records lack some of it.
     """
+    recorded = result.get("candidates")
+    candidates = []
+    if isinstance(recorded, list) and len(recorded) > 1:
+        candidates = [mapping(candidate) for candidate in recorded]
+    yield facts(_result_rows(result, candidates))
+    if candidates:
+        headers = ("model", "validation", "test (95 % interval)", "seconds")
+        yield table(headers, _candidate_rows(result, candidates))
+    yield facts(_conclusion(result, candidates, run))
+
+
+def _result_rows(
+    result: Mapping[str, Any], candidates: Sequence[Record]
+) -> Iterator[tuple[str, str | Text]]:
+    """Yield the facts of a result that the table of its candidates, if any, does not show."""
     distance = mapping(result.get("metric_value"))
     # None without alignment.
     before = number(distance.get("before"))
@@ -151,27 +170,102 @@ def result_rows(result: Mapping[str, Any], run: Path) -> Iterator[tuple[str, str
         after = number(distance.get("after")) or 0
         metric = result.get("metric")
         yield "distance", f"{before:.4g} before alignment, {after:.4g} after ({metric})"
-    yield "test", _test_text(result)
+    yield "test", _test_text(result, has_interval=not candidates)
     validation = _validation_text(result)
-    if validation is not None:
+    if validation is not None and not _is_judged(candidates):
         yield "validation", validation
-    baselines = _baseline_texts(result)
-    if baselines:
-        yield "beside", ", ".join(baselines)
     comparison = mapping(result.get("comparison"))
     comparison_text = comparison.get("text")
     if comparison_text:
         yield "compared", str(comparison_text)
     times = []
-    # Stage -> seconds: build, align, finetune, test.
+    # Stage -> seconds: build, align, finetune, test, baselines.
     for stage, seconds in mapping(result.get("seconds")).items():
         time_s = number(seconds)
         if time_s is not None:
             times.append(f"{stage} {time_s:.0f} s")
     yield "time", ", ".join(times)
+
+
+def _candidate_rows(
+    result: Mapping[str, Any], candidates: Sequence[Record]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of the leaderboard; a dash where there is no number."""
+    for candidate in candidates:
+        cells = {}
+        for key in ("validation_error", "error"):
+            cells[key] = "-"
+            if candidate.get(key) is not None:
+                cells[key] = _shown_error(result, candidate[key])
+        interval = interval_text(mapping(result.get("error")) | candidate)
+        if interval:
+            cells["error"] += f" ({interval})"
+        time_s = number(candidate.get("seconds"))
+        seconds = "-" if time_s is None else f"{time_s:,.1f}"
+        yield str(candidate.get("name")), cells["validation_error"], cells["error"], seconds
+
+
+def _conclusion(
+    result: Mapping[str, Any], candidates: Sequence[Record], run: Path
+) -> Iterator[tuple[str, str]]:
+    """Yield what judged the candidates, and which to predict with by which command."""
+    if candidates:
+        yield "judged", "; ".join(_judge_texts(result, candidates))
+    command = ""
     # Not every task keeps its preprocessing, nor every run its weights.
     if can_predict(run):
-        yield "predict", f"orca predict {run} INPUT | orca export {run} DIR"
+        command = f"orca predict {run} INPUT"
+    if not candidates or candidates[0].get("validation_error") is None:
+        if command:
+            yield "predict", command
+        return
+    leader = result.get("leader")
+    best = candidates[0].get("name")
+    if leader is None:
+        yield "leader", f"{best}; no model is kept"
+        return
+    text = NAMES.get(str(leader), "the transfer")
+    if leader != TRANSFER:
+        command = f"orca predict {run} --model {leader} INPUT"
+        text += ", not the transfer"
+        if not _is_judged(candidates):
+            text += ", which was not judged"
+    if best != leader:
+        text += f" ({best} validates better and is not kept)"
+    yield "leader", f"{text}: {command}" if command else text
+
+
+def _judge_texts(result: Mapping[str, Any], candidates: Sequence[Record]) -> Iterator[str]:
+    """Yield what says which candidate is best, and what a reader has to know of them."""
+    judged = mapping(result.get("judged"))
+    n_samples = judged.get("n", 0)
+    if judged.get("on") == "validation":
+        yield f"on {n_samples} validation samples"
+    else:
+        yield f"out of fold on {n_samples} samples, {judged.get('folds')} folds"
+    selected = mapping(result.get("selected"))
+    if selected.get("on") == "validation" and _is_judged(candidates):
+        yield f"transfer: weights after epoch {as_typed(selected.get('epoch'))}"
+    baselines = mapping(result.get("baselines"))
+    for candidate in candidates:
+        name = str(candidate.get("name"))
+        if name in _MEANINGS:
+            yield f"{name}: {_MEANINGS[name]}"
+        baseline = mapping(baselines.get(name))
+        trained_on = mapping(baseline.get("trained_on"))
+        # A baseline may have been fitted on a part of the training samples.
+        if trained_on.get("n") != trained_on.get("of"):
+            yield f"{name}: on {trained_on.get('n')} of {trained_on.get('of')} training samples"
+        if baseline.get("reason"):
+            yield f"{name}: {baseline['reason']}"
+
+
+def _is_judged(candidates: Sequence[Record]) -> bool:
+    """Return whether the same samples judged the transfer as the simple models."""
+    for candidate in candidates:
+        if candidate.get("name") == TRANSFER:
+            return candidate.get("validation_error") is not None
+    return False
 
 
 def _shown_error(result: Mapping[str, Any], value: Any) -> str:
@@ -181,8 +275,8 @@ def _shown_error(result: Mapping[str, Any], value: Any) -> str:
     return percent_or_number(number(value), error.get("percent") is True)
 
 
-def _test_text(result: Mapping[str, Any]) -> str | Text:
-    """Return the error on the test split, with its interval and number of samples."""
+def _test_text(result: Mapping[str, Any], *, has_interval: bool) -> str | Text:
+    """Return the error on the test split, with its number of samples and perhaps its interval."""
     error = mapping(result.get("error"))
     splits = mapping(result.get("splits"))
     test_split = mapping(splits.get("test"))
@@ -191,7 +285,7 @@ def _test_text(result: Mapping[str, Any]) -> str | Text:
         return f"none: {error.get('reason')}"
     details = ""
     interval = interval_text(error)
-    if interval:
+    if has_interval and interval:
         details += f" (95 % interval {interval})"
     n_samples = test_split.get("n", 0)
     details += f" on {counted(n_samples, 'sample')}"
@@ -220,27 +314,6 @@ def _validation_text(result: Mapping[str, Any]) -> str | None:
         folds = selected.get("folds")
         return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
     return f"{validation} after epoch {as_typed(selected.get('epoch'))}"
-
-
-def _baseline_texts(result: Mapping[str, Any]) -> list[str]:
-    """Return a text for each baseline but the constant, which is shown with the test error."""
-    texts = []
-    for name, baseline in mapping(result.get("baselines")).items():
-        if name == "constant":
-            continue
-        error = mapping(baseline).get("error")
-        if error is None:
-            texts.append(f"{name}: not computed")
-            continue
-        text = f"{name}{_MEANINGS.get(name, '')} {_shown_error(result, error)}"
-        trained_on = mapping(mapping(baseline).get("trained_on"))
-        n_used = trained_on.get("n")
-        n_samples = trained_on.get("of")
-        # A baseline may have been fitted on a part of the training samples.
-        if n_used != n_samples:
-            text += f" (on {n_used} of {n_samples} training samples)"
-        texts.append(text)
-    return texts
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -333,14 +333,14 @@ class RunDirectory:
     def finish(self) -> None:
         """Finish a run that has a result: remove its checkpoints, and seal it.
 
-        With keep_weights=false, remove all weights that it trained as well.
+        With keep_weights=false, remove all weights that it trained, and its simple models, as well.
         """
         manifest = self.path / storage.MANIFEST
         # The manifest is written last: where it exists, nothing is left to remove.
         if not manifest.exists():
             obsolete_folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
-                obsolete_folders += _weight_folders(self.path)
+                obsolete_folders += [*_weight_folders(self.path), self.path / CANDIDATES]
             for folder in obsolete_folders:
                 storage.remove(folder)
             with storage.guarded(self.path):

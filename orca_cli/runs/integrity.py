@@ -14,6 +14,7 @@ from orca_cli.config.identity import digest_of
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, LockedError, OrcaError
 from orca_cli.runs.claim import LIVING, is_worked_on
 from orca_cli.runs.directory import (
+    CANDIDATES,
     CHECKPOINTS,
     CURVE,
     ENVIRONMENT,
@@ -48,6 +49,8 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
+        candidates: number of simple models that the run keeps.
+        candidates_bytes: of their files.
         state: state of the run; dead if its process ended without recording why.
         damaged: files that have changed since they were written, one line each.
         notes: further facts about the run, one line each.
@@ -59,6 +62,8 @@ class Checked:
 
     path: Path
     files: int = 0
+    candidates: int = 0
+    candidates_bytes: int = 0
     state: str = ""
     damaged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -148,6 +153,9 @@ def _verify(report: Checked) -> None:
         # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
         extra_allowed = folder == path or (folder / CURVE).exists()
         n_files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
+        if folder.parent == path / CANDIDATES:
+            report.candidates += 1
+            report.candidates_bytes += storage.size(folder)
         report.files += n_files
         report.damaged += [f"{name}: {problem}" for problem in problems]
     for name in _RECORDS:

@@ -427,8 +427,7 @@ def best_constant(built: Built) -> Tensor:
 def result_of(validated: Validated, tested: Tested | None) -> Record:
     """Return the result record of a completed run, JSON-able.
 
-    Errors are fractions or in the task's units, times in seconds, that of the test counted with
-    finetune's.
+    Errors are fractions or in the task's units, times in seconds.
 
     Args:
         validated: the trained model.
@@ -446,8 +445,6 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
         split_records["test"] = tested.split
         trivial_error = tested.trivial
         test_reads = tested.reads
-    stage_seconds = dict(validated.seconds)
-    stage_seconds["finetune"] += stage_seconds.pop("test", 0.0)
     training_record = {
         "warmup_epochs": summary["warmup_epochs"],
         "precision": validated.engine.precision,
@@ -469,7 +466,7 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
         "alignment": {"steps": aligned.get("steps", 0), "collapse": aligned.get("collapse", {})},
         "curves": {"align": aligned.get("curve", []), "finetune": trained.curve},
         "expected_s": summary.get("expected_s"),
-        "seconds": {stage: round(value, 2) for stage, value in stage_seconds.items()},
+        "seconds": {stage: round(value, 2) for stage, value in validated.seconds.items()},
         "trajectory_s": aligned.get("seconds", 0.0),
         "parameters": summary["parameters"],
         "weights_sha256": trained.weights_sha256,

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,18 +33,6 @@ class _Criterion(NamedTuple):
     is_percent: bool
 
 
-@dataclass(frozen=True)
-class _Offers:
-    """The models that may be chosen."""
-
-    # By criterion: the validation errors by run and name, the oldest run first.
-    validated: dict[_Criterion, dict[tuple[Path, str], float]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )
-    # Runs of which no model was validated.
-    unvalidated: list[Path] = field(default_factory=list)
-
-
 def best_model(folder: Path, candidate: str | None = None) -> Chosen:
     """Return the model with the lowest validation error of all that completed runs kept.
 
@@ -71,24 +58,23 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
             where=str(folder),
             hint="give one of its runs, or a folder of runs on one data set",
         )
-    offers = _offers(runs, candidate)
-    unvalidated = offers.unvalidated
-    if not offers.validated and len(unvalidated) == 1:
+    validated, unvalidated = _candidates(runs, candidate)
+    if not validated and len(unvalidated) == 1:
         run_path = unvalidated[0]
         return Chosen(run_path, candidate or TRANSFER, f"{run_path}: the only run")
-    if len(offers.validated) > 1:
+    if len(validated) > 1:
         message = (
-            f"the runs were validated on {len(offers.validated)} different sets of data or errors, "
+            f"the runs were validated on {len(validated)} different sets of data or errors, "
             "which cannot be compared"
         )
         # `min` takes the first of equal errors.
-        best_keys = [min(errors, key=errors.__getitem__) for errors in offers.validated.values()]
+        best_keys = [min(errors, key=errors.__getitem__) for errors in validated.values()]
         run_names = ", ".join(run_path.name for run_path, _ in best_keys)
         hint = f"give one of the best of each: {run_names}"
         raise DataError(message, where=str(folder), hint=hint)
-    if not offers.validated:
+    if not validated:
         raise _nothing_validated(folder, candidate, unvalidated)
-    ((criterion, errors),) = offers.validated.items()
+    ((criterion, errors),) = validated.items()
     best = min(errors, key=errors.__getitem__)
     run_path, name = best
     lowest = percent_or_number(errors[best], criterion.is_percent)
@@ -111,11 +97,10 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
             "compares them"
         )
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
+    model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        "holds no completed run on data of your own, chosen by a validation split, with its weights"
+        f"holds no completed run on data of your own, chosen by a validation split, with {model}"
     )
-    if candidate is not None:
-        message += f", that kept '{candidate}'"
     hint = (
         "orca report shows the runs; those of benchmarks keep no preprocessing, and predict no "
         "new data"
@@ -123,39 +108,49 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
     return DataError(message, where=str(folder), hint=hint)
 
 
-def _offers(runs: Iterable[Run], candidate: str | None) -> _Offers:
-    """Return the models of some runs, or those of one name, that may be compared."""
-    offers = _Offers()
+def _candidates(
+    runs: Iterable[Run], candidate: str | None
+) -> tuple[dict[_Criterion, dict[tuple[Path, str], float]], list[Path]]:
+    """Return the models of some runs, or those of one name, that may be compared.
+
+    Returns:
+        The validation errors of models by criterion, and by run and name, the oldest run first; and
+        the runs of which no model was validated.
+    """
+    validated: dict[_Criterion, dict[tuple[Path, str], float]] = defaultdict(dict)
+    unvalidated: list[Path] = []
     for run in runs:
         score = run.score
         # A run that was chosen on the test split has no error that could choose it fairly.
         if score is None or score.validated_on == "test":
             continue
         result = read_or_empty(run.path / RESULT)
-        models = kept(run.path, result)
-        if candidate is not None:
-            models = {name: record for name, record in models.items() if name == candidate}
+        criterion = _Criterion(
+            samples=_judging_samples(result), error=score.error_name, is_percent=score.percent
+        )
         errors = {}
-        for name, record in models.items():
+        names = []
+        for name, record in kept(run.path, result).items():
+            if candidate not in (None, name):
+                continue
+            names.append(name)
             validation_error = number(record.get("validation_error"))
             if validation_error is not None:
                 errors[run.path, name] = validation_error
         if errors:
-            criterion = _Criterion(
-                samples=_judging_samples(result), error=score.error_name, is_percent=score.percent
-            )
-            offers.validated[criterion] |= errors
-        elif models and score.validated_on == "nothing":
-            offers.unvalidated.append(run.path)
-    return offers
+            validated[criterion] |= errors
+        elif names and score.validated_on == "nothing":
+            unvalidated.append(run.path)
+    return validated, unvalidated
 
 
 def _judging_samples(result: Mapping[str, Any]) -> str:
     """Return what names the samples that judged a run's models; equal for equal samples."""
     selected = mapping(result.get("selected"))
     splits = mapping(result.get("splits"))
-    # The simple models of a run that trained on its validation samples have folds of their own.
-    if selected.get("on") == "nothing":
-        return f"folds of {splits.get('train')} {splits.get('val')}"
+    # Simple models have folds of their own where the run itself had no such judges.
+    judged = mapping(result.get("judged"))
+    if judged and judged.get("on") != selected.get("on"):
+        return f"{judged.get('n')} samples of {splits.get('train')} and {splits.get('val')}"
     # Records without a digest of their own name the validation split.
     return str(selected.get("sha256") or splits.get("val"))

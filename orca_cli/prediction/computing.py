@@ -5,27 +5,21 @@ Shapes: B samples in a batch, C channels, K outputs, *E the extent of dense inpu
 
 import functools
 from collections.abc import Callable, Generator, Iterable
-from typing import Protocol
 
 import numpy as np
 
 from orca_cli import signals
 from orca_cli.baselines.features import table
 from orca_cli.baselines.plain import PlainModel
-from orca_cli.exceptions import ConfigError, DataError
+from orca_cli.exceptions import ConfigError
 from orca_cli.prediction.loading import Loaded
 
 # x [B, C, *E] float32, and where it is not padding, [B, *E], or None.
 Inputs = tuple[np.ndarray, np.ndarray | None]
-# The features that a simple model takes, of such inputs.
+# From such inputs to the features that a simple model takes.
 Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-
-
-class Computer(Protocol):
-    """Computes outputs of inputs, batch by batch."""
-
-    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
-        """Yield the outputs [B, K] or [B, K, *E] of batches, each of which a call reads."""
+# From calls that read batches to the outputs of these, [B, K] or [B, K, *E].
+Computer = Callable[[Iterable[Callable[[], Inputs]]], Generator[np.ndarray, None, None]]
 
 
 def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
@@ -36,41 +30,27 @@ def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
         UnavailableError: the device is absent.
     """
     simple = loaded.simple
-    if simple is not None and not loaded.members:
-        if device not in ("auto", "cpu"):
-            message = f"'{loaded.record.candidate}' does not compute on '{device}'"
-            raise ConfigError(message, where="device", hint="allowed: auto, cpu")
-        return _Simple(simple, _features(simple), loaded.record.num_outputs)
-    # Imported late: it imports torch.
-    from orca_cli.prediction.network_outputs import Network, network_features
+    if loaded.members:
+        # Imported late: they import torch.
+        from orca_cli.prediction.network_outputs import network_features, network_outputs
 
-    if simple is None:
-        return Network(loaded, device, batch_size)
-    features = network_features(loaded, simple.record["inputs"], device)
-    return _Simple(simple, features, loaded.record.num_outputs)
-
-
-def _features(model: PlainModel) -> Features:
-    if model.record["inputs"] == "raw":
-        return lambda x, valid: x
-    return functools.partial(table, limit=model.record["limit"])
+        if simple is None:
+            return network_outputs(loaded, device, batch_size)
+        features = network_features(loaded, simple.record["inputs"], device)
+        return functools.partial(_outputs, simple, features)
+    if device not in ("auto", "cpu"):
+        message = f"'{loaded.record.candidate}' does not compute on '{device}'"
+        raise ConfigError(message, where="device", hint="allowed: auto, cpu")
+    assert simple is not None  # without a network
+    if simple.record["inputs"] == "raw":
+        return functools.partial(_outputs, simple, lambda x, valid: x)
+    features = functools.partial(table, limit=simple.record["limit"])
+    return functools.partial(_outputs, simple, features)
 
 
-class _Simple:
-    """A simple model on features; see `Computer`."""
-
-    def __init__(self, model: PlainModel, features: Features, num_outputs: int) -> None:
-        self._model = model
-        self._features = features
-        self._num_outputs = num_outputs
-
-    def outputs(self, reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
-        for read in reads:
-            signals.check()
-            x, valid = read()
-            outputs = self._model.outputs(self._features(x, valid))
-            # In a stranger's export, the model and the record may not belong together.
-            if outputs.shape[1:2] != (self._num_outputs,):
-                message = f"the model has other outputs than the {self._num_outputs} of its record"
-                raise DataError(message, where=str(self._model.record.get("model", "model")))
-            yield outputs
+def _outputs(
+    simple: PlainModel, features: Features, reads: Iterable[Callable[[], Inputs]]
+) -> Generator[np.ndarray, None, None]:
+    for read in reads:
+        signals.check()
+        yield simple.outputs(features(*read()))

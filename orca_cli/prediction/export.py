@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +31,15 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
 from orca_cli.prediction.candidates import CANDIDATE_NAMES, candidates
 from orca_cli.prediction.loading import Loaded
-from orca_cli.prediction.record import CARD, EXPORT, NETWORK, SCHEMA, ModelRecord
+from orca_cli.prediction.record import CARD, EXPORT, SCHEMA, ModelRecord
 from orca_cli.report.collect import baselines, interval_text, mapping, number
 from orca_cli.report.credits import CHECKPOINT_LICENCES
 from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.terminal import percent_or_number, visible
+from orca_cli.training.cache import save_tensors
 
-if TYPE_CHECKING:  # torch is imported only where a network is exported
+if TYPE_CHECKING:
     from torch import Tensor
 
 # Bytes that an export needs on the disk besides its weights.
@@ -136,12 +137,11 @@ def export(loaded: Loaded, target: Path) -> None:
             message = "cannot be exported: its body was not made from a folder with a config.json"
             raise DataError(message, where=str(loaded.folder))
     networks = _networks(loaded)
-    # The disk is asked for room before the first file is written.
-    bytes_needed = _OVERHEAD
-    for weights in networks.values():
-        bytes_needed += sum(tensor.nbytes for tensor in weights.values())
+    tensors: list[Any] = [tensor for weights in networks.values() for tensor in weights.values()]
     if loaded.simple is not None:
-        bytes_needed += sum(array.nbytes for array in loaded.simple.arrays.values())
+        tensors += loaded.simple.arrays.values()
+    # The disk is asked for room before the first file is written.
+    bytes_needed = _OVERHEAD + sum(tensor.nbytes for tensor in tensors)
     storage.require_space(target.parent, bytes_needed)
     record = loaded.record
     # A hub id, or a folder of this machine, which says nothing elsewhere.
@@ -151,15 +151,20 @@ def export(loaded: Loaded, target: Path) -> None:
     # config.yaml names the body as the record does, without a folder of this machine.
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
+    entries = {"schema": SCHEMA, **asdict(record)}
+    # So that earlier versions of the program read an export of the transfer.
+    if record.candidate == TRANSFER:
+        del entries["candidate"]
     owner = str(record.result.get("identity", ""))
     with storage.commit_folder(target, owner=owner) as new_folder:
-        _write_networks(new_folder, networks)
+        for file_name, weights in networks.items():
+            save_tensors(new_folder / file_name, weights)
         if loaded.simple is not None:
             plain.write(new_folder, loaded.simple)
         if body_folder is not None:
             storage.write_json(new_folder / BODY_CONFIG, shareable_config(body_folder))
         write_preprocessing(new_folder, loaded.preprocessing)
-        storage.write_checked_json(new_folder / EXPORT, _entries(record))
+        storage.write_checked_json(new_folder / EXPORT, entries)
         storage.write_text(new_folder / SETTINGS, to_yaml(settings))
         # The only file that `read_export` lets differ from the manifest.
         storage.write_text(new_folder / CARD, model_card(replace(loaded, record=record)))
@@ -167,33 +172,13 @@ def export(loaded: Loaded, target: Path) -> None:
 
 def _networks(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
     """Return name of a file -> the weights that it gets."""
-    if loaded.simple is None:
-        states = [member.state_dict() for member in loaded.members]
-        return dict(zip(loaded.record.weight_files, states, strict=True))
     networks = {}
-    for network in loaded.members:
-        weights = network.state_dict()
-        if loaded.simple.record["inputs"] == "embedder":
-            # Nothing else of this network has values.
-            weights = {name: weights[name] for name in weights if name.startswith("embedder.")}
-        networks[NETWORK] = weights
+    # A simple model on inputs has no network.
+    for file_name, network in zip(loaded.record.weight_files, loaded.members, strict=False):
+        state = network.state_dict()
+        # Where only the embedder is used, nothing else has values.
+        networks[file_name] = {name: state[name] for name in state if not state[name].is_meta}
     return networks
-
-
-def _write_networks(folder: Path, networks: Mapping[str, Mapping[str, Tensor]]) -> None:
-    for file_name, weights in networks.items():
-        from orca_cli.training.cache import save_tensors
-
-        save_tensors(folder / file_name, weights)
-
-
-def _entries(record: ModelRecord) -> dict[str, Any]:
-    """Return the content of export.json."""
-    entries = {"schema": SCHEMA, **asdict(record)}
-    # So that earlier versions of the program read exports of the transfer.
-    if record.candidate == TRANSFER:
-        del entries["candidate"]
-    return entries
 
 
 def model_card(loaded: Loaded) -> str:
@@ -268,12 +253,12 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     model = by_name.get(record.candidate, {})
     # Rows of the card's table, name -> error, as result.json has them. That may be a stranger's, so
     # an entry may be missing or of any type; `number` and `_inert` take it.
-    errors: dict[Any, Any] = {error.get("name"): error.get("value")}
+    errors: dict[Any, Any] = {error.get("name"): model.get("error")}
+    # Beside the transfer, the run's sentence compares it with simple models.
+    comparison = mapping(result.get("comparison")).get("text", "")
     if record.candidate != TRANSFER:
-        errors = {
-            f"{error.get('name')} of this model, {record.candidate}": model.get("error"),
-            "the run's transfer": error.get("value"),
-        }
+        errors["the run's transfer"] = error.get("value")
+        comparison = ""
     errors["best constant predictor"] = result.get("trivial_error")
     for baseline in baselines(result):
         if baseline.name != record.candidate:
@@ -286,35 +271,22 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     interval = ""
     if interval_ends:
         interval = f" Its 95 % interval over such test sets: {interval_ends}."
+    validated = ""
+    for name in dict.fromkeys((record.candidate, TRANSFER)):
+        validation_error = number(by_name.get(name, {}).get("validation_error"))
+        if validation_error is not None:
+            error_text = percent_or_number(validation_error, is_percent)
+            validated += f" On validation, {name}: {error_text}."
+    if comparison:
+        comparison = f" Beside simple models on the same split: {_inert(comparison)}."
     return {
         "errors": "\n".join(table_lines),
         "n": _inert(error.get("n")),
         "skipped": _inert(error.get("skipped")),
         "interval": interval,
-        "validated": _validated(record, is_percent),
-        "comparison": _comparison(record),
+        "validated": validated,
+        "comparison": comparison,
     }
-
-
-def _validated(record: ModelRecord, is_percent: bool) -> str:
-    """Return the sentence with the validation error, and the transfer's beside it."""
-    by_name = candidates(record.result)
-    validation_error = number(by_name.get(record.candidate, {}).get("validation_error"))
-    if validation_error is None:
-        return ""
-    text = f" On validation: {percent_or_number(validation_error, is_percent)}"
-    transfer_error = number(by_name[TRANSFER].get("validation_error"))
-    if record.candidate != TRANSFER and transfer_error is not None:
-        text += f", the transfer {percent_or_number(transfer_error, is_percent)}"
-    return f"{text}."
-
-
-def _comparison(record: ModelRecord) -> str:
-    """Return the sentence that compares the transfer with simple models; empty for one of these."""
-    comparison = mapping(record.result.get("comparison"))
-    if not comparison or record.candidate != TRANSFER:
-        return ""
-    return f" Beside simple models on the same split: {_inert(comparison.get('text'))}."
 
 
 def _model_fields(loaded: Loaded) -> dict[str, Any]:
@@ -326,9 +298,7 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
         for package, version in record.environment.items()
         if version
     ]
-    model_lines = []
-    if loaded.simple is not None:
-        model_lines.append(_simple_model(record))
+    model_lines = [f"model: {CANDIDATE_NAMES[record.candidate]} (`{record.candidate}`)"]
     if loaded.members:
         model_lines += _network_lines(loaded)
     return {
@@ -339,15 +309,6 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
         "versions": ", ".join(versions),
         "program": _program(record),
     }
-
-
-def _simple_model(record: ModelRecord) -> str:
-    """Return what a simple model is, and what it was fitted to."""
-    baseline = mapping(mapping(record.result.get("baselines")).get(record.candidate))
-    fitted_to = mapping(baseline.get("trained_on")).get("n")
-    about = _inert(baseline.get("about", ""))
-    text = f"{CANDIDATE_NAMES[record.candidate]}; fitted to {_inert(fitted_to)} samples"
-    return f"{text}; {about}" if about else text
 
 
 def _network_lines(loaded: Loaded) -> list[str]:

@@ -19,7 +19,7 @@ from orca_cli.interfaces import Preprocessing
 from orca_cli.prediction.candidates import kept
 from orca_cli.prediction.record import (
     ModelRecord,
-    completed,
+    check_own_files,
     is_export,
     own_file,
     read_export,
@@ -30,9 +30,6 @@ from orca_cli.runs.preprocessing import load_preprocessing
 
 if TYPE_CHECKING:
     from orca_cli.models.transfer import TransferModel
-
-# What simple models take that a network computes.
-_OF_NETWORK = ("embedder", "body")
 
 
 @dataclass(frozen=True)
@@ -90,24 +87,16 @@ def open_model(
 
 def _open_export(folder: Path, candidate: str | None) -> Loaded:
     record = read_export(folder)
-    if candidate is not None:
-        _check_name(candidate, [record.candidate], "the export holds")
+    _check_name(candidate or record.candidate, [record.candidate], folder, "the export holds")
     loaded = Loaded(record=record, preprocessing=load_preprocessing(folder), folder=folder)
-    if record.candidate == TRANSFER:
-        from orca_cli.prediction.networks import members_of_export
+    if record.candidate != TRANSFER:
+        return _with_simple(loaded, folder, None)
+    from orca_cli.prediction.networks import members_of_export
 
-        return replace(loaded, members=members_of_export(loaded))
-    simple = plain.read(folder)
-    if simple.record["inputs"] not in _OF_NETWORK:
-        return replace(loaded, simple=simple)
-    from orca_cli.prediction.networks import start_of_export
-
-    network = start_of_export(loaded, simple.record["inputs"])
-    return replace(loaded, simple=simple, members=(network,))
+    return replace(loaded, members=members_of_export(loaded))
 
 
 def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Loaded:
-    result = completed(folder)
     record = read_run(folder)
     if not keeps_weights(folder):
         message = (
@@ -116,33 +105,48 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
         )
         hint = "run it again with --force keep_weights=true"
         raise DataError(message, where=str(folder), hint=hint)
-    _check_name(candidate, kept(folder, result), "the run kept")
+    _check_name(candidate, kept(folder, record.result), folder, "the run kept")
     build = folder / STAGE_FOLDERS["build"]
     loaded = Loaded(record=record, preprocessing=load_preprocessing(build), folder=folder)
     if candidate == TRANSFER:
         from orca_cli.prediction.networks import members_of_run
 
         return replace(loaded, members=members_of_run(loaded, body_checkpoint))
-    loaded = replace(loaded, record=replace(record, candidate=candidate, members=1))
-    # The name is one of ours, so the folder is in the run.
+    # The name is one of ours, so this folder is in the run.
     model_folder = folder / CANDIDATES / candidate
-    manifest_file = str((model_folder / storage.MANIFEST).relative_to(folder))
+    manifest_file = f"{CANDIDATES}/{candidate}/{storage.MANIFEST}"
     own_file(folder, manifest_file)
     storage.verify_folder(folder, only=[manifest_file])
-    for path in model_folder.iterdir():
-        own_file(folder, str(path.relative_to(folder)))
+    check_own_files(model_folder)
     storage.verify_folder(model_folder)
-    simple = plain.read(model_folder)
-    if simple.record["inputs"] not in _OF_NETWORK:
-        return replace(loaded, simple=simple)
-    from orca_cli.prediction.networks import start_of_run
-
-    network = start_of_run(loaded, model_folder, simple.record["inputs"], body_checkpoint)
-    return replace(loaded, simple=simple, members=(network,))
+    record = replace(record, candidate=candidate, members=1)
+    return _with_simple(replace(loaded, record=record), model_folder, body_checkpoint)
 
 
-def _check_name(candidate: str, names: Iterable[str], owner: str) -> None:
+def _with_simple(loaded: Loaded, folder: Path, body_checkpoint: str | None) -> Loaded:
+    """Return a run or an export with the simple model of a folder, whose files have been verified.
+
+    Raises as `open_model`.
+    """
+    record = loaded.record
+    simple = plain.read(folder)
+    forms = ("maps", "class_maps", "masks") if record.kind == "dense" else (record.kind,)
+    # In a stranger's folder, the two may not belong together.
+    if simple.record["form"] not in forms or simple.num_outputs != record.num_outputs:
+        message = "the simple model does not have the outputs of the record"
+        raise DataError(message, where=str(folder))
+    loaded = replace(loaded, simple=simple)
+    if simple.record["inputs"] in ("table", "raw"):
+        return loaded
+    # The embedder or the body makes its features.
+    from orca_cli.prediction.networks import start
+
+    network = start(loaded, folder, simple.record["inputs"], body_checkpoint)
+    return replace(loaded, members=(network,))
+
+
+def _check_name(candidate: str, names: Iterable[str], folder: Path, owner: str) -> None:
     """Raise ConfigError where a name is not among those of the models that can predict."""
     if candidate not in names:
         hint = f"{owner}: {', '.join(names)}"
-        raise ConfigError(f"{candidate!r} is not one of its models", where="model", hint=hint)
+        raise ConfigError(f"has no model {candidate!r}", where=str(folder), hint=hint)

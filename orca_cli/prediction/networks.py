@@ -66,43 +66,27 @@ def members_of_export(loaded: Loaded) -> tuple[TransferModel, ...]:
     return tuple(_from_file(loaded, name) for name in loaded.record.weight_files)
 
 
-def start_of_export(loaded: Loaded, inputs: str) -> TransferModel:
-    """Return the network of an export of a simple model, whose features that takes.
+def start(loaded: Loaded, folder: Path, inputs: str, body_checkpoint: str | None) -> TransferModel:
+    """Return the network before any training, whose features a simple model takes.
 
     Args:
-        loaded: the export, still without members.
-        inputs: "embedder", of which only the embedder has weights, or "body".
-
-    Raises as `loading.open_model`.
-    """
-    if inputs == "body":
-        return _from_file(loaded, NETWORK)
-    tensors = storage.read_tensors(own_file(loaded.folder, NETWORK))
-    return _embedder_only(loaded, tensors, loaded.folder / BODY_CONFIG.parent)
-
-
-def start_of_run(
-    loaded: Loaded, folder: Path, inputs: str, body_checkpoint: str | None
-) -> TransferModel:
-    """Return a run's network as it was before any training, whose features a simple model takes.
-
-    Args:
-        loaded: the run, still without members.
-        folder: of the simple model.
-        inputs: as in `start_of_export`.
+        loaded: the run or export, still without members.
+        folder: of the simple model, in the run, or the export itself.
+        inputs: "embedder", of which only the embedder needs weights, or "body".
         body_checkpoint: as that of `loading.open_model`; an embedder alone needs none.
 
     Raises as `loading.open_model`.
     """
-    tensors = storage.read_tensors(own_file(folder, START_FILE))
-    body_folder = _body_folder(loaded.folder)
+    is_export = folder == loaded.folder
+    if is_export and inputs == "body":
+        return _from_file(loaded, NETWORK)
+    tensors = storage.read_tensors(own_file(folder, NETWORK if is_export else START_FILE))
+    body_folder = folder / BODY_CONFIG.parent if is_export else _body_folder(loaded.folder)
     if inputs == "embedder" and body_folder is not None:
         return _embedder_only(loaded, tensors, body_folder)
     model = _with_checkpoint(loaded, body_checkpoint)
     expected = added_state(model) if inputs == "body" else {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith("embedder."):
-            expected[name] = tensor
+    expected |= _of_embedder(model.state_dict())
     _check_forms(expected, tensors, folder)
     model.load_state_dict(tensors, strict=False)
     return model.eval()
@@ -257,20 +241,22 @@ def _embedder_only(
         tensors: of the embedder, by their names in the whole model, perhaps among others.
         body_folder: has the body's config.json.
     """
-    layer_count = check_modest(body_folder)
-    # No weights of the body bound their number here.
-    if layer_count > _MAX_LAYERS:
-        message = f"asks for {layer_count} layers"
+    # Here no weights of the body bound the number of its layers.
+    if check_modest(body_folder) > _MAX_LAYERS:
+        message = f"asks for more than {_MAX_LAYERS} layers"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
     model, _ = _architecture(loaded, body_folder)
-    aligned = {}
-    for name, tensor in tensors.items():
-        if name.startswith("embedder."):
-            aligned[name.removeprefix("embedder.")] = tensor.clone()
-    _check_forms(model.embedder.state_dict(), aligned, loaded.folder)
+    weights = _of_embedder(tensors)
+    _check_forms(_of_embedder(model.state_dict()), weights, loaded.folder)
     with _blaming_record(loaded.folder):
-        model.embedder.load_state_dict(aligned, strict=True, assign=True)
+        model.load_state_dict(weights, strict=False, assign=True)
     return model.eval()
+
+
+def _of_embedder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of those tensors of a model that are its embedder's."""
+    # A copy is aligned in memory; see `_from_all_weights`.
+    return {name: tensors[name].clone() for name in tensors if name.startswith("embedder.")}
 
 
 def _architecture(loaded: Loaded, body_folder: Path) -> tuple[TransferModel, dict[str, Any]]:

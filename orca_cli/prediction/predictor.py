@@ -184,7 +184,7 @@ class Predictor:
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
-            closing(self._computer.outputs(reads)) as batches,
+            closing(self._computer(reads)) as batches,
         ):
             for outputs in batches:
                 _check_finite(outputs, samples_before, new.where)

@@ -107,11 +107,9 @@ class ModelRecord:
 
     @property
     def weight_files(self) -> Iterator[str]:
-        """Yield the names of the transfer's files of weights in an export, one a member."""
-        if self.candidate != TRANSFER:
-            return
+        """Yield the names of an export's files of networks, one a member."""
         if self.members == 1:
-            yield WEIGHTS
+            yield WEIGHTS if self.candidate == TRANSFER else NETWORK
             return
         # One by one: a stranger's record may speak of more members than memory could name.
         for member_number in range(self.members):
@@ -145,6 +143,17 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
     return path
 
 
+def check_own_files(folder: Path) -> None:
+    """Check all files below a folder by `own_file`, with a limit for the size of records."""
+    for path in folder.rglob("*"):
+        # A link to a folder is checked like a file, and so refused.
+        if path.is_dir() and not path.is_symlink():
+            continue
+        is_record = path.suffix in (".json", ".yaml", ".md")
+        max_bytes = _LARGEST_RECORD if is_record else None
+        own_file(folder, str(path.relative_to(folder)), max_bytes)
+
+
 def is_export(folder: Path) -> bool:
     """Return whether a folder is an export, which has an export.json; the file is not read."""
     return (folder / EXPORT).exists()
@@ -159,14 +168,8 @@ def read_export(folder: Path) -> ModelRecord:
         UnsafeError: it holds links, or names code that a model does not consist of.
         DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
-    # All files, before the first is read. A link to a folder is checked like a file, and so
-    # refused.
-    for path in folder.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        is_record = path.suffix in (".json", ".yaml", ".md")
-        max_bytes = _LARGEST_RECORD if is_record else None
-        own_file(folder, str(path.relative_to(folder)), max_bytes)
+    # All files, before the first is read.
+    check_own_files(folder)
     entries = storage.read_checked_json(folder / EXPORT)
     version = entries.pop("schema", None)
     if version != SCHEMA:

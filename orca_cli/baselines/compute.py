@@ -20,7 +20,7 @@ from torch import Tensor
 
 from orca_cli import signals
 from orca_cli.baselines import models, plain
-from orca_cli.baselines.inputs import FOLDS, Subject
+from orca_cli.baselines.inputs import Subject
 from orca_cli.baselines.names import (
     CONSTANT,
     FEATURES,
@@ -89,7 +89,7 @@ class Baseline:
     kept: bool = False
     # The rest is not recorded. For the test split; None where it failed.
     outputs: Tensor | None = None
-    # Fitted to all of its training samples; None where it cannot be kept.
+    # Fitted to all of its training samples; None for the constant and where it failed.
     model: plain.PlainModel | None = None
     # What makes its features, as it was before any training: part of a transfer model's state.
     start: Mapping[str, Tensor] = field(default_factory=dict)
@@ -186,7 +186,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
 
 
 def _plain_model(entry: Entry) -> plain.PlainModel | None:
-    """Return the fitted model of a cache entry; None where it has none that can be kept."""
+    """Return the fitted model of a cache entry; None for the constant, which has none."""
     record = entry.record.get("model")
     if record is None:
         return None
@@ -332,12 +332,14 @@ def _fit(
     if fold is not None:
         # The models of the folds take time as well.
         limit_s *= 3
+    is_table = not is_raw and name not in _EMBEDDED
     request = settings | {
         "x": x,
         "y": y,
         "groups": _groups(subject.learned, rows),
         "fold": fold,
         "new": new,
+        "limit": subject.limit if is_table else None,
     }
     try:
         # A separate process can be ended at its limit, even within a library's call.
@@ -361,11 +363,14 @@ def _fit(
     elif subject.judge is not None:
         tensors["held_out"] = outputs[: len(judged)]
         tensors["rows"] = torch.from_numpy(judged)
-    record = {"seconds": round(reading_s + fitted["seconds"], 2), "about": fitted["about"]}
-    if fitted["model"] is not None:
-        record["model"], arrays = fitted["model"]
-        for array_name, array in arrays.items():
-            tensors[f"{_MODEL}{array_name}"] = torch.tensor(array)
+    model_record, arrays = fitted["model"]
+    for array_name, array in arrays.items():
+        tensors[f"{_MODEL}{array_name}"] = torch.tensor(array)
+    record = {
+        "seconds": round(reading_s + fitted["seconds"], 2),
+        "about": fitted["about"],
+        "model": model_record,
+    }
     return Entry(tensors=tensors, record=record)
 
 
@@ -395,7 +400,7 @@ def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
         classes = learned.targets()[rows]
     try:
         groups = _groups(learned, rows)
-        return folds(len(rows), FOLDS, seed=models.SEED, classes=classes, groups=groups)
+        return folds(len(rows), models.FOLDS, seed=models.SEED, classes=classes, groups=groups)
     except DataError:
         return None
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
-from orca_cli.baselines.models import SEED
+from orca_cli.baselines.features import table
+from orca_cli.baselines.models import FOLDS, SEED
 from orca_cli.baselines.network_features import embedded, probed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Error, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.plan import BEST_FROM
 
-# Of the training samples, where the run has none and validation samples are few.
-FOLDS = 5
 # Training samples that a model is fitted to.
 MOST_ROWS = 4096
 # Values of the inputs of one split, and of its targets.
@@ -39,8 +37,6 @@ MOST_RAW = 4096
 _CELLS = 2**22
 # Features that a sample may have, however many samples there are.
 _LEAST_FEATURES = 1024
-# Bands of a series' spectrum.
-_BANDS = 16
 
 
 @dataclass(frozen=True)
@@ -130,18 +126,22 @@ class Subject:
         return max(4, MOST_CELLS // math.prod(self.task.input_shape))
 
     @functools.cached_property
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features by the function `table`, [n, F] and [m, F] float32."""
+    def limit(self) -> int:
+        """Return the limit of the function `table`."""
         num_learned = len(self.rows(raw=False))
         # The fewer the samples, the more features each may have.
         wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, num_learned)))
         # Neither the training table nor that of the other samples exceeds MOST_CELLS values.
         longer_table = max(num_learned, len(self.judge or ()) + len(self.test))
         room = max(1, MOST_CELLS // longer_table)
-        limit = min(wished, room)
+        return min(wished, room)
+
+    @functools.cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features by the function `table`, [n, F] and [m, F] float32."""
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            return table(x.numpy(), None if valid is None else valid.numpy(), limit)
+            return table(x.numpy(), None if valid is None else valid.numpy(), self.limit)
 
         return self._read(take)
 
@@ -220,97 +220,3 @@ def _drawn(count: int, limit: int) -> np.ndarray:
         return rows
     generator = seeding.numpy_generator(SEED, "baselines", "samples")
     return np.sort(generator.choice(rows, limit, replace=False))
-
-
-def table(x: np.ndarray, valid: np.ndarray | None, limit: int) -> np.ndarray:
-    """Return features [B, F] float32 of x [B, C, *E], 0 at padding.
-
-    These are all values, or summaries where a sample has more than `limit` values.
-
-    Summaries are means over a grid of cells, and of every channel mean, deviation, least and
-    largest value, mean absolute step along the last axis, and for series the logarithm of the power
-    in bands of frequency. Where there is padding, `valid` [B, *E], the share of positions that are
-    not padding is a feature too.
-    """
-    if math.prod(x.shape[1:]) <= limit:
-        columns = [x.reshape(len(x), -1)]
-    else:
-        columns = _summaries(x, valid, limit)
-    if valid is not None:
-        columns.append(valid.reshape(len(x), -1).mean(axis=1, keepdims=True))
-    return np.concatenate(columns, axis=1).astype(np.float32)
-
-
-def _summaries(x: np.ndarray, valid: np.ndarray | None, limit: int) -> list[np.ndarray]:
-    num_channels = x.shape[1]
-    mask_shape = (len(x), 1, *x.shape[2:])  # [B, 1, *E]
-    mask: np.ndarray = np.ones(mask_shape, dtype=bool)
-    if valid is not None:
-        mask = valid[:, None]
-    axes = tuple(range(2, x.ndim))
-    count = np.maximum(mask.sum(axis=axes), 1)
-    # Padding is 0 and adds nothing to the sum.
-    mean = x.sum(axis=axes) / count
-    centred = np.where(mask, x - np.expand_dims(mean, axes), 0)
-    variance = (centred**2).sum(axis=axes) / count
-    columns = [
-        mean,
-        np.sqrt(variance),
-        x.min(axis=axes, initial=np.inf, where=mask),
-        x.max(axis=axes, initial=-np.inf, where=mask),
-    ]
-    if x.shape[-1] > 1:
-        is_step = mask[..., 1:] & mask[..., :-1]
-        steps = np.where(is_step, np.abs(np.diff(x, axis=-1)), 0)
-        step_count = np.maximum(is_step.sum(axis=axes), 1)
-        columns.append(steps.sum(axis=axes) / step_count)
-    if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
-        columns.append(_spectrum(centred))
-    # A sample of padding alone has an infinite least and largest value.
-    columns = [np.where(np.isfinite(column), column, 0) for column in columns]
-    num_features = sum(column.shape[1] for column in columns)
-    room = limit - num_features
-    if room < num_channels:
-        # The channels' own figures take all the room.
-        figures = np.concatenate(columns, axis=1)
-        return [figures[:, : max(1, limit)]]
-    return [*columns, pooled(x, mask, room // num_channels)]
-
-
-def _spectrum(x: np.ndarray) -> np.ndarray:
-    """Return the log power of series [B, C, T] in bands of frequency, [B, C * bands]."""
-    power = np.abs(np.fft.rfft(x, axis=2)) ** 2
-    spaced = np.geomspace(1, power.shape[2], _BANDS + 1)
-    edges = np.unique(spaced.astype(int))
-    band_means = []
-    for low, high in pairwise(edges):
-        band = power[:, :, low:high]
-        band_means.append(band.mean(axis=2))
-    band_power = np.stack(band_means, axis=2)
-    return np.log1p(band_power).reshape(len(x), -1)
-
-
-def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
-    """Return means over a grid of cells of every channel of x [B, C, *E], [B, C * number of cells].
-
-    A channel has at most `cells` cells, in proportion to the lengths of the axes.
-
-    `mask` [B, 1, *E] is False at padding, where x is 0 and does not count; a cell that is all
-    padding has 0.
-    """
-    sizes = list(x.shape[2:])
-    while math.prod(sizes) > cells and max(sizes) > 1:
-        num_long_axes = sum(size > 1 for size in sizes)
-        factor = (cells / math.prod(sizes)) ** (1 / num_long_axes)
-        shrunk = [max(1, int(size * factor)) for size in sizes]
-        if shrunk == sizes:
-            shrunk[sizes.index(max(sizes))] -= 1
-        sizes = shrunk
-    total = x
-    weight_shape = (len(x), 1, *x.shape[2:])
-    weight = np.broadcast_to(mask, weight_shape).astype(np.float32)
-    for axis, size in enumerate(sizes, 2):
-        starts = np.arange(size) * x.shape[axis] // size
-        total = np.add.reduceat(total, starts, axis=axis)
-        weight = np.add.reduceat(weight, starts, axis=axis)
-    return (total / np.maximum(weight, 1)).reshape(len(x), -1)

@@ -23,10 +23,12 @@ def leaderboard(
             what the transfer was validated on.
 
     Returns:
+        judged: with the SHA-256 of its samples, by which runs are compared; None where other
+            samples validated the transfer, or none.
         candidates: name, validation_error, error, interval, seconds and kept of each, lowest
-        validation error first, the transfer first among equals; without a validation error last.
-        The transfer has none where other samples than those of `judged` validated it. leader: the
-        name of the first that has one and is kept, or None.
+            validation error first, the transfer first among equals. Those without one come last,
+            as the transfer that other samples validated.
+        leader: the name of the first that has a validation error and is kept, or None.
     """
     # Older programs recorded less of it.
     selected = result.get("selected") or {}
@@ -49,7 +51,8 @@ def leaderboard(
         if candidate["kept"] and candidate["validation_error"] is not None:
             leader = candidate["name"]
             break
-    return {"judged": dict(judged), "candidates": candidates, "leader": leader}
+    judge = {**judged, "sha256": selected.get("sha256") if is_judged else None}
+    return {"judged": judge, "candidates": candidates, "leader": leader}
 
 
 def _transfer(result: Mapping[str, Any], *, is_judged: bool) -> dict[str, Any]:

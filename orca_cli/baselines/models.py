@@ -7,48 +7,57 @@ arXiv 2012.08791).
 For linear models, features are standardised by the training set. Where there are more features than
 samples, the table is rotated into the space that its rows span: the L2 penalty and the predictions
 are the same there, at less cost.
+
+What is fitted becomes plain arrays (`plain`), which compute the outputs.
 """
 
 import importlib
-import math
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from orca_cli import signals
-from orca_cli.baselines.windows import Windows, coordinates, training_positions
+from orca_cli.baselines import plain
+from orca_cli.baselines.names import FEATURES, MINIROCKET, PROBE
+from orca_cli.baselines.prepared import Prepared
+from orca_cli.baselines.rocket import AEON, Rocket
+from orca_cli.baselines.windows import Windows, training_positions
 
-# Values of the inputs that are predicted at once.
-_AT_ONCE = 2**22
 # Imported before the clock starts.
 _PACKAGES = ("sklearn.linear_model", "sklearn.model_selection", "sklearn.ensemble")
-_AEON = "aeon.transformations.collection.convolution_based"
+# What a model takes that takes neither table features nor raw inputs.
+_INPUTS = {FEATURES: "embedder", PROBE: "body", MINIROCKET: "raw"}
 FOLDS = 5
 # Of scikit-learn's LogisticRegression: the inverse of the penalty.
 CS = np.logspace(-4, 2, 7)
 ALPHAS = np.logspace(-3, 5, 17)
 # As the authors of MiniRocket have for classes.
 _ROCKET_ALPHAS = np.logspace(-3, 3, 10)
-# Probability of a class that a model has not been fitted to.
-LEAST = 1e-7
 # Values of the table on which C is chosen.
 _CV_CELLS = 2**19
 # Samples, of which 300 trees take a second; of more, 100.
 _SMALL = 1000
 # Features. Of more, a split of a regression forest looks at the square root of their number.
 _FEW = 64
-# Steps: the length of MiniRocket's kernels. Shorter series are padded with zeros.
-_SHORTEST = 9
 # Of folds, and of what is random in a model. It is not the run's: runs of all seeds share their
 # baselines.
 SEED = 0
 
-# From new inputs [m, ...] to outputs [m, K, ...], and in words what was chosen.
-Fitted = tuple[Callable[[np.ndarray], np.ndarray], str]
+
+@dataclass(frozen=True)
+class _Fit:
+    """Fitted models of all outputs, in the form of `plain`."""
+
+    # Of the record: kind and link of each model.
+    parts: list[dict[str, str]]
+    arrays: dict[str, np.ndarray]
+    # What was chosen, in words.
+    about: str
+    # Positions of a window, of dense targets.
+    sides: tuple[int, int] | None = None
 
 
 def fitted(
@@ -63,6 +72,7 @@ def fitted(
     fold: np.ndarray | None = None,
     balanced: bool = False,
     causal: bool = False,
+    limit: int | None = None,
     parent: int | None = None,
 ) -> dict[str, Any]:
     """Fit a model and return its outputs for new samples.
@@ -77,25 +87,33 @@ def fitted(
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
         balanced: whether all classes weigh alike.
         causal: of dense targets, whether a position sees only itself and earlier ones.
+        limit: of `features.table`, where that made x; only recorded.
         parent: process that this one ends with, even in the middle.
 
     Returns:
         outputs [m, K] or [m, K, *E], float32, or float64 where the targets are; seconds of
-        computing them; about: what was chosen, in words; held_out: [n, ...], for each training
-        sample by a model of the other folds alone.
+        computing them; about: what was chosen, in words; model: the record and the arrays of the
+        `plain.PlainModel` that computed them; held_out: [n, ...], for each training sample by a
+        model of the other folds alone.
     """
     if parent is not None:
         signals.end_with_parent(parent)
     packages: tuple[str, ...] = _PACKAGES
-    if model == "minirocket":
-        packages += (_AEON,)
+    if model == MINIROCKET:
+        packages += (AEON,)
     for package in packages:
         importlib.import_module(package)
-    settings: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal}
+    settings: dict[str, Any] = {"k": k, "balanced": balanced, "causal": causal, "limit": limit}
     # Processor time, so that other load does not make a model look slow.
     start = time.process_time()
-    outputs, about = _outputs(model, form, x, y, new=new, groups=groups, **settings)
-    record = {"outputs": outputs, "about": about, "seconds": time.process_time() - start}
+    fit, about = _model(model, form, x, y, groups=groups, **settings)
+    outputs = fit.outputs(new)
+    record = {
+        "outputs": outputs,
+        "about": about,
+        "seconds": time.process_time() - start,
+        "model": (fit.record, fit.arrays),
+    }
     if fold is None:
         return record
     held_out = np.zeros((len(x), *outputs.shape[1:]), outputs.dtype)
@@ -103,15 +121,10 @@ def fitted(
         train = fold != number
         test = fold == number
         # All is chosen anew without the fold, so that no penalty has seen its samples.
-        held_out[test], _ = _outputs(
-            model,
-            form,
-            x[train],
-            y[train],
-            new=x[test],
-            groups=_taken(groups, train),
-            **settings,
+        fold_fit, _ = _model(
+            model, form, x[train], y[train], groups=_taken(groups, train), **settings
         )
+        held_out[test] = fold_fit.outputs(x[test])
     record["held_out"] = held_out
     return record
 
@@ -121,45 +134,50 @@ def _taken(groups: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if groups is None else groups[rows]
 
 
-def _outputs(
+def _model(
     model: str,
     form: str,
     x: np.ndarray,
     y: np.ndarray,
     *,
-    new: np.ndarray,
     groups: np.ndarray | None,
     k: int,
     balanced: bool,
     causal: bool,
-) -> tuple[np.ndarray, str]:
-    """Fit a model; return its outputs for new samples, and what was chosen in fitting.
+    limit: int | None,
+) -> tuple[plain.PlainModel, str]:
+    """Fit a model; return it, and what was chosen in fitting.
 
     Arguments as in `fitted`.
     """
-    if model == "minirocket":
+    record: dict[str, Any] = {
+        "schema": plain.SCHEMA,
+        "form": form,
+        "inputs": _INPUTS.get(model, "table"),
+        "limit": limit,
+        "shape": list(x.shape[1:]),
+        "dtype": "float64" if y.dtype == np.float64 else "float32",
+    }
+    rocket_arrays = {}
+    if model == MINIROCKET:
         # aeon makes the features (Dempster et al. 2021), from which a ridge learns.
-        rocket = importlib.import_module(_AEON).MiniRocket(random_state=SEED, n_jobs=1)
-        x = rocket.fit_transform(_long_enough(x))
+        rocket = Rocket.fitted_to(x, SEED)
+        rocket_arrays = _named("rocket", rocket.arrays)
+        x = rocket.features(x)
     if form == "classes":
-        predict, about = classes(model, x, y, groups=groups, k=k, balanced=balanced)
+        fit = classes(model, x, y, groups=groups, k=k, balanced=balanced)
     elif form in ("labels", "values"):
-        predict, about = numbers(model, x, y, groups)
+        fit = numbers(model, x, y, groups)
     else:
-        predict, about = dense(form, x, y, k=k, balanced=balanced, causal=causal)
-    sample_cells = max(1, new[:1].size)
-    step = max(1, _AT_ONCE // sample_cells)
-    batches = [new[start : start + step] for start in range(0, len(new), step)]
-    if model == "minirocket":
-        batches = [rocket.transform(_long_enough(batch)) for batch in batches]
-    outputs = np.concatenate([predict(batch) for batch in batches])
-    # Outputs of labels and masks are above 0 where these are present.
-    if form == "labels":
-        outputs = outputs - 0.5
-    elif form == "masks":
-        outputs = outputs[:, 1:] - outputs[:, :1]
-    dtype = np.float64 if y.dtype == np.float64 else np.float32
-    return outputs.astype(dtype), about
+        record["inputs"] = "raw"
+        fit = dense(form, x, y, k=k, balanced=balanced, causal=causal)
+    record |= {"sides": fit.sides, "parts": fit.parts}
+    return plain.checked(record, fit.arrays | rocket_arrays), fit.about
+
+
+def _named(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays under their names in a model, behind those of their part."""
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
 def classes(
@@ -170,7 +188,7 @@ def classes(
     groups: np.ndarray | None,
     k: int,
     balanced: bool,
-) -> Fitted:
+) -> _Fit:
     """Fit a classifier.
 
     It predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
@@ -184,12 +202,14 @@ def classes(
         y: [n] int64 in 0..k-1.
         groups, k, balanced: as in `fitted`.
     """
-    transform = _preparation(model, x)
+    prepared = Prepared.by(model, x)
     with warnings.catch_warnings():
         # Of folds without a rare class, and of fits that stop early.
         warnings.simplefilter("ignore")
-        estimator = _estimator(model, transform(x), y, groups=groups, k=k, balanced=balanced)
-    return lambda new: _scores(estimator, transform(new), k), _about(estimator)
+        estimator = _estimator(model, prepared.table, y, groups=groups, k=k, balanced=balanced)
+    columns = np.isin(np.arange(k), estimator.classes_)
+    part, arrays = prepared.plain_part(estimator, columns)
+    return _Fit(parts=[part], arrays=_named("parts.0", arrays), about=_about(estimator))
 
 
 def _estimator(
@@ -278,7 +298,10 @@ def _chosen_c(
         )
         for i, c in enumerate(CS):
             model.set_params(C=c).fit(x[train], y[train])
-            fold_wrong, fold_loss = _losses(_scores(model, x[test], k), y[test], weights)
+            probabilities = np.full((len(test), k), plain.LEAST)
+            probabilities[:, model.classes_] = model.predict_proba(x[test])
+            scores = np.log(np.maximum(probabilities, plain.LEAST))
+            fold_wrong, fold_loss = _losses(scores, y[test], weights)
             wrong[i] += fold_wrong
             loss[i] += fold_loss
     # No fold could be used; 1 is scikit-learn's default.
@@ -298,25 +321,16 @@ def _losses(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[flo
     return weights[y[is_wrong]].sum(), -(weights[y] * true_scores).sum()
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """A fitted model of some of the outputs."""
-
-    # Indices of the outputs.
-    columns: np.ndarray
-    transform: Callable[[np.ndarray], np.ndarray]
-    # Of scikit-learn.
-    estimator: Any
-
-
-def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> Fitted:
+def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> _Fit:
     """Fit models of numbers; they predict [m, K], 0 for outputs of which no value is known.
 
     Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the
     same samples are fitted together, except by boosting, which has one output.
     """
     centre = _centre(y)
-    fits = []
+    parts = []
+    arrays = {"centre": centre.astype(np.float64)}
+    choices = []
     patterns, pattern_of = np.unique(~np.isnan(y), axis=1, return_inverse=True)
     for i, is_known in enumerate(patterns.T):
         together = np.flatnonzero(pattern_of.reshape(-1) == i)
@@ -324,30 +338,24 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
         if not len(rows):
             # Outputs of which no value is known are predicted as 0.
             continue
-        transform = _preparation(model, x[rows])
+        prepared = Prepared.by(model, x[rows])
         blocks = np.split(together, len(together)) if model == "boosting" else [together]
         for columns in blocks:
             target = y[np.ix_(rows, columns)] - centre[columns]
             if len(columns) == 1:
                 target = target[:, 0]
-            estimator = _estimator(model, transform(x[rows]), target, groups=_taken(groups, rows))
-            fits.append(_Fit(columns=columns, transform=transform, estimator=estimator))
-
-    def predict(new: np.ndarray) -> np.ndarray:
-        outputs = np.zeros((len(new), y.shape[1]))
-        for fit in fits:
-            predicted = fit.estimator.predict(fit.transform(new))
-            outputs[:, fit.columns] = predicted.reshape(len(new), -1) + centre[fit.columns]
-        return outputs
-
+            estimator = _estimator(model, prepared.table, target, groups=_taken(groups, rows))
+            is_column = np.isin(np.arange(y.shape[1]), columns)
+            part, part_arrays = prepared.plain_part(estimator, is_column)
+            arrays |= _named(f"parts.{len(parts)}", part_arrays)
+            parts.append(part)
+            choices.append(_about(estimator))
     # Each choice once, and at most three.
-    choices = list(dict.fromkeys(_about(fit.estimator) for fit in fits))
-    return predict, ", ".join(choices[:3])
+    about = ", ".join(list(dict.fromkeys(choices))[:3])
+    return _Fit(parts=parts, arrays=arrays, about=about)
 
 
-def dense(
-    form: str, x: np.ndarray, y: np.ndarray, *, k: int, balanced: bool, causal: bool
-) -> Fitted:
+def dense(form: str, x: np.ndarray, y: np.ndarray, *, k: int, balanced: bool, causal: bool) -> _Fit:
     """Fit a linear model of each position from the inputs around it, the same everywhere.
 
     Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first,
@@ -360,9 +368,8 @@ def dense(
         x: [n, C, *E].
         k, balanced, causal: as in `fitted`.
     """
-    extent = x.shape[2:]
     windows = Windows.of_inputs(x, causal)
-    mean_map = np.zeros(())
+    arrays = {}
     if form == "maps":
         is_known = ~np.isnan(y)
         sums = np.where(is_known, y, 0).sum(axis=0)
@@ -370,11 +377,11 @@ def dense(
         mean_map = sums / counts
         # Where no target is known at a position, the mean of all.
         mean_map = np.where(is_known.any(axis=0), mean_map, y[is_known].mean())
-        windows = replace(windows, centre=x.mean(axis=0))
+        windows = replace(windows, centre=x.mean(axis=0, dtype=np.float64))
+        arrays = {"input_centre": windows.centre, "mean_map": mean_map.astype(np.float64)}
         # [n, K, *E] -> [n, *E]
         is_known = is_known.any(axis=1)
     else:
-        windows = replace(windows, coordinates=coordinates(extent))
         if form == "masks":
             # [n, 1, *E] -> [n, *E]
             y = y[:, 0]
@@ -383,9 +390,9 @@ def dense(
     table, positions = training_positions(windows, x, is_known, SEED)
     if form == "maps":
         targets = np.moveaxis(y - mean_map, 1, -1)[positions]
-        model, about = numbers("linear", table, targets, None)
+        fit = numbers("linear", table, targets, None)
     else:
-        model, about = classes(
+        fit = classes(
             "linear",
             table,
             y[positions],
@@ -394,15 +401,13 @@ def dense(
             balanced=balanced,
         )
 
-    def predict(new: np.ndarray) -> np.ndarray:
-        outputs = []
-        for sample in new:
-            at_positions = model(windows.features(sample))  # [positions, K]
-            outputs.append(at_positions.T.reshape(-1, *extent))
-        return np.stack(outputs) + mean_map
-
     window_text = " x ".join(map(str, windows.window))
-    return predict, f"window {window_text}, {about}"
+    return _Fit(
+        parts=fit.parts,
+        arrays=fit.arrays | arrays,
+        about=f"window {window_text}, {fit.about}",
+        sides=windows.sides,
+    )
 
 
 def _centre(y: np.ndarray) -> np.ndarray:
@@ -426,57 +431,6 @@ def _about(estimator: Any) -> str:
         if hasattr(estimator, name):
             return text.format(getattr(estimator, name))
     return "scikit-learn's defaults" if hasattr(estimator, "max_iter") else "constant"
-
-
-def _scores(estimator: Any, x: np.ndarray, k: int) -> np.ndarray:
-    """Return scores [m, k] of all classes from a classifier.
-
-    Classes that it was not fitted to get the least score.
-    """
-    if hasattr(estimator, "predict_proba"):
-        scores = np.log(np.maximum(estimator.predict_proba(x), LEAST))
-        lowest = math.log(LEAST)
-    else:
-        scores = estimator.decision_function(x)
-        if scores.ndim == 1:
-            # Of two classes, the score of the second alone.
-            scores = np.stack([-scores, scores], axis=1)
-        lowest = scores.min() - 1
-    outputs = np.full((len(x), k), lowest)
-    outputs[:, estimator.classes_] = scores
-    return outputs
-
-
-def _long_enough(x: np.ndarray) -> np.ndarray:
-    missing_steps = max(0, _SHORTEST - x.shape[2])
-    return np.pad(x, ((0, 0), (0, 0), (0, missing_steps)))
-
-
-def _preparation(model: str, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that prepares features [m, F] for a model, as [m, F'].
-
-    Trees take features as they are. Other models take them standardised by training features x
-    [n, F], float64, without those that are constant.
-    """
-    if model in ("forest", "boosting"):
-        return lambda new: new
-    mean = x.mean(axis=0, dtype=np.float64)
-    std = x.std(axis=0, dtype=np.float64)
-    # float32 rounds at 6e-8 of a number; smaller deviations are not variation.
-    magnitude = np.maximum(np.abs(mean), 1e-30)
-    varies = std > 1e-7 * magnitude
-    mean = mean[varies]
-    std = std[varies]
-    standardised = (x[:, varies] - mean) / std
-    if standardised.shape[1] <= len(x):
-        return lambda new: (new[:, varies] - mean) / std
-    # Orthonormal columns that span the rows of the training table.
-    eigenvalues, eigenvectors = np.linalg.eigh(standardised @ standardised.T)
-    # Directions that are only rounding would be magnified when divided by their scale.
-    is_spanned = eigenvalues > 1e-10 * max(eigenvalues[-1], 1e-300)
-    scales = np.sqrt(eigenvalues[is_spanned])
-    basis = (standardised.T @ eigenvectors[:, is_spanned]) / scales
-    return lambda new: ((new[:, varies] - mean) / std) @ basis
 
 
 def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]] | None:

@@ -1,13 +1,15 @@
 """Features of every position of a map: the inputs around it."""
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# Features of a position.
-_MOST_FEATURES = 512
+# Features of a position, of windows that hold more than the position itself.
+MOST_FEATURES = 512
 # Values, and rows, of the table of training positions.
 _CELLS = 2**24
 _MOST_ROWS = 2**17
@@ -21,57 +23,51 @@ class Windows:
 
     # *E
     extent: tuple[int, ...]
-    # Positions along each axis.
-    window: tuple[int, ...]
-    # Positions of a window before and after its own.
+    # Positions of a window before and after its own, along each axis.
     sides: tuple[int, int]
-    # [C, *E], taken away from inputs.
-    centre: np.ndarray
-    # [positions, 2 * axes], further features.
-    coordinates: np.ndarray
+    # [C, *E], taken away from inputs; None: coordinates are features as well.
+    centre: np.ndarray | None = None
 
     @classmethod
     def of_inputs(cls, x: np.ndarray, causal: bool) -> "Windows":
         """Return the widest windows whose features are few enough for inputs [n, C, *E]."""
         extent = x.shape[2:]
         radius = _RADIUS.get(len(extent), 0)
-        while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > _MOST_FEATURES:
+        while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > MOST_FEATURES:
             radius -= 1
-        width = 2 * radius + 1
-        sides = (radius, radius)
-        if causal:
-            # The window has the same size, and ends at its own position.
-            sides = (2 * radius, 0)
-        num_positions = int(np.prod(extent))
-        return cls(
-            extent=extent,
-            window=(width,) * len(extent),
-            sides=sides,
-            centre=np.zeros(()),
-            coordinates=np.zeros((num_positions, 0)),
-        )
+        # A causal window has the same size, and ends at its own position.
+        sides = (2 * radius, 0) if causal else (radius, radius)
+        return cls(extent=extent, sides=sides)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Return the number of positions along each axis of a window."""
+        return (sum(self.sides) + 1,) * len(self.extent)
+
+    @functools.cached_property
+    def coordinates(self) -> np.ndarray:
+        """Return further features of all positions, [positions, 2 * axes]; [positions, 0] if none.
+
+        They are the coordinates, in -1..1, and their squares.
+        """
+        if self.centre is not None:
+            return np.zeros((math.prod(self.extent), 0))
+        axes = [np.linspace(-1, 1, size) for size in self.extent]
+        grid = np.meshgrid(*axes, indexing="ij")
+        columns = [*grid, *(axis**2 for axis in grid)]
+        return np.stack(columns, axis=-1).reshape(-1, 2 * len(self.extent))
 
     def features(self, sample: np.ndarray) -> np.ndarray:
         """Return the features [positions, F] of all positions of an input [C, *E]."""
         axes = len(self.extent)
+        centred = sample if self.centre is None else sample - self.centre
         # Channels are not padded, all other axes alike.
         padding = [(0, 0)] + [self.sides for _ in self.extent]
-        padded = np.pad(sample - self.centre, padding)
+        padded = np.pad(centred, padding)
         windows: Any = sliding_window_view(padded, self.window, axis=tuple(range(1, axes + 1)))
         # [C, *E, *window] -> [positions, C * window]
         values = np.moveaxis(windows, 0, axes).reshape(len(self.coordinates), -1)
         return np.concatenate([values, self.coordinates], axis=1)
-
-
-def coordinates(extent: tuple[int, ...]) -> np.ndarray:
-    """Return the coordinates of all positions, in -1..1, and their squares.
-
-    The array is [positions, 2 * axes].
-    """
-    axes = [np.linspace(-1, 1, size) for size in extent]
-    grid = np.meshgrid(*axes, indexing="ij")
-    columns = [*grid, *(axis**2 for axis in grid)]
-    return np.stack(columns, axis=-1).reshape(-1, 2 * len(extent))
 
 
 def training_positions(

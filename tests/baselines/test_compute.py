@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -60,6 +61,7 @@ class Start(nn.Module):
     def __init__(self, weight):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([weight]))
+        self.body = nn.Identity()
         self.predictor = SimpleNamespace(pool=lambda features: features)
 
     def features(self, x, valid):
@@ -72,6 +74,7 @@ def subject(task, learned):
         error=ZeroOne(),
         learned=learned,
         may_judge=False,
+        run_folds=None,
         embedder=Tokens(),
         start=None,
         open_test=task.open_test,
@@ -107,7 +110,15 @@ def run(tmp_path, messages, monkeypatch):
     )
 
     def call(
-        task, names, error=None, *, with_validation=False, test=None, embedder=None, start=None
+        task,
+        names,
+        error=None,
+        *,
+        with_validation=False,
+        run_folds=None,
+        test=None,
+        embedder=None,
+        start=None,
     ):
         error = error or ZeroOne()
         test = test or task.open_test()
@@ -123,6 +134,7 @@ def run(tmp_path, messages, monkeypatch):
             error=error,
             learned=learned,
             may_judge=not with_validation,
+            run_folds=run_folds,
             embedder=embedder or Tokens(),
             start=lambda: start,
             open_test=lambda: test,
@@ -137,12 +149,23 @@ def run(tmp_path, messages, monkeypatch):
     return call
 
 
+def wrong_out_of_fold(fold):
+    """Return for which of the first samples a ridge on the other folds is wrong."""
+    wrong = []
+    for number in np.unique(fold):
+        train = np.flatnonzero(fold != number)
+        held_out = np.flatnonzero(fold == number)
+        decisions = ridge(POOLED[train], Y[train], POOLED[held_out])
+        wrong += list(decisions.argmax(1) != Y[held_out])
+    return wrong
+
+
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_they_learn_from_some_splits_and_are_judged_on_others(
     task, run, monkeypatch, messages, with_validation
 ):
     """That is the validation split, or folds where it was trained on or is small."""
-    monkeypatch.setattr(inputs, "LEAST_JUDGES", 15)
+    monkeypatch.setattr(inputs, "BEST_FROM", 15)
     baselines = run(task, ("constant", "linear", "features"), with_validation=with_validation)
     names, n = (["train", "val"], 45) if with_validation else (["train"], 30)
     scaler = StandardScaler().fit(FLAT[:n])
@@ -156,20 +179,56 @@ def test_they_learn_from_some_splits_and_are_judged_on_others(
     if not with_validation:
         wrong = ridge(POOLED[:30], Y[:30], POOLED[30:45]).argmax(1) != Y[30:45]
     else:
-        fold = folds(45, 5, seed=0, classes=Y[:45])
-        wrong = []
-        for number in range(5):
-            train = np.flatnonzero(fold != number)
-            held_out = np.flatnonzero(fold == number)
-            decisions = ridge(POOLED[train], Y[train], POOLED[held_out])
-            wrong += list(decisions.argmax(1) != Y[held_out])
+        wrong = wrong_out_of_fold(folds(45, 5, seed=0, classes=Y[:45]))
     features = baselines["features"]
     assert features.validation_error == pytest.approx(np.mean(wrong))
     assert features.record()["validation_error"] == features.validation_error
     # The test error does not depend on how the best model is chosen.
-    monkeypatch.setattr(inputs, "LEAST_JUDGES", 16)
+    monkeypatch.setattr(inputs, "BEST_FROM", 16)
     again = run(task, ["features"], with_validation=with_validation)
     assert again["features"].error == features.error
+
+
+RUN_FOLDS = np.repeat([2, 0, 1], 10)
+
+
+def test_the_folds_of_the_run_judge_its_simple_models_too(task, run, monkeypatch):
+    """They do so for as large a validation split as there is."""
+    monkeypatch.setattr(inputs, "BEST_FROM", 1)
+    baselines = run(task, ["constant", "features"], run_folds=RUN_FOLDS)
+    features = baselines["features"]
+    assert features.validation_error == pytest.approx(np.mean(wrong_out_of_fold(RUN_FOLDS)))
+    assert (features.validated_by, baselines["constant"].validated_by) == (30, 30)
+    # Other folds are another entry of the cache.
+    other = np.arange(30) % 2
+    again = run(task, ["features"], run_folds=other)["features"]
+    assert again.validation_error == pytest.approx(np.mean(wrong_out_of_fold(other)))
+
+
+def test_all_validation_samples_judge_however_few_are_learned_from(task, run, monkeypatch):
+    monkeypatch.setattr(inputs, "BEST_FROM", 15)
+    monkeypatch.setattr(inputs, "MOST_ROWS", 9)
+    baselines = run(task, ["constant", "features"])
+    assert baselines["features"].trained_on["n"] == 9
+    assert {baseline.validated_by for baseline in baselines.values()} == {15}
+
+
+def test_what_is_kept_is_what_was_measured(task, run):
+    """A model from the cache as well."""
+    for _ in range(2):
+        baselines = run(task, ["linear", "features", "probe"], start=Start(1.0))
+        new = {"linear": FLAT, "features": POOLED, "probe": X.mean(2)}
+        for name, features in new.items():
+            kept = baselines[name].model.outputs(features[45:])
+            np.testing.assert_array_equal(kept, baselines[name].outputs.numpy())
+        assert baselines["features"].interval == pytest.approx(
+            exact_interval(baselines["features"].error * 15, 15)
+        )
+
+
+def exact_interval(wrong, n):
+    """Return Clopper and Pearson's interval by SciPy."""
+    return stats.binomtest(round(wrong), n).proportion_ci(method="exact")
 
 
 @pytest.fixture
@@ -249,7 +308,7 @@ def test_large_training_sets_are_sampled_and_it_is_said(task, run, monkeypatch):
     baseline = run(task, ["linear"], with_validation=True)["linear"]
     assert baseline.trained_on == {"splits": ["train", "val"], "n": 20, "of": 45}
     whole = subject(task, Joined([task.train, task.validation]))
-    assert np.array_equal(whole.table[0], FLAT[whole.rows(whole.learned, raw=False)])
+    assert np.array_equal(whole.table[0], FLAT[whole.rows(raw=False)])
 
 
 def dense(y):

@@ -36,7 +36,9 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
     assert done.folder == first.folder
     # The test split is opened once more, which is counted.
     assert (first.result["test_reads"], result["test_reads"]) == (1, 2)
-    new = {"baselines", "comparison", "test_reads", "seconds"}
+    new = {
+        "baselines", "comparison", "judged", "candidates", "leader", "test_reads", "seconds",
+    }  # fmt: skip
     assert {key for key in result if result[key] != first.result[key]} == new
     assert orca("doctor", first.folder)[0] == 0
     # They are no part of the experiment.

@@ -96,14 +96,20 @@ def test_a_state_that_no_run_has_is_no_error(root):
 def test_show_tells_result_decisions_baselines_and_files(root):
     facts = {
         "comparison": {"text": "better than linear"},
-        "baselines": {"linear": {"error": 0.25, "seconds": 1.0}},
+        "candidates": [
+            {"name": "linear", "validation_error": 0.2, "error": 0.25, "seconds": 1.0},
+            {"name": "transfer", "validation_error": 0.3, "error": 0.1, "interval": [0.075, 0.13]},
+        ],
+        "leader": "linear",
     }
     decided = {"train.lr": {"value": 2e-4, "why": "budget=normal"}}
     run = add_run(root, decided=decided, error={"interval": [0.075, 0.13]}, **facts)
     out = read_text("runs", "show", run.name[-8:])
     expected = (
-        "zero_one 10.00 % (95 % interval 7.50 % to 13.00 %) on 497",
-        "linear 25.00 %",
+        "zero_one 10.00 % on 497",
+        "linear    20.00 %     25.00 %                     1.0",
+        "transfer  30.00 %     10.00 % (7.50 % to 13.00 %)  -",
+        "leader  a linear model, not the transfer",
         "better than linear",
         "train.lr=0.0002 (budget=normal)",
     )

@@ -42,7 +42,7 @@ class Batch:
     @classmethod
     def from_arrays(cls, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None = None) -> Batch:
         """Return the batch of these arrays, shaped as its tensors, which share their memory."""
-        # The only place where data become tensors: reading them does not load torch.
+        # Not before: reading new data does not load torch.
         import torch
 
         mask = None if valid is None else torch.from_numpy(valid)

@@ -211,10 +211,9 @@ def _log_softmax(outputs: np.ndarray) -> np.ndarray:
     """
     logits = outputs.astype(np.float64, order="C")
     # The last bits decide which samples with a probability near 1 are tied, and recorded errors
-    # come from torch.
+    # come from torch. SciPy, where torch cannot be imported, may tie others of these.
     try:
         import torch
-    # As where a simple model predicts from an export.
     except ImportError:
         from scipy import special
 

@@ -373,7 +373,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return _loaded(path, load_file)
 
 
-def _loaded(path: Path, reader: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _loaded(path: Path, reader: Callable[[Path], Any]) -> Any:
     from safetensors import SafetensorError
 
     try:

@@ -155,6 +155,27 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
         )
 
 
+def test_the_labels_of_a_fold_do_not_reach_the_model_that_it_judges(run):
+    """Neither by training nor by alignment, which reads labels as well."""
+    settings = [*ALIGNED, "train.folds=2"]
+    # Each sample has a target of its own, and sums of them are exact in any order.
+    y = np.arange(N + TEST) / 64
+    path, _ = run("values", *settings, data=(NOISE, y))
+    saved = np.load(path / "3_finetune" / "out_of_fold.npz")
+    rows = (64 * saved["targets"][saved["fold"] == 0, 0]).astype(int)
+    swapped = y.copy()
+    swapped[[rows.min(), rows.max()]] = y[[rows.max(), rows.min()]]
+    other, _ = run("values", *settings, data=(NOISE, swapped))
+    is_equal = []
+    for fold in ("fold-0", "fold-1"):
+        before, after = (
+            load_file(folder / "3_finetune" / fold / "model.safetensors")
+            for folder in (path, other)
+        )
+        is_equal.append(all(torch.equal(before[name], after[name]) for name in before))
+    assert is_equal == [True, False]
+
+
 @pytest.mark.slow
 def test_a_run_of_several_models_is_resumed_inside_one(run, environment, tmp_path, monkeypatch):
     """A step of training, and a comparison near the end of the alignment of the second member."""

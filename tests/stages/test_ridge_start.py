@@ -121,7 +121,18 @@ def test_too_few_known_targets_change_nothing(bodies):
     assert torch.equal(model.predictor.linear.weight, untouched.predictor.linear.weight)
 
 
-def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ([], 0),
+        # Several models are judged as one.
+        (["train.members=2"], [0, 0]),
+        (["train.folds=3"], 0),
+    ],
+)
+def test_a_run_that_training_makes_worse_ends_where_it_began(
+    tmp_path, monkeypatch, settings, epochs
+):
     draw, y = np.random.default_rng(0), np.arange(330) % 3
     x = draw.normal(size=(330, 1, 24)) + 0.7 * np.sin(np.arange(24) * (1 + y[:, None, None]) / 3)
     parts = {"train": slice(0, 120), "val": slice(120, 230), "test": slice(230, 330)}
@@ -144,6 +155,13 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(tmp_path, monkeypat
         "predictor.init=ridge",
         "embedder.filters=8",
     ]
-    worse = orca_cli.run(*words, "train.epochs=1", "train.lr=3.0", f"paths.runs={tmp_path}").result
-    assert worse["selected"]["epoch"] == 0
+    outcome = orca_cli.run(
+        *words, *settings, "train.epochs=1", "train.lr=3.0", f"paths.runs={tmp_path}"
+    )
+    worse = outcome.result
+    assert worse["selected"]["epoch"] in (0, epochs)
+    assert worse["selected"]["start"]["validation_error"] == worse["validation_error"]
     assert worse["error"]["value"] < 0.5  # of three classes
+    # The weights in the run's folder are those that were tested.
+    predicted = orca_cli.load(outcome).predict(x[parts["test"]])
+    assert np.mean(predicted != y[parts["test"]]) == pytest.approx(worse["error"]["value"])

@@ -269,7 +269,7 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
 def _folds(facts: Facts, train: TrainPlan) -> Decision:
     typed = facts.typed
     # Each of these says how the weights are chosen, or how many models there are.
-    if typed.select != "auto" or typed.refit != "auto" or typed.members is not None:
+    if typed.select != "auto" or typed.refit is True or (typed.members or 1) > 1:
         return Decision(0, "train.select, train.refit or train.members is typed")
     num_validation = len(facts.task.validation)
     if typed.validate_on == "test" or num_validation >= BEST_FROM:

@@ -99,16 +99,20 @@ class Part:
 
     @classmethod
     def read(
-        cls, record: Any, arrays: Mapping[str, np.ndarray], prefix: str, width: int, k: int
+        cls, record: Any, arrays: Mapping[str, np.ndarray], prefix: str, *, width: int, k: int
     ) -> "Part":
         """Return the part that a record and arrays, which may be forged, describe.
+
+        Args:
+            record, arrays, prefix: its record, and the model's arrays, with the prefix of its own.
+            width, k: how many features the model has, and how many outputs.
 
         Raises:
             DataError: its record has another form.
             UnsafeError: its arrays do not fit.
         """
         _check_types(record, _PART_TYPES)
-        own = taken(arrays, {"columns": (np.bool_, "K")}, prefix, {"K": k})
+        columns = taken(arrays, {"columns": (np.bool_, "K")}, prefix, {"K": k})["columns"]
         model: Linear | Trees
         if record["kind"] == "linear":
             model = Linear.read(arrays, prefix, width)
@@ -118,9 +122,9 @@ class Part:
         # Of two classes there is the logit of the second alone.
         if num_scores == 1 and record["link"] == "logits":
             num_scores = 2
-        if not num_scores or own["columns"].sum() != num_scores:
+        if not num_scores or columns.sum() != num_scores:
             raise UnsafeError(f"array '{prefix}columns' does not name {num_scores} outputs")
-        return cls(link=record["link"], columns=own["columns"], model=model)
+        return cls(link=record["link"], columns=columns, model=model)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Return the outputs [m, K] for features [m, F].
@@ -205,8 +209,10 @@ class PlainModel:
                 at_positions = self._predicted(self.source.features(sample))  # [positions, K]
                 maps.append(at_positions.T.reshape(-1, *self.source.extent))
             outputs = np.stack(maps) + self.mean_map
+        elif self.source is not None:
+            outputs = self._predicted(self.source.features(new))
         else:
-            outputs = self._predicted(new if self.source is None else self.source.features(new))
+            outputs = self._predicted(new)
         # Outputs of labels and masks are above 0 where these are present.
         if self.record["form"] == "labels":
             outputs = outputs - 0.5
@@ -247,14 +253,14 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     if form == "masks" and len(centre) != 2:
         raise UnsafeError("array 'centre' is not that of two classes")
     sizes = dict(zip("C" + axes, shape, strict=True)) | {"K": len(centre)}
-    own: dict[str, Any] = {"mean_map": np.zeros(()), "input_centre": None}
+    maps: dict[str, Any] = {"mean_map": np.zeros(()), "input_centre": None}
     if form == "maps":
         map_forms = {"mean_map": (np.float64, "K" + axes), "input_centre": (np.float64, "C" + axes)}
-        own = taken(arrays, map_forms, "", sizes)
+        maps = taken(arrays, map_forms, "", sizes)
     source: Windows | Rocket | None = None
     width = shape[0]
     if form in DENSE:
-        source = Windows(tuple(shape[1:]), tuple(record["sides"]), own["input_centre"])
+        source = Windows(tuple(shape[1:]), tuple(record["sides"]), maps["input_centre"])
         width = source.width(shape[0])
         # Windows of the position itself take as much as the input.
         is_wide = sum(source.sides) > 0 and width > MOST_FEATURES + 2 * len(axes)
@@ -265,13 +271,14 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
         width = len(source.arrays["biases"])
     parts = []
     for number, part_record in enumerate(record["parts"]):
-        parts.append(Part.read(part_record, arrays, f"parts.{number}.", width, len(centre)))
+        prefix = f"parts.{number}."
+        parts.append(Part.read(part_record, arrays, prefix, width=width, k=len(centre)))
     return PlainModel(
         record=dict(record),
         arrays=dict(arrays),
         parts=tuple(parts),
         centre=centre,
-        mean_map=own["mean_map"],
+        mean_map=maps["mean_map"],
         source=source,
     )
 

@@ -46,7 +46,7 @@ class Rocket:
         Raises:
             UnsafeError: aeon's compiled code, which checks nothing, would leave the arrays.
         """
-        own = taken(arrays, _FORMS, prefix, {})
+        parameters = taken(arrays, _FORMS, prefix, {})
         num_channels, length = shape
         # The padding is at most as long as the series.
         longest = (max(length, _SHORTEST) - 1) // (_SHORTEST - 1)
@@ -54,18 +54,18 @@ class Rocket:
             ("channel_counts", 1, num_channels),
             ("channels", 0, num_channels - 1),
             ("dilations", 1, longest),
-            ("feature_counts", 1, len(own["biases"])),
+            ("feature_counts", 1, len(parameters["biases"])),
         ):
-            if ((own[name] < least) | (own[name] > greatest)).any():
+            if ((parameters[name] < least) | (parameters[name] > greatest)).any():
                 raise UnsafeError(f"array '{prefix}{name}' is not within {least} to {greatest}")
         for name, expected in (
-            ("channel_counts", _KERNELS * len(own["dilations"])),
-            ("channels", own["channel_counts"].sum(dtype=np.int64)),
-            ("biases", _KERNELS * own["feature_counts"].sum(dtype=np.int64)),
+            ("channel_counts", _KERNELS * len(parameters["dilations"])),
+            ("channels", parameters["channel_counts"].sum(dtype=np.int64)),
+            ("biases", _KERNELS * parameters["feature_counts"].sum(dtype=np.int64)),
         ):
-            if not expected or len(own[name]) != expected:
+            if not expected or len(parameters[name]) != expected:
                 raise UnsafeError(f"array '{prefix}{name}' does not have {expected} entries")
-        return cls(own)
+        return cls(parameters)
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """Return the features [m, F] of series [m, C, T]; UnavailableError without aeon."""

@@ -102,7 +102,9 @@ class Trees:
         for number, root in enumerate(self.roots):
             first = number * num_values % len(self.intercept)
             total[:, first : first + num_values] += self.value[self._rows(x, root)]
-        return total / len(self.roots) if self.is_mean else total
+        if self.is_mean:
+            total /= len(self.roots)
+        return total
 
     def _rows(self, x: np.ndarray, root: int) -> np.ndarray:
         """Return the rows of `value` that samples x [m, F] reach in a tree, [m]."""
@@ -110,10 +112,11 @@ class Trees:
         # All samples together, level by level.
         samples = np.flatnonzero(self.left[nodes] != _LEAF)
         while len(samples):
-            at = nodes[samples]
-            values = x[samples, self.feature[at]]
-            goes_left = np.where(np.isnan(values), self.missing[at], values <= self.threshold[at])
-            below = np.where(goes_left, self.left[at], self.right[at])
+            parents = nodes[samples]
+            values = x[samples, self.feature[parents]]
+            is_low = values <= self.threshold[parents]
+            goes_left = np.where(np.isnan(values), self.missing[parents], is_low)
+            below = np.where(goes_left, self.left[parents], self.right[parents])
             nodes[samples] = below
             samples = samples[self.left[below] != _LEAF]
         return self.row[nodes]

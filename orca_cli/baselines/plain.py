@@ -246,7 +246,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     is_series = record["inputs"] == "raw" and form not in DENSE
     axes = _AXES[: len(shape) - 1] if form in DENSE else _AXES[:is_series]
     if len(shape) != 1 + len(axes) or (form in DENSE and not axes):
-        raise DataError(f"'shape' of a model of {form} is {shown(shape)}")
+        raise DataError(f"'shape' {shown(shape)} does not fit a model of {form}")
     if not isinstance(record.get("parts"), list):
         raise DataError("'parts' of a model is not a list")
     centre = taken(arrays, {"centre": (np.float64, "K")}, "", {})["centre"]
@@ -265,7 +265,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
         # Windows of the position itself take as much as the input.
         is_wide = sum(source.sides) > 0 and width > MOST_FEATURES + 2 * len(axes)
         if is_wide or len(centre) * math.prod(shape[1:]) > _MOST_OUTPUTS:
-            raise UnsafeError(f"'shape' {shown(shape)} or 'sides' makes too many values")
+            raise UnsafeError(f"'shape' {shown(shape)} and 'sides' make too many values")
     elif is_series:
         source = Rocket.read(arrays, "rocket.", shape)
         width = len(source.arrays["biases"])

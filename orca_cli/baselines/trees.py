@@ -62,7 +62,11 @@ class Trees:
         Raises:
             UnsafeError: an evaluation would leave the arrays, or would not end soon.
         """
-        trees = cls(is_mean=is_mean, **taken(arrays, _FORMS, prefix, {}))
+        own_arrays = taken(arrays, _FORMS, prefix, {})
+        for name in ("feature", "left", "right", "row"):
+            # NumPy indexes fastest by this type, which takes twice the space in a file.
+            own_arrays[name] = own_arrays[name].astype(np.intp)
+        trees = cls(is_mean=is_mean, **own_arrays)
         trees._check(prefix, width)
         return trees
 
@@ -78,13 +82,13 @@ class Trees:
             ("row", self.row[is_leaf], 0, len(self.value)),
         ):
             if ((indices < least) | (indices >= end)).any():
-                raise UnsafeError(f"array '{prefix}{name}' has an index out of its range")
+                raise UnsafeError(f"array '{prefix}{name}' has an index that is out of range")
         if not len(self.roots) or self.value.shape[1] not in (1, len(self.intercept)):
             raise UnsafeError(f"array '{prefix}value' does not have the values of the scores")
         # Otherwise a few nodes could make endlessly many paths.
         entered = np.concatenate([self.roots, self.left[inner], self.right[inner]])
         if not np.array_equal(np.sort(entered), np.arange(num_nodes)):
-            raise UnsafeError(f"a node of '{prefix}left' and '{prefix}right' has not one parent")
+            raise UnsafeError(f"a node in '{prefix}left' and '{prefix}right' has no or two parents")
         level = self.roots
         for _ in range(_DEEPEST):
             level = level[~is_leaf[level]]
@@ -95,7 +99,7 @@ class Trees:
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores [m, C] of samples x [m, F], which are compared as float32."""
-        x = x.astype(np.float32)
+        x = np.ascontiguousarray(x, np.float32)
         total = np.tile(self.intercept, (len(x), 1))
         num_values = self.value.shape[1]
         # In the order of scikit-learn, so that the sums have its bits.
@@ -108,18 +112,20 @@ class Trees:
 
     def _rows(self, x: np.ndarray, root: int) -> np.ndarray:
         """Return the rows of `value` that samples x [m, F] reach in a tree, [m]."""
-        nodes = np.full(len(x), root)
-        # All samples together, level by level.
-        samples = np.flatnonzero(self.left[nodes] != _LEAF)
+        reached = np.full(len(x), root)
+        # All samples that are not at a leaf, together, level by level; `take` is the fastest way.
+        samples = np.flatnonzero(self.left.take(reached) != _LEAF)
+        nodes = reached.take(samples)
         while len(samples):
-            parents = nodes[samples]
-            values = x[samples, self.feature[parents]]
-            is_low = values <= self.threshold[parents]
-            goes_left = np.where(np.isnan(values), self.missing[parents], is_low)
-            below = np.where(goes_left, self.left[parents], self.right[parents])
-            nodes[samples] = below
-            samples = samples[self.left[below] != _LEAF]
-        return self.row[nodes]
+            values = x.take(samples * x.shape[1] + self.feature.take(nodes))
+            goes_left = values <= self.threshold.take(nodes)
+            goes_left |= np.isnan(values) & self.missing.take(nodes)
+            nodes = np.where(goes_left, self.left.take(nodes), self.right.take(nodes))
+            reached[samples] = nodes
+            inner = np.flatnonzero(self.left.take(nodes) != _LEAF)
+            samples = samples.take(inner)
+            nodes = nodes.take(inner)
+        return self.row.take(reached)
 
 
 def of_forest(estimator: Any) -> dict[str, np.ndarray]:

@@ -190,7 +190,8 @@ def _candidate_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
         for key in ("validation_error", "error"):
             is_known = candidate.get(key) is not None
             cells.append(_shown_error(result, candidate[key]) if is_known else "-")
-        interval = interval_text(mapping(result.get("error")) | candidate)
+        interval_ends = {"interval": candidate.get("interval")}
+        interval = interval_text(mapping(result.get("error")) | interval_ends)
         if interval:
             cells[-1] += f" ({interval})"
         time_s = number(candidate.get("seconds"))
@@ -207,7 +208,7 @@ def _conclusion(
     leader = result.get("leader")
     # Not every task keeps its preprocessing, nor every run its weights.
     if not can_predict(run):
-        if has_table and leader is None:
+        if has_table:
             yield "leader", "none: the run keeps no model that predicts"
         return
     command = f"orca predict {run} INPUT"

@@ -56,8 +56,8 @@ class _Fit:
     arrays: dict[str, np.ndarray]
     # What was chosen, in words.
     about: str
-    # Positions of a window, of dense targets.
-    sides: tuple[int, int] | None = None
+    # Of windows, for dense targets.
+    sides: tuple[int, int] = (0, 0)
 
 
 def fitted(
@@ -72,7 +72,7 @@ def fitted(
     fold: np.ndarray | None = None,
     balanced: bool = False,
     causal: bool = False,
-    limit: int | None = None,
+    limit: int = 0,
     parent: int | None = None,
 ) -> dict[str, Any]:
     """Fit a model and return its outputs for new samples.
@@ -87,7 +87,7 @@ def fitted(
         fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
         balanced: whether all classes weigh alike.
         causal: of dense targets, whether a position sees only itself and earlier ones.
-        limit: of `features.table`, where that made x; only recorded.
+        limit: of `features.table`, where that made x, for the record; else 0.
         parent: process that this one ends with, even in the middle.
 
     Returns:
@@ -144,7 +144,7 @@ def _model(
     k: int,
     balanced: bool,
     causal: bool,
-    limit: int | None,
+    limit: int,
 ) -> tuple[plain.PlainModel, str]:
     """Fit a model; return it, and what was chosen in fitting.
 
@@ -171,7 +171,7 @@ def _model(
     else:
         record["inputs"] = "raw"
         fit = dense(form, x, y, k=k, balanced=balanced, causal=causal)
-    record |= {"sides": fit.sides, "parts": fit.parts}
+    record |= {"sides": list(fit.sides), "parts": fit.parts}
     return plain.checked(record, fit.arrays | rocket_arrays), fit.about
 
 
@@ -209,7 +209,8 @@ def classes(
         estimator = _estimator(model, prepared.table, y, groups=groups, k=k, balanced=balanced)
     columns = np.isin(np.arange(k), estimator.classes_)
     part, arrays = prepared.plain_part(estimator, columns)
-    return _Fit(parts=[part], arrays=_named("parts.0", arrays), about=_about(estimator))
+    arrays = _named("parts.0", arrays) | {"centre": np.zeros(k)}
+    return _Fit(parts=[part], arrays=arrays, about=_about(estimator))
 
 
 def _estimator(
@@ -328,7 +329,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
     same samples are fitted together, except by boosting, which has one output.
     """
     centre = _centre(y)
-    parts = []
+    parts: list[dict[str, str]] = []
     arrays = {"centre": centre.astype(np.float64)}
     choices = []
     patterns, pattern_of = np.unique(~np.isnan(y), axis=1, return_inverse=True)

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from orca_cli.baselines import plain, trees
+from orca_cli.baselines import trees
 
 # Class of scikit-learn -> what its scores are; others predict numbers.
-_LINKS: dict[str, plain.Link] = {
+_LINKS = {
     "DummyClassifier": "probabilities",
     "RandomForestClassifier": "probabilities",
     "HistGradientBoostingClassifier": "logits",
@@ -36,7 +36,8 @@ class Prepared:
     def by(cls, model: str, x: np.ndarray) -> "Prepared":
         """Return training features x [n, F] in the form that a model takes."""
         if model in ("forest", "boosting"):
-            return cls(table=x, standard=_no_features(x.shape[1]))
+            # scikit-learn's forests take float32, and `trees.Trees` compares such.
+            return cls(table=x.astype(np.float32), standard=_no_features(x.shape[1]))
         mean = x.mean(axis=0, dtype=np.float64)
         std = x.std(axis=0, dtype=np.float64)
         # float32 rounds at 6e-8 of a number; smaller deviations are not variation.
@@ -62,10 +63,10 @@ class Prepared:
         kind = "linear"
         if name.startswith("RandomForest"):
             kind = "forest"
-            arrays = trees.forest_arrays(estimator)
+            arrays = trees.of_forest(estimator)
         elif name.startswith("HistGradientBoosting"):
             kind = "boosting"
-            arrays = trees.boosting_arrays(estimator)
+            arrays = trees.of_boosting(estimator)
         else:
             arrays = self._linear_arrays(estimator)
         return {"kind": kind, "link": _LINKS.get(name, "identity")}, arrays | {"columns": columns}
@@ -83,6 +84,10 @@ class Prepared:
             # One matrix instead of two, which would be as large as the table.
             coef = coef @ self.basis.T
         intercept = np.asarray(estimator.intercept_, np.float64).reshape(-1)
+        if type(estimator).__name__ == "RidgeClassifierCV" and len(coef) == 1:
+            # Of two classes it has the decision for the second alone.
+            coef = np.concatenate([-coef, coef])
+            intercept = np.concatenate([-intercept, intercept])
         return self.standard | {"coef": np.ascontiguousarray(coef), "intercept": intercept}
 
 

@@ -44,6 +44,11 @@ class Windows:
         """Return the number of positions along each axis of a window."""
         return (sum(self.sides) + 1,) * len(self.extent)
 
+    def width(self, num_channels: int) -> int:
+        """Return the number of features of a position."""
+        num_coordinates = 2 * len(self.extent) if self.centre is None else 0
+        return num_channels * math.prod(self.window) + num_coordinates
+
     @functools.cached_property
     def coordinates(self) -> np.ndarray:
         """Return further features of all positions, [positions, 2 * axes]; [positions, 0] if none.

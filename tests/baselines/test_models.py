@@ -85,7 +85,7 @@ def test_unknown_targets_are_left_out_output_by_output(model):
 
 @pytest.mark.parametrize("model", ["linear", "forest", "boosting", "features"])
 def test_likely_labels_are_above_zero(model):
-    x = RNG.normal(size=(200, 3))
+    x = np.random.default_rng(0).normal(size=(200, 3))
     y = (x[:, :2] > 0).astype(np.float32)
     y[0, 0] = np.nan
     scores, _ = outputs(model, "labels", x[:150], y[:150], x[150:], 2)

@@ -20,6 +20,7 @@ __all__ = ["__version__", "load", "run"]
 def load(
     run: str | Path | Outcome,
     *,
+    model: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     checkpoint: str | None = None,
@@ -28,6 +29,9 @@ def load(
 
     Args:
         run: its folder or name, or what `run` returned.
+        model: name of a model that the run kept, such as "forest" (its `leader` in result.json is
+            the best by validation); None takes "transfer", or what an export holds. A simple model
+            of tables or raw inputs is loaded without torch.
         device: auto, cpu, cuda, cuda:N or mps.
         batch_size: samples per forward pass; None takes that of the run, which keeps the bits of
             its predictions.
@@ -35,6 +39,7 @@ def load(
 
     Raises:
         DataError: there is no such run, or it is not completed.
+        ConfigError: the run kept no model of this name.
         OrcaError: it is damaged or cannot predict (see `prediction.loading.open_model`); the device
             is absent.
     """
@@ -53,7 +58,7 @@ def load(
         )
     reference = run.path if isinstance(run, Outcome) else run
     folder = named(str(reference))
-    return Predictor(open_model(folder, checkpoint), device, batch_size)
+    return Predictor(open_model(folder, checkpoint, model), device, batch_size)
 
 
 def run(

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from orca_cli import seeding, signals
 from orca_cli.baselines.features import table
 from orca_cli.baselines.models import FOLDS, SEED
+from orca_cli.baselines.network_features import embedded, probed
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Error, Samples, TaskData
-from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.plan import BEST_FROM
 
@@ -166,18 +166,7 @@ class Subject:
         embedder: Any = self.embedder.eval()
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            summary = embedder.sample_features(x, valid)
-            if summary is None:
-                tokens = embedder(x, valid)
-                mask = tokens.mask.unsqueeze(-1)
-                token_sums = (tokens.x * mask).sum(1)
-                token_counts = mask.sum(1).clamp(min=1)
-                mean = token_sums / token_counts
-                largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
-                # A sample of padding alone has no largest token.
-                largest = torch.where(mask.any(1), largest, 0.0)
-                summary = torch.cat([mean, largest], dim=1).float()
-            return np.asarray(summary.numpy())
+            return embedded(embedder, x, valid)
 
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
@@ -187,12 +176,9 @@ class Subject:
         The model stays on its device.
         """
         device = next(model.eval().parameters()).device
-        pool = cast(PooledPredictor, model.predictor).pool
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            features = model.features(x.to(device), None if valid is None else valid.to(device))
-            pooled_features = pool(features).float().cpu()
-            return np.asarray(pooled_features.numpy())
+            return probed(model, x.to(device), None if valid is None else valid.to(device))
 
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge
 
 from orca_cli import signals
@@ -136,9 +135,7 @@ def load(
         learned = _joined(learned, validation)
     pressure_mean, pressure_std = _per_pixel(learned.pressure)  # [s, s] each
     permeability_scale = _per_pixel(learned.permeability)
-    target_scale = Scale(
-        mean=torch.from_numpy(pressure_mean[None]), std=torch.from_numpy(pressure_std[None])
-    )
+    target_scale = Scale(mean=pressure_mean[None], std=pressure_std[None])
     side = learned.pressure.shape[-1]
     return TaskData(
         kind="dense",

@@ -130,10 +130,7 @@ class Sounds:
         # One frame of zeros at the end, as NAS-Bench-360 has it: [B, 96, 102].
         padded = np.pad(features, ((0, 0), (0, 0), (0, 1)))
         labels = self._labels[self._clips[indices]]
-        return Batch(
-            x=torch.from_numpy(padded[:, None]),
-            y=torch.from_numpy(labels.astype(np.float32)),
-        )
+        return Batch.from_arrays(padded[:, None], labels.astype(np.float32))
 
     def _chunk_file(self, index: int, generator: np.random.Generator | None) -> Path:
         """Return a drawn chunk of a sample; the middle one without a generator."""

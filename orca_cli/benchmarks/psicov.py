@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge
 
 from orca_cli import storage
@@ -186,7 +185,8 @@ class Proteins(MapSamples):
         variance = mean_square - mean**2
         # Rounding may leave a variance below 0; constant targets have the deviation 1.
         std = max(variance, 0.0) ** 0.5 or 1.0
-        return Scale(mean=torch.full((1, 1, 1), mean), std=torch.full((1, 1, 1), std))
+        shape = (1, 1, 1)
+        return Scale(mean=np.full(shape, mean, np.float32), std=np.full(shape, std, np.float32))
 
 
 def load(

@@ -12,7 +12,9 @@ EXAMPLES = """\
 examples:
   orca export runs/my/2026-11-25_... my_model       \
 weights, preprocessing, settings, a model card
-  orca export runs/my my_model --best               of the run with the lowest validation error
+  orca export runs/my my_model --best               the model with the lowest validation error
+  orca export runs/my/2026-11-25_... my_forest --model forest    \
+a simple model that the run kept
   orca predict my_model new.npz                         \
 anywhere, without the body's checkpoint and without network"""
 ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new folder"))
@@ -21,7 +23,7 @@ ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new 
 def execute(arguments: argparse.Namespace) -> Result:
     """Write the export, and return its folder and size."""
     terminal.configure_logging()
-    # Imported late: it needs torch, and --help does not.
+    # Imported late: --help does not need it.
     from orca_cli.prediction.export import export
 
     loaded, record = open_chosen(arguments)
@@ -29,5 +31,5 @@ def execute(arguments: argparse.Namespace) -> Result:
     export(loaded, folder)
     n_bytes = storage.size(folder)
     record |= {"folder": str(folder), "bytes": n_bytes}
-    line = f"exported {record['run']}: {folder} ({size_text(n_bytes)})"
+    line = f"exported {record['model']} of {record['run']}: {folder} ({size_text(n_bytes)})"
     return Result(record, [line])

@@ -32,7 +32,9 @@ examples:
 the predictions as csv on standard output
   orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
   orca predict runs/my --best new.npz --out p.npz            \
-the run with the lowest validation error
+the model with the lowest validation error
+  orca predict runs/my/2026-11-25_... new.npz --model forest     \
+another model that the run kept
   orca predict my_model pictures/ --out p.csv                    \
 images: a folder, with or without class folders
   orca predict my_model all.npz --part test --out p.npz          \
@@ -47,7 +49,15 @@ MODEL = (
         "run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"
     ),
     argument(
-        "--best", action="store_true", help="of a folder of runs, take the best by validation"
+        "--best",
+        action="store_true",
+        help="of a folder of runs, take the best model of all by validation",
+    ),
+    argument(
+        "--model",
+        metavar="NAME",
+        help="a model that the run kept, such as forest; default: transfer, of an export what it "
+        "holds, with --best whichever is best",
     ),
     argument(
         "--checkpoint",
@@ -92,25 +102,28 @@ ARGUMENTS = (
 def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
     """Return the model that a command line with MODEL names, and the start of the record.
 
-    The record has the run's name and folder, and with --best why it was chosen.
+    The record has the run's name and folder, the model's name, and with --best why it was chosen.
 
     Raises:
-        OrcaError: of `loading.best_run`, `claim.named` and `loading.open_model`.
+        OrcaError: of `choice.best_model`, `claim.named` and `loading.open_model`.
     """
-    # Imported late: it needs torch, and --help does not.
-    from orca_cli.prediction.loading import best_run, open_model
+    # Imported late: they need scikit-learn, and --help does not.
+    from orca_cli.prediction.choice import best_model
+    from orca_cli.prediction.loading import open_model
 
+    candidate = arguments.model
     reason: str | None = None
     if arguments.best:
-        folder, reason = best_run(Path(arguments.run).expanduser())
+        folder, candidate, reason = best_model(Path(arguments.run).expanduser(), candidate)
         # On standard error, since standard output may be the predictions.
         log.info(f"best: {reason}")
     else:
         folder = named(arguments.run)
-    loaded = open_model(folder, arguments.checkpoint)
+    loaded = open_model(folder, arguments.checkpoint, candidate)
     record = {
         "schema": 1,
         "run": loaded.record.name,
+        "model": loaded.record.candidate,
         "folder": str(folder),
         "chosen": reason,
     }
@@ -171,7 +184,8 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _lines(record: Record) -> Iterator[str]:
     """Yield the lines for people about the predictions."""
-    yield f"{counted(record['samples'], 'sample')} predicted by {record['run']}"
+    samples = counted(record["samples"], "sample")
+    yield f"{samples} predicted by {record['model']} of {record['run']}"
     for remark, count in record["remarks"].items():
         yield f"{count} of them {remark}"
     error = record["error"]

@@ -1,16 +1,21 @@
 """Splits made of others: a part of a split, for learning curves (paper, Figure 5), and several."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from orca_cli import seeding
 from orca_cli.data.splits import split
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Samples, TaskData
+
+if TYPE_CHECKING:  # takes seconds to import
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Joined:
 
         The splits draw from `augment` one after the other.
         """
+        import torch
+
         owners = np.searchsorted(self._ends, indices, side="right")  # the split of each sample
         batches = []
         # One read for each split; the requested order is restored below.
@@ -148,8 +155,10 @@ class Joined:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _mask(batch: Batch) -> torch.Tensor:
+def _mask(batch: Batch) -> Tensor:
     """Return the mask of a batch; without one, all of it is input."""
+    import torch
+
     if batch.valid is None:
         return torch.ones_like(batch.x[:, 0], dtype=torch.bool)
     return batch.valid

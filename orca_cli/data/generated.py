@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from orca_cli import signals, storage
 from orca_cli.data.untrusted.memory import release_pages
@@ -157,8 +156,7 @@ class MapSamples(ABC):
             if target is not None:
                 targets[row, 0] = target
         release_pages(self._maps)
-        mask = torch.from_numpy(valid) if self.masked else None
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), mask)
+        return Batch.from_arrays(inputs, targets, valid if self.masked else None)
 
     def targets(self) -> np.ndarray:
         """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""

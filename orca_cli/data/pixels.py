@@ -6,7 +6,6 @@ Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
 import hashlib
 
 import numpy as np
-import torch
 
 from orca_cli.data.blocks import read
 from orca_cli.data.samples import ArraySamples
@@ -61,7 +60,7 @@ def augmented(
 
 def normalised(
     images: np.ndarray, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
-) -> torch.Tensor:
+) -> np.ndarray:
     """Return uint8 images [B, C, H, W] as float32 in 0..1.
 
     With mean and std [C], positive, (pixel - mean) / std of these.
@@ -72,7 +71,7 @@ def normalised(
         means = np.array(mean, np.float32)  # [C]
         deviations = np.array(std, np.float32)
         pixels = (pixels - means[:, None, None]) / deviations[:, None, None]
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return np.ascontiguousarray(pixels)
 
 
 class PixelSamples(ArraySamples):
@@ -116,7 +115,7 @@ class PixelSamples(ArraySamples):
                 generator=augment,
             )
         inputs = normalised(images, self._pixel_mean, self._pixel_std)
-        return Batch(inputs, torch.from_numpy(self._y[rows]))
+        return Batch.from_arrays(inputs, self._y[rows])
 
     def digest(self) -> str:
         """Return a SHA-256 over images, targets and normalisation."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from orca_cli.data.blocks import AnyArray, Ragged, blocks, masked_blocks, read
 from orca_cli.data.own_data import described_extent, listed
@@ -162,7 +161,7 @@ class ArraySamples:
             valid = self._valid[rows]
         inputs, mask = as_inputs(x, valid, self._scale, self._gaps)
         targets = self._y[rows].copy()
-        return Batch(inputs, torch.from_numpy(targets), mask)
+        return Batch.from_arrays(inputs, targets, mask)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""
@@ -214,8 +213,8 @@ def as_inputs(
     valid: np.ndarray | None,
     scale: ChannelScale | None = None,
     gaps: Gaps | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return inputs [B, C, *E] of any real dtype as Batch.x and Batch.valid.
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return inputs [B, C, *E] of any real dtype as arrays of the form of Batch.x and Batch.valid.
 
     `valid` [B, *E] is False at padding; None where nothing is padding. Missing values are filled
     first, then inputs are scaled, then padding becomes 0; the indicator channels of gaps come last
@@ -235,10 +234,7 @@ def as_inputs(
     if indicators is not None:
         x = np.concatenate([x, indicators], axis=1)  # [B, C + I, *E]
     # Rounded to float32 only after all arithmetic.
-    inputs = torch.from_numpy(np.ascontiguousarray(x.astype(np.float32)))
-    if valid is None:
-        return inputs, None
-    return inputs, torch.from_numpy(valid)
+    return np.ascontiguousarray(x.astype(np.float32)), valid
 
 
 @dataclass(frozen=True)
@@ -390,14 +386,14 @@ def target_scale(y: np.ndarray) -> Scale:
     known target.
     """
     means, deviations = _target_moments(y)
-    # A single far channel makes all of them float64, since a tensor has one dtype.
+    # A single far channel makes all of them float64, since an array has one dtype.
     is_far = np.abs(means) > _FARTHEST * deviations
     dtype = np.dtype("float64" if is_far.any() else "float32")
     # The moments are those of the targets that the model sees, which are of this dtype.
     means, deviations = _target_moments(y.astype(dtype))
     mean = _per_channel(means, y.ndim).astype(dtype)
     std = _per_channel(deviations, y.ndim).astype(dtype)
-    return Scale(mean=torch.from_numpy(mean), std=torch.from_numpy(std))
+    return Scale(mean=mean, std=std)
 
 
 def _target_moments(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -56,8 +56,7 @@ class TargetForm:
         if self.scale is None:
             return numbers.astype(np.float32)
         # The scale is float64 only where float32 would round away what matters.
-        mean = self.scale.mean.numpy()
-        return numbers.astype(mean.dtype)
+        return numbers.astype(self.scale.mean.dtype)
 
     def _positions(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return the position [n] int64 of each label among the classes."""

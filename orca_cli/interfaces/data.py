@@ -39,6 +39,15 @@ class Batch:
     y: Tensor
     valid: Tensor | None = None
 
+    @classmethod
+    def from_arrays(cls, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None = None) -> Batch:
+        """Return the batch of these arrays, shaped as its tensors, which share their memory."""
+        # Not before: reading new data does not load torch.
+        import torch
+
+        mask = None if valid is None else torch.from_numpy(valid)
+        return cls(torch.from_numpy(x), torch.from_numpy(y), mask)
+
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with all of its tensors changed."""
         return Batch(
@@ -85,8 +94,8 @@ class Scale:
     Raw outputs are float32; outputs have the dtype of the scale, which is that of the targets.
     """
 
-    mean: Tensor  # float32 or float64, broadcasts against [K, *E]
-    std: Tensor  # likewise, positive
+    mean: np.ndarray  # float32 or float64, broadcasts against [K, *E]
+    std: np.ndarray  # likewise, positive
 
 
 @dataclass(frozen=True)
@@ -159,8 +168,8 @@ class Preprocessing(Protocol):
     def targets(self) -> Targets:
         """Return the form of the targets."""
 
-    def inputs(self, raw: Any, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
-        """Return the raw inputs of B samples as Batch.x and Batch.valid.
+    def inputs(self, raw: Any, where: str = "inputs") -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the raw inputs of B samples as arrays of the form of Batch.x and Batch.valid.
 
         Each class documents the form of its raw inputs. DataError, with `where` as their origin, if
         they do not have the form of the training data.

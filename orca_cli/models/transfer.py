@@ -50,8 +50,8 @@ class TransferModel(nn.Module):
         self.has_scale = scale is not None
         # Buffers move with the model, and are stored with it.
         if scale is not None:
-            self.register_buffer("scale_mean", scale.mean)
-            self.register_buffer("scale_std", scale.std)
+            self.register_buffer("scale_mean", torch.tensor(scale.mean))
+            self.register_buffer("scale_std", torch.tensor(scale.std))
 
     @property
     def deviation(self) -> float | Tensor:

@@ -1,29 +1,35 @@
-"""A folder with all that predictions of a finished run need.
+"""A folder with all that predictions by a model of a finished run need.
 
-The body's checkpoint, the network and the training data are not needed.
+The body's checkpoint, a connection to the internet and the training data are not needed.
 
 DIR/
   README.md                            the model card, which may be edited
   model.safetensors                    all weights; of several members, whose outputs are averaged,
-                                       model-0.safetensors, ...
+                                       model-0.safetensors, ...; a simple model has model.json too
   preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
-  body/config.json                     the body's architecture
+  body/config.json                     the body's architecture, where there is a network
+  network.safetensors                  the network whose features a simple model takes
   export.json                          what joins them; config.yaml: the run's settings
   MANIFEST.json                        size and SHA-256 of all files
 """
 
+from __future__ import annotations
+
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orca_cli import __version__, storage
+from orca_cli.baselines import plain
+from orca_cli.baselines.names import TRANSFER
 from orca_cli.config import configuration
 from orca_cli.config.compose import to_yaml
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.models.checkpoints import shareable_config
+from orca_cli.prediction.candidates import CANDIDATE_NAMES, candidates
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.record import CARD, EXPORT, SCHEMA, ModelRecord
 from orca_cli.report.collect import baselines, interval_text, mapping, number
@@ -32,6 +38,9 @@ from orca_cli.runs.directory import SETTINGS
 from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.terminal import percent_or_number, visible
 from orca_cli.training.cache import save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Bytes that an export needs on the disk besides its weights.
 _OVERHEAD = 2**22
@@ -88,9 +97,8 @@ One run of one seed.{comparison}
 ## Model and training
 
 * run: `{run}`, protocol {protocol}, seed {seed}
-* {names_of_parts}; {parameters:,} parameters; all settings: config.yaml
-* body's checkpoint: `{checkpoint}`, SHA-256 `{checkpoint_sha256}`; licence: {licence}
-* weights: SHA-256 `{weights_sha256}`; made with {versions}
+* {model}
+* made with {versions}; all settings: config.yaml
 
 ## Limits
 
@@ -122,15 +130,18 @@ def export(loaded: Loaded, target: Path) -> None:
         hint = "name a new folder; nothing is overwritten"
         raise ConfigError("exists already", where=str(target), hint=hint)
     # Only a body that was made from a folder has the config.json by which an export is opened.
-    body_folder = getattr(loaded.members[0].body, "folder", None)
-    if body_folder is None:
-        message = "cannot be exported: its body was not made from a folder with a config.json"
-        raise DataError(message, where=str(loaded.folder))
+    body_folder = None
+    if loaded.members:
+        body_folder = getattr(loaded.members[0].body, "folder", None)
+        if body_folder is None:
+            message = "cannot be exported: its body was not made from a folder with a config.json"
+            raise DataError(message, where=str(loaded.folder))
+    networks = _networks(loaded)
+    tensors: list[Any] = [tensor for weights in networks.values() for tensor in weights.values()]
+    if loaded.simple is not None:
+        tensors += loaded.simple.arrays.values()
     # The disk is asked for room before the first file is written.
-    bytes_needed = _OVERHEAD
-    for member in loaded.members:
-        weights = member.state_dict()
-        bytes_needed += sum(tensor.nbytes for tensor in weights.values())
+    bytes_needed = _OVERHEAD + sum(tensor.nbytes for tensor in tensors)
     storage.require_space(target.parent, bytes_needed)
     record = loaded.record
     # A hub id, or a folder of this machine, which says nothing elsewhere.
@@ -140,16 +151,34 @@ def export(loaded: Loaded, target: Path) -> None:
     # config.yaml names the body as the record does, without a folder of this machine.
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
+    entries = {"schema": SCHEMA, **asdict(record)}
+    # So that earlier versions of the program read an export of the transfer.
+    if record.candidate == TRANSFER:
+        del entries["candidate"]
     owner = str(record.result.get("identity", ""))
     with storage.commit_folder(target, owner=owner) as new_folder:
-        for file_name, member in zip(record.weight_files, loaded.members, strict=True):
-            save_tensors(new_folder / file_name, member.state_dict())
+        for file_name, weights in networks.items():
+            save_tensors(new_folder / file_name, weights)
+        if loaded.simple is not None:
+            plain.write(new_folder, loaded.simple)
+        if body_folder is not None:
+            storage.write_json(new_folder / BODY_CONFIG, shareable_config(body_folder))
         write_preprocessing(new_folder, loaded.preprocessing)
-        storage.write_json(new_folder / BODY_CONFIG, shareable_config(body_folder))
-        storage.write_checked_json(new_folder / EXPORT, {"schema": SCHEMA, **asdict(record)})
+        storage.write_checked_json(new_folder / EXPORT, entries)
         storage.write_text(new_folder / SETTINGS, to_yaml(settings))
         # The only file that `read_export` lets differ from the manifest.
         storage.write_text(new_folder / CARD, model_card(replace(loaded, record=record)))
+
+
+def _networks(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
+    """Return name of a file -> the weights that it gets."""
+    networks = {}
+    # A simple model on inputs has no network.
+    for file_name, network in zip(loaded.record.weight_files, loaded.members, strict=False):
+        state = network.state_dict()
+        # Where only the embedder is used, nothing else has values.
+        networks[file_name] = {name: state[name] for name in state if not state[name].is_meta}
+    return networks
 
 
 def model_card(loaded: Loaded) -> str:
@@ -160,7 +189,7 @@ def model_card(loaded: Loaded) -> str:
     return _CARD.format(
         **_use_fields(loaded),
         **_data_fields(loaded.record),
-        **_result_fields(loaded.record.result),
+        **_result_fields(loaded.record),
         **_model_fields(loaded),
     )
 
@@ -206,6 +235,8 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
     choice = _CHOSEN.get(str(selected_on), on_split)
     if record.members > 1:
         choice += f"; the outputs of {record.members} models are averaged"
+    if record.candidate != TRANSFER:
+        choice = f"This model is {CANDIDATE_NAMES[record.candidate]}, not the transfer"
     return {
         "splits": "\n".join(table_lines),
         "chosen": choice,
@@ -213,47 +244,75 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
     }
 
 
-def _result_fields(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return a card's fields about the errors of the run and of simple models."""
+def _result_fields(record: ModelRecord) -> dict[str, str]:
+    """Return a card's fields about the errors of the model and of the run's other models."""
+    result = record.result
     error = mapping(result.get("error"))
     is_percent = error.get("percent") is True
+    by_name = candidates(result)
+    model = by_name.get(record.candidate, {})
     # Rows of the card's table, name -> error, as result.json has them. That may be a stranger's, so
     # an entry may be missing or of any type; `number` and `_inert` take it.
-    errors: dict[Any, Any] = {
-        error.get("name"): error.get("value"),
-        "best constant predictor": result.get("trivial_error"),
-    }
+    errors: dict[Any, Any] = {error.get("name"): model.get("error")}
+    # Beside the transfer, the run's sentence compares it with simple models.
+    comparison = mapping(result.get("comparison")).get("text", "")
+    if record.candidate != TRANSFER:
+        errors["the run's transfer"] = error.get("value")
+        comparison = ""
+    errors["best constant predictor"] = result.get("trivial_error")
     for baseline in baselines(result):
-        errors[f"baseline: {baseline.name}"] = baseline.error
+        if baseline.name != record.candidate:
+            errors[f"baseline: {baseline.name}"] = baseline.error
     table_lines = []
     for error_name, recorded_error in errors.items():
         error_text = percent_or_number(number(recorded_error), is_percent)
         table_lines.append(f"| {_inert(error_name)} | {error_text} |")
-    interval_ends = interval_text(error)
+    interval_ends = interval_text({**model, "percent": is_percent})
     interval = ""
     if interval_ends:
         interval = f" Its 95 % interval over such test sets: {interval_ends}."
-    validation_error = number(result.get("validation_error"))
     validated = ""
-    if validation_error is not None:
-        validated = f" On validation: {percent_or_number(validation_error, is_percent)}."
-    comparison = mapping(result.get("comparison"))
-    comparison_sentence = ""
+    for name in dict.fromkeys((record.candidate, TRANSFER)):
+        validation_error = number(by_name.get(name, {}).get("validation_error"))
+        if validation_error is not None:
+            error_text = percent_or_number(validation_error, is_percent)
+            validated += f" On validation, {name}: {error_text}."
     if comparison:
-        comparison_text = _inert(comparison.get("text"))
-        comparison_sentence = f" Beside simple models on the same split: {comparison_text}."
+        comparison = f" Beside simple models on the same split: {_inert(comparison)}."
     return {
         "errors": "\n".join(table_lines),
         "n": _inert(error.get("n")),
         "skipped": _inert(error.get("skipped")),
         "interval": interval,
         "validated": validated,
-        "comparison": comparison_sentence,
+        "comparison": comparison,
     }
 
 
 def _model_fields(loaded: Loaded) -> dict[str, Any]:
-    """Return a card's fields about the run, its parts and its weights."""
+    """Return a card's fields about the run and the model."""
+    record = loaded.record
+    # Packages that the run did not have are left out.
+    versions = [
+        f"{_inert(package)} {_inert(version)}"
+        for package, version in record.environment.items()
+        if version
+    ]
+    model_lines = [f"model: {CANDIDATE_NAMES[record.candidate]} (`{record.candidate}`)"]
+    if loaded.members:
+        model_lines += _network_lines(loaded)
+    return {
+        "run": _in_code(record.name),
+        "protocol": _inert(record.result.get("protocol")),
+        "seed": record.seed,
+        "model": "\n* ".join(model_lines),
+        "versions": ", ".join(versions),
+        "program": _program(record),
+    }
+
+
+def _network_lines(loaded: Loaded) -> list[str]:
+    """Return the lines of a card about a network: its parts, its checkpoint, its weights."""
     record = loaded.record
     result = record.result
     checkpoint = str(record.body.get("checkpoint"))
@@ -264,26 +323,19 @@ def _model_fields(loaded: Loaded) -> dict[str, Any]:
     for group in ("task", "body", "source", "metric", "finetune"):
         part_name = _inert(result.get(group))
         names_of_parts.append(f"{group}={part_name}")
-    # Packages that the run did not have are left out.
-    versions = [
-        f"{_inert(package)} {_inert(version)}"
-        for package, version in record.environment.items()
-        if version
+    # Those of a network of which only the embedder is used have no values.
+    parameters = sum(
+        parameter.numel() for parameter in loaded.model.parameters() if not parameter.is_meta
+    )
+    licence = CHECKPOINT_LICENCES.get(hub_id, "see where it comes from")
+    digest = _in_code(record.checkpoint_sha256)
+    lines = [
+        f"{', '.join(names_of_parts)}; {parameters:,} parameters",
+        f"body's checkpoint: `{_in_code(checkpoint)}`, SHA-256 `{digest}`; licence: {licence}",
     ]
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    return {
-        "run": _in_code(record.name),
-        "protocol": _inert(result.get("protocol")),
-        "seed": record.seed,
-        "names_of_parts": ", ".join(names_of_parts),
-        "parameters": parameters,
-        "checkpoint": _in_code(checkpoint),
-        "checkpoint_sha256": _in_code(record.checkpoint_sha256),
-        "licence": CHECKPOINT_LICENCES.get(hub_id, "see where it comes from"),
-        "weights_sha256": _in_code(record.weights_sha256),
-        "versions": ", ".join(versions),
-        "program": _program(record),
-    }
+    if loaded.simple is None:
+        lines.append(f"weights: SHA-256 `{_in_code(record.weights_sha256)}`")
+    return lines
 
 
 def _listed(names: Sequence[str]) -> str:

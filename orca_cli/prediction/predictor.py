@@ -1,39 +1,33 @@
-"""A finished run as an estimator that predicts, as scikit-learn's users expect it.
+"""A model of a finished run as an estimator that predicts, as scikit-learn's users expect it.
+
+Nothing here imports torch: `computing` does, for models that need it.
 
 Shapes: n samples, K outputs, *E the extent of dense outputs.
 """
 
 import functools
-import itertools
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from sklearn.utils.metaestimators import available_if
 
-from orca_cli import signals
 from orca_cli.exceptions import ConfigError, DataError, governed_by
-from orca_cli.interfaces import Batch, Error, NewData, Reporter, Score
+from orca_cli.interfaces import Error, NewData, Reporter, Score
+from orca_cli.prediction.computing import Inputs, computer
 from orca_cli.prediction.loading import Loaded
 from orca_cli.prediction.output import Decoder
 from orca_cli.progress import Silent
 from orca_cli.scoring.reported import named_error
-from orca_cli.training.engine import Engine, choose_device, choose_precision
-from orca_cli.training.loop import read_ahead
 
 _SILENT = Silent()
-# Batches that are computed before the first of them is yielded, and numbers in their outputs.
-_MAX_WAITING_BATCHES = 16
-_MAX_WAITING_NUMBERS = 2**24
 
 
 class Predictor:
-    """A trained model with its preprocessing; `orca_cli.load` makes it.
+    """A fitted model with its preprocessing; `orca_cli.load` makes it.
 
     New data are given as samples in memory, in the form of the task's files (an array; for tables a
     pandas table or columns by name; for images paths), or as the path of a file or folder that the
@@ -63,12 +57,11 @@ class Predictor:
         self.loaded = loaded
         self.record = loaded.record
         self.preprocessing = loaded.preprocessing
-        self.model = loaded.model
         self.kind = self.record.kind
         self.input_shape = tuple(self.record.input_shape)
-        # An absent device is refused here, not at the first prediction.
-        self.device = choose_device(device)
         self.batch_size = batch_size or loaded.record.batch_size
+        # An absent device is refused here, not at the first prediction.
+        self._computer = computer(loaded, device, self.batch_size)
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
         self.remarks: Counter[str] = Counter()
 
@@ -172,78 +165,35 @@ class Predictor:
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
         """Yield the outputs of new data batch by batch: [B, K] or [B, K, *E].
 
-        They are float32, or float64 where the run's targets are. They are computed in the run's
-        precision, but on a CPU in fp32 where that is fp16. `reporter` shows progress.
+        They are float32, or float64 where the run's targets are. `reporter` shows progress.
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are not
                 finite.
             MemoryExhaustedError: a batch does not fit.
         """
-        batch_size = self.batch_size
-        precision = self.record.precision
-        if precision == "fp16" and self.device.type == "cpu":
-            precision = "fp32"
-        # As in the run's own evaluation, so that predictions keep its bits.
-        precision = choose_precision(precision, self.device, self.model.body.width)
-        engine = Engine(self.device, precision)
-        self.model.to(self.device)
-        self.model.eval()
-        numbers_per_batch = batch_size * self.record.num_outputs
-        # A map has K numbers at every position.
-        if self.decoder.is_map:
-            numbers_per_batch *= math.prod(self.input_shape[1:])
-        affordable_batches = _MAX_WAITING_NUMBERS // numbers_per_batch
-        waiting_batches = max(1, min(_MAX_WAITING_BATCHES, affordable_batches))
         # The hint of an error for lack of memory.
         advice = "use a machine with more memory"
-        if batch_size > 1:
-            advice = f"use less than {batch_size}"
-        # `read_ahead` calls them in a thread, while the model computes the batches before.
+        if self.batch_size > 1:
+            advice = f"use less than {self.batch_size}"
         reads = (
-            functools.partial(self._read, engine, new, start)
-            for start in range(0, len(new), batch_size)
+            functools.partial(self._read, new, start)
+            for start in range(0, len(new), self.batch_size)
         )
+        samples_before = 0
         with (
             governed_by("--batch-size", advice),
             reporter.track("predicting", len(new)) as advance,
-            closing(read_ahead(reads)) as batches,
+            closing(self._computer(reads)) as batches,
         ):
-            outputs = self._outputs(engine, batches, new.where)
-            while True:
-                # While it is on, autocast converts each weight to bfloat16 only once. So it is on
-                # for several batches together, but never while the caller works.
-                with torch.no_grad(), engine.autocast():
-                    computed_outputs = list(itertools.islice(outputs, waiting_batches))
-                advance(sum(map(len, computed_outputs)))
-                # An empty list is the end of the batches.
-                if not computed_outputs:
-                    return
-                yield from computed_outputs
+            for outputs in batches:
+                _check_finite(outputs, samples_before, new.where)
+                samples_before += len(outputs)
+                advance(len(outputs))
+                yield outputs
 
-    def _outputs(
-        self, engine: Engine, batches: Iterable[Batch], where: str
-    ) -> Iterator[np.ndarray]:
-        """Yield the outputs of batches; DataError where they are not finite."""
-        samples_before = 0
-        for batch in batches:
-            signals.check()
-            batch_on_device = engine.move(batch)
-            on_cpu = self.model(batch_on_device.x, batch_on_device.valid).cpu()
-            outputs = on_cpu.numpy()
-            is_number_finite = np.isfinite(outputs).reshape(len(outputs), -1)
-            is_finite = is_number_finite.all(axis=1)  # [B]
-            # argmax would make a class of NaN.
-            if not is_finite.all():
-                sample = samples_before + int(is_finite.argmin())
-                message = f"the outputs of sample {sample} are NaN or infinite"
-                hint = "its inputs are too large for the model: correct them, or leave it out"
-                raise DataError(message, where=where, hint=hint)
-            samples_before += len(outputs)
-            yield outputs
-
-    def _read(self, engine: Engine, new: NewData, start: int) -> Batch:
-        """Return the batch of samples from `start`, without targets, and count its remarks."""
+    def _read(self, new: NewData, start: int) -> Inputs:
+        """Return the inputs of the batch of samples from `start`, and count its remarks."""
         where = new.where
         if start > 0:
             where += f", counted from sample {start}"
@@ -260,8 +210,7 @@ class Predictor:
         remarks = getattr(self.preprocessing, "remarks", None)
         if remarks is not None:
             self.remarks.update(remarks(raw_inputs))
-        # Zeros [B] in place of targets, which no output depends on.
-        return engine.pin(Batch(x, torch.zeros(len(x)), valid))
+        return x, valid
 
     @functools.cached_property
     def measured_error(self) -> Error:
@@ -328,3 +277,14 @@ class Predictor:
         elif estimator == "regressor":
             tags.regressor_tags = RegressorTags()
         return tags
+
+
+def _check_finite(outputs: np.ndarray, samples_before: int, where: str) -> None:
+    """Raise DataError where an output is NaN or infinite; argmax would make a class of NaN."""
+    is_number_finite = np.isfinite(outputs).reshape(len(outputs), -1)
+    is_finite = is_number_finite.all(axis=1)  # [B]
+    if not is_finite.all():
+        sample = samples_before + int(is_finite.argmin())
+        message = f"the outputs of sample {sample} are NaN or infinite"
+        hint = "its inputs are too large for the model: correct them, or leave it out"
+        raise DataError(message, where=where, hint=hint)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from orca_cli import storage
+from orca_cli.baselines.names import TRANSFER
 from orca_cli.config import configuration, parts, schema
 from orca_cli.config.ranges import Count, check_value, fits, shown
 from orca_cli.exceptions import CheckpointError, ChecksumError, DataError, UnsafeError
 from orca_cli.interfaces import Kind
+from orca_cli.prediction.candidates import CANDIDATE_NAMES
 from orca_cli.report.collect import mapping
 from orca_cli.runs.directory import (
     ENVIRONMENT,
@@ -33,6 +35,8 @@ EXPORT = "export.json"
 # For people, who may edit it.
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
+# Of the network whose features a simple model takes.
+NETWORK = "network.safetensors"
 # The version of the form of export.json.
 SCHEMA = 1
 # In bytes.
@@ -93,6 +97,8 @@ class ModelRecord:
     environment: Mapping[str, Any] = field(default_factory=dict)
     # Number of models, whose outputs are averaged.
     members: Count = 1
+    # Which of the run's models it is; of a simple model, the entries above are its network's.
+    candidate: str = TRANSFER
 
     @property
     def name(self) -> str:
@@ -101,9 +107,9 @@ class ModelRecord:
 
     @property
     def weight_files(self) -> Iterator[str]:
-        """Yield the names of an export's files of weights, one a member."""
+        """Yield the names of an export's files of networks, one a member."""
         if self.members == 1:
-            yield WEIGHTS
+            yield WEIGHTS if self.candidate == TRANSFER else NETWORK
             return
         # One by one: a stranger's record may speak of more members than memory could name.
         for member_number in range(self.members):
@@ -137,6 +143,17 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
     return path
 
 
+def check_own_files(folder: Path) -> None:
+    """Check all files below a folder by `own_file`, with a limit for the size of records."""
+    for path in folder.rglob("*"):
+        # A link to a folder is checked like a file, and so refused.
+        if path.is_dir() and not path.is_symlink():
+            continue
+        is_record = path.suffix in (".json", ".yaml", ".md")
+        max_bytes = _LARGEST_RECORD if is_record else None
+        own_file(folder, str(path.relative_to(folder)), max_bytes)
+
+
 def is_export(folder: Path) -> bool:
     """Return whether a folder is an export, which has an export.json; the file is not read."""
     return (folder / EXPORT).exists()
@@ -151,14 +168,8 @@ def read_export(folder: Path) -> ModelRecord:
         UnsafeError: it holds links, or names code that a model does not consist of.
         DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
-    # All files, before the first is read. A link to a folder is checked like a file, and so
-    # refused.
-    for path in folder.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        is_record = path.suffix in (".json", ".yaml", ".md")
-        max_bytes = _LARGEST_RECORD if is_record else None
-        own_file(folder, str(path.relative_to(folder)), max_bytes)
+    # All files, before the first is read.
+    check_own_files(folder)
     entries = storage.read_checked_json(folder / EXPORT)
     version = entries.pop("schema", None)
     if version != SCHEMA:
@@ -166,8 +177,10 @@ def read_export(folder: Path) -> ModelRecord:
         raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
     # After the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))
-    # An export of one model may lack this entry.
-    return _checked_record({"members": 1, **entries}, str(folder / EXPORT))
+    # An export of one model may lack the first entry, one of the transfer the second.
+    return _checked_record(
+        {"members": 1, "candidate": TRANSFER, **entries}, where=str(folder / EXPORT)
+    )
 
 
 def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
@@ -181,6 +194,8 @@ def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
         is_valid = is_expected and fits(entry, declared_types[entry_name])
         if entry_name in _DICTIONARIES:
             is_valid = is_valid and type(entry) is dict
+        if entry_name == "candidate":
+            is_valid = is_valid and entry in CANDIDATE_NAMES
         if not is_valid:
             message = f"is not a model's record: {entry_name} is {shown(entry)}"
             raise DataError(message, where=where)
@@ -250,6 +265,7 @@ def read_run(folder: Path) -> ModelRecord:
     storage.verify_folder(folder, only=[*record_files, arrays_file])
     summary = read_or_empty(folder / summary_file)
     settings = configuration.content(folder / SETTINGS)
+    built_parts = mapping(summary.get("parts"))
     task_settings = mapping(settings.get("task"))
     selected = mapping(result.get("selected"))
     entries = {
@@ -257,14 +273,16 @@ def read_run(folder: Path) -> ModelRecord:
         "input_shape": summary.get("input_shape"),
         "num_outputs": summary.get("num_outputs"),
         "checkpoint_sha256": summary.get("checkpoint_sha256"),
-        "embedder": settings.get("embedder"),
+        # As decided, where the settings left them open.
+        "embedder": built_parts.get("embedder", settings.get("embedder")),
+        "finetune": built_parts.get("finetune", settings.get("finetune")),
         "body": settings.get("body"),
-        "finetune": settings.get("finetune"),
         "error": task_settings.get("error"),
         "error_chunks": schema.ERROR_CHUNKS.get(str(settings.get("protocol"))),
         "weights_sha256": result.get("weights_sha256"),
         "result": result,
         "members": selected.get("members", 1),
+        "candidate": TRANSFER,
         "environment": read_or_empty(folder / ENVIRONMENT).get("packages") or {},
     }
     for name, setting_name in _SETTINGS_OF.items():

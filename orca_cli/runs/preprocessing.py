@@ -81,8 +81,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
         raise ChecksumError(
             f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
         )
-    tensors = storage.read_tensors(arrays_path)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = storage.read_arrays(arrays_path)
     # Only classes of preprocessing are admitted: an export may come from a stranger.
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
@@ -102,16 +101,14 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
 
     Arrays are put into `arrays` under their dotted names, and None takes their place.
     """
-    import torch
-
     if is_dataclass(value):
         record = {}
         for field in fields(value):
             full_name = f"{name}.{field.name}"
             record[field.name] = _plain(getattr(value, field.name), arrays, full_name)
         return record
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        arrays[name.removeprefix(".")] = np.ascontiguousarray(np.asarray(value))
+    if isinstance(value, np.ndarray):
+        arrays[name.removeprefix(".")] = np.ascontiguousarray(value)
         return None
     if isinstance(value, (list, tuple)):
         return [_plain(entry, arrays, name) for entry in value]
@@ -120,8 +117,6 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
 
 def _typed(annotation: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
     """Return a plain value, as `_plain` made it, in the type of a field's annotation."""
-    import torch
-
     # JSON has no tuples, no dataclasses and no arrays: the annotation decides.
     origin = typing.get_origin(annotation)
     members = typing.get_args(annotation)
@@ -130,16 +125,14 @@ def _typed(annotation: Any, value: Any, arrays: Mapping[str, np.ndarray], name: 
             return None
         return _typed(_alternative(members, value), value, arrays, name)
     if isinstance(annotation, type) and is_dataclass(annotation):
-        # `interfaces` imports Tensor for type checkers only.
-        annotations = typing.get_type_hints(annotation, localns={"Tensor": torch.Tensor})
+        annotations = typing.get_type_hints(annotation)
         arguments = {}
         for field_name, entry in value.items():
             full_name = f"{name}.{field_name}"
             arguments[field_name] = _typed(annotations[field_name], entry, arrays, full_name)
         return annotation(**arguments)
-    if annotation in (np.ndarray, torch.Tensor):
-        array = arrays[name.removeprefix(".")]
-        return array if annotation is np.ndarray else torch.from_numpy(array)
+    if annotation is np.ndarray:
+        return arrays[name.removeprefix(".")]
     # Tuples of preprocessing have any length and a single type.
     if origin is tuple:
         return tuple(_typed(members[0], entry, arrays, name) for entry in value)

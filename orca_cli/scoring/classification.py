@@ -93,15 +93,9 @@ class ClassAUROC(ZeroOne):
         self, outputs: np.ndarray, targets: np.ndarray, groups: np.ndarray | None = None
     ) -> Score:
         """Return the error of outputs [n, K] against [n]; `n` and `skipped` count classes."""
-        import torch
-
         _check_shapes(outputs, targets)
         counted = targets != IGNORED_CLASS
-        # The last bits of a softmax decide which samples are tied, and recorded errors come from
-        # that of torch.
-        logits = torch.from_numpy(outputs.astype(np.float64, order="C"))
-        # Logarithms rank samples as the probabilities do, and do not underflow to ties at 0.
-        log_probabilities = logits.log_softmax(dim=1).numpy()  # [n, K, *E]
+        log_probabilities = _log_softmax(outputs)  # [n, K, *E]
         scores = np.moveaxis(log_probabilities, 1, -1)[counted]  # [m, K]
         is_of_class = targets[counted][:, None] == np.arange(outputs.shape[1])  # [m, K]
         return checks.one_minus_mean(checks.aurocs(scores, is_of_class))
@@ -208,6 +202,23 @@ def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
     fits = outputs.ndim > 1 and targets.shape == expected_shape and targets.dtype.kind != "f"
     takes = "outputs (n, K, *E) and integer targets (n, *E)"
     checks.check_fit(fits, outputs, targets, takes)
+
+
+def _log_softmax(outputs: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities of outputs [n, K, *E], in float64.
+
+    They rank samples as the probabilities do, and do not underflow to ties at 0.
+    """
+    logits = outputs.astype(np.float64, order="C")
+    # The last bits decide which samples with a probability near 1 are tied, and recorded errors
+    # come from torch. SciPy, where torch cannot be imported, may tie others of these.
+    try:
+        import torch
+    except ImportError:
+        from scipy import special
+
+        return special.log_softmax(logits, axis=1)
+    return torch.from_numpy(logits).log_softmax(dim=1).numpy()
 
 
 def _predictions(scores: np.ndarray) -> np.ndarray:

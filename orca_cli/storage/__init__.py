@@ -16,6 +16,7 @@ from orca_cli.storage.disk import (
     make_folder,
     now,
     pinned,
+    read_arrays,
     read_checked_json,
     read_json_lines,
     read_tensors,

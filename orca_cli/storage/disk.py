@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orca_cli.exceptions import ChecksumError, OrcaError, StorageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _DIGEST = "sha256"
@@ -357,13 +358,28 @@ def _checked_text(record: dict[str, Any]) -> str:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return name -> tensor of one of our safetensors files; StorageError if it cannot be read."""
     # Imported here, because reports and lists do not load torch.
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    return _loaded(path, load_file)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return name -> array of one of our safetensors files, without torch.
+
+    StorageError if it cannot be read, as if it has numbers that NumPy lacks, such as bfloat16.
+    """
+    from safetensors.numpy import load_file
+
+    return _loaded(path, load_file)
+
+
+def _loaded(path: Path, reader: Callable[[Path], Any]) -> Any:
+    from safetensors import SafetensorError
+
     try:
-        return load_file(path)
-    # torch raises RuntimeError, the library itself the others.
-    except (OSError, RuntimeError, SafetensorError) as error:
+        return reader(path)
+    # torch raises RuntimeError, NumPy AttributeError and TypeError, the library itself the others.
+    except (OSError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise unreadable(path, error) from error
 
 

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 import orca_cli
 from orca_cli import storage
 from orca_cli.exceptions import DataError
-from orca_cli.prediction.loading import best_run
+from orca_cli.prediction.choice import best_model
 from tests.cli.conftest import outputs, run_folders, without_baselines
 
 # Samples of the training and the test file.
@@ -343,17 +343,18 @@ def test_the_best_run_has_the_lowest_validation_error(add, environment):
     lowest = add(3, 0.1)
     add(4, None, on="nothing")
     add(5, 0.0, on="test")
-    path, reason = best_run(environment)
-    assert path.name == lowest
+    path, model, reason = best_model(environment)
+    assert (path.name, model) == (lowest, "transfer")
     left_out = "2 that trained on their validation samples are left out"
-    assert f"the lowest of 2 runs; {left_out}" in reason
+    optimistic = "the lowest of 2 candidates of 2 runs, so this error is optimistic"
+    assert f"{optimistic}; {left_out}" in reason
 
 
 def test_runs_without_validation_have_no_best(add, environment):
     add(1, None, on="nothing")
     add(2, None, on="nothing")
     with pytest.raises(DataError, match="all 2 runs trained on their validation samples"):
-        best_run(environment)
+        best_model(environment)
 
 
 def test_runs_of_several_data_sets_have_no_best(add, environment):
@@ -361,14 +362,14 @@ def test_runs_of_several_data_sets_have_no_best(add, environment):
     add(1, 0.1)
     add(2, None, on="nothing", data="other")
     with pytest.raises(DataError, match="holds runs of 2 data sets: .*other"):
-        best_run(environment)
+        best_model(environment)
 
 
 def test_runs_validated_on_other_samples_have_no_best(add, environment):
     add(1, 0.1)
     add(2, 0.2, samples="b")
     with pytest.raises(DataError, match="validated on 2 different sets of data or errors"):
-        best_run(environment)
+        best_model(environment)
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     model = orca_cli.load(path)
     members = [member.eval() for member in model.loaded.members]
     with torch.no_grad():
-        x, _ = model.preprocessing.inputs(np.load("test.npz")["x"][:8])
+        x = torch.from_numpy(model.preprocessing.inputs(np.load("test.npz")["x"][:8])[0])
         np.testing.assert_allclose(
             averaged([member(x) for member in members], "classes"), outputs(path)[:8], atol=1e-5
         )

@@ -49,7 +49,7 @@ def test_a_larger_filter_keeps_its_answer_to_a_constant(patch):
 
 
 def test_scale_gives_the_tasks_units(load_body):
-    scale = Scale(mean=torch.tensor([[5.0]]), std=torch.tensor([[1e-12]]))
+    scale = Scale(mean=np.array([[5.0]], np.float32), std=np.array([[1e-12]], np.float32))
     model = build(load_body("bert"), kind="dense", num_outputs=1, target_scale=scale)
     torch.testing.assert_close(model(torch.randn(1, 2, 20)), torch.full((1, 1, 20), 5.0))
 

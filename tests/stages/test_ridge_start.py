@@ -88,8 +88,8 @@ def test_outputs_are_those_of_a_ridge_up_to_one_factor(bodies, kind, name):
         targets = 2 * y.numpy() - 1
     else:
         y = 50 + 7 * y
-        scale = Scale(y.mean(0), y.std(0))
-        targets = ((y - scale.mean) / scale.std).numpy()
+        scale = Scale(y.mean(0).numpy(), y.std(0).numpy())
+        targets = (y.numpy() - scale.mean) / scale.std
     embedder = Patch() if name == "bert" else Multiscale(filters=4, skip=True)
     model, samples, is_started = started(bodies[name], y, kind, embedder, scale)
     assert is_started

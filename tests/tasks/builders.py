@@ -4,7 +4,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
 
 from orca_cli.config import configuration, parts
 from orca_cli.exceptions import OrcaError
@@ -65,17 +64,18 @@ def in_parts(preprocessing, new, size=7):
         for start in range(0, len(new), size)
     ]
     masks = [valid for _, valid in parts]
-    return torch.cat([x for x, _ in parts]), None if masks[0] is None else torch.cat(masks)
+    x = np.concatenate([x for x, _ in parts])
+    return x, None if masks[0] is None else np.concatenate(masks)
 
 
 def check_inputs(inputs, samples):
     """Compare inputs and their mask with those of a split, to the bit."""
     x, valid = inputs
     whole = every(samples)
-    assert x.dtype == whole.x.dtype == torch.float32
-    assert torch.equal(x, whole.x)
+    assert x.dtype == whole.x.numpy().dtype == np.float32
+    assert np.array_equal(x, whole.x.numpy())
     assert (valid is None) == (whole.valid is None)
-    assert valid is None or torch.equal(valid, whole.valid)
+    assert valid is None or np.array_equal(valid, whole.valid.numpy())
 
 
 def check_same(preprocessing, new, samples):

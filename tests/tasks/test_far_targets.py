@@ -37,8 +37,8 @@ def test_arrays_keep_their_digits_and_are_scaled_by_them(form, build, tmp_path):
     assert sorted(read.ravel() - SECONDS) == sorted(near.ravel())
     learned = every(task.train).y.numpy() - SECONDS
     axes = (0, 2) if kind == "dense" else 0
-    assert task.target_scale.mean.dtype == task.target_scale.std.dtype == torch.float64
-    mean, std = task.target_scale.mean.numpy().ravel(), task.target_scale.std.numpy().ravel()
+    assert task.target_scale.mean.dtype == task.target_scale.std.dtype == np.float64
+    mean, std = task.target_scale.mean.ravel(), task.target_scale.std.ravel()
     np.testing.assert_allclose(mean - SECONDS, learned.mean(axes).ravel(), atol=1e-6)
     np.testing.assert_allclose(std, learned.std(axes).ravel(), rtol=1e-8)
 
@@ -51,21 +51,22 @@ def test_tables_keep_their_digits(build, tmp_path):
     assert sorted(read - SECONDS) == sorted(NEAR[:, 0, 0])
 
 
-@pytest.mark.parametrize(("deviations", "dtype"), [(15, torch.float32), (17, torch.float64)])
+@pytest.mark.parametrize(("deviations", "dtype"), [(15, np.float32), (17, np.float64)])
 def test_float32_is_left_where_it_rounds_too_much(deviations, dtype, build, tmp_path):
     """Other targets keep the dtype, and so the bits, that they always had."""
     y = NEAR[:, :, 0] / NEAR[:, :, 0].std(0)
     np.savez(tmp_path / "own.npz", x=X, y=y - y.mean(0) + [deviations, 0])
     split = {"validation_fraction": 0.01, "test_fraction": 0.01}
     task = build("arrays", kind="values", train="own.npz", **split)
-    assert every(task.train).y.dtype == task.target_scale.mean.dtype == dtype
+    assert every(task.train).y.numpy().dtype == task.target_scale.mean.dtype == dtype
 
 
 def learned(offset):
     """Return a small model's outputs, less the offset of the targets [64, 2, 6] that it learned."""
     x = Pairs(torch.zeros(64)).x.double()
     y = torch.stack([x[:, 0] + 0.5 * x[:, 1], 3 * x[:, 2] - x[:, 0]], dim=1) + offset
-    scale = Scale(y.mean((0, 2), keepdim=True)[0], y.std((0, 2), correction=0, keepdim=True)[0])
+    std = y.std((0, 2), correction=0, keepdim=True)[0]
+    scale = Scale(y.mean((0, 2), keepdim=True)[0].numpy(), std.numpy())
     model = Dense(2, scale=scale)
     settings = {"optimizer": "sgd", "lr": 3e-2, "batch_size": 16, "epochs": 15, "warmup_epochs": 0}
     with plan(model, Pairs(y), MaskedMSE(), **settings) as steps:

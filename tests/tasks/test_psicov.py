@@ -77,7 +77,7 @@ def test_training_is_clipped_and_counts_padding_on_request(root, read):
     assert np.nanmax(task.train.targets()) == 16
     assert np.nanmax(task.validation.targets()) > 16
     known = task.train.targets()[~np.isnan(task.train.targets())]
-    assert float(task.target_scale.mean) == pytest.approx(known.mean(), rel=1e-5)
+    assert task.target_scale.mean.item() == pytest.approx(known.mean(), rel=1e-5)
     batch = every(released.train)
     assert batch.valid is None
     assert not batch.y.isnan().any()

@@ -19,7 +19,7 @@ def scaled(y):
         y.double().mean((0, 2), keepdim=True)[0],
         y.double().std((0, 2), correction=0, keepdim=True)[0],
     )
-    return Dense(2, scale=Scale(mean.float(), std.float()))
+    return Dense(2, scale=Scale(mean.float().numpy(), std.float().numpy()))
 
 
 def trained(units, loss=None, **settings):

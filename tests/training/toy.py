@@ -66,7 +66,7 @@ class Dense(nn.Module):
         self.predictor = nn.Module()
         self.flat, self.has_scale = flat, scale is not None
         if scale is not None:
-            self.scale_mean, self.scale_std = scale.mean, scale.std
+            self.scale_mean, self.scale_std = map(torch.from_numpy, (scale.mean, scale.std))
 
     def forward(self, x, valid=None):
         raw = self.layers(x)

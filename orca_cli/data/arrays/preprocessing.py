@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from orca_cli.data.arrays.files import locate_new
 from orca_cli.data.blocks import Ragged, blocks, channels_first, read
@@ -174,7 +173,7 @@ class ArrayPreprocessing:
 
     def inputs(
         self, raw: np.ndarray | RawInputs, where: str = "inputs"
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return inputs as Batch.x and Batch.valid.
 
         With padding, and unless NaN marks the ends, `raw` has lengths.

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from orca_cli import signals, storage
 from orca_cli.data.pixels import augmented, normalised
@@ -49,7 +48,7 @@ class View:
     # Seed of augmentation that is drawn once for each file; None draws anew in every step.
     frozen_seed: int | None = None
 
-    def inputs(self, paths: Sequence[Path]) -> torch.Tensor:
+    def inputs(self, paths: Sequence[Path]) -> np.ndarray:
         """Return the images of files as [B, C, S, S] float32, without augmentation."""
         images = decode_all(paths, self.side, self.channels, self.crop)
         return normalised(images, self.mean, self.std)
@@ -84,9 +83,9 @@ class FileSamples:
         indices = np.asarray(indices, dtype=np.int64)
         # The files of the batch, B of them.
         paths = [self.paths[index] for index in indices]
-        y = torch.from_numpy(self.y[indices])
+        y = self.y[indices]
         if view.frozen_seed is None and augment is None:
-            return Batch(view.inputs(paths), y)
+            return Batch.from_arrays(view.inputs(paths), y)
         side = view.larger or view.side
         # Larger than S where the view says so, and cropped to S below.
         images = decode_all(paths, side, view.channels, view.crop)  # [B, C, side, side]
@@ -99,7 +98,7 @@ class FileSamples:
             images = np.concatenate(frozen_images)
         elif augment is not None:
             images = view.augment(images, augment)
-        return Batch(normalised(images, view.mean, view.std), y)
+        return Batch.from_arrays(normalised(images, view.mean, view.std), y)
 
     def targets(self) -> np.ndarray:
         """Return all targets [n, ...], shaped as Batch.y."""

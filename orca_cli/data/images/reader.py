@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from orca_cli import signals, storage
 from orca_cli.data.assemble import Fitted, Pool, assemble
@@ -56,7 +55,7 @@ class ImagePreprocessing:
         """(C, S, S)."""
         return self.view.channels, self.view.side, self.view.side
 
-    def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[Tensor, None]:
+    def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[np.ndarray, None]:
         """Return the images of files as Batch.x; errors as those of `files.decode`."""
         return self.view.inputs(raw), None
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from orca_cli.data.blocks import Ragged, read
 from orca_cli.data.contents import hashes
@@ -343,7 +342,7 @@ class TablePreprocessing:
             dtype=features.dtype,
         )
 
-    def inputs(self, raw: Columns, where: str = "inputs") -> tuple[Tensor, Tensor | None]:
+    def inputs(self, raw: Columns, where: str = "inputs") -> tuple[np.ndarray, np.ndarray | None]:
         """Return samples as Batch.x and Batch.valid.
 
         `raw` has the columns of `feature_names` as `files.Table.read` returns them, with all rows

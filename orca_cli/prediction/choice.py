@@ -1,0 +1,156 @@
+"""The best of all models that the runs in a folder kept, by their validation errors."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orca_cli.baselines.names import TRANSFER
+from orca_cli.exceptions import DataError
+from orca_cli.prediction.candidates import kept
+from orca_cli.report.collect import Run, collect, mapping, number
+from orca_cli.runs.directory import RESULT, read_or_empty
+from orca_cli.runs.preprocessing import can_predict
+from orca_cli.terminal import counted, percent_or_number
+
+_MAKE_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
+
+
+class Chosen(NamedTuple):
+    """A model of a run, and why it is the best."""
+
+    run: Path
+    candidate: str
+    reason: str
+
+
+class _Criterion(NamedTuple):
+    """How models were validated; only models with the same criterion can be compared."""
+
+    # What names the samples.
+    samples: str
+    error: str
+    is_percent: bool
+
+
+def best_model(folder: Path, candidate: str | None = None) -> Chosen:
+    """Return the model with the lowest validation error of all that completed runs kept.
+
+    Of models with equal errors it is that of the oldest run, and there the first of its
+    leaderboard. Where nothing was validated, it is that of the only run. Runs that cannot predict,
+    runs whose weights were chosen on the test split, and other models without a validation error
+    are left out.
+
+    Args:
+        folder: of all runs, or of one data set.
+        candidate: the only name of a model that is looked at; None for all.
+
+    Raises:
+        DataError: it holds no such model, or runs of several data sets, or they were validated on
+            different samples or by different errors.
+    """
+    runs = [run for run in collect([folder]).runs if can_predict(run.path)]
+    data_sets = sorted({run.data for run in runs})
+    # A run without a validation error would leave its data set to the runs of another.
+    if len(data_sets) > 1:
+        raise DataError(
+            f"holds runs of {len(data_sets)} data sets: {', '.join(data_sets)}",
+            where=str(folder),
+            hint="give one of its runs, or a folder of runs on one data set",
+        )
+    validated, unvalidated = _candidates(runs, candidate)
+    if not validated and len(unvalidated) == 1:
+        run_path = unvalidated[0]
+        return Chosen(run_path, candidate or TRANSFER, f"{run_path}: the only run")
+    if len(validated) > 1:
+        message = (
+            f"the runs were validated on {len(validated)} different sets of data or errors, "
+            "which cannot be compared"
+        )
+        # `min` takes the first of equal errors.
+        best_keys = [min(errors, key=errors.__getitem__) for errors in validated.values()]
+        run_names = ", ".join(run_path.name for run_path, _ in best_keys)
+        hint = f"give one of the best of each: {run_names}"
+        raise DataError(message, where=str(folder), hint=hint)
+    if not validated:
+        raise _nothing_validated(folder, candidate, unvalidated)
+    ((criterion, errors),) = validated.items()
+    best = min(errors, key=errors.__getitem__)
+    run_path, name = best
+    lowest = percent_or_number(errors[best], criterion.is_percent)
+    reason = f"{name} of {run_path}: {criterion.error} {lowest} on validation"
+    if len(errors) > 1:
+        candidates = counted(len(errors), "candidate")
+        run_count = counted(len({path for path, _ in errors}), "run")
+        reason += f", the lowest of {candidates} of {run_count}, so this error is optimistic"
+    if unvalidated:
+        left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
+        reason += f"; {left_out}: {_MAKE_COMPARABLE}"
+    return Chosen(run_path, name, reason)
+
+
+def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Path]) -> DataError:
+    """Return the error that says why no model can be chosen."""
+    if unvalidated:
+        message = (
+            f"all {len(unvalidated)} runs trained on their validation samples: no validation error "
+            "compares them"
+        )
+        return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
+    model = "its weights" if candidate is None else f"a model {candidate!r}"
+    message = (
+        f"holds no completed run on data of your own, chosen by a validation split, with {model}"
+    )
+    hint = (
+        "orca report shows the runs; those of benchmarks keep no preprocessing, and predict no "
+        "new data"
+    )
+    return DataError(message, where=str(folder), hint=hint)
+
+
+def _candidates(
+    runs: Iterable[Run], candidate: str | None
+) -> tuple[dict[_Criterion, dict[tuple[Path, str], float]], list[Path]]:
+    """Return the models of some runs, or those of one name, that may be compared.
+
+    Returns:
+        The validation errors of models by criterion, and by run and name, the oldest run first; and
+        the runs of which no model was validated.
+    """
+    validated: dict[_Criterion, dict[tuple[Path, str], float]] = defaultdict(dict)
+    unvalidated: list[Path] = []
+    for run in runs:
+        score = run.score
+        # A run that was chosen on the test split has no error that could choose it fairly.
+        if score is None or score.validated_on == "test":
+            continue
+        result = read_or_empty(run.path / RESULT)
+        criterion = _Criterion(
+            samples=_judging_samples(result), error=score.error_name, is_percent=score.percent
+        )
+        errors = {}
+        names = []
+        for name, record in kept(run.path, result).items():
+            if candidate not in (None, name):
+                continue
+            names.append(name)
+            validation_error = number(record.get("validation_error"))
+            if validation_error is not None:
+                errors[run.path, name] = validation_error
+        if errors:
+            validated[criterion] |= errors
+        elif names and score.validated_on == "nothing":
+            unvalidated.append(run.path)
+    return validated, unvalidated
+
+
+def _judging_samples(result: Mapping[str, Any]) -> str:
+    """Return what names the samples that judged a run's models; equal for equal samples."""
+    selected = mapping(result.get("selected"))
+    splits = mapping(result.get("splits"))
+    # Simple models have folds of their own where the run itself had no such judges.
+    judged = mapping(result.get("judged"))
+    if judged and judged.get("on") != selected.get("on"):
+        return f"{judged.get('n')} samples of {splits.get('train')} and {splits.get('val')}"
+    # Records without a digest of their own name the validation split.
+    return str(selected.get("sha256") or splits.get("val"))

@@ -203,24 +203,25 @@ def _conclusion(
     result: Mapping[str, Any], run: Path, *, has_table: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what judged the candidates, and which to predict with by which command."""
+    # Not every task keeps its preprocessing, nor every run its weights.
+    is_kept = can_predict(run)
+    command = f"orca predict {run} INPUT"
+    leader = str(result.get("leader"))
     if has_table:
         yield "judged", "; ".join(_judge_texts(result))
-    leader = result.get("leader")
-    # Not every task keeps its preprocessing, nor every run its weights.
-    if not can_predict(run):
-        if has_table:
-            yield "leader", "none: the run keeps no model that predicts"
-        return
-    command = f"orca predict {run} INPUT"
-    model = NAMES.get(str(leader))
-    if model is not None:
-        text = f"{model}, not the transfer"
+        if not is_kept:
+            leader = str(mapping(result["candidates"][0]).get("name"))
+            command = "no model is kept that predicts"
+    if leader in NAMES:
+        text = f"{NAMES[leader]}, not the transfer"
         if not _is_judged(result):
             text += ", which was not judged"
-        yield "leader", f"{text}: orca predict {run} --model {leader} INPUT"
+        if is_kept:
+            command = f"orca predict {run} --model {leader} INPUT"
+        yield "leader", f"{text}: {command}"
     elif has_table and leader == TRANSFER:
         yield "leader", f"the transfer: {command}"
-    else:
+    elif is_kept:
         yield "predict", command
 
 

@@ -339,7 +339,7 @@ def _fit(
         "groups": _groups(subject.learned, rows),
         "fold": fold,
         "new": new,
-        "limit": subject.limit if is_table else None,
+        "limit": subject.limit if is_table else 0,
     }
     try:
         # A separate process can be ended at its limit, even within a library's call.

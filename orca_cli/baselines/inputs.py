@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from orca_cli import seeding, signals
@@ -159,16 +158,9 @@ class Subject:
         return self._read(lambda x, valid: x.numpy(), raw=True)
 
     def embedded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the embedder's features of the samples, [n, F] and [m, F].
-
-        These are its own where it has such, else the mean and the maximum of its tokens.
-        """
-        embedder: Any = self.embedder.eval()
-
-        def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
-            return embedded(embedder, x, valid)
-
-        return self._read(take, at_once=_EMBEDDED_AT_ONCE)
+        """Return the embedder's features of the samples, [n, F] and [m, F]."""
+        embedder = self.embedder.eval()
+        return self._read(functools.partial(embedded, embedder), at_once=_EMBEDDED_AT_ONCE)
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
         """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F].
@@ -182,7 +174,6 @@ class Subject:
 
         return self._read(take, at_once=_EMBEDDED_AT_ONCE)
 
-    @torch.no_grad()
     def _read(
         self,
         take: Callable[[Tensor, Tensor | None], np.ndarray],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,20 +148,16 @@ def result_parts(result: Mapping[str, Any], run: Path) -> Iterator[RenderableTyp
 
     Older and damaged records lack some of it.
     """
-    recorded = result.get("candidates")
-    candidates = []
-    if isinstance(recorded, list) and len(recorded) > 1:
-        candidates = [mapping(candidate) for candidate in recorded]
-    yield facts(_result_rows(result, candidates))
-    if candidates:
+    candidates = result.get("candidates")
+    has_table = isinstance(candidates, list) and len(candidates) > 1
+    yield facts(_result_rows(result, has_table=has_table))
+    if has_table:
         headers = ("model", "validation", "test (95 % interval)", "seconds")
-        yield table(headers, _candidate_rows(result, candidates))
-    yield facts(_conclusion(result, candidates, run))
+        yield table(headers, _candidate_rows(result))
+    yield facts(_conclusion(result, run, has_table=has_table))
 
 
-def _result_rows(
-    result: Mapping[str, Any], candidates: Sequence[Record]
-) -> Iterator[tuple[str, str | Text]]:
+def _result_rows(result: Mapping[str, Any], *, has_table: bool) -> Iterator[tuple[str, str | Text]]:
     """Yield the facts of a result that the table of its candidates, if any, does not show."""
     distance = mapping(result.get("metric_value"))
     # None without alignment.
@@ -170,9 +166,9 @@ def _result_rows(
         after = number(distance.get("after")) or 0
         metric = result.get("metric")
         yield "distance", f"{before:.4g} before alignment, {after:.4g} after ({metric})"
-    yield "test", _test_text(result, has_interval=not candidates)
+    yield "test", _test_text(result, has_interval=not has_table)
     validation = _validation_text(result)
-    if validation is not None and not _is_judged(candidates):
+    if validation is not None and not (has_table and _is_judged(result)):
         yield "validation", validation
     comparison = mapping(result.get("comparison"))
     comparison_text = comparison.get("text")
@@ -187,85 +183,71 @@ def _result_rows(
     yield "time", ", ".join(times)
 
 
-def _candidate_rows(
-    result: Mapping[str, Any], candidates: Sequence[Record]
-) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the leaderboard; a dash where there is no number."""
-    for candidate in candidates:
-        cells = {}
+def _candidate_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the rows of the leaderboard, with a dash where there is no number."""
+    for candidate in map(mapping, result["candidates"]):
+        cells = [str(candidate.get("name"))]
         for key in ("validation_error", "error"):
-            cells[key] = "-"
-            if candidate.get(key) is not None:
-                cells[key] = _shown_error(result, candidate[key])
-        interval = interval_text(mapping(result.get("error")) | candidate)
+            is_known = candidate.get(key) is not None
+            cells.append(_shown_error(result, candidate[key]) if is_known else "-")
+        interval_ends = {"interval": candidate.get("interval")}
+        interval = interval_text(mapping(result.get("error")) | interval_ends)
         if interval:
-            cells["error"] += f" ({interval})"
+            cells[-1] += f" ({interval})"
         time_s = number(candidate.get("seconds"))
-        seconds = "-" if time_s is None else f"{time_s:,.1f}"
-        yield str(candidate.get("name")), cells["validation_error"], cells["error"], seconds
+        cells.append("-" if time_s is None else f"{time_s:,.1f}")
+        yield cells
 
 
 def _conclusion(
-    result: Mapping[str, Any], candidates: Sequence[Record], run: Path
+    result: Mapping[str, Any], run: Path, *, has_table: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what judged the candidates, and which to predict with by which command."""
-    if candidates:
-        yield "judged", "; ".join(_judge_texts(result, candidates))
-    command = ""
     # Not every task keeps its preprocessing, nor every run its weights.
-    if can_predict(run):
-        command = f"orca predict {run} INPUT"
-    if not candidates or candidates[0].get("validation_error") is None:
-        if command:
-            yield "predict", command
-        return
-    leader = result.get("leader")
-    best = candidates[0].get("name")
-    if leader is None:
-        yield "leader", f"{best}; no model is kept"
-        return
-    text = NAMES.get(str(leader), "the transfer")
-    if leader != TRANSFER:
-        command = f"orca predict {run} --model {leader} INPUT"
-        text += ", not the transfer"
-        if not _is_judged(candidates):
+    is_kept = can_predict(run)
+    command = f"orca predict {run} INPUT"
+    leader = str(result.get("leader"))
+    if has_table:
+        yield "judged", "; ".join(_judge_texts(result))
+        if not is_kept:
+            leader = str(mapping(result["candidates"][0]).get("name"))
+            command = "no model is kept that predicts"
+    if leader in NAMES:
+        text = f"{NAMES[leader]}, not the transfer"
+        if not _is_judged(result):
             text += ", which was not judged"
-    if best != leader:
-        text += f" ({best} validates better and is not kept)"
-    yield "leader", f"{text}: {command}" if command else text
+        if is_kept:
+            command = f"orca predict {run} --model {leader} INPUT"
+        yield "leader", f"{text}: {command}"
+    elif has_table and leader == TRANSFER:
+        yield "leader", f"the transfer: {command}"
+    elif is_kept:
+        yield "predict", command
 
 
-def _judge_texts(result: Mapping[str, Any], candidates: Sequence[Record]) -> Iterator[str]:
-    """Yield what says which candidate is best, and what a reader has to know of them."""
+def _judge_texts(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what says which candidate is best, and what their names and numbers do not say."""
     judged = mapping(result.get("judged"))
-    n_samples = judged.get("n", 0)
     if judged.get("on") == "validation":
-        yield f"on {n_samples} validation samples"
+        yield f"on {judged.get('n')} validation samples"
     else:
-        yield f"out of fold on {n_samples} samples, {judged.get('folds')} folds"
-    selected = mapping(result.get("selected"))
-    if selected.get("on") == "validation" and _is_judged(candidates):
-        yield f"transfer: weights after epoch {as_typed(selected.get('epoch'))}"
+        yield f"out of fold on {judged.get('n')} samples, {judged.get('folds')} folds"
     baselines = mapping(result.get("baselines"))
-    for candidate in candidates:
+    for candidate in map(mapping, result["candidates"]):
         name = str(candidate.get("name"))
         if name in _MEANINGS:
             yield f"{name}: {_MEANINGS[name]}"
-        baseline = mapping(baselines.get(name))
-        trained_on = mapping(baseline.get("trained_on"))
+        trained_on = mapping(mapping(baselines.get(name)).get("trained_on"))
+        n_used = trained_on.get("n")
+        n_samples = trained_on.get("of")
         # A baseline may have been fitted on a part of the training samples.
-        if trained_on.get("n") != trained_on.get("of"):
-            yield f"{name}: on {trained_on.get('n')} of {trained_on.get('of')} training samples"
-        if baseline.get("reason"):
-            yield f"{name}: {baseline['reason']}"
+        if n_used != n_samples:
+            yield f"{name}: on {n_used} of {n_samples} training samples"
 
 
-def _is_judged(candidates: Sequence[Record]) -> bool:
+def _is_judged(result: Mapping[str, Any]) -> bool:
     """Return whether the same samples judged the transfer as the simple models."""
-    for candidate in candidates:
-        if candidate.get("name") == TRANSFER:
-            return candidate.get("validation_error") is not None
-    return False
+    return mapping(result.get("judged")).get("sha256") is not None
 
 
 def _shown_error(result: Mapping[str, Any], value: Any) -> str:
@@ -307,13 +289,9 @@ def _validation_text(result: Mapping[str, Any]) -> str | None:
         return None
     if selected_on == "nothing":
         return f"none: {selected.get('reason')}; the weights are the last ones"
-    error = mapping(result.get("error"))
     validation_error = _shown_error(result, result.get("validation_error"))
-    validation = f"{error.get('name')} {validation_error}"
-    if selected_on == "folds":
-        folds = selected.get("folds")
-        return f"{validation} of all {selected.get('n')} samples, by {folds} folds"
-    return f"{validation} after epoch {as_typed(selected.get('epoch'))}"
+    epoch = as_typed(selected.get("epoch"))
+    return f"{validation_error} on {selected.get('n')} samples ({selected_on}), epoch {epoch}"
 
 
 def error_text(result: Mapping[str, Any]) -> str:

@@ -104,12 +104,11 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     }
     decided = {"train.lr": {"value": 2e-4, "why": "budget=normal"}}
     run = add_run(root, decided=decided, error={"interval": [0.075, 0.13]}, **facts)
-    out = read_text("runs", "show", run.name[-8:])
+    out = " ".join(read_text("runs", "show", run.name[-8:]).split())
     expected = (
         "zero_one 10.00 % on 497",
-        "linear    20.00 %     25.00 %                     1.0",
-        "transfer  30.00 %     10.00 % (7.50 % to 13.00 %)  -",
-        "leader  a linear model, not the transfer",
+        "linear 20.00 % 25.00 % 1.0 transfer 30.00 % 10.00 % (7.50 % to 13.00 %) -",
+        "leader a linear model, not the transfer, which was not judged: no model is kept",
         "better than linear",
         "train.lr=0.0002 (budget=normal)",
     )

@@ -318,6 +318,8 @@ def add(classes, environment):
         result["error"]["value"] = test
         result["validation_error"] = validation
         result["selected"] = {"on": on, "sha256": samples}
+        # As an earlier program recorded it: the transfer alone.
+        del result["candidates"], result["judged"]
         if data is not None:
             result["data"] = data
         (path / "result.json").write_text(json.dumps(result))

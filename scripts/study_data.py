@@ -21,9 +21,10 @@ tested and one validates (seed 0: 9 and 10, and 8). At most 200 training, 100 va
 draw keeps the classes' shares and has a fixed seed: the same FOLDER gives the same files, byte for byte. The images are one
 pool for all seeds: the task turns them, and draws its training samples, by a seed of its own.
 
-For study=defaults, which leaves sizes and validation to the program, DATA also gets whole/NAME.npz of every series (watch:
-training is subjects 1 to 8), the peptides' table, and whole/frequency.npz, a generated regression: a sine's frequency from 100
-noisy steps.
+For study=defaults and study=own_data, which leave sizes and validation to the program, DATA also gets whole/NAME.npz of every
+series (watch: training is subjects 1 to 8), the tables of FOLDER/more and the peptides', whole/steps.csv (Trace as a long table),
+whole/photos/{train,test}/CLASS/*.png and whole/photos.npz (300 training and 300 test images of CIFAR-10), and
+whole/frequency.npz, a generated regression: a sine's frequency from 100 noisy steps.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ WHOLE = (
     "watch",
 )
 SERIES = ("ACSF1", "ArrowHead", "JapaneseVowels", "OSULeaf", "Trace")
+TABLES = ("splice", "spam", "autompg", "ACP_CancPPD_vs_Random")
+PHOTOS = 300
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 PEPTIDE_LENGTH = 50
 WATCH_TEST = (9, 10)
@@ -190,6 +193,36 @@ def frequency() -> dict[str, np.ndarray]:
     return arrays
 
 
+def steps(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write series [n, 1, L] as a long table, a line a step."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["series", "step", "level", "class"])
+        x = np.concatenate([arrays["x_train"], arrays["x_test"]])
+        y = np.concatenate([arrays["y_train"], arrays["y_test"]])
+        for number, (sample, label) in enumerate(zip(x, y, strict=True)):
+            for step, level in enumerate(sample[0]):
+                writer.writerow([f"s{number}", step, f"{level:.5g}", f"k{label}"])
+    print(path)
+
+
+def photos(folder: Path, to: Path) -> None:
+    """Write images as files in a folder for each class, and the same as arrays."""
+    from PIL import Image
+
+    arrays = read(first(folder / "cifar10", "*.npz", "cifar10.npz"))
+    parts = {}
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        kept = stratified(y, PHOTOS, f"photos {part}")
+        parts |= {f"x_{part}": x[kept], f"y_{part}": y[kept]}
+        for number, (image, label) in enumerate(zip(x[kept], y[kept], strict=True)):
+            path = to / "photos" / part / f"class{label}" / f"{number:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.moveaxis(image, 0, -1)).save(path)
+    write(to / "photos.npz", parts)
+
+
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +287,12 @@ def main() -> int:
             for name in WHOLE
         ),
         ("peptides", lambda: copy(table, to / "whole" / "peptides.csv")),
+        *(
+            (name, lambda name=name: copy(raw / "more" / f"{name}.csv", to / "whole" / f"{name}.csv"))
+            for name in TABLES
+        ),
+        ("steps", lambda: steps(to / "whole" / "steps.csv", whole(raw, "Trace"))),
+        ("photos", lambda: photos(raw, to / "whole")),
     ]
     missing = 0
     for name, work in jobs:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orca_cli.data.own_data import has_single_rows
+
 # The run's own model, and the same before its first step.
 TRANSFER = "transfer"
 START = "start"
@@ -33,8 +35,6 @@ PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {
 # Of computing, for one fit. The first MiniRocket on a machine is compiled.
 LIMITS_S = dict.fromkeys(NAMES, 60.0) | {MINIROCKET: 120.0}
 _QUICK_CELLS = 2**21  # values of the training inputs up to which MiniRocket takes seconds
-_TABLE = "orca_cli.data.table.load"
-_SERIES = ("sequence", "id")  # settings of a table whose samples are not single rows
 
 
 def baseline_names(
@@ -55,10 +55,7 @@ def baseline_names(
         return []
     if kind == "dense":
         return [CONSTANT, "linear"]
-    # A sequence column or a long table makes series instead.
-    has_single_rows = task.get("_target_") == _TABLE and not any(map(task.get, _SERIES))
-    # Inputs with a single position are rows of a table in another format.
-    is_table = has_single_rows or math.prod(input_shape[1:]) == 1
+    is_table = has_single_rows(task, input_shape)
     is_series = len(input_shape) == 2 and not is_table
     is_quick = has_aeon() and samples * math.prod(input_shape) <= _QUICK_CELLS
     absent = set()

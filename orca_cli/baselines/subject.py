@@ -19,7 +19,8 @@ from orca_cli.models.transfer import TransferModel
 from orca_cli.progress import Silent
 from orca_cli.runs.directory import PREDICTIONS, RunDirectory
 from orca_cli.stages.build import Built, build, make_model
-from orca_cli.stages.finetune import OUT_OF_FOLD, best_constant
+from orca_cli.stages.finetune import best_constant
+from orca_cli.stages.joint_members import OUT_OF_FOLD
 from orca_cli.training.engine import choose_device, same_threads_after
 
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from orca_cli import signals
-from orca_cli.config import configuration, schema, setting_checks, study
+from orca_cli.config import configuration, parts, schema, setting_checks, study
 from orca_cli.config.composed import Composed, Sweep
 from orca_cli.config.configuration import (
     BLOCKS,
@@ -348,6 +348,7 @@ class Session:
         source is typed or the substitute is the task itself.
         """
         self._store_variants(overrides)
+        overrides = self._with_bank(overrides)
         settings = self._load_files(overrides)
         task = settings.hydra.runtime.choices["task"]
         substitute = OmegaConf.select(settings, "source.data.without_files")
@@ -361,6 +362,22 @@ class Session:
                 for block in BLOCKS:
                     settings.task.pop(block, None)
         return settings
+
+    def _with_bank(self, overrides: list[str]) -> list[str]:
+        """Return overrides that choose the filter bank where a setting of it alone is typed.
+
+        Of an embedder that is open, such as that of own data, the data would decide otherwise.
+        """
+        settings_of_embedder = [text for text in overrides if text.startswith("embedder.")]
+        if not settings_of_embedder:
+            return overrides
+        others = [text for text in overrides if text not in settings_of_embedder]
+        embedder = OmegaConf.to_container(self._load_files(others).embedder, resolve=False)
+        names = {key_of(text).partition(".")[2] for text in settings_of_embedder}
+        is_open = isinstance(embedder, dict) and embedder.get(parts.TARGET) is None
+        if is_open and not names <= embedder.keys():
+            return [*overrides, "embedder=multiscale"]
+        return overrides
 
     def _load_files(self, overrides: list[str]) -> DictConfig:
         """Compose, after storing in Hydra the declared defaults of the chosen parts."""

@@ -257,9 +257,10 @@ class Train:
         "they choose nothing and were drawn from the training data.",
     ] = "auto"
     folds: Annotated[
-        CountOrZero,
-        "Fine-tune N models on all training samples but a N-th each, which judges it; their "
-        "outputs are averaged (0: one model).",
+        CountOrZero | None,
+        "Fine-tune N models, each on all samples but an N-th, which judges it; their outputs are "
+        "averaged. 0: one model; null, as for your own data: 5 where validation has fewer than "
+        "100 samples.",
     ] = 0
     members: Annotated[
         Count | None,

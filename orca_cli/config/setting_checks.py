@@ -35,8 +35,8 @@ _SECRET_HINT = (
 
 # Groups of parts, which are also the names of their settings.
 PARTS = (*NEEDED_GROUPS, "tracker")
-# Groups that may have no part, such as metric=none.
-_OPTIONAL = ("metric", "tracker")
+# Groups that may have no part, such as metric=none; embedder and finetune are then decided by data.
+_OPTIONAL = ("metric", "tracker", "embedder", "finetune")
 # Settings of a group that are not arguments of its part.
 _NOT_ARGUMENTS = {
     "task": ("kind", "loss", "error", "data", "name", "train_fraction", *BLOCKS),

@@ -1,5 +1,6 @@
 """Settings, paths, columns and numbers of own data, and texts that notes and refusals share."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from orca_cli.terminal import counted
 
 # Fields of tables that say that an entry is missing, in lower case.
 MISSING_WORDS = ("", "?", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
+_TABLE = "orca_cli.data.table.load"
+_SERIES = ("sequence", "id")  # settings of a table whose samples are not single rows
 _SHOWN = 10  # names in a note
 
 
@@ -47,6 +50,14 @@ def file_paths(files: Mapping[str, str | None], data_folder: Path) -> dict[str, 
             )
         paths[setting] = path
     return paths
+
+
+def has_single_rows(task: Mapping[str, object], input_shape: Sequence[int]) -> bool:
+    """Return whether a sample is a row of a table, by its task's settings and shape (C, *E)."""
+    # A sequence column or a long table makes series instead.
+    is_row = task.get("_target_") == _TABLE and not any(map(task.get, _SERIES))
+    # Inputs with a single position are rows of a table in another format.
+    return is_row or math.prod(input_shape[1:]) == 1
 
 
 def check_columns(

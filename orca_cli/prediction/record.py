@@ -265,6 +265,7 @@ def read_run(folder: Path) -> ModelRecord:
     storage.verify_folder(folder, only=[*record_files, arrays_file])
     summary = read_or_empty(folder / summary_file)
     settings = configuration.content(folder / SETTINGS)
+    built_parts = mapping(summary.get("parts"))
     task_settings = mapping(settings.get("task"))
     selected = mapping(result.get("selected"))
     entries = {
@@ -272,9 +273,10 @@ def read_run(folder: Path) -> ModelRecord:
         "input_shape": summary.get("input_shape"),
         "num_outputs": summary.get("num_outputs"),
         "checkpoint_sha256": summary.get("checkpoint_sha256"),
-        "embedder": settings.get("embedder"),
+        # As decided, where the settings left them open.
+        "embedder": built_parts.get("embedder", settings.get("embedder")),
+        "finetune": built_parts.get("finetune", settings.get("finetune")),
         "body": settings.get("body"),
-        "finetune": settings.get("finetune"),
         "error": task_settings.get("error"),
         "error_chunks": schema.ERROR_CHUNKS.get(str(settings.get("protocol"))),
         "weights_sha256": result.get("weights_sha256"),

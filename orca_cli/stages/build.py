@@ -26,7 +26,8 @@ from orca_cli.models.checkpoints import revision
 from orca_cli.models.predictors import PooledPredictor
 from orca_cli.models.transfer import TransferModel
 from orca_cli.scoring.reported import named_error
-from orca_cli.stages.plan import Decided, Facts, Plan, decide, read_decisions
+from orca_cli.stages.plan import RECIPE, Decided, Facts, Plan, decide, read_decisions
+from orca_cli.stages.recipe import with_recipe
 from orca_cli.stages.task_loss import is_real_valued, make_loss, target_counts
 from orca_cli.training.engine import checkpoint_layers, limit_threads
 from orca_cli.training.loop import batches
@@ -92,6 +93,10 @@ def build(
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
+    # By these hashes recorded decisions are known to be of the same data.
+    splits = {"train": split_record(task.train), "val": split_record(task.validation)}
+    recorded = read_decisions(earlier or {}, splits)
+    config, recipe = with_recipe(config, task, recorded)
     _note_uneven_classes(task, reporter)
     model, _ = make_model(config, task, is_trained=is_trained)
     body = model.body
@@ -106,10 +111,8 @@ def build(
     limit_threads(_count_parameters(model), model.embedder.layout.tokens)
     if config.train.gradient_checkpointing:
         checkpoint_layers(body)
-    # By these hashes recorded decisions are known to be of the same data.
-    splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     # Made after the model, since rules read its size and the number of its tokens.
-    plan = _plan(config, task, model, read_decisions(earlier or {}, splits))
+    plan = _plan(config, task, model, recorded={**recorded, **recipe})
     has_real_targets = is_real_valued(task.train.targets())
     error = named_error(
         config.task.get("error"),
@@ -119,7 +122,9 @@ def build(
         batch=plan.train.batch_size,
     )
     loss = make_loss(config, task)
-    summary = _summary(task, model, error) | {"splits": splits} | _training_summary(plan, task)
+    summary = (
+        _summary(config, task, model, error) | {"splits": splits} | _training_summary(plan, task)
+    )
     return Built(
         task=task,
         learned=plan.train.learned(task),
@@ -220,7 +225,8 @@ def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
-        return bool(model.embedder.is_body_layer)
+        embedder = model.embedder
+        return bool(embedder.is_body_layer or embedder.sample_width)
     return settings.predictor.init == "ridge"
 
 
@@ -243,16 +249,19 @@ def replanned(built: Built, config: Config, recorded: Decided) -> Built:
 
     All other open settings are decided anew around them.
     """
-    plan = _plan(config, built.task, built.model, recorded)
+    recipe = {name: built.plan.decided[name] for name in RECIPE if name in built.plan.decided}
+    with_parts = replace(config, embedder=built.plan.embedder, finetune=built.plan.finetune)
+    plan = _plan(with_parts, built.task, built.model, recorded={**recorded, **recipe})
     return replace(built, plan=plan, summary=built.summary | _training_summary(plan, built.task))
 
 
-def _plan(config: Config, task: TaskData, model: TransferModel, recorded: Decided) -> Plan:
+def _plan(config: Config, task: TaskData, model: TransferModel, *, recorded: Decided) -> Plan:
     facts = Facts(
         config=config,
         task=task,
         tokens=model.embedder.layout.tokens,
         parameters=_count_parameters(model),
+        starts_as_ridge=starts_as_ridge(config, model),
         starts_with_features=starts_with_features(config, model),
     )
     return decide(facts, recorded)
@@ -328,7 +337,7 @@ def _folders(settings: Config) -> dict[str, Path]:
     return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
-def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
+def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> Record:
     """Return what stage 1 records of data and model."""
     num_trained = 0
     for parameter in model.parameters():
@@ -349,6 +358,7 @@ def _summary(task: TaskData, model: TransferModel, error: Error) -> Record:
         # The number of threads decides the last bits of sums (decision 0012).
         "threads": torch.get_num_threads(),
         **model_shapes,
+        "parts": {"embedder": config.embedder, "finetune": config.finetune},
         "parameters": model_shapes["parameters"] | {"trained": num_trained},
     }
 

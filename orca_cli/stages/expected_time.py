@@ -89,9 +89,9 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     # Seconds of a forward pass over all samples of the test.
     test_s = num_tested * costs.step / _FORWARDS_OF_STEP / step_size
     finetune_s = train.models * (train.epochs * _epoch_seconds(built, costs) + test_s)
-    if not train.folds:
-        # Every member but the first aligns an embedder of its own.
-        finetune_s += (train.models - 1) * costs.align
+    # Every fold aligns an embedder of its own, and so does every member but the first.
+    num_aligned = train.folds or train.models - 1
+    finetune_s += num_aligned * costs.align
     return {"align": costs.align, "finetune": finetune_s}
 
 

@@ -12,17 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_cli import seeding, signals, storage
+from orca_cli import seeding, signals
 from orca_cli.data.contents import count_shared
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Error, Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
-from orca_cli.models.transfer import Ensemble, twin
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.scoring.uncertainty import interval
 from orca_cli.stages.build import Built, Record, split_record
-from orca_cli.stages.member_training import Member, MemberTraining, drawn_again, members_of
-from orca_cli.stages.task_loss import is_real_valued
+from orca_cli.stages.joint_members import (
+    JointErrors,
+    commit_starts,
+    ensemble,
+    joint_errors,
+    load_start,
+    mean_lines,
+)
+from orca_cli.stages.member_training import Member, MemberTraining, members_of
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
 from orca_cli.training.cache import Entry
@@ -32,10 +38,7 @@ from orca_cli.training.loop import predict, score
 # Values of the training targets that the constant predictor may see at once.
 _WHOLE_TARGETS = 2**26
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
-_MEANS = ("train_loss", "validation_error", "validation_loss")
 UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
-WEIGHTS = "model.safetensors"
-OUT_OF_FOLD = "out_of_fold.npz"
 
 
 @dataclass(frozen=True)
@@ -127,21 +130,17 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
     finished, last_checkpoint = _resumed(run, members, saver)
-    # The first fold trains the model in place; the others start as it did.
-    fold_start = trained_state(built.model) if train.folds else None
+    first_start: dict[str, Tensor] = {}
+    if train.models > 1:
+        first_start = trained_state(built.model)
     with reporter.track("finetune", sum(steps)) as advance:
         for member in members:
             number = member.number
             if number in finished:
                 advance(steps[number], "")
                 continue
-            if number > 0:
-                # Folds have one start, other members an embedder and a predictor of their own.
-                start_weights = fold_start
-                if start_weights is None:
-                    start_run = run.part(checkpoints / f"start-{number}")
-                    start_weights = drawn_again(built, engine, start_run, seed=member.seed)
-                load_trained_state(built.model, start_weights)
+            if member.folder:
+                load_start(built, engine, run, member=member, first_start=first_start)
             # Members share a series of checkpoints; the newest is that of the interrupted member.
             member_checkpoint = None
             if last_checkpoint is not None and last_checkpoint.records["member"] == number:
@@ -161,9 +160,12 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 # A single model writes best/ and last/ in place of a folder of its own.
                 return _alone(training)
             finished[number] = _finish(training)
-    return _together(
-        built, engine, run, members=members, entries=[finished[member.number] for member in members]
-    )
+    entries = [finished[member.number] for member in members]
+    joint = joint_errors(built, run, members=members, entries=entries)
+    if joint.is_start_better:
+        # A run never ends worse than it began.
+        commit_starts(built, engine, run, members=members, entries=entries, first=first_start)
+    return _outcome_of_members(built, run, members=members, entries=entries, joint=joint)
 
 
 def _resumed(
@@ -195,12 +197,12 @@ def _resumed(
 
 
 def _finish(training: MemberTraining) -> Entry:
-    """Commit a member's folder; returns its record and, of a fold, outputs of what it held out."""
+    """Commit a member's folder; returns its record and its outputs for what validates it."""
     built = training.built
     member = training.member
     weights = training.chosen()
     tensors = {}
-    if member.rows is not None and member.held_out is not None:
+    if member.held_out is not None:
         # The chosen weights, which are not always those of the last step.
         load_trained_state(built.model, weights)
         batch_size = built.plan.train.eval_batch_size
@@ -226,99 +228,54 @@ def _alone(training: MemberTraining) -> Trained:
     # Only now: until last/ was written, the model had to keep the weights of the last step.
     load_trained_state(built.model, training.chosen())
     return _outcome(
-        built, built.model, error=training.error, epochs=[training.epoch], lines=training.lines
+        built,
+        built.model,
+        error=training.error,
+        start_error=training.start_error,
+        epochs=[training.epoch],
+        lines=training.lines,
     )
 
 
-def _together(
+def _outcome_of_members(
     built: Built,
-    engine: Engine,
     run: RunDirectory,
     *,
     members: Sequence[Member],
     entries: Sequence[Entry],
+    joint: JointErrors,
 ) -> Trained:
-    """Return several members as one; with folds, writes out_of_fold.npz.
-
-    Its error is that of each sample's outputs by the fold that has not seen it; without folds, that
-    of the members' joint outputs.
-    """
-    model = _ensemble(built, run, members)
-    judging_samples = members[0].held_out
-    validation_error = None
-    fold_rows = [member.rows for member in members if member.rows is not None]
-    if fold_rows:
-        judging_samples = built.learned
-        # From the order of folds to that of the samples.
-        sample_order = np.argsort(np.concatenate(fold_rows))
-        outputs = torch.cat([entry.tensors["outputs"] for entry in entries])
-        outputs = outputs[torch.from_numpy(sample_order)]
-        targets = torch.from_numpy(np.array(judging_samples.targets()))
-        fold_sizes = [len(rows) for rows in fold_rows]
-        # [n], the fold that held out each sample
-        fold_numbers = np.repeat(np.arange(len(fold_rows)), fold_sizes)[sample_order]
-        run.write_arrays(
-            "finetune",
-            OUT_OF_FOLD,
-            outputs=outputs.numpy(),
-            targets=targets.numpy(),
-            fold=fold_numbers,
-        )
-    elif judging_samples is not None:
-        with signals.immediate():
-            outputs, targets = predict(
-                engine, model, judging_samples, built.plan.train.eval_batch_size
-            )
-    if judging_samples is not None:
-        validation_error = score(built.error, outputs, judging_samples, targets).value
+    """Return several members as one model, with the weights in their folders."""
+    error = joint.error
+    epochs = [entry.record["epoch"] for entry in entries]
+    if joint.is_start_better:
+        error = joint.start_error
+        epochs = [0 for _ in entries]
     return _outcome(
         built,
-        model,
-        error=validation_error,
-        epochs=[entry.record["epoch"] for entry in entries],
-        lines=_mean_lines(entries),
+        ensemble(built, run, members),
+        error=error,
+        start_error=joint.start_error,
+        epochs=epochs,
+        lines=mean_lines(entries),
     )
 
 
-def _ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ensemble:
-    """Return the members' models, which share what none of them trains."""
-    folder = run.stage("finetune")
-    member_states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
-    # Twins share the tensors that no member trains.
-    models = [built.model]
-    for _ in member_states[1:]:
-        models.append(twin(built.model, member_states[0]))
-    for model, member_state in zip(models, member_states, strict=True):
-        load_trained_state(model, member_state)
-    kind: str = built.task.kind
-    # Maps of numbers are averaged as they are, maps of classes as probabilities.
-    if kind == "dense":
-        kind = "maps" if is_real_valued(built.task.train.targets()) else "class_maps"
-    return Ensemble(models, kind)
-
-
-def _mean_lines(entries: Sequence[Entry]) -> list[Record]:
-    """Return the curve of several members: each line of the first, with means over all."""
-    mean_curve = []
-    for epoch_lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
-        mean_line = dict(epoch_lines[0])
-        for name in _MEANS:
-            # A mean over some of the members only would not compare with other lines.
-            numbers = [member_line[name] for member_line in epoch_lines]
-            mean_line[name] = None if None in numbers else sum(numbers) / len(numbers)
-        mean_curve.append(mean_line)
-    return mean_curve
-
-
 def _outcome(
-    built: Built, model: nn.Module, *, error: float | None, epochs: list[int], lines: list[Record]
+    built: Built,
+    model: nn.Module,
+    *,
+    error: float | None,
+    start_error: float | None,
+    epochs: list[int],
+    lines: list[Record],
 ) -> Trained:
     """Return what stage 3 has trained.
 
     Args:
         built: of the run.
         model: with the chosen weights.
-        error: its validation error.
+        error, start_error: its validation error, and that before any step, where it was fitted.
         epochs: after which each member's weights were taken, 0 for those before any step.
         lines: of its curve.
     """
@@ -342,6 +299,7 @@ def _outcome(
         "by": train.select,
         "rule": train.select_by if train.select == "best" else None,
         "epoch": epoch,
+        "start": {"validation_error": start_error},
         "on": judged_on,
         "n": num_judging,
         "sha256": judging_digest,

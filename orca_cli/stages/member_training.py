@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import InitVar, dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from orca_cli import seeding, signals
@@ -25,7 +26,14 @@ from orca_cli.progress import Silent
 from orca_cli.runs.directory import RunDirectory
 from orca_cli.stages import ridge_start
 from orca_cli.stages.align import obtain_trajectory
-from orca_cli.stages.build import Built, Record, has_alignment, make_model, source_seed
+from orca_cli.stages.build import (
+    Built,
+    Record,
+    has_alignment,
+    make_model,
+    source_seed,
+    split_record,
+)
 from orca_cli.stages.optimizer_steps import OptimizerSteps
 from orca_cli.terminal import log
 from orca_cli.training import checkpoint
@@ -41,8 +49,8 @@ class Member:
         number: from 0.
         folder: where its weights are, below 3_finetune; empty for the only one of a run, whose
             weights are best/ and last/.
-        seed: of its order, dropout and what a task draws; of members after the first, of embedder
-            and predictor as well.
+        seed: of its order, dropout and what a task draws; of folds, and of members after the first,
+            of embedder and predictor as well.
         samples: what it trains on.
         held_out: what it is validated on after every epoch; None where nothing is left.
         rows: those of `held_out` among the run's training samples, [m]; None where it is no fold of
@@ -118,16 +126,19 @@ def _folds(built: Built) -> list[Member]:
     return members
 
 
-def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -> dict[str, Tensor]:
-    """Return the weights of a model drawn with another seed and aligned with the same source.
+def drawn_again(
+    built: Built, engine: Engine, run: RunDirectory, member: Member
+) -> dict[str, Tensor]:
+    """Return the weights of a model drawn by a member's seed and aligned with the same source.
 
-    `built` stays as it is.
+    The model of a fold is aligned with the fold's own training samples: with all of them, it would
+    have seen the labels of those that judge it. `built` stays as it is.
 
     Args:
         built, engine: of the run.
         run: a folder apart from the run's own, in which the alignment leaves what it needs to
             resume.
-        seed: of the draws.
+        member: whose model it is.
 
     Returns:
         the weights as `trained_state`.
@@ -138,12 +149,19 @@ def drawn_again(built: Built, engine: Engine, run: RunDirectory, *, seed: int) -
     # Fixed here: a null `align.source_seed` would follow the new seed to other source points.
     align_settings = replace(built.plan.align, source_seed=source_seed(built.plan))
     # A seed that a run can have, which then starts from the same weights.
-    plan = replace(built.plan, seed=seed % (LARGEST_SEED + 1), align=align_settings)
+    plan = replace(built.plan, seed=member.seed % (LARGEST_SEED + 1), align=align_settings)
+    task = built.task
+    summary = built.summary
+    if member.rows is not None and member.held_out is not None:
+        task = replace(task, train=member.samples, validation=member.held_out)
+        splits = {"train": split_record(task.train), "val": split_record(task.validation)}
+        # The name of an alignment in the cache contains the digests of its data.
+        summary = summary | {"splits": splits}
     # To the bit the model that a run of this seed makes (decision 0021).
-    model, _ = make_model(plan, built.task)
+    model, _ = make_model(plan, task)
     if has_alignment(plan):
         # Aligned silently: the run shows its own alignment.
-        redrawn = replace(built, plan=plan, model=model)
+        redrawn = replace(built, plan=plan, model=model, task=task, summary=summary)
         _, trajectory = obtain_trajectory(redrawn, engine, run, Silent())
         model.embedder.load_state_dict(trajectory.tensors)
     return trained_state(model)
@@ -187,6 +205,7 @@ class MemberTraining:
         )
         self._steps = OptimizerSteps(built, self.engine, member.samples, member.seed)
         self._step = 0
+        self._outputs = torch.empty(0)
         self.best: dict[str, Tensor] = {}
         # What a checkpoint holds besides tensors; "start": validation of the weights before any
         # step, if they may be chosen.
@@ -225,6 +244,10 @@ class MemberTraining:
             if self._is_start_fitted and self.member.held_out is not None:
                 self._records["start"] = self._validated()
                 self.best = trained_state(self.built.model)
+                # Kept, since the starts of all members may together be better than their ends.
+                self.run.write_arrays(
+                    "finetune", start_file(self.member.number), outputs=self._outputs.numpy()
+                )
             while True:
                 # Asked before the step: a checkpoint may lie between an epoch's last step and its
                 # validation.
@@ -268,6 +291,12 @@ class MemberTraining:
         """
         chosen_line = self.lines[self.epoch - 1] if self.epoch else self._records["start"]
         return chosen_line["validation_error"]
+
+    @property
+    def start_error(self) -> float | None:
+        """Return the validation error before any step; None unless the start was fitted."""
+        start = self._records["start"]
+        return None if start is None else start["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
         """Return the weights that `train.select` says, as `trained_state`.
@@ -345,10 +374,16 @@ class MemberTraining:
                     unit=self._steps.unit,
                 )
                 error = score(built.error, outputs, held_out, targets).value
+                self._outputs = outputs
         except InterruptionError:
             self._save()
             raise
         return {"validation_error": error, "validation_loss": loss}
+
+
+def start_file(number: int) -> str:
+    """Return the name of the file of a member's validation outputs before any step."""
+    return f"start-{number}.npz"
 
 
 def is_better(line: Record, earlier: list[Record], rule: str) -> bool:

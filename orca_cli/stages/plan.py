@@ -10,16 +10,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from orca_cli.config.schema import Config, Train
+from orca_cli.data.contents import contents, joined
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# From this number on, validation samples choose the epoch. Fewer choose nothing: the choice would
-# be noise, and training would do without them.
+# From this number on, validation samples judge a run and choose its epoch. The error of fewer is
+# mostly noise, so folds of all samples judge in their place.
 BEST_FROM = 100
+_FOLDS = 5
 # From this number on they choose by the error; fewer by the loss, which moves with every sample.
 ERROR_FROM = 300
 _OPEN = (None, "auto")
+RECIPE = (
+    "embedder",
+    "finetune",
+)  # groups whose choice `recipe.with_recipe` decides where it is open
 
 
 class Decision(NamedTuple):
@@ -60,6 +68,7 @@ class TrainPlan(Train):
     weight_decay: float
     warmup_epochs: float
     clip: float
+    folds: int
     members: int
     refit: bool
 
@@ -166,6 +175,7 @@ _WEIGHT_DECAY = 0.01
 _CLIP = 1.0
 _WARMUP = 0.1  # of the steps
 _QUICK = 0.25  # of the steps at budget=normal
+_FOLDED = 0.5  # of the steps, for each fold
 MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
 
 
@@ -189,14 +199,15 @@ class Facts:
         config, task: as composed and read.
         tokens: of a sample.
         parameters: of the whole model.
-        starts_with_features: whether the embedder starts as the body's own layer, and the predictor
-            as a ridge.
+        starts_as_ridge: whether the predictor starts as a ridge.
+        starts_with_features: whether in addition the embedder starts as the body's own layer.
     """
 
     config: Config
     task: TaskData
     tokens: int
     parameters: int
+    starts_as_ridge: bool
     starts_with_features: bool
 
     @property
@@ -237,7 +248,8 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
             precedence over the rules.
     """
     config = facts.config
-    decided: dict[str, Decision] = {}
+    # The recipe is decided before the model is made, and so before this plan.
+    decided = {name: recorded[name] for name in RECIPE if name in recorded}
     # Its open settings are None or "auto" until their rule has had its turn.
     train = TrainPlan(**vars(config.train))
     for name, rule in _RULES.items():
@@ -254,11 +266,31 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
     return Plan(**vars(config) | {"train": train, "decided": decided})
 
 
+def _folds(facts: Facts, train: TrainPlan) -> Decision:
+    typed = facts.typed
+    # Each of these says how the weights are chosen, or how many models there are.
+    if typed.select != "auto" or typed.refit != "auto" or typed.members is not None:
+        return Decision(0, "train.select, train.refit or train.members is typed")
+    num_validation = len(facts.task.validation)
+    if typed.validate_on == "test" or num_validation >= BEST_FROM:
+        return Decision(0, f"{num_validation} samples validate, not fewer than {BEST_FROM}")
+    num_units = _count_units(facts.task)
+    if num_units < _FOLDS:
+        return Decision(0, f"{num_units} samples or groups, fewer than {_FOLDS} folds")
+    return Decision(_FOLDS, f"{num_validation} validation samples, fewer than {BEST_FROM}")
+
+
+def _count_units(task: TaskData) -> int:
+    """Return how many training samples, or groups of them, folds may set apart."""
+    groups, _ = joined(task.train.groups(), contents(task.train, task.input_shape))
+    return len(task.train) if groups is None else len(np.unique(groups))
+
+
 def _select(facts: Facts, train: TrainPlan) -> Decision:
-    folds = facts.typed.folds
-    if folds:
+    if train.folds:
         return Decision(
-            "last", f"train.folds={folds} judges by all samples, and none are left to choose by"
+            "last",
+            f"train.folds={train.folds} judges by all samples, and none are left to choose by",
         )
     if facts.typed.refit is True:
         return Decision("last", "train.refit=true leaves no samples to choose by")
@@ -309,8 +341,12 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
         total_steps = min(5000, max(2000, 10 * steps_per_epoch))
     budget = facts.config.budget
     # From the body's features and a ridge on them, training gains little (docs/evidence/start.md).
-    if budget == "quick" or (budget == "normal" and facts.starts_with_features):
+    is_short = facts.starts_with_features or (train.folds > 0 and facts.starts_as_ridge)
+    if budget == "quick" or (budget == "normal" and is_short):
         total_steps *= _QUICK
+    elif train.folds:
+        # The steps of five folds add up.
+        total_steps *= _FOLDED
     # One whole pass at least, whatever the bound on steps (docs/budget.md).
     return facts.by_budget(train, max(1, round(total_steps / steps_per_epoch)))
 
@@ -320,13 +356,15 @@ def _members(facts: Facts, train: TrainPlan) -> Decision:
     num_samples = train.count_learned(facts.task)
     # The gain of a second member was not measured on larger sets and bodies (decision 0021).
     is_cheap = facts.is_small and num_samples <= _MIDDLE_SET and facts.tokens <= _SHORT
+    # Members differ in their random filters, which a body's own layer and plain patches lack.
+    is_bank = facts.starts_as_ridge and not facts.starts_with_features
     # A length that was typed is that of one model.
     has_open_length = facts.typed.epochs is None
     if train.folds:
         num_members = 1  # each fold is a model already
     elif budget == "thorough":
         num_members = MOST_MEMBERS
-    elif budget == "normal" and is_cheap and has_open_length and not facts.starts_with_features:
+    elif budget == "normal" and is_cheap and has_open_length and is_bank:
         num_members = 2
     else:
         num_members = 1
@@ -352,6 +390,7 @@ _Rule = Callable[[Facts, TrainPlan], Decision | None]
 # so far; it returns None to leave the setting open. Rules apply in this order: how long to train
 # depends on what is trained on, and that on what chooses the weights.
 _RULES: Mapping[str, _Rule] = {
+    "folds": _folds,
     "select": _select,
     "select_by": _select_by,
     "refit": _refit,

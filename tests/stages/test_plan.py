@@ -27,6 +27,7 @@ def plan_for(
     parameters=10 * MILLION,
     level="normal",
     starts_with_features=False,
+    starts_as_ridge=True,
     recorded=None,
     **train,
 ):
@@ -35,6 +36,7 @@ def plan_for(
         task=task(n),
         tokens=tokens,
         parameters=parameters,
+        starts_as_ridge=starts_as_ridge,
         starts_with_features=starts_with_features,
     )
     return decide(facts, recorded or {})
@@ -47,6 +49,7 @@ def facts_of(config, data, tokens=25, parameters=MILLION):
         task=data,
         tokens=tokens,
         parameters=parameters,
+        starts_as_ridge=False,
         starts_with_features=False,
     )
 
@@ -270,3 +273,26 @@ def test_folds_are_drawn_by_the_seed_of_the_split():
 def test_members_and_folds_have_seeds_of_their_own():
     drawn = [*members(folds=4), *members(folds=4, seed=6), *members(members=3, refit=False)]
     assert len({member.seed for member in drawn}) == 4 + 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "validation", "folds"),
+    [
+        ({}, 9, 5),
+        ({}, BEST_FROM, 0),
+        # Each of these says how the weights are chosen, or how many models there are.
+        ({"refit": True}, 9, 0),
+        ({"select": "last"}, 9, 0),
+        ({"members": 2}, 9, 0),
+        ({"validate_on": "test"}, 9, 0),
+    ],
+)
+def test_folds_judge_where_validation_is_small(settings, validation, folds):
+    data = SimpleNamespace(
+        input_shape=(1, 4),
+        train=samples(30),
+        validation=samples(validation, 30),
+        validation_drawn=True,
+    )
+    config = Config(train=Train(folds=None, **settings))
+    assert decide(facts_of(config, data), {}).train.folds == folds

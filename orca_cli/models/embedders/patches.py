@@ -98,8 +98,9 @@ class Multiscale(Embedder):
         pooled_tokens: for bodies that take sequences: few tokens suffice, and a step's cost grows
             with their number.
         values: for sequences whose positions mean the same in every sample, such as splice sites.
-        skip: whether an embedder that starts as the body's own patch layer gets no features added
-            to its tokens; those of whole samples go past the body to the predictor.
+        skip: whether the features of whole samples go past the body to the predictor as well, which
+            can then begin as a ridge on them. An embedder that starts as the body's own patch layer
+            gets no features added to its tokens in that case.
     """
 
     init: Init = "pretrained"
@@ -128,9 +129,10 @@ class Multiscale(Embedder):
         """Return the layer."""
         bank_layout = layout
         bank_width: int | None = width
+        has_bypass = self.skip and self.init == "pretrained"
         # The body's own patch layer gives tokens that the body knows, so nothing is added to them.
         # Features that go past the body need fewer patches than a Swin, which has thousands.
-        if self.skip and self.init == "pretrained" and body.patch_weight is not None:
+        if has_bypass and body.patch_weight is not None:
             bank_layout = coarse(layout)
             bank_width = None
         bank = FilterBank(
@@ -142,7 +144,14 @@ class Multiscale(Embedder):
             values=self.values,
         )
         return ConvolutionEmbedder(
-            layout, width, body, init=self.init, prefix=prefix, reach=1, beside=bank
+            layout,
+            width,
+            body,
+            init=self.init,
+            prefix=prefix,
+            reach=1,
+            beside=bank,
+            has_bypass=has_bypass,
         )
 
 
@@ -159,8 +168,9 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         init: "pretrained": norm, positions and, where there is one, the patch filter start from the
             body's; "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
         reach: patches that a token sees on either side of its own.
-        beside: a bank whose features are added to the convolution's answers. Without a width it
-            adds none, and its features of whole samples go past the body to the predictor.
+        beside: a bank whose features are added to the convolution's answers, unless it has no
+            width.
+        has_bypass: whether its features of whole samples go past the body to the predictor.
     """
 
     def __init__(
@@ -173,12 +183,13 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         prefix: Tensor | None,
         reach: int = 0,
         beside: FilterBank | None = None,
+        has_bypass: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.reach = reach
         self.beside = beside
-        if beside is not None and not beside.adds:
+        if beside is not None and has_bypass:
             # The predictor reads it to make its second layer.
             self.sample_width = beside.sample_width
         # With a reach of 1, a token sees its own patch and one on either side.

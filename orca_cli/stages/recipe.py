@@ -1,0 +1,73 @@
+"""The recipe of a run on own data: its embedder, and which parameters stage 3 trains.
+
+Left open (`auto`), both are decided by the form and the number of the samples, as
+docs/evidence/recipes.md measured it.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from orca_cli.config import configuration, parts
+from orca_cli.config.schema import Config
+from orca_cli.data.own_data import has_single_rows
+from orca_cli.interfaces import TaskData
+from orca_cli.stages.plan import Decided, Decision
+
+# Steps of a sequence, and training samples: from a token for every step all weights can learn what
+# the steps mean, if the samples are many.
+SHORT = 64
+MANY = 500
+_BANK = "multiscale"
+_AUTO_KEYS = ("init", "max_tokens", "resolution")
+
+
+def with_recipe(config: Config, task: TaskData, recorded: Decided) -> tuple[Config, Decided]:
+    """Return the settings with embedder and finetune mode decided, and the decisions.
+
+    What is typed stays. A mode that is open follows the embedder. A resumed run takes the decisions
+    that it `recorded`.
+    """
+    decided: dict[str, Decision] = {}
+    embedder = config.embedder
+    if embedder.get(parts.TARGET) is None:
+        decided["embedder"] = recorded.get("embedder", _embedder(config, task))
+        name = decided["embedder"].value
+        embedder = _part("embedder", name) | _typed(embedder)
+        # The columns of a table mean the same in every row.
+        if name == _BANK and has_single_rows(config.task, task.input_shape):
+            embedder["values"] = True
+    finetune = config.finetune
+    if finetune.get(parts.TARGET) is None:
+        has_bank = embedder[parts.TARGET] == _part("embedder", _BANK)[parts.TARGET]
+        mode = "layernorm" if has_bank else "full"
+        decided["finetune"] = Decision(mode, f"goes with the embedder {_name_of(embedder)}")
+        finetune = _part("finetune", mode)
+    return replace(config, embedder=embedder, finetune=finetune), decided
+
+
+def _embedder(config: Config, task: TaskData) -> Decision:
+    if task.kind == "dense":
+        return Decision("patch", "outputs are dense")
+    is_sequence = len(task.input_shape) == 2
+    if not is_sequence or has_single_rows(config.task, task.input_shape):
+        return Decision(_BANK, "inputs are not sequences")
+    steps = task.input_shape[1]
+    count = len(task.train)
+    reason = f"{count:,} sequences of {steps:,} steps; short and many: {MANY} of at most {SHORT}"
+    if steps <= SHORT and count >= MANY:
+        return Decision("overlap", reason)
+    return Decision(_BANK, reason)
+
+
+def _part(group: str, name: str) -> dict[str, Any]:
+    """Return the node of a part that the program brings along."""
+    return configuration.content(configuration.choices(group)[name])
+
+
+def _typed(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an open embedder that every embedder has."""
+    return {key: node[key] for key in _AUTO_KEYS if node.get(key) is not None}
+
+
+def _name_of(embedder: dict[str, Any]) -> str:
+    return str(embedder[parts.TARGET]).rpartition(".")[2]

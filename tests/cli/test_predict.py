@@ -431,7 +431,8 @@ def test_other_weights_than_those_tested_are_refused(classes, refused, tmp_path)
     """Their manifest is right."""
     other = tmp_path / "other"
     shutil.copytree(classes.path, other)
-    folder = other / "3_finetune" / "last"
+    # The only model, or the first of several.
+    folder = min((other / "3_finetune").glob("*/model.safetensors")).parent
     tensors = load_file(folder / "model.safetensors")
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, folder / "model.safetensors")

@@ -82,12 +82,13 @@ def open_model(
     """
     if is_export(folder):
         return _open_export(folder, candidate)
-    return _open_run(folder, body_checkpoint, candidate or TRANSFER)
+    return _open_run(folder, body_checkpoint, TRANSFER if candidate is None else candidate)
 
 
 def _open_export(folder: Path, candidate: str | None) -> Loaded:
     record = read_export(folder)
-    _check_name(candidate or record.candidate, [record.candidate], folder, "the export holds")
+    if candidate is not None:
+        _check_name(candidate, [record.candidate], folder, "the export holds")
     loaded = Loaded(record=record, preprocessing=load_preprocessing(folder), folder=folder)
     if record.candidate != TRANSFER:
         return _with_simple(loaded, folder, None)

@@ -318,6 +318,8 @@ def add(classes, environment):
         result["error"]["value"] = test
         result["validation_error"] = validation
         result["selected"] = {"on": on, "sha256": samples}
+        # As an earlier program recorded it: the transfer alone.
+        del result["candidates"], result["judged"]
         if data is not None:
             result["data"] = data
         (path / "result.json").write_text(json.dumps(result))
@@ -429,7 +431,8 @@ def test_other_weights_than_those_tested_are_refused(classes, refused, tmp_path)
     """Their manifest is right."""
     other = tmp_path / "other"
     shutil.copytree(classes.path, other)
-    folder = other / "3_finetune" / "last"
+    # The only model, or the first of several.
+    folder = min((other / "3_finetune").glob("*/model.safetensors")).parent
     tensors = load_file(folder / "model.safetensors")
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, folder / "model.safetensors")

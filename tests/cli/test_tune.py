@@ -2,11 +2,10 @@
 
 import json
 import signal
+import sys
 import time
 
 import pytest
-
-pytest.importorskip("optuna", reason="the extra tune is not installed")
 
 from tests.cli.conftest import results
 
@@ -17,6 +16,7 @@ WEAK = "# @package _global_\n# Learns next to nothing.\ntrain: {lr: 1.0e-7, epoc
 @pytest.fixture
 def words(small, tmp_path):
     """The command line of a search; the user's folder has settings that any trial beats."""
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
     for name, text in {"space/rates.yaml": SPACE, "hparams/weak.yaml": WEAK}.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True)
         (tmp_path / "own" / name).write_text(text)
@@ -29,6 +29,11 @@ def words(small, tmp_path):
 
 
 SEARCH = ("hparams=weak", "space=rates", "trials=2")
+
+
+def hide(module):
+    """Make every import of a module fail, in a fork."""
+    sys.modules[module] = None
 
 
 def trial_runs(environment):
@@ -99,7 +104,7 @@ def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
         *(text for text in small if not text.startswith(("train.lr", "train.epochs"))),
         *("train.epochs=1", "train.warmup_epochs=0", "trials=3", "baselines=none"),
     ]
-    without_optuna = "import sys; sys.modules['optuna'] = None"
+    without_optuna = "tests.cli.test_tune:hide:optuna"
     case = fork("tune", *words, hook=without_optuna)
     assert case.wait(500) == 0, case.err
     trials = trial_runs(environment)

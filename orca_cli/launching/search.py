@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # imports Hydra
 # Settings of a search that a run does not have.
 RULES = ("space", "trials", "minutes")
 _SPACE = "recipes"
-_TRIALS = 20  # of a space that is no grid
-_MINUTES = 10.0  # of a grid
+_TRIALS = "20"  # of a space that is no grid
+_MINUTES = "10"  # of a grid
 FOLDER = ".searches"  # in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
@@ -182,22 +182,21 @@ class Search:
 
     def shrunk(self) -> str:
         """Return in words which trials the time leaves out, by that of trial 0; "" for none."""
-        first_s = self.trials[0].ended_s
         ended = [trial.settings for trial in self.trials if trial.state in _ENDED]
+        open_points = [point for point in self.space.points() if point not in ended]
         n_open = self.max_trials - len(ended)
-        # The run that follows takes the time of one.
         n_allowed = n_open
+        # The run that follows takes the time of one.
         while n_allowed and not self._has_time_for(n_allowed + 1):
             n_allowed -= 1
         if n_allowed == n_open:
             return ""
-        points = [point for point in self.space.points() if point not in ended][:n_open]
-        names = ["/".join(map(as_typed, point.values())) for point in points]
-        enough_s = self._spent_s + (n_open + 1) * first_s
+        names = ["/".join(map(as_typed, point.values())) for point in open_points]
+        names_text = ", ".join(names[n_allowed:n_open]) or "the last ones"
+        enough_s = self._spent_s + (n_open + 1) * self.trials[0].ended_s
         return (
             f"{self.minutes:g} minutes allow {len(ended) - 1 + n_allowed} of "
-            f"{self.max_trials - 1} trials of space={self.space.name}; left out: "
-            f"{', '.join(names[n_allowed:]) or 'the last ones'}; "
+            f"{self.max_trials - 1} trials of space={self.space.name}; left out: {names_text}; "
             f"minutes={math.ceil(enough_s / 60)} would allow all"
         )
 
@@ -350,17 +349,16 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
                 where=typed_by_key[key],
                 hint=f"leave it out, or take {key} out of the space",
             )
-    largest = 1 + len(space.points())
-    max_trials: Any = largest if space.is_grid else _TRIALS
-    minutes: Any = _MINUTES if space.is_grid else None
-    if "trials" in rules:
-        max_trials = _number(rules["trials"])
-    if "minutes" in rules:
-        minutes = _number(rules["minutes"])
-    check_value(max_trials, Count, "trials")
-    check_value(minutes, Positive | None, "minutes")
+    defaults = {"trials": _TRIALS}
     if space.is_grid:
-        max_trials = min(max_trials, largest)
+        defaults = {"trials": str(1 + len(space.points())), "minutes": _MINUTES}
+    rules = defaults | rules
+    max_trials = _number(rules["trials"])
+    check_value(max_trials, Count, "trials")
+    if space.is_grid:
+        max_trials = min(max_trials, 1 + len(space.points()))
+    minutes = _number(rules.get("minutes", "null"))
+    check_value(minutes, Positive | None, "minutes")
     task_and_body = f"{job.choices['task']}-{job.choices['body']}"
     fixed = {key: value for key, value in space.fixed.items() if key not in run_overrides}
     search = Search(
@@ -383,13 +381,13 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     return replace(search, folder=searches / f"{task_and_body}-{search_digest[:8]}")
 
 
-def _number(text: str) -> float | str:
+def _number(text: str) -> Any:
     """Return a number of the search as it was typed; any other text as it is, to be refused."""
     if text.isdecimal():
         return int(text)
     with suppress(ValueError):
         return float(text)
-    return text
+    return None if text == "null" else text
 
 
 def _typed(settings: Mapping[str, Plain]) -> dict[str, str]:

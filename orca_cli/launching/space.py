@@ -71,10 +71,8 @@ class Space:
             return []
         # The last factor of a product changes fastest.
         listed = [param.choices for param in reversed(self.params.values())]
-        points = []
-        for values in itertools.product(*listed):
-            points.append(dict(zip(self.params, reversed(values), strict=True)))
-        return points
+        product = itertools.product(*listed)
+        return [dict(zip(self.params, values[::-1], strict=True)) for values in product]
 
     def corners(self) -> Iterator[dict[str, Plain]]:
         """Yield settings in which every choice and both ends of every range occur."""

@@ -55,6 +55,12 @@ def test_a_layout_that_no_setting_gives_is_channels_first(name):
     assert name({}) != first  # of tasks that have no such setting
 
 
+def test_an_embedder_without_its_newest_bound_is_the_same_run(name):
+    embedders = ({}, {"pooled_tokens": None}, {"pooled_tokens": 64})
+    first, *others = (name({}, embedder={"max_tokens": None} | part) for part in embedders)
+    assert [first == other for other in others] == [True, False]
+
+
 def test_a_folder_counts_by_all_files_and_links_in_it(tmp_path, name):
     image, linked = tmp_path / "photos" / "cats" / "1.png", tmp_path / "all" / "1.npy"
     for path in (image, linked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,11 +86,10 @@ def execute(arguments: argparse.Namespace) -> Result:
         # elsewhere see.
         runner = JobRunner(arguments, searches.parent, search.folder.name, is_quiet=True)
         best, shrunk_text = _search(search, session, runner)
-        overrides = search.overrides(best.settings)
-        last_job = session.compose(overrides)
+        terminal.log.info(f"{_LAST} {_settings_text(best)}")
+        last_job = session.compose(search.overrides(best.settings))
         # A job as those of a sweep: not started if an earlier command has completed it.
         last = SweepWork(runner=runner, waiting=iter([(_LAST, last_job)]), is_forced=False)
-        terminal.log.info(f"{_LAST} {_settings_text(best)}")
         runner.run(last, 1)
         signals.check()
     outcome = last.outcomes[_LAST]
@@ -102,7 +101,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     is_percent = search.trials[0].facts["percent"]
     errors = [percent_or_number(trial.error, is_percent) for trial in search.trials]
     verdict = _verdict(search, best, errors)
-    words = ["orca", "run", *overrides]
+    words = ["orca", "run", *search.overrides(best.settings)]
     words += own_code_words(arguments.config_dir, arguments.allow_module)
     command = shlex.join(words)
     record = {
@@ -116,17 +115,21 @@ def execute(arguments: argparse.Namespace) -> Result:
         "shrunk": shrunk_text,
         "command": command,
     }
-    failures = list(end.failures)
+    shown = [_trials_table(search, errors), verdict]
+    if shrunk_text:
+        shown.append(shrunk_text)
+    shown += [f"As typed: {command}", "", *end.shown]
+    failures = [*end.failures, *_failures(search)]
+    return Result({**end.record, "search": record}, shown, failures, end.code)
+
+
+def _failures(search: Search) -> Iterator[OrcaError]:
+    """Yield the error of a search with trials that failed."""
     failed_count = search.count("failed")
     if failed_count:
         message = f"{counted(failed_count, 'trial')} failed"
         hint = "fix the cause and rerun the command, which tries them again"
-        failures.append(SweepError(message, where="tune", hint=hint))
-    shown = [_trials_table(search, errors), verdict]
-    if shrunk_text:
-        shown.append(shrunk_text)
-    shown += [f"As run: {command}", "", *end.shown]
-    return Result({**end.record, "search": record}, shown, failures, end.code)
+        yield SweepError(message, where="tune", hint=hint)
 
 
 def _search(search: Search, session: Session, runner: JobRunner) -> tuple[Trial, str]:
@@ -292,7 +295,9 @@ class _Trials:
         # Without it the trial cannot be compared with any other.
         if result["validation_error"] is None:
             return DataError(
-                f"the validation {error['name']} is undefined", where=f"trial {trial.number}"
+                f"the validation {error['name']} is undefined",
+                where=f"trial {trial.number}",
+                hint="give more validation samples, or judge by all: train.folds=5",
             )
         judge = result["selected"]
         facts = {

@@ -22,7 +22,7 @@ from orca_cli.training import ranks
 COMMANDS = {
     "run": "transfer a pretrained transformer to a task: build, align, finetune, test",
     "get": "fetch all that a run needs: its data, its source and its body",
-    "tune": "a search for settings on validation data, with trials that are stopped early (ASHA)",
+    "tune": "try recipes or other settings on validation data within minutes, then run the best",
     "predict": "new data by a finished run: csv or npz; the error where there are targets",
     "export": "one folder with all that a finished run needs to predict, and a model card",
     "score": "the error of a finished run once more, from its saved predictions, without the model",

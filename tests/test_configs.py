@@ -11,7 +11,7 @@ from orca_cli.config import compose
 from orca_cli.config.configuration import config_dir
 from orca_cli.config.schema import lookup
 from orca_cli.exceptions import ConfigError, DataError
-from orca_cli.launching import search as spaces
+from orca_cli.launching import space as spaces
 from orca_cli.stages.build import build, read_source
 from orca_cli.terminal import LogReporter
 from tests.checkpoints import save_tiny, save_tiny_bert
@@ -182,8 +182,9 @@ def test_all_values_of_a_search_space_can_be_set(path):
         for drawn in space.corners():
             words = [f"{key}={value}" for key, value in (space.fixed | drawn).items()]
             (job,) = session.expand(words).jobs
-            taken = {key: str(lookup(job.config, key)) for key in drawn}
-            assert taken == {key: str(value) for key, value in drawn.items()}
+            # Of a group that is searched, a wrong choice is an error already.
+            settings = {key: str(value) for key, value in drawn.items() if "." in key}
+            assert {key: str(lookup(job.config, key)) for key in settings} == settings
 
 
 # What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).

@@ -139,7 +139,7 @@ def _built(jobs: list[Composed]) -> Record:
 
 
 @dataclass
-class _SweepWork:
+class SweepWork:
     """The jobs of a sweep, in their order; see `driver.Work`."""
 
     runner: JobRunner
@@ -209,7 +209,7 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     runner = JobRunner(arguments, root, f"{subject}-{digest[:8]}")
     labels = [f"[{number}/{len(jobs)}]" for number in range(1, len(jobs) + 1)]
     waiting = zip(labels, jobs, strict=True)
-    work = _SweepWork(runner=runner, waiting=waiting, is_forced=arguments.force)
+    work = SweepWork(runner=runner, waiting=waiting, is_forced=arguments.force)
     failures: list[OrcaError] = []
     try:
         runner.run(work, len(jobs))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import RenderableType
 
 from orca_cli import signals, storage, terminal
@@ -22,8 +19,10 @@ from orca_cli.commands.options import (
     argument,
     own_code_words,
 )
-from orca_cli.config.configuration import key_of
+from orca_cli.commands.summary import run_result
+from orca_cli.commands.sweep import SweepWork
 from orca_cli.exceptions import (
+    ConfigError,
     DataError,
     InterruptionError,
     NonFiniteError,
@@ -32,7 +31,7 @@ from orca_cli.exceptions import (
 )
 from orca_cli.launching.driver import Job
 from orca_cli.launching.process import Ended
-from orca_cli.launching.search import FILE, RULES, Search, Trial, make
+from orca_cli.launching.search import FILE, Search, Trial, make
 from orca_cli.runs import claim
 from orca_cli.runs.directory import CURVE, SUMMARY, read_or_empty
 from orca_cli.runs.settings import as_typed
@@ -43,100 +42,113 @@ if TYPE_CHECKING:  # imports Hydra
 
 EXAMPLES = """\
 examples:
-  orca tune task=digits trials=20                       \
-the defaults, and 19 trials of the space `small`
-  orca tune task=digits trials=20 --at-once 2           two trials at a time; they share the threads
-  orca tune task=ecg space=paper_roberta trials=50      \
+  orca tune task=arrays task.kind=classes task.train=my.npz   \
+which recipe suits your data, in 10 minutes
+  orca tune task=digits minutes=30 --at-once 2           \
+three times as long; two trials at a time, which share the threads
+  orca tune task=digits space=small trials=20           \
+the settings as they are, and 19 trials of another space
+  orca tune task=ecg space=paper_roberta trials=50 metric=none      \
 the paper's space for text bodies; or a YAML file of yours
 
-Trials are runs without alignment whose test split stays closed; those that fall behind on \
-validation data are stopped early
-(ASHA). What is found is written into DIR, else into .tuned below the runs. Typed again, the \
-command goes on where it was
-stopped or killed; with more trials it adds to those that are done."""
-# In the folder of runs: the settings that searches found.
-_FOLDER = ".tuned"
+Trials are runs whose test split stays closed; those that fall behind on validation data are \
+stopped early (ASHA). Then the best settings are run as `orca run` runs them. Typed again, the \
+command goes on where it was stopped or killed; with more minutes or trials it adds to those that \
+are done."""
 ARGUMENTS = (
     argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings, as of `orca run`; space=NAME and trials=N are those of the search",
+        help="settings, as of `orca run`; space=NAME, minutes=M and trials=N are those of the "
+        "search",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
     add_job_options,
     argument("-q", "--quiet", action="store_true", help="log warnings only"),
 )
+# Starts the lines of the run that follows the trials.
+_LAST = "[best]"
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Search, write the settings that are found, and return them."""
+    """Search, run the best settings, and return both."""
     terminal.configure_logging(quiet=arguments.quiet)
     from orca_cli.config import compose
 
     # Open for the whole search: a trial is composed when it is drawn.
     with signals.deferred(), compose.session(arguments.config_dir) as session:
         search = make(session, arguments.overrides, arguments.config_dir)
-        best, file = _search(search, session, arguments)
-    # Trial 0 has the settings as they are.
-    plain = search.trials[0]
+        searches = search.folder.parent
+        storage.check_writable(searches)
+        # The trials' runs are one another's neighbours, below the folder of all runs that jobs
+        # elsewhere see.
+        runner = JobRunner(arguments, searches.parent, search.folder.name, is_quiet=True)
+        best, shrunk_text = _search(search, session, runner)
+        terminal.log.info(f"{_LAST} {_settings_text(best)}")
+        last_job = session.compose(search.overrides(best.settings))
+        # A job as those of a sweep: not started if an earlier command has completed it.
+        last = SweepWork(runner=runner, waiting=iter([(_LAST, last_job)]), is_forced=False)
+        runner.run(last, 1)
+        signals.check()
+    outcome = last.outcomes[_LAST]
+    if outcome.state == "skipped":
+        # Shown like a run that was completed just now.
+        outcome = replace(outcome, state="completed")
+    end = run_result(outcome, alone=True, pictured=not arguments.quiet)
     # Trial 0 is completed, or `_search` would have raised an error, so that it has facts.
-    is_percent = plain.facts["percent"]
+    is_percent = search.trials[0].facts["percent"]
     errors = [percent_or_number(trial.error, is_percent) for trial in search.trials]
-    samples = counted(plain.facts["n"], "sample")
-    verdict = f"Validation {plain.facts['error']} on {samples}: {errors[0]} as they are, "
-    if file is None:
-        verdict += "which no trial beats."
-    else:
-        verdict += f"{errors[best.number]} in trial {best.number} "
-        verdict += f"(likely too low, as the lowest of many); see {file}."
+    verdict = _verdict(search, best, errors)
+    words = ["orca", "run", *search.overrides(best.settings)]
+    words += own_code_words(arguments.config_dir, arguments.allow_module)
+    command = shlex.join(words)
     record = {
         "name": search.folder.name,
         "space": search.space.name,
         "file": str(search.folder / FILE),
         "trials": [asdict(trial) for trial in search.trials],
         "best": asdict(best),
-        "defaults": plain.error,
+        "defaults": search.trials[0].error,
         "verdict": verdict,
-        "hparams": None if file is None else str(file),
-        "next": shlex.join(_next_command(file, arguments)),
+        "shrunk": shrunk_text,
+        "command": command,
     }
-    failures = []
+    shown = [_trials_table(search, errors), verdict]
+    if shrunk_text:
+        shown.append(shrunk_text)
+    shown += [f"As typed: {command}", "", *end.shown]
+    failures = [*end.failures, *_failures(search)]
+    return Result({**end.record, "search": record}, shown, failures, end.code)
+
+
+def _failures(search: Search) -> Iterator[OrcaError]:
+    """Yield the error of a search with trials that failed."""
     failed_count = search.count("failed")
     if failed_count:
         message = f"{counted(failed_count, 'trial')} failed"
         hint = "fix the cause and rerun the command, which tries them again"
-        failures.append(SweepError(message, where="tune", hint=hint))
-    shown = [_trials_table(search, errors), verdict, f"Next: {record['next']}"]
-    return Result({"schema": 1, "search": record}, shown, failures)
+        yield SweepError(message, where="tune", hint=hint)
 
 
-def _search(
-    search: Search, session: Session, arguments: argparse.Namespace
-) -> tuple[Trial, Path | None]:
+def _search(search: Search, session: Session, runner: JobRunner) -> tuple[Trial, str]:
     """Run the trials that are not done yet.
 
     Returns:
-        the best trial, which may be trial 0, with the settings as they are; the file with the best
-        settings, None if no trial beats trial 0.
+        the best trial, which may be trial 0, with the settings as they are; how the time has cut
+        the search short, or "".
 
     Raises:
         SweepError: trial 0 is not completed.
     """
-    searches = search.folder.parent
-    name = search.folder.name
-    storage.check_writable(searches)
     with search.opened():
         trials_text = counted(search.max_trials, "trial")
         done_count = search.count("completed", "stopped")
         terminal.log.info(
-            f"search {name}: {trials_text} of space={search.space.name}, "
+            f"search {search.folder.name}: {trials_text} of space={search.space.name}, "
             f"{done_count} done; in {search.folder}"
         )
-        # The trials' runs are one another's neighbours, below the folder of all runs that jobs
-        # elsewhere see.
-        runner = JobRunner(arguments, searches.parent, name, is_quiet=True)
         runner.run(_Trials(search=search, session=session, runner=runner), search.max_trials)
         # After a signal nothing is chosen, since the search is not over.
         signals.check()
@@ -150,50 +162,24 @@ def _search(
                 where="tune",
                 hint="rerun the command, or give other settings",
             )
-        if best is plain:
-            return best, None
-        # A folder of configuration, which the next command names by --config-dir.
-        folder = arguments.config_dir or searches.parent / _FOLDER
-        file = folder / "hparams" / f"{name}.yaml"
-        _write(search, best, file)
-        return best, file
+        return best, search.shrunk()
 
 
-def _write(search: Search, best: Trial, file: Path) -> None:
-    """Write a file of `hparams`: the best settings within those that the trials started from."""
-    content = copy.deepcopy(search.before)
-    # Drawn settings come after the fixed ones, as in the trials.
-    best_settings = search.fixed | (best.settings or {})
-    for key, setting in best_settings.items():
-        *groups, name = key.split(".")
-        node = content
-        # train.lr becomes {train: {lr: ...}}.
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[name] = setting
-    about = (
-        f"Found by orca tune: trial {best.number} of {len(search.trials)}, on validation data only"
+def _verdict(search: Search, best: Trial, errors: Sequence[str]) -> str:
+    """Return in a sentence which trial is the best, by which samples, and by how much.
+
+    `errors` are those of all trials, as they are shown.
+    """
+    facts = search.trials[0].facts
+    judge = counted(facts["n"], "sample")
+    judge += " out of fold" if facts["on"] == "folds" else " of validation"
+    text = f"{facts['error']} on {judge}: {errors[0]} with the settings as they are, "
+    if best.settings is None:
+        return f"{text}which no trial beats."
+    return (
+        f"{text}{errors[best.number]} with {_settings_text(best)} (trial {best.number}; likely too "
+        "low, as the lowest of many)."
     )
-    text = yaml.safe_dump(content, sort_keys=False)
-    # Hydra's directive puts the keys at the top, not below `hparams`.
-    storage.write_text(file, f"# @package _global_\n# {about}\n{text}")
-
-
-def _next_command(file: Path | None, arguments: argparse.Namespace) -> list[str]:
-    """Return the words of the command that runs the best settings; `file` as in `_search`."""
-    # Keys of what is typed that do not belong to that command.
-    dropped_keys = [*RULES]
-    config_dir = arguments.config_dir
-    if file is not None:
-        # The new file contains the settings of the one that was typed.
-        dropped_keys.append("hparams")
-        # The file is DIR/hparams/NAME.yaml.
-        config_dir = file.parent.parent
-    words = ["orca", "run"]
-    words += [text for text in arguments.overrides if key_of(text) not in dropped_keys]
-    if file is not None:
-        words.append(f"hparams={file.stem}")
-    return words + own_code_words(config_dir, arguments.allow_module)
 
 
 def _trials_table(search: Search, errors: Sequence[str]) -> RenderableType:
@@ -226,13 +212,15 @@ class _Trials:
         if trial is None:
             return None
         terminal.log.info(f"trial {trial.number}: {_settings_text(trial)}")
-        composed = self.session.compose(self.search.overrides(trial.settings))
+        composed = self.session.compose(self.search.trial_overrides(trial.settings))
         job = self.runner.job(f"[trial {trial.number}]", composed)
         self._by_run[job.name.identity] = trial
         return job
 
     def watch(self, job: Job) -> bool:
-        """Return whether a trial falls behind, by the curve of its run's first member."""
+        """Return whether a trial falls behind, by its first member's curve, or its time is over."""
+        if self.search.is_over(self._by_run[job.name.identity]):
+            return True
         run = claim.look(job.root, job.name)
         if run is None:
             return False
@@ -267,8 +255,16 @@ class _Trials:
         if trial.note or isinstance(error, NonFiniteError):
             self._end_stopped(trial, job, trial.note or str(error))
             return
-        # The next command runs the trial again.
+        # The next command runs the trial again; with more minutes, it goes on.
         if outcome.state == "not started" or isinstance(error, InterruptionError):
+            note = ""
+            if self.search.is_over(trial):
+                note = f"stopped: {self.search.minutes:g} minutes leave time for the last run only"
+            self.search.end(trial, "waiting", note=note)
+            return
+        # A grid has settings that not every task takes, such as a causal one.
+        if isinstance(error, ConfigError) and trial.settings is not None:
+            self._end_stopped(trial, job, str(error))
             return
         if error is None:
             error = self._end_completed(trial, outcome.result)
@@ -299,17 +295,21 @@ class _Trials:
         # Without it the trial cannot be compared with any other.
         if result["validation_error"] is None:
             return DataError(
-                f"the validation {error['name']} is undefined", where=f"trial {trial.number}"
+                f"the validation {error['name']} is undefined",
+                where=f"trial {trial.number}",
+                hint="give more validation samples, or judge by all: train.folds=5",
             )
-        n_samples = result["selected"].get("n")
-        if not n_samples:
-            validation_split = result["splits"].get("val", {})
-            n_samples = validation_split.get("n")
+        judge = result["selected"]
         facts = {
             "error": error["name"],
             "percent": error["percent"],
             "run": result["run_id"],
-            "n": n_samples,
+            "n": judge["n"],
+            "on": judge["on"],
         }
         self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
+        if trial.settings is None:
+            forecast = self.search.shrunk()
+            if forecast:
+                terminal.log.info(forecast)
         return None

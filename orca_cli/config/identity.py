@@ -77,6 +77,11 @@ def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
     if settings["task"].get("channels_last", False) is None:
         # Arrays whose layout is not ambiguous are read as with false.
         settings["task"] = settings["task"] | {"channels_last": False}
+    embedder = settings.get("embedder", {})
+    if embedder.get("pooled_tokens", 0) is None:
+        # An embedder without this bound is the same as one that has no such setting.
+        kept = {key: entry for key, entry in embedder.items() if key != "pooled_tokens"}
+        settings["embedder"] = kept
     return settings
 
 

@@ -1,17 +1,9 @@
-"""One search: which settings it varies, its trials, and those that ASHA (Li et al. 2020) stops.
-
-A space is a file of conf/space or the user's own:
-
-    params:                               # setting -> its values, or a range
-      train.optimizer: [sgd, adamw]
-      train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
-      train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers, as both ends are
-    fixed: {train.epochs: 60}             # of all trials but the first, and of the run that follows
+"""One search: which settings it tries, how long, and which trials ASHA (Li et al. 2020) stops.
 
 The state of a search is one file, RUNS/.searches/NAME/trials.json, from which the next command goes
 on: trials that were running or failed are run again with the same settings, and their runs resume.
-Optuna only proposes settings, given the trials so far. Trials are stopped because of the validation
-curves that they write while they run.
+Trials are stopped because of the validation curves that they write while they run, or because the
+time of the search is over. Outside grids Optuna proposes settings, given the trials so far.
 """
 
 from __future__ import annotations
@@ -19,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,76 +22,37 @@ from typing import TYPE_CHECKING, Any
 from orca_cli import seeding, storage
 from orca_cli.config import configuration
 from orca_cli.config.configuration import key_of, value_of
-from orca_cli.config.ranges import Count, check_value, fits
-from orca_cli.exceptions import ConfigError, DataError, need, suggest
+from orca_cli.config.ranges import Count, Positive, check_value
+from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.launching.needs import missing_error
+from orca_cli.launching.space import Plain, Space, find_space
 from orca_cli.runs import claim
 from orca_cli.runs.settings import as_typed
 
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session
 
-# Settings of a search that a run does not have, with their defaults.
-RULES = {"space": "small", "trials": "20"}
+# Settings of a search that a run does not have.
+RULES = ("space", "trials", "minutes")
+_SPACE = "recipes"
+_TRIALS = "20"  # of a space that is no grid
+_MINUTES = "10"  # of a grid
 FOLDER = ".searches"  # in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
+_ENDED = ("completed", "stopped")  # states of trials that are not run again
 _WHOLE = 900  # resource of a whole trial, which is proportional to its optimizer steps
 _COMPARED = (100, 300)  # resources at which only the best 1 in _REDUCTION go on
 _REDUCTION = 3
 _MOST_DRAWS = 100  # until settings are drawn that were not tried yet
 _START_AFTER = 10  # trials drawn at random, before their errors count
-# Settings of every trial. It is judged by validation data that it did not train on, and is never
-# aligned. Its weights are not kept, since those of twenty trials can fill a disk.
-_CLOSED = {
-    "metric": "none",
+# Settings of every trial, whose weights are not kept, since those of twenty trials can fill a disk.
+_CLOSED: dict[str, Plain] = {
     "test": False,
     "baselines": "none",
-    "train.refit": False,
     "train.validate_on": "validation",
     "keep_weights": False,
 }
-# Groups that may be searched. The others change the data or the meaning of the error, so that
-# trials could not be compared, or matter only for alignment, which trials leave out.
-SEARCHED = ("train", "embedder", "finetune", "predictor", "body")
-_DIGITS = 3  # of a number drawn from a continuous range
-_FORMS = (
-    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; "
-    "YAML reads 1e-5 as text"
-)
-
-Plain = str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class Space:
-    """A space; see the module. `params` are Optuna's distributions."""
-
-    name: str
-    params: dict[str, Any]
-    fixed: dict[str, Plain]
-
-    def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
-        """Return drawn values as settings, numbers from continuous ranges with three digits."""
-        settings: dict[str, Plain] = {}
-        for setting, distribution in self.params.items():
-            settings[setting] = drawn[setting]
-            # Only the distribution of a continuous range has a step that is None.
-            if getattr(distribution, "step", 0) is None:
-                settings[setting] = float(f"{drawn[setting]:.{_DIGITS}g}")
-        return settings
-
-    def corners(self) -> Iterator[dict[str, Plain]]:
-        """Yield settings in which every choice and both ends of every range occur."""
-        values = {}
-        for setting, distribution in self.params.items():
-            if hasattr(distribution, "choices"):
-                values[setting] = list(distribution.choices)
-            else:
-                values[setting] = [distribution.low, distribution.high]
-        n_corners = max(map(len, values.values()), default=1)
-        for corner in range(n_corners):
-            yield {setting: listed[corner % len(listed)] for setting, listed in values.items()}
 
 
 @dataclass
@@ -113,6 +67,7 @@ class Trial:
     note: str = ""  # at which point it was stopped, or why it failed
     # Name of the error, whether it is in per cent, samples, seconds, run.
     facts: dict[str, Any] = field(default_factory=dict)
+    ended_s: float = 0.0  # when it ended, in seconds of the search; 0 before
     # Resource -> validation error, for resources below _WHOLE.
     curve: dict[str, float] = field(default_factory=dict)
 
@@ -126,22 +81,28 @@ class Search:
     space: Space
     max_trials: int
     seed: int  # of the trials and of the draws
-    # Key -> override, of those that were typed and count in all trials.
+    # Key -> override, of those that were typed for the runs.
     typed: dict[str, str] = field(default_factory=dict)
     # Settings of all trials but the first, and of the run that follows.
     fixed: dict[str, Plain] = field(default_factory=dict)
-    # Settings of `hparams` that the trials start from, as they are written.
-    before: dict[str, Any] = field(default_factory=dict)
+    # Time of the trials and of the run that follows; None: no bound.
+    minutes: float | None = None
     trials: list[Trial] = field(default_factory=lambda: [Trial(number=0, settings=None, params={})])
+    clock: Callable[[], float] = time.monotonic  # in seconds
+    _start_s: float = 0.0  # on the clock, as if earlier commands had been a part of this one
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
-        """Return the overrides of a trial with drawn settings, or None for the first trial."""
-        runs_folder = (self.folder / "runs").absolute()
+        """Return the overrides of a run with drawn settings, or None for those as they are."""
         overrides = dict(self.typed)
-        drawn = {} if settings is None else self.fixed | dict(settings)
-        values = _CLOSED | drawn | {"seed": self.seed}
-        for key, value in values.items():
-            overrides[key] = f"{key}={as_typed(value)}"
+        if settings is not None:
+            overrides |= _typed(self.fixed | dict(settings))
+        return list(overrides.values())
+
+    def trial_overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
+        """Return the overrides of a trial; `settings` is as in `overrides`."""
+        overrides = {key_of(text): text for text in self.overrides(settings)}
+        overrides |= _typed(_CLOSED | {"seed": self.seed})
+        runs_folder = (self.folder / "runs").absolute()
         overrides["paths.runs"] = f"paths.runs={configuration.quoted(runs_folder)}"
         return list(overrides.values())
 
@@ -156,13 +117,13 @@ class Search:
         with claim.alone(self.folder.parent, self.folder.name):
             self._read()
             for trial in self.trials:
-                if trial.state not in ("completed", "stopped"):
+                if trial.state not in _ENDED:
                     trial.state = "waiting"
-                    trial.note = ""
                     trial.curve = {}
             yield self
 
     def _read(self) -> None:
+        self._start_s = self.clock()
         path = self.folder / FILE
         if not path.exists():
             return
@@ -174,14 +135,17 @@ class Search:
                 where=str(path),
                 hint="move it away to search anew",
             )
+        self._start_s -= record.get("seconds", 0.0)
         self.trials = []
         for entry in record["trials"]:
             fields = {name: entry[name] for name in entry if name in Trial.__dataclass_fields__}
             self.trials.append(Trial(**fields))
 
     def ask(self) -> Trial | None:
-        """Return the next trial, in state running; None if no trial is left to start."""
+        """Return the next trial, in state running; None if none is left, or none may start now."""
         trial = next((trial for trial in self.trials if trial.state == "waiting"), None)
+        if trial is not self.trials[0] and not self._may_start():
+            return None
         if trial is None:
             drawn = self._drawn() if len(self.trials) < self.max_trials else None
             if drawn is None:
@@ -190,14 +154,61 @@ class Search:
             trial = Trial(number=len(self.trials), settings=settings, params=drawn)
             self.trials.append(trial)
         trial.state = "running"
+        trial.note = ""
         self._write()
         return trial
 
-    def _drawn(self) -> dict[str, Any] | None:
-        """Return the values that Optuna draws, given the trials so far.
+    @property
+    def _spent_s(self) -> float:
+        return self.clock() - self._start_s
 
-        None if it draws only settings that were tried already.
+    def _has_time_for(self, n_runs: int) -> bool:
+        """Return whether as many runs as trial 0 fit into the time that is left."""
+        if self.minutes is None:
+            return True
+        return self._spent_s + n_runs * self.trials[0].ended_s <= 60 * self.minutes
+
+    def _may_start(self) -> bool:
+        """Return whether a trial after the first one may start, and leave time for the last run."""
+        is_measured = self.minutes is None or self.trials[0].state == "completed"
+        return is_measured and self._has_time_for(2)
+
+    def is_over(self, trial: Trial) -> bool:
+        """Return whether a running trial has to leave the time to the run that follows.
+
+        Trial 0 is always finished.
         """
+        return trial.settings is not None and not self._has_time_for(1)
+
+    def shrunk(self) -> str:
+        """Return in words which trials the time leaves out, by that of trial 0; "" for none."""
+        ended = [trial.settings for trial in self.trials if trial.state in _ENDED]
+        open_points = [point for point in self.space.points() if point not in ended]
+        n_open = self.max_trials - len(ended)
+        n_allowed = n_open
+        # The run that follows takes the time of one.
+        while n_allowed and not self._has_time_for(n_allowed + 1):
+            n_allowed -= 1
+        if n_allowed == n_open:
+            return ""
+        names = ["/".join(map(as_typed, point.values())) for point in open_points]
+        names_text = ", ".join(names[n_allowed:n_open]) or "the last ones"
+        enough_s = self._spent_s + (n_open + 1) * self.trials[0].ended_s
+        return (
+            f"{self.minutes:g} minutes allow {len(ended) - 1 + n_allowed} of "
+            f"{self.max_trials - 1} trials of space={self.space.name}; left out: {names_text}; "
+            f"minutes={math.ceil(enough_s / 60)} would allow all"
+        )
+
+    def _drawn(self) -> dict[str, Any] | None:
+        """Return the next point of a grid, or what Optuna draws, given the trials so far.
+
+        None if no point is left, or Optuna draws only settings that were tried already.
+        """
+        if self.space.is_grid:
+            # Trial 0 is no point of the grid.
+            points = self.space.points()[len(self.trials) - 1 :]
+            return points[0] if points else None
         import optuna
 
         # Its messages are for programmers.
@@ -273,11 +284,12 @@ class Search:
         return errors[n_going_on - 1]
 
     def end(self, trial: Trial, state: str, **fields: Any) -> None:
-        """Record how a trial ended: completed, stopped or failed. A failed one is run again later.
+        """Record how a trial ended: completed, stopped, or failed or waiting, to be run again.
 
         `fields` are other fields of the trial that change.
         """
         trial.state = state
+        trial.ended_s = self._spent_s
         trial.error = None
         if state == "stopped" and trial.curve:
             trial.error = list(trial.curve.values())[-1]
@@ -286,7 +298,8 @@ class Search:
         self._write()
 
     def _write(self) -> None:
-        record = {"schema": _SCHEMA, "trials": [asdict(trial) for trial in self.trials]}
+        trials = [asdict(trial) for trial in self.trials]
+        record = {"schema": _SCHEMA, "seconds": self._spent_s, "trials": trials}
         storage.write_checked_json(self.folder / FILE, record)
 
     @property
@@ -314,77 +327,21 @@ def _error_at(trial: Trial, comparison: int) -> float | None:
     return None
 
 
-def find_space(text: str, extra: Path | None) -> Space:
-    """Return the space with a name in conf/space or in the user's folder `extra`, or of a file.
-
-    ConfigError if there is no such space, or the file does not hold one.
-    """
-    spaces = configuration.choices("space", extra)
-    path = spaces.get(text, Path(text).expanduser())
-    if text not in spaces and path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(
-            f"no such space: '{text}'",
-            where="space",
-            hint=f"{suggest(text, spaces)} or give a YAML file",
-        )
-    content = configuration.mapping(configuration.content(path), str(path), ("params", "fixed"))
-    params = configuration.mapping(content.get("params"), f"{path}: params")
-    fixed_settings = configuration.mapping(content.get("fixed"), f"{path}: fixed")
-    for setting in [*params, *fixed_settings]:
-        group, separator, _ = setting.partition(".")
-        if group not in SEARCHED or not separator or setting == "train.validate_on":
-            raise ConfigError(
-                f"'{setting}' is not for a search",
-                where=str(path),
-                hint=f"allowed: settings of {', '.join(SEARCHED)}, such as train.lr",
-            )
-    distributions = {}
-    for setting, declaration in params.items():
-        distributions[setting] = _distribution(declaration, f"{path}: {setting}")
-    return Space(name=path.stem, params=distributions, fixed=fixed_settings)
-
-
-def _distribution(declaration: Any, where: str) -> Any:
-    """Return the distribution that a parameter is drawn from."""
-    from optuna import distributions
-
-    try:
-        if fits(declaration, list[Plain]):
-            return distributions.CategoricalDistribution(declaration)
-        numbers = [value for name, value in declaration.items() if name != "log"]
-        if not fits(numbers, list[float]):
-            raise ValueError("its ends are not numbers")
-        distribution_class: Any = distributions.FloatDistribution
-        if fits(numbers, list[int]):
-            distribution_class = distributions.IntDistribution
-        with warnings.catch_warnings(action="ignore"):
-            # Optuna warns if the step does not divide the range, and then lowers the upper end.
-            return distribution_class(**declaration)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
-        ) from error
-
-
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
-    """Return the search that overrides ask for: `space`, `trials`, and settings of its runs.
+    """Return the search that overrides ask for: `RULES`, and settings of its runs.
 
     `extra` is as in `find_space`.
 
     Raises:
-        UnavailableError: Optuna is missing.
+        UnavailableError: the space needs Optuna, which is missing.
         ConfigError: a setting, the space, or a value in it is wrong.
         OrcaError: data or weights that the trials need are missing.
     """
-    need("optuna", "tune", "tune")
     typed_by_key = {key_of(text): text for text in overrides}
-    trials_text = _typed_rule("trials", typed_by_key)
-    max_trials: Any = int(trials_text) if trials_text.isdecimal() else trials_text
-    check_value(max_trials, Count, "trials")
-    space_name = _typed_rule("space", typed_by_key)
+    rules = {key: value_of(text) for key, text in typed_by_key.items() if key in RULES}
     run_overrides = {key: text for key, text in typed_by_key.items() if key not in RULES}
     job = session.compose(list(run_overrides.values()))
-    space = find_space(space_name, extra)
+    space = find_space(rules.get("space", _SPACE), extra)
     for key in space.params:
         if key in run_overrides:
             raise ConfigError(
@@ -392,6 +349,16 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
                 where=typed_by_key[key],
                 hint=f"leave it out, or take {key} out of the space",
             )
+    defaults = {"trials": _TRIALS}
+    if space.is_grid:
+        defaults = {"trials": str(1 + len(space.points())), "minutes": _MINUTES}
+    rules = defaults | rules
+    max_trials = _number(rules["trials"])
+    check_value(max_trials, Count, "trials")
+    if space.is_grid:
+        max_trials = min(max_trials, 1 + len(space.points()))
+    minutes = _number(rules.get("minutes", "null"))
+    check_value(minutes, Positive | None, "minutes")
     task_and_body = f"{job.choices['task']}-{job.choices['body']}"
     fixed = {key: value for key, value in space.fixed.items() if key not in run_overrides}
     search = Search(
@@ -399,11 +366,11 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         space=space,
         max_trials=max_trials,
         seed=job.config.seed,
-        typed=_of_all_trials(run_overrides),
+        typed=run_overrides,
         fixed=fixed,
-        before=_hparams(run_overrides, f"{job.config.protocol}/{task_and_body}", extra),
+        minutes=minutes,
     )
-    first_trial = session.compose(search.overrides(None))
+    first_trial = session.compose(search.trial_overrides(None))
     _check_values(session, search)
     # Before the first trial, since all of them would fail in the same way.
     missing = missing_error([first_trial], list(run_overrides.values()), extra)
@@ -411,42 +378,28 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
         raise missing
     search_digest = _digest(search, first_trial.identity.settings)
     searches = Path(job.config.paths.runs or "") / FOLDER
-    return replace(search, folder=searches / f"{task_and_body}-none-{search_digest[:8]}")
+    return replace(search, folder=searches / f"{task_and_body}-{search_digest[:8]}")
 
 
-def _typed_rule(name: str, typed: Mapping[str, str]) -> str:
-    """Return a setting of the search as it was typed, or its default."""
-    if name not in typed:
-        return RULES[name]
-    return value_of(typed[name])
+def _number(text: str) -> Any:
+    """Return a number of the search as it was typed; any other text as it is, to be refused."""
+    if text.isdecimal():
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return None if text == "null" else text
 
 
-def _of_all_trials(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return key -> typed override, without those that trials do not take.
-
-    Trials are not aligned, so that the search is the same whatever settings of metric and alignment
-    are typed.
-    """
-    closed_settings = (*_CLOSED, "paths.runs")
-    counting = {}
-    for setting, override in settings.items():
-        if setting not in closed_settings and not setting.startswith(("metric.", "align.")):
-            counting[setting] = override
-    return counting
-
-
-def _hparams(settings: Mapping[str, str], default: str, extra: Path | None) -> dict[str, Any]:
-    """Return the settings of the `hparams` whose name is typed, else of those named `default`."""
-    variants = configuration.variants("hparams", extra)
-    name = value_of(settings.get("hparams", "")) or default
-    return variants[name].settings if name in variants else {}
+def _typed(settings: Mapping[str, Plain]) -> dict[str, str]:
+    """Return key -> override of some settings."""
+    return {key: f"{key}={as_typed(value)}" for key, value in settings.items()}
 
 
 def _check_values(session: Session, search: Search) -> None:
     """Raise ConfigError for a wrong value in the space, before the first trial."""
     try:
         for settings in search.space.corners():
-            session.compose(search.overrides(settings))
+            session.compose(search.trial_overrides(settings))
     except ConfigError as error:
         where = f"space={search.space.name}: {error.where}"
         raise ConfigError(error.what, where=where, hint=error.hint) from error

@@ -2,11 +2,10 @@
 
 import json
 import signal
+import sys
 import time
 
 import pytest
-
-pytest.importorskip("optuna", reason="the extra tune is not installed")
 
 from tests.cli.conftest import results
 
@@ -17,6 +16,7 @@ WEAK = "# @package _global_\n# Learns next to nothing.\ntrain: {lr: 1.0e-7, epoc
 @pytest.fixture
 def words(small, tmp_path):
     """The command line of a search; the user's folder has settings that any trial beats."""
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
     for name, text in {"space/rates.yaml": SPACE, "hparams/weak.yaml": WEAK}.items():
         (tmp_path / "own" / name).parent.mkdir(parents=True)
         (tmp_path / "own" / name).write_text(text)
@@ -31,24 +31,32 @@ def words(small, tmp_path):
 SEARCH = ("hparams=weak", "space=rates", "trials=2")
 
 
+def hide(module):
+    """Make every import of a module fail, in a fork."""
+    sys.modules[module] = None
+
+
 def trial_runs(environment):
     return sorted(environment.glob(".searches/[!.]*/runs/digits/2*"))
 
 
 @pytest.mark.slow
 def test_a_killed_search_does_no_trial_twice(fork, environment, words):
-    """The run after it trains as its best trial, and opens the test split, which no trial does."""
-    case = fork("tune", *words, *SEARCH, "metric=none")
+    """The run at its end trains as its best trial, and opens the test split, which no trial does."""
+    search_words = ("tune", *words, *SEARCH, "baselines=none", "--allow-module", "json")
+    case = fork(*search_words)
     end = time.monotonic() + 300
     while len(trial_runs(environment)) < 2 and time.monotonic() < end:  # the second has begun
         time.sleep(0.02)
     case.send(signal.SIGKILL)
     assert case.wait(60) == -signal.SIGKILL
     first = (trial_runs(environment)[0] / "result.json").read_bytes()
-    again = fork("tune", *words, *SEARCH, "metric=none", "--allow-module", "json", "--json")
+    assert not results(environment)  # no trial is among the runs
+    again = fork(*search_words, "--json")
     assert again.wait(300) == 0, again.err
     assert "trial 0: " not in again.err
-    search = json.loads(again.out)["search"]
+    record = json.loads(again.out)
+    search = record["search"]
     assert [trial["state"] for trial in search["trials"]] == ["completed"] * 2
     assert (
         search["best"]["error"]
@@ -71,16 +79,49 @@ def test_a_killed_search_does_no_trial_twice(fork, environment, words):
             "metrics.jsonl"
         }  # neither predictions, nor reads of the test split, nor weights
 
-    # The next run, as the last line of the search says it, is that one.
-    command = search["next"].split()
-    assert f"hparams={search['name']}" in command
-    assert command[-4:] == ["--config-dir", words[-1], "--allow-module", "json"]
-    case = fork(*command[1:], "baselines=none")
-    assert case.wait(120) == 0, case.err
     (tested,) = results(environment)
+    assert tested == record["run"]["result"]
     assert tested["validation_error"] == search["best"]["error"]
     assert tested["test_reads"] == 1
     assert tested["error"]["value"] is not None
+    assert list((environment / "digits").glob("2*/3_finetune/best/*.safetensors"))  # it can predict
+
+    # Its command is the one that the search prints.
+    command = search["command"].split()
+    best_rate = search["best"]["settings"]["train.lr"]
+    assert {"hparams=weak", f"train.lr={best_rate:g}", "train.outer_rate=1"} <= set(command)
+    assert command[-4:] == ["--config-dir", words[-1], "--allow-module", "json"]
+    case = fork(*command[1:])
+    assert case.wait(120) == 0, case.err
+    assert "already completed" in case.err
+    assert len(results(environment)) == 1
+
+
+@pytest.mark.slow
+def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
+    """Which recipes: those that come first; typed again, the command only shows what there is."""
+    words = [
+        *(text for text in small if not text.startswith(("train.lr", "train.epochs"))),
+        *("train.epochs=1", "train.warmup_epochs=0", "trials=3", "baselines=none"),
+    ]
+    without_optuna = "tests.cli.test_tune:hide:optuna"
+    case = fork("tune", *words, hook=without_optuna)
+    assert case.wait(500) == 0, case.err
+    trials = trial_runs(environment)
+    choices = [json.loads((path / "status.json").read_text()) for path in trials]
+    # The one with the settings as they are is aligned, as a run of theirs is.
+    assert [(choice["metric"], choice["finetune"]) for choice in choices] == [("otdd", "full")] * 3
+    assert "embedder=overlap finetune=full lr=0.0002" in case.out
+    assert "embedder=patch finetune=full lr=0.0002" in case.out
+    assert "0-1 error on 40 samples of validation: " in case.out
+    assert "orca run task=digits" in case.out
+    (run,) = results(environment)
+    assert f"on {run['splits']['test']['n']} samples" in case.out  # the end of that run
+
+    again = fork("tune", *words, hook=without_optuna)
+    assert again.wait(60) == 0, again.err
+    assert again.out == case.out
+    assert (len(trial_runs(environment)), len(results(environment))) == (3, 1)
 
 
 def test_what_cannot_be_searched_is_refused_in_one_line(refused, environment, words, tmp_path):
@@ -100,12 +141,12 @@ def test_a_run_without_test_says_so_and_is_another_run(run, orca, small):
 
 @pytest.mark.slow
 def test_two_at_a_time(fork, environment, words):
-    case = fork("tune", *words, "metric=none", *SEARCH, "seed=1", "--at-once", "2", "--json")
+    more = ("metric=none", "seed=1", "baselines=none")
+    case = fork("tune", *words, *SEARCH, *more, "--at-once", "2", "--json")
     assert case.wait(500) == 0, case.err
     search = json.loads(case.out)["search"]
     assert len({row["facts"]["run"] for row in search["trials"]}) == 2
-    assert {"metric=none", "seed=1"} <= set(search["next"].split())
-    assert search["hparams"].endswith(f"{search['name']}.yaml")
+    assert {"metric=none", "seed=1"} <= set(search["command"].split())
 
 
 @pytest.mark.slow
@@ -113,10 +154,12 @@ def test_a_trial_that_falls_behind_is_stopped(fork, words, tmp_path):
     good = "# @package _global_\n# Learns.\ntrain: {lr: 1.0e-2, epochs: 5, warmup_epochs: 0, batch_size: 16}\n"
     (tmp_path / "own" / "hparams" / "good.yaml").write_text(good)
     (tmp_path / "own" / "space" / "slow.yaml").write_text("params: {train.lr: [1.0e-9, 2.0e-9]}\n")
-    case = fork("tune", *words, "hparams=good", "space=slow", "trials=2", "--json")
+    search_words = ("hparams=good", "space=slow", "trials=2", "metric=none", "baselines=none")
+    case = fork("tune", *words, *search_words, "--json")
     assert case.wait(300) == 0, case.err
     search = json.loads(case.out)["search"]
     assert [trial["state"] for trial in search["trials"]] == ["completed", "stopped"]
     assert "trial 1: stopped by the search after" in case.err
     assert "orca: error" not in case.err
-    assert (search["best"]["number"], search["hparams"]) == (0, None)
+    assert search["best"]["number"] == 0
+    assert "train.lr" not in search["command"]

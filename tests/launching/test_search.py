@@ -180,23 +180,25 @@ def test_contradictions_are_refused_with_their_place(make, override, error, mess
         make("space=rates", override)
 
 
-def test_the_name_depends_on_settings_and_space_alone(
-    make,
-):
-    first = make("space=rates", "metric=otdd", "align.lr=0.5").folder.name
-    assert make("space=rates", "trials=99", "metric=none").folder.name == first
-    names = {make("space=rates", word).folder.name for word in ("train.weight_decay=0.5", "seed=1")}
-    assert len(names | {first}) == 3
+def test_the_name_depends_on_settings_and_space_alone(make):
+    first = make("space=rates").folder.name
+    assert make("space=rates", "trials=99", "minutes=3", "baselines=all").folder.name == first
+    words = ("train.weight_decay=0.5", "seed=1", "metric=none", "align.lr=0.5")
+    names = {make("space=rates", word).folder.name for word in words}
+    assert len(names | {first}) == 5
 
 
 def test_trials_are_closed_and_the_first_has_plain_settings(make, session):
-    typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all"]
+    typed = ["train.epochs=7", "protocol=release", "test=true", "baselines=all", "metric=moments"]
     search = make("space=rates", "seed=3", *typed)
-    plain, drawn = search.overrides(None), search.overrides({"train.lr": 1e-3})
-    config = session[0].compose(drawn).config
-    settings = (config.test, config.baselines, config.train.validate_on, config.train.refit)
+    plain, drawn = search.trial_overrides(None), search.trial_overrides({"train.lr": 1e-3})
+    composed = session[0].compose(drawn)
+    config = composed.config
+    settings = (config.test, config.baselines, config.train.validate_on, config.keep_weights)
     assert settings == (False, "none", "validation", False)
-    assert config.metric.get("_target_") is None
+    assert composed.choices["metric"] == "moments"  # aligned as the run is
+    # The run that follows is as typed, with the settings that were drawn.
+    assert search.overrides({"train.lr": 1e-3}) == ["seed=3", *typed, "train.lr=0.001"]
     assert config.train.epochs == 7  # typed, so the space's does not count
     assert [text for text in drawn if text not in plain and text.startswith("train.")] == [
         "train.lr=0.001"

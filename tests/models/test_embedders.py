@@ -47,6 +47,25 @@ def test_a_random_overlap_sees_all_three_patches(load_body):
     assert drawn.convolution.weight.abs().amin() > 0
 
 
+@pytest.mark.parametrize("part", [Patch, Overlap, Multiscale])
+@pytest.mark.parametrize(
+    ("name", "shape", "kind", "bounded"),
+    [
+        ("bert", (2, 20), "classes", True),
+        ("bert", (2, 20), "dense", False),  # an answer at every position needs its own tokens
+        ("vit", (5, 40, 40), "classes", False),  # a map has the patches of the body
+    ],
+)
+def test_the_bound_of_samples_with_one_answer(load_body, part, name, shape, kind, bounded):
+    tokens = []
+    for bound in (None, 4):
+        made = part(init="random", pooled_tokens=bound)
+        model = build(load_body(name), input_shape=shape, kind=kind, embedder=made)
+        tokens.append(model.embedder.layout.tokens)
+    assert tokens[1] == (4 if bounded else tokens[0])
+    assert tokens[0] > 4
+
+
 @pytest.fixture(params=["bert", "swin", "vit"])
 def body(load_body, request):
     return load_body(request.param)

@@ -19,7 +19,7 @@ from orca_cli.config.schema import GROUPS
 from orca_cli.config.setting_checks import PARTS
 from orca_cli.config.study import Study
 from orca_cli.exceptions import ConfigError, OrcaError, UnsafeError
-from orca_cli.launching import search as spaces
+from orca_cli.launching import space as spaces
 from orca_cli.runs import studies
 from orca_cli.scoring.classification import ZeroOne
 
@@ -53,6 +53,12 @@ def test_a_layout_that_no_setting_gives_is_channels_first(name):
     first, *others = (name({"channels_last": layout}) for layout in (None, False, True))
     assert [first == other for other in others] == [True, False]
     assert name({}) != first  # of tasks that have no such setting
+
+
+def test_an_embedder_without_its_newest_bound_is_the_same_run(name):
+    embedders = ({}, {"pooled_tokens": None}, {"pooled_tokens": 64})
+    first, *others = (name({}, embedder={"max_tokens": None} | part) for part in embedders)
+    assert [first == other for other in others] == [True, False]
 
 
 def test_a_folder_counts_by_all_files_and_links_in_it(tmp_path, name):
@@ -249,6 +255,10 @@ WRONG = {
     "algorithm: asha\nparams: {train.lr: [1.0e-3]}": "no such key: 'algorithm'",
     "params: {train.lr: {low: 1e-5, high: 1.0e-3}}": "its ends are not numbers",
     "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
+    "params: {task: [digits]}": "'task' is not for a search",
+    "params: {metric: [otdd]}": "'metric' is not for a search",
+    "grid: true\nparams: {train.lr: {low: 1.0e-5, high: 1.0}}": "allowed: list of str or int",
+    "grid: 2\nparams: {train.lr: [1.0]}": "2 is out of range",
     "params: {train.lr: !!python/object/apply:os.system [ls]}": "asks for an object",
 }
 

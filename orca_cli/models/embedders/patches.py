@@ -37,6 +37,11 @@ MaxTokens = Annotated[
     "upper bound on the tokens of a sample; null: set by the resolution, or the body's own maximum",
 ]
 
+PooledTokens = Annotated[
+    Count | None,
+    "upper bound on the tokens of a sequence that has one answer, where max_tokens is null",
+]
+
 
 @dataclass(frozen=True)
 class Patch(Embedder):
@@ -49,6 +54,7 @@ class Patch(Embedder):
 
     init: Init = "pretrained"
     max_tokens: MaxTokens = None
+    pooled_tokens: PooledTokens = None
     resolution: Resolution = "body"
     can_be_causal = True
 
@@ -71,6 +77,7 @@ class Overlap(Embedder):
 
     init: Init = "pretrained"
     max_tokens: MaxTokens = None
+    pooled_tokens: PooledTokens = None
     resolution: Resolution = "body"
 
     def __call__(
@@ -106,9 +113,7 @@ class Multiscale(Embedder):
     init: Init = "pretrained"
     max_tokens: MaxTokens = None
     resolution: Resolution = "body"
-    pooled_tokens: Annotated[
-        Count, "upper bound on the tokens of a sample that has one answer, where max_tokens is null"
-    ] = 25
+    pooled_tokens: PooledTokens = 25
     filters: Annotated[Count, "filters per scale in the features of the whole sample"] = 128
     token_filters: Annotated[Count, "filters per scale in the features of a token"] = 32
     scales: Annotated[

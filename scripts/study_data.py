@@ -22,7 +22,7 @@ draw keeps the classes' shares and has a fixed seed: the same FOLDER gives the s
 pool for all seeds: the task turns them, and draws its training samples, by a seed of its own.
 
 For study=defaults and study=own_data, which leave sizes and validation to the program, DATA also gets whole/NAME.npz of every
-series (watch: training is subjects 1 to 8), the tables of FOLDER/more and the peptides', whole/steps.csv (Trace as a long table),
+series (watch: training is subjects 1 to 8), the tables of FOLDER/more, the peptides', whole/steps.csv (Trace as a long table),
 whole/photos/{train,test}/CLASS/*.png and whole/photos.npz (300 training and 300 test images of CIFAR-10), and
 whole/frequency.npz, a generated regression: a sine's frequency from 100 noisy steps.
 """
@@ -288,7 +288,10 @@ def main() -> int:
         ),
         ("peptides", lambda: copy(table, to / "whole" / "peptides.csv")),
         *(
-            (name, lambda name=name: copy(raw / "more" / f"{name}.csv", to / "whole" / f"{name}.csv"))
+            (
+                name,
+                lambda name=name: copy(raw / "more" / f"{name}.csv", to / "whole" / f"{name}.csv"),
+            )
             for name in TABLES
         ),
         ("steps", lambda: steps(to / "whole" / "steps.csv", whole(raw, "Trace"))),

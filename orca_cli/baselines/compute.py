@@ -341,18 +341,7 @@ def _fit(
         "new": new,
         "limit": subject.limit if is_table else 0,
     }
-    try:
-        # A separate process can be ended at its limit, even within a library's call.
-        fitted = isolation.isolated(
-            models.fitted,
-            "baselines",
-            math.ceil(limit_s),
-            _WAIT * limit_s,
-            parent=os.getpid(),
-            **request,
-        )
-    except isolation.StoppedError as error:
-        raise DataError(f"it {error}") from error
+    fitted = _in_process(request, limit_s)
     # Among the new samples, those that judge come before those of the test split.
     judged = subject.judged_rows(is_raw)
     outputs = torch.from_numpy(fitted["outputs"])
@@ -372,6 +361,23 @@ def _fit(
         "model": model_record,
     }
     return Entry(tensors=tensors, record=record)
+
+
+def _in_process(request: dict[str, Any], limit_s: float) -> dict[str, Any]:
+    """Return what `models.fitted` does, from a process that is ended at its limit in seconds."""
+    try:
+        # A separate process can be ended even within a library's call.
+        fitted: dict[str, Any] = isolation.isolated(
+            models.fitted,
+            "baselines",
+            math.ceil(limit_s),
+            _WAIT * limit_s,
+            parent=os.getpid(),
+            **request,
+        )
+    except isolation.StoppedError as error:
+        raise DataError(f"it {error}") from error
+    return fitted
 
 
 def _is_known(targets: np.ndarray) -> np.ndarray:

@@ -254,6 +254,15 @@ def chain(record, arrays):
     arrays |= {f"parts.0.{name}": array for name, array in names.items()}
 
 
+def loop(record, arrays):
+    """A tree of one leaf, and nodes that no sample reaches: a node is its own child."""
+    nodes = np.zeros(3, np.int32)
+    names = dict.fromkeys(("feature", "row"), nodes)
+    names |= {"left": np.array([-1, 1, -1], np.int32), "right": np.array([-1, 2, -1], np.int32)}
+    names |= {"threshold": nodes.astype(float), "missing": nodes > 0, "roots": np.zeros(1, int)}
+    arrays |= {f"parts.0.{name}": array for name, array in names.items()}
+
+
 def halving(record, arrays):
     """Every node has the next one twice: a few of them make endlessly many paths."""
     nodes = np.zeros(60, np.int32)
@@ -282,6 +291,7 @@ FORGED_TREES = [
     replaced(TREE + "roots", lambda roots: roots[:0]),
     replaced(TREE + "roots", lambda roots: np.repeat(roots, 1000)),
     chain,
+    loop,
     halving,
     *(put(TREE + "feature", 0, feature) for feature in (-1, 5, 2**31 - 1)),
     *(put(TREE + "threshold", 0, number) for number in (np.nan, np.inf)),
@@ -314,7 +324,18 @@ FORGED_LINEAR = [
     entry("shape", [6]),
     part_entry("kind", "forest"),
 ]
+
+
+def wide(record, arrays):
+    """Small arrays, whose windows would take thousands of times their memory."""
+    record["sides"] = [300, 0]
+    width = 2 * 301**2
+    arrays |= {f"{TREE}{name}": np.zeros(0) for name in ("mean", "std")}
+    arrays |= {f"{TREE}varies": np.zeros(width, np.bool_), f"{TREE}coef": np.zeros((1, 0))}
+
+
 FORGED_MAPS = [
+    wide,
     *(entry("shape", shape) for shape in ([2, 6, 6], [2, 6, 2**40], [2**62, 6, 5])),
     *(entry("sides", sides) for sides in ([2**62, 2**62], [300, 0], [3, 2])),
     replaced("mean_map", lambda mean_map: mean_map[:, :3]),
@@ -326,7 +347,7 @@ FORGED_CLASS_MAPS = [
 ]
 UNSAFE = {
     ("forest", "classes"): FORGED_TREES,
-    ("boosting", "values"): [*FORGED_TREES[:10], *FORGED_TREES[14:28]],
+    ("boosting", "values"): [*FORGED_TREES[:10], *FORGED_TREES[15:29]],
     ("linear", "classes"): FORGED_LINEAR,
     ("linear", "maps"): FORGED_MAPS,
     ("linear", "masks"): FORGED_CLASS_MAPS,

@@ -38,14 +38,18 @@ from orca_cli.terminal import counted
 # A last axis of at most the first number, behind axes of at least the second, looks like channels.
 _MOST_CHANNELS = 4
 _LEAST_SIDE = 8
+# Different whole numbers, stored as floats, up to which targets are classes.
+_MOST_CLASSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySettings:
     """The settings of task=arrays; see `load`."""
 
-    kind: Annotated[Kind, "classes, labels, values or dense"]
     train: Annotated[str, ".npz with x and y, or .npy with x"]
+    kind: Annotated[
+        Kind | None, "classes, labels, values or dense; null: as y looks, and said so"
+    ] = None
     labels: Annotated[str | None, ".npy with y, where train is an .npy"] = None
     validation: Annotated[
         str | None, "file of the validation split; null: drawn from the training file"
@@ -120,6 +124,7 @@ class _Source:
     form: ArrayPreprocessing
     raw_inputs: RawInputs
     y: np.ndarray
+    kind: Kind  # as set, or as the targets look
     where: str  # the origin of the inputs
     y_where: str
     groups: dict[str, np.ndarray]  # the group of each row, of every split that has groups
@@ -140,7 +145,7 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
     return assemble(
         "arrays",
         reporter,
-        kind=settings.kind,
+        kind=source.kind,
         pool=_pool(source),
         fractions=(settings.validation_fraction, settings.test_fraction),
         split_seed=settings.split_seed,
@@ -189,6 +194,10 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
         form.check(arrays["x"], arrays["x"].where)
     raw_inputs = _read(train_arrays, form)
     y = train_arrays["y"].read()
+    kind = settings.kind
+    if kind is None:
+        kind = _inferred_kind(y, form)
+        reporter.say(f"arrays: y {y.shape} read as {kind} (task.kind={kind})")
     # Groups of every file are read: a group in two splits must fail before training.
     group_columns = {}
     for split_name, arrays in splits.arrays.items():
@@ -201,12 +210,34 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
         form=form,
         raw_inputs=raw_inputs,
         y=y,
+        kind=kind,
         where=stored_inputs.where,
         y_where=train_arrays["y"].where,
         # Groups of all files are numbered together, so that none is in two splits.
         groups=group_rows(group_columns, splits.rows),
         reporter=reporter,
     )
+
+
+def _inferred_kind(y: np.ndarray, form: ArrayPreprocessing) -> Kind:
+    """Return the kind that targets look like.
+
+    Those of a map are as large as the input. Texts and integers are classes, and so are at most 20
+    different whole numbers; rows of 0 and 1 are labels; others are numbers.
+    """
+    extent = form.file_shape[1:]
+    if y.ndim > 1 and extent in (y.shape[1:], y.shape[2:]):
+        return "dense"
+    if y.ndim == 1 and y.dtype.kind != "f":
+        return "classes"
+    if y.dtype.kind not in "fiub":
+        # Refused later, where the message says what classes may be.
+        return "classes"
+    known = np.unique(y[~np.isnan(y)]) if y.dtype.kind == "f" else np.unique(y)
+    if y.ndim > 1:
+        return "labels" if np.isin(known, (0, 1)).all() else "values"
+    is_whole = (known == np.round(known)).all()
+    return "classes" if is_whole and len(known) <= _MOST_CLASSES else "values"
 
 
 def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
@@ -310,7 +341,7 @@ def _pool(source: _Source) -> Pool:
     """Return the training data as `assemble` draws splits from them."""
     form = source.form
     classes = None
-    if source.settings.kind == "classes":
+    if source.kind == "classes":
         classes = plain_labels(source.y, source.y_where)
         # Numbers need no such check: `plain_labels` refuses NaN.
         if classes.dtype.kind == "U":
@@ -334,7 +365,7 @@ def _pool(source: _Source) -> Pool:
 def _targets(source: _Source, form: ArrayPreprocessing) -> tuple[np.ndarray, bool]:
     """Return the targets of the training file, and whether some may be missing."""
     ends = source.raw_inputs.lengths
-    if source.settings.kind != "dense" or form.padding is None or ends is None:
+    if source.kind != "dense" or form.padding is None or ends is None:
         return source.y, source.settings.missing_targets
     # Dense targets end where their sequences do: all that comes after is a missing target.
     y = form.padding.targets(source.y, ends, form.channels_last, source.y_where)
@@ -350,7 +381,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     form = _with_length(source.form, ends, training_rows)
     y, may_miss = _targets(source, form)
     targets = fit_targets(
-        settings.kind,
+        source.kind,
         y,
         training_rows,
         source.y_where,

@@ -126,7 +126,9 @@ def _candidates(
             continue
         result = read_or_empty(run.path / RESULT)
         criterion = _Criterion(
-            samples=_judging_samples(result), error=score.error_name, is_percent=score.percent
+            samples=_judging_samples(result, candidate),
+            error=score.error_name,
+            is_percent=score.percent,
         )
         errors = {}
         names = []
@@ -134,6 +136,10 @@ def _candidates(
             if candidate not in (None, name):
                 continue
             names.append(name)
+            # Transfers are compared with each other by what validated them, where simple models
+            # had other judges.
+            if candidate == TRANSFER:
+                record = result
             validation_error = number(record.get("validation_error"))
             if validation_error is not None:
                 errors[run.path, name] = validation_error
@@ -144,13 +150,16 @@ def _candidates(
     return validated, unvalidated
 
 
-def _judging_samples(result: Mapping[str, Any]) -> str:
-    """Return what names the samples that judged a run's models; equal for equal samples."""
+def _judging_samples(result: Mapping[str, Any], candidate: str | None) -> str:
+    """Return what names the samples that judged a run's models, or those of one name.
+
+    Equal for equal samples.
+    """
     selected = mapping(result.get("selected"))
     splits = mapping(result.get("splits"))
     # Simple models have folds of their own where the run itself had no such judges.
     judged = mapping(result.get("judged"))
-    if judged and judged.get("on") != selected.get("on"):
+    if candidate != TRANSFER and judged and judged.get("on") != selected.get("on"):
         return f"{judged.get('n')} samples of {splits.get('train')} and {splits.get('val')}"
     # Records without a digest of their own name the validation split.
     return str(selected.get("sha256") or splits.get("val"))

@@ -223,6 +223,13 @@ def test_the_best_run_by_one_model(add, environment):
         best_model(environment, "boosting")
 
 
+def test_transfers_are_compared_by_their_own_judges(add, environment):
+    """Simple models had others."""
+    best = add(1, 0.2, {"transfer": None, "forest": 0.1}, judged="folds")
+    add(2, 0.3)
+    assert best_model(environment, "transfer")[:2] == (best, "transfer")
+
+
 def test_models_judged_on_other_samples_have_no_best(add, environment):
     """The folds of a run that trained on its validation samples are its own."""
     add(1, None, {"forest": 0.1}, on="nothing", judged="folds")

@@ -50,7 +50,7 @@ from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
 # Of this package's computations; a change makes every cached entry a miss.
-_REVISION = 5
+_REVISION = 6
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
 # Models that learn from what the run's embedder or body makes of its data.
 _EMBEDDED = (FEATURES, PROBE)

@@ -53,7 +53,10 @@ def _embedder(config: Config, task: TaskData) -> Decision:
         return Decision(_BANK, "inputs are not sequences")
     steps = task.input_shape[1]
     count = len(task.train)
-    reason = f"{count:,} sequences of {steps:,} steps; short and many: {MANY} of at most {SHORT}"
+    reason = (
+        f"{count:,} training sequences of {steps:,} steps; `overlap` is for at least {MANY} "
+        f"of at most {SHORT} steps"
+    )
     if steps <= SHORT and count >= MANY:
         return Decision("overlap", reason)
     return Decision(_BANK, reason)

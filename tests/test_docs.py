@@ -17,6 +17,8 @@ import orca_cli
 from orca_cli import exceptions
 from orca_cli.cli import main
 from orca_cli.commands import run
+from orca_cli.config import compose
+from orca_cli.launching.search import make
 from scripts import reliability
 from tests.checkpoints import save_tiny_bert, save_tiny_swin
 
@@ -96,14 +98,23 @@ def test_the_readmes_run_commands_compose_and_build(folder, capfd, line):
     assert "parameters" in capfd.readouterr().out
 
 
+def test_the_readmes_search_is_a_grid_of_recipes(folder):
+    """Searching takes ten minutes; tests/cli/test_tune.py does it on less."""
+    (line,) = (line for line in commands() if line.startswith("orca tune "))
+    with compose.session() as session:
+        search = make(session, shlex.split(line)[2:], None)
+    assert search.space.name == "recipes"
+    assert search.max_trials == 13
+    assert search.minutes == 10
+
+
 def test_the_other_commands_of_the_readme(folder, capfd):
     from tests.report.trees import add_run
 
     add_run(folder / "runs")
-    lines = [
-        line for line in commands() if line.startswith("orca") and not line.startswith("orca run ")
-    ]
-    assert len(lines) >= 2
+    trains = ("orca run ", "orca tune ")
+    lines = [line for line in commands() if line.startswith("orca") and not line.startswith(trains)]
+    assert lines
     for line in [*lines, "orca list", "orca doctor"]:
         assert main(shlex.split(line)[1:]) == 0, line
 

@@ -60,7 +60,7 @@ def check_table(rows, result):
 
 
 def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_path):
-    words = [*short, "finetune=lora", "predictor.init=random"]
+    words = [*short, "finetune=lora", "predictor.init=random", "train.lr=1e-30"]
     done = run(*words)
     result = done.result
     assert result["judged"] == {

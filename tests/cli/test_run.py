@@ -32,7 +32,7 @@ RESULT_FIELDS = {
     "protocol",
     "synthetic", "size", "variant", "error", "validation_error", "trivial_error", "baselines", "comparison", "selected",
     "keep_weights", "decided", "expected_s", "training", "test_reads", "splits", "metric_value", "alignment",
-    "curves", "seconds", "trajectory_s", "inexact", "parameters", "weights_sha256", "program",
+    "curves", "seconds", "trajectory_s", "inexact", "judged", "candidates", "leader", "parameters", "weights_sha256", "program",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import orca_cli
-from orca_cli.prediction import predictor
+from orca_cli.prediction import network_outputs
 from orca_cli.stages import expected_time
 from orca_cli.training import engine
 from tests.cli.conftest import curve, outputs, put_aside, run_folders
@@ -54,10 +54,10 @@ def test_a_run_agrees_with_the_cpu_and_predicts_on_both(
 
     x, expected = np.load(tmp_path / "arrays.npz")["x"], outputs(ours)
     with monkeypatch.context() as patch:
-        patch.setattr(predictor, "choose_device", lambda setting: on_device)
+        patch.setattr(network_outputs, "choose_device", lambda setting: on_device)
         there = orca_cli.load(ours)
         predicted = there.outputs(x)
-        assert there.device == next(there.model.parameters()).device == on_device
+        assert next(there.loaded.model.parameters()).device == on_device
         code, _, err = orca("export", ours, tmp_path / "model")
         assert code == 0, err
     rows = [any(np.allclose(one, other, atol=1e-6) for other in predicted) for one in expected]

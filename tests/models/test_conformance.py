@@ -303,7 +303,7 @@ def trained(tmp_path_factory):
             f"body={Path(name).stem}", f"body.checkpoint={node['checkpoint']}", "task=arrays",
             "task.kind=classes", f"task.train={root / 'train.npz'}",
             f"task.test={root / 'test.npz'}", "embedder=patch", "metric=none", "finetune=layernorm",
-            "baselines=none", "train.epochs=1",
+            "baselines=none", "train.epochs=1", "train.folds=0",
         ]  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ORCA_RUNS", str(root / "runs"))

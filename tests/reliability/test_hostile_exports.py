@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from orca_cli import storage
+from orca_cli.baselines import plain as plain_models
 from orca_cli.exceptions import OrcaError
 from orca_cli.prediction.loading import open_model
 from orca_cli.prediction.record import CARD
+from orca_cli.runs.directory import CANDIDATES
 from tests.reliability import damages
 from tests.reliability.test_hostile_files import FIGURE
 from tests.reliability.test_hostile_models import SAFETENSORS
@@ -289,6 +292,33 @@ def test_folders_of_strangers(kind, name, stranger, predict, counted):
     outside = [event for event in events if "outside" in event or not event.startswith("open")]
     assert not outside, outside
     counted(FIGURE)
+
+
+FORGED_TREES = {
+    "a child that does not exist": ("left", 2**30),
+    "a child before its parent": ("left", 0),
+    "a feature beyond the input": ("feature", 10**6),
+    "a row of values that does not exist": ("row", 2**30),
+    "a root in the middle of a tree": ("roots", 1),
+    "a threshold that is NaN": ("threshold", np.nan),
+}
+
+
+@pytest.mark.parametrize("title", FORGED_TREES)
+def test_forged_trees(title, stranger, fork):
+    """In an export, and among the models that a run kept; the whole folder is sealed anew."""
+    array_name, forged_value = FORGED_TREES[title]
+    forest = stranger / "run" / CANDIDATES / "forest"
+    model = plain_models.read(forest)
+    arrays = {name: array.copy() for name, array in model.arrays.items()}
+    arrays[f"parts.0.{array_name}"].flat[-1 if array_name == "roots" else 0] = forged_value
+    plain_models.write(forest, replace(model, arrays=arrays))
+    reseal(forest)
+    reseal(stranger / "run")
+    case = fork("predict", stranger / "run", stranger / "new.npy", "--model", "forest")
+    assert case.wait(60) in (12, 13, 14, 15)
+    assert case.err.count("orca: error:") == 1
+    assert f"parts.0.{array_name}" in case.err
 
 
 def test_an_honest_export_reads_itself_and_the_input(made, fork, home, tiny, tmp_path):

@@ -74,6 +74,7 @@ def test_all_but_the_body_and_its_layer_learn_at_outer_rate(is_body_layer):
     model = Dense(2, flat=True)
     model.body, model.embedder = model.layers.pop(0), nn.Conv1d(3, 3, 1)
     model.embedder.is_body_layer = is_body_layer
+    model.embedder.sample_width = 0
     model.predictor = PooledPredictor(2, 2, "mean")
     model.forward = lambda x, valid=None: model.predictor.linear(
         model.layers(model.body(model.embedder(x))).mean(dim=2)

@@ -50,6 +50,9 @@ def raw(tmp_path):
         y_test=y[500:],
     )
     (folder / "jsb" / "JSB_Chorales.mat").write_bytes(b"jsb")
+    (folder / "more").mkdir()
+    for name in study_data.TABLES:
+        (folder / "more" / f"{name}.csv").write_text("a,b\n1,2\n")
     return folder
 
 
@@ -71,7 +74,11 @@ def test_all_sets_are_made_and_made_alike(raw, tmp_path, monkeypatch):
 
     assert (make("a"), make("b")) == (0, 0)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == ((5 + 2) * study_data.SEEDS + 2 + 1) + (8 + 1 + 1)
+    photos = [file for file in files if file.suffix == ".png"]
+    assert len(photos) == study_data.PHOTOS + 100
+    # The draws, two of images, the chorales; series, tables, steps, photos as arrays, frequency.
+    n_whole = 8 + 1 + len(study_data.TABLES) + 1 + 1 + 1
+    assert len(files) - len(photos) == ((5 + 2) * study_data.SEEDS + 2 + 1) + n_whole
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     (trace, rows), (original, _) = made("Trace"), made("Trace", "whole")

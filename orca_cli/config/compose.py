@@ -372,9 +372,9 @@ class Session:
         if not settings_of_embedder:
             return overrides
         others = [text for text in overrides if text not in settings_of_embedder]
-        embedder = OmegaConf.to_container(self._load_files(others).embedder, resolve=False)
+        embedder: Any = OmegaConf.to_container(self._load_files(others).embedder, resolve=False)
         names = {key_of(text).partition(".")[2] for text in settings_of_embedder}
-        is_open = isinstance(embedder, dict) and embedder.get(parts.TARGET) is None
+        is_open = embedder.get(parts.TARGET) is None
         if is_open and not names <= embedder.keys():
             return [*overrides, "embedder=multiscale"]
         return overrides

@@ -43,10 +43,13 @@ class JointErrors:
 
     @property
     def is_start_better(self) -> bool:
-        """Return whether the members should keep the weights that they started with."""
+        """Return whether the members should keep the weights that they started with.
+
+        They should where training has not lowered the error: nothing speaks for what it changed.
+        """
         if self.start_error is None:
             return False
-        return self.error is None or self.start_error < self.error
+        return self.error is None or self.start_error <= self.error
 
 
 def joint_errors(

@@ -52,7 +52,7 @@ def words(tiny, tmp_path):  # noqa: F811 - the fixture
         return [
             "task=arrays", f"task.kind={targets}", f"task.train={file}", f"body={group}",
             f"body.checkpoint={tiny[body]}", f"source={source}", f"task.missing_targets={str(missing > 0).lower()}",
-            f"paths.cache={tmp_path / 'cold'}", *RUN,
+            f"paths.cache={tmp_path / 'cold'}", "train.folds=0", *RUN,
         ]  # fmt: skip
 
     return command

@@ -123,7 +123,9 @@ def build(
     )
     loss = make_loss(config, task)
     summary = (
-        _summary(config, task, model, error) | {"splits": splits} | _training_summary(plan, task)
+        _summary(config, task, model, error=error, recipe=recipe)
+        | {"splits": splits}
+        | _training_summary(plan, task)
     )
     return Built(
         task=task,
@@ -337,7 +339,9 @@ def _folders(settings: Config) -> dict[str, Path]:
     return {"data_folder": Path(settings.paths.data or ""), "cache_folder": cache_folder(settings)}
 
 
-def _summary(config: Config, task: TaskData, model: TransferModel, error: Error) -> Record:
+def _summary(
+    config: Config, task: TaskData, model: TransferModel, *, error: Error, recipe: Decided
+) -> Record:
     """Return what stage 1 records of data and model."""
     num_trained = 0
     for parameter in model.parameters():
@@ -358,7 +362,7 @@ def _summary(config: Config, task: TaskData, model: TransferModel, error: Error)
         # The number of threads decides the last bits of sums (decision 0012).
         "threads": torch.get_num_threads(),
         **model_shapes,
-        "parts": {"embedder": config.embedder, "finetune": config.finetune},
+        "parts": {name: getattr(config, name) for name in recipe},
         "parameters": model_shapes["parameters"] | {"trained": num_trained},
     }
 

@@ -73,7 +73,7 @@ FILES = {
     "a_hundred_megabytes": (b"#" * 100_000_000, ["mine.yaml", "larger than"]),
     "cycle": (GOOD + "  x: ${task.y}\n  y: ${task.x}\n", ["task."]),
     "refers_to_nothing": (GOOD + "  x: ${task.nothing}\n", ["task.x", "nothing"]),
-    "value_missing": (GOOD.replace("classes", "???"), ["task.kind"]),
+    "value_missing": (GOOD.replace("own.npz", "'???'"), ["task.train"]),
     "unknown_default": (GOOD.replace("minilm", "minilmm"), ["minilmm"]),
     "unknown_tag": (TASK + "task: !mine {}\n", ["mine.yaml:5"]),
     "alias_bomb": (BOMB, ["mine.yaml", "values"]),

@@ -19,7 +19,8 @@ from orca_cli.interfaces import Error, Reporter, Samples, Score
 from orca_cli.models.finetuning.modes import load_trained_state, trained_state
 from orca_cli.runs.directory import CHECKPOINTS, PREDICTIONS, RunDirectory, short_curve
 from orca_cli.scoring.uncertainty import interval
-from orca_cli.stages.build import Built, Record, split_record
+from orca_cli.stages import ridge_start
+from orca_cli.stages.build import Built, Record, split_record, starts_as_ridge
 from orca_cli.stages.joint_members import (
     JointErrors,
     commit_starts,
@@ -131,7 +132,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
     finished, last_checkpoint = _resumed(run, members, saver)
     first_start: dict[str, Tensor] = {}
-    if train.models > 1:
+    if train.models > 1 or starts_as_ridge(built.plan, built.model):
         first_start = trained_state(built.model)
     with reporter.track("finetune", sum(steps)) as advance:
         for member in members:
@@ -158,7 +159,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             training.train(advance)
             if not member.folder:
                 # A single model writes best/ and last/ in place of a folder of its own.
-                return _alone(training)
+                return _alone(training, first_start)
             finished[number] = _finish(training)
     entries = [finished[member.number] for member in members]
     joint = joint_errors(built, run, members=members, entries=entries)
@@ -216,23 +217,38 @@ def _finish(training: MemberTraining) -> Entry:
     return entry
 
 
-def _alone(training: MemberTraining) -> Trained:
-    """Return the only member; writes last/ and best/."""
+def _alone(training: MemberTraining, first_start: dict[str, Tensor]) -> Trained:
+    """Return the only member; writes last/ and best/.
+
+    `first_start` is what it started from, but for a predictor that was fitted.
+    """
     built = training.built
     stage_folder = training.run.stage("finetune")
     owner = training.run.name.identity
     checkpoint.commit_weights(stage_folder / "last", trained_state(built.model), owner=owner)
+    chosen = training.chosen()
+    error = training.error
+    epoch = training.epoch
+    errors = JointErrors(error=error, start_error=training.start_error)
+    # Few validation samples choose by the loss, which may prefer an epoch with a higher error.
+    if built.plan.train.select == "best" and errors.is_start_better:
+        load_trained_state(built.model, first_start)
+        ridge_start.start(built, training.engine, training.member.samples, training.member.seed)
+        chosen = trained_state(built.model)
+        training.best = chosen
+        error = training.start_error
+        epoch = 0
     # Empty where nothing validates.
     if training.best:
         checkpoint.commit_weights(stage_folder / "best", training.best, owner=owner)
     # Only now: until last/ was written, the model had to keep the weights of the last step.
-    load_trained_state(built.model, training.chosen())
+    load_trained_state(built.model, chosen)
     return _outcome(
         built,
         built.model,
-        error=training.error,
+        error=error,
         start_error=training.start_error,
-        epochs=[training.epoch],
+        epochs=[epoch],
         lines=training.lines,
     )
 

@@ -42,7 +42,7 @@ BUDGETS = {
     "report": 17500,
     "runs": 7300,
     "scoring": 6700,
-    "stages": 16_700,
+    "stages": 16_800,
     "storage": 2710,
     "top level": 5520,
     "training": 6000,

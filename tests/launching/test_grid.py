@@ -9,7 +9,7 @@ EMBEDDERS = ("overlap", "patch", "multiscale")
 
 
 class Clock:
-    """A clock that goes on only when it is told to."""
+    """A clock that only the test moves."""
 
     def __init__(self):
         self.now_s = 1000.0

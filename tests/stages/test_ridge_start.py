@@ -15,6 +15,7 @@ from orca_cli.models.embedders.patches import Multiscale, Patch
 from orca_cli.models.predictors import pooled
 from orca_cli.scoring.losses import default_loss
 from orca_cli.stages import ridge_start
+from orca_cli.stages.joint_members import JointErrors
 from tests.checkpoints import save_tiny, save_tiny_bert
 from tests.models.conftest import build
 from tests.training.toy import Pairs, engine
@@ -165,3 +166,18 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(
     # The weights in the run's folder are those that were tested.
     predicted = orca_cli.load(outcome).predict(x[parts["test"]])
     assert np.mean(predicted != y[parts["test"]]) == pytest.approx(worse["error"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("error", "start_error", "is_kept"),
+    [
+        (0.2, 0.1, True),
+        # Nothing speaks for what training changed.
+        (0.2, 0.2, True),
+        (0.1, 0.2, False),
+        (None, 0.2, True),
+        (0.2, None, False),
+    ],
+)
+def test_a_start_that_is_no_worse_is_kept(error, start_error, is_kept):
+    assert JointErrors(error=error, start_error=start_error).is_start_better is is_kept

@@ -1,0 +1,138 @@
+"""List every sentence that a user may read: messages, help and pages.
+
+    python -m scripts.sentences                         all, as "place<TAB>sentence"
+    python -m scripts.sentences --draw 100              a random draw, to be marked by a reader
+
+An error is listed as it is printed, "where: what; hint"; a value that is filled in appears as <name>. Help includes the
+meanings of settings. Of pages, sentences and table cells of at least four words are listed, and no code blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SEED = 20261202
+_FEWEST_WORDS = 4
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Sentence(NamedTuple):
+    """A sentence and the file that contains it, relative to the checkout."""
+
+    place: str
+    text: str
+
+
+def messages(root: Path = ROOT) -> Iterator[Sentence]:
+    """Yield the texts of the program, in the order of their files: errors, other messages, help."""
+    for path in sorted((root / "orca_cli").rglob("*.py")):
+        place = str(path.relative_to(root))
+        for text in _texts(ast.parse(path.read_text())):
+            # An option's examples are a page of lines.
+            for line in text.splitlines() if "examples:\n" in text else [text]:
+                if _is_sentence(line):
+                    yield Sentence(place, " ".join(line.split()))
+
+
+def pages(root: Path = ROOT) -> Iterator[Sentence]:
+    """Yield the sentences of README and docs/."""
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        place = str(path.relative_to(root))
+        for block in _prose(path.read_text()):
+            for sentence in re.split(r"(?<=[.?!:])(?:\*\*)?\s+(?=[A-Z`*\"(\[])", block):
+                if _is_sentence(sentence):
+                    yield Sentence(place, sentence.strip())
+
+
+def draw(count: int) -> list[Sentence]:
+    """Return a random draw without replacement; the same for the same texts."""
+    return random.Random(SEED).sample([*messages(), *pages()], count)
+
+
+def _is_sentence(text: str) -> bool:
+    """Return whether a text has enough words, apart from those that are filled in."""
+    words = [
+        word for word in re.sub(r"<[^>]*>", "", text).split() if re.search("[A-Za-z]{2}", word)
+    ]
+    return len(words) >= _FEWEST_WORDS
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Yield paragraphs, list items and table cells of a page, each on one line."""
+    text = re.sub(r"^```.*?^```$|^ {4}.*$|<!--.*?-->", "", text, flags=re.S | re.M)
+    for block in re.split(r"\n\s*\n|\n(?=\s*[*|\d-])", text):
+        line = " ".join(block.split()).lstrip("*#- ")
+        yield from line.strip("| ").split(" | ") if line.startswith("|") else [line]
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    """Yield the texts below a node, without docstrings."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        text = _error(node.exc)
+        if text:
+            yield text
+            return
+    text = _text(node)
+    if text is not None:
+        yield text
+        return
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+        children.remove(node.body[0])
+    for child in children:
+        yield from _texts(child)
+
+
+def _error(call: ast.Call) -> str | None:
+    """Return an error as it is printed; None where its message is made elsewhere."""
+    what = _text(call.args[0]) if call.args else None
+    if what is None:
+        return None
+    parts = {keyword.arg: keyword.value for keyword in call.keywords}
+    where = f"{_filled(parts['where'])}: " if "where" in parts else ""
+    hint = f"; {_filled(parts['hint'])}" if "hint" in parts else ""
+    return f"{where}{what}{hint}"
+
+
+def _text(node: ast.AST) -> str | None:
+    """Return a text with its values as <name>; None for any other expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_filled(value) for value in node.values)
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add):
+        return None
+    if _text(node.left) is None and _text(node.right) is None:
+        return None
+    return _filled(node.left) + _filled(node.right)
+
+
+def _filled(node: ast.AST) -> str:
+    """Return the text of an expression, or the last name in it, as <name>."""
+    text = _text(node)
+    if text is not None:
+        return text
+    names = re.findall(r"[A-Za-z_]\w{2,}", ast.unparse(node))
+    return f"<{names[-1].replace('_', ' ').strip()}>" if names else "<value>"
+
+
+def main() -> None:
+    """Print what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--draw", type=int, metavar="N")
+    arguments = parser.parse_args()
+    chosen = draw(arguments.draw) if arguments.draw else [*messages(), *pages()]
+    print("\n".join(f"{sentence.place}\t{sentence.text}" for sentence in chosen))
+
+
+if __name__ == "__main__":
+    main()

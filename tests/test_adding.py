@@ -20,8 +20,10 @@ from tests.forked import Server
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding.md").read_text()
-# Path -> content for every "`path`" line that is followed by a code block.
-FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```(?:yaml|python)\n(.*?)```", PAGE, flags=re.S | re.M))
+# Path -> content for every "`path`" line that is followed by a code block or a link to an example.
+FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```yaml\n(.*?)```", PAGE, flags=re.S | re.M))
+for _name, _example in re.findall(r"^`([\w/.]+)`: \[\w+\.py\]\(([\w/.]+)\)$", PAGE, flags=re.M):
+    FILES[_name] = (ROOT / "docs" / _example).read_text()
 QUICK = [
     "source.size=100",
     "align.epochs=1",

@@ -278,8 +278,11 @@ def test_a_model_of_other_training_samples_is_fitted_again(task, run):
         run(replace(task, train=samples(slice(1, 30))), ["linear"])
 
 
-CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV")
-OVER_TIME = (isolation.StoppedError("needs more than its limit"), "it needs more than its limit")
+CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "fitting failed: ended by SIGSEGV")
+OVER_TIME = (
+    isolation.StoppedError("needs more than its limit"),
+    "fitting needs more than its limit",
+)
 
 
 @pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])

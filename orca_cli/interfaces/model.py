@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
 
-# The task of a linear layer in a block, by which `finetune` selects layers.
+# The role of a linear layer in a block, by which `finetune` selects layers.
 Role = Literal["query", "key", "value", "output", "feed_forward"]
 Resolution = Literal["input", "body"]
 
@@ -29,7 +29,8 @@ class TokenLayout:
             into, row by row; None where nothing is folded.
         canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
         kernel: k, the number of positions along every axis that a token covers.
-        extent: what the embedder sees, before padding: (L,), (H, W), (D, H, W) or the canvas.
+        extent: extent of the embedder's input, before padding: (L,), (H, W), (D, H, W) or the
+            canvas.
         grid: tokens per axis, ceil(extent / k).
     """
 
@@ -63,7 +64,7 @@ class Tokens:
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
         prefix: P, the tokens that come before those of the grid.
-        samples: [B, S], features of whole samples, which the predictor gets without the body.
+        samples: [B, S], features of whole samples, which bypass the body and go to the predictor.
     """
 
     x: Tensor
@@ -78,7 +79,7 @@ class Tokens:
 class EmbedderInit:
     """The weights of a body's own input layer that an embedder can start from.
 
-    Each is None where the body has none.
+    A field is None if the body has no such weights.
 
     Args:
         norm: a copy of the body's norm (layer norm or RMS norm, with or without a bias).
@@ -105,11 +106,11 @@ class Embedder(Protocol):
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
-        resolution: the size at which a body that takes maps gets them: "input" for the size that
-            the input is worth, "body" for the size that the body was pretrained with.
+        resolution: size of the maps that a body of images gets: "input" for a size that fits the
+            size of the input, "body" for the size that the body was pretrained with.
         can_be_causal: a trait; whether a token sees only the positions that it covers.
-        pooled_tokens: a trait; upper bound on tokens where a sample has one answer and `max_tokens`
-            is None. Without a bound where both are None.
+        pooled_tokens: a trait; upper bound on tokens if a sample has one answer and `max_tokens` is
+            None. If both are None, only the body's own maximum applies.
     """
 
     max_tokens: int | None
@@ -118,7 +119,7 @@ class Embedder(Protocol):
     pooled_tokens: int | None = None
 
     def __init__(self) -> None:
-        # A part without settings takes none; typing's own default for protocols would take any.
+        # A part without settings takes no arguments; the default of typing.Protocol takes any.
         pass
 
     def __call__(
@@ -130,7 +131,8 @@ class Embedder(Protocol):
             layout: how the task's inputs are cut into tokens.
             width: D, the width of the body's tokens.
             body: the weights that the layer can start from.
-            prefix: [P, D], the body's tokens that come before the others, or None.
+            prefix: [P, D], the body's prefix tokens, which come before the tokens of the grid, or
+                None.
         """
 
 
@@ -161,7 +163,7 @@ class InputLayer(Protocol):
     def fit(self, batches: Iterable[Any]) -> None:
         """Learn from training inputs (x, valid), once, before any training.
 
-        What the layer learns is part of its state. One that learns nothing reads no batch.
+        What the layer learns is part of its state. A layer that learns nothing reads no batch.
         """
         return
 
@@ -174,7 +176,7 @@ class InputLayer(Protocol):
 
 
 class Finetune(Protocol):
-    """Which parameters stage 3 trains.
+    """A finetune mode: selects the parameters that stage 3 trains.
 
     Attributes:
         pretrained: a trait; whether the body has the checkpoint's weights. Where it is False, they
@@ -190,7 +192,8 @@ class Finetune(Protocol):
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter of a transfer model; idempotent.
 
-        A mode with parameters of its own adds them first; they start from torch's global generator.
+        A mode that has its own parameters adds them first, with initial values that are drawn from
+        torch's global generator.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.

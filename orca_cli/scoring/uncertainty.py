@@ -74,8 +74,8 @@ def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None)
     """Return the number of samples of equal weight that are as informative as a test split.
 
     It is Kish's (sum of weights)^2 / (sum of squared weights). For an error that is a mean over
-    samples it is the number of samples. It is less if records have different sizes, or if the error is a
-    mean over classes or labels, since a sample of a rare class then weighs more.
+    samples it is the number of samples. It is less if records have different sizes, or if the error
+    is a mean over classes or labels, since a sample of a rare class then weighs more.
 
     Args:
         score: the error on the split.

@@ -53,8 +53,7 @@ _DAMPING_MIN = 1e-4
 _DAMPING_MAX = 10.0
 _DAMPING_DOWN = 0.2
 _DAMPING_UP = 10.0
-# Newton's coarse problem takes every fourth row, if a problem has over eight times as many rows as
-# columns.
+# Newton's coarse problem takes every fourth row, if there are over eight times as many as columns.
 _STRIDE = 4
 _MANY_ROWS = 8
 _MAX_EXPONENT = 30.0
@@ -70,8 +69,7 @@ class Solution(NamedTuple):
 
     f: Tensor
     g: Tensor
-    # [B], a dual value: never above the true value, and below it only by the order of the squared
-    # error.
+    # [B], a dual value: never above the true value, and below it by the order of the squared error.
     value: Tensor
     # [B], L1 distance of the plan's column sums from their weights. In symmetric problems the row
     # sums have the same distance.

@@ -99,7 +99,8 @@ def complete(
     baselines: dict[str, Baseline] = {}
     try:
         subject = subject_of(config, folder, built, test)
-        # The comparison needs the outputs of all baselines; the cache has those computed before.
+        # The comparison needs the outputs of all baselines; the cache has the outputs of earlier
+        # computations.
         compared = [name for name in NAMES if name in names or name in recorded]
         cache = Path(config.paths.cache or "")
         for name, baseline in compute(compared, subject, cache, terminal.LogReporter()):

@@ -65,7 +65,7 @@ _WAIT = 5
 class Baseline:
     """A baseline fitted to the data of a run, as `compute` yields it.
 
-    Errors that tables show in per cent are fractions here.
+    Errors that tables show in per cent are stored as fractions.
     """
 
     # The task's own error on the test split; None where it is undefined or the model failed.
@@ -192,7 +192,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
 
 
 def _plain_model(entry: Entry) -> plain.PlainModel | None:
-    """Return the fitted model of a cache entry; None for the constant, which has none."""
+    """Return the fitted model of a cache entry; None for the constant, which has no model."""
     record = entry.record.get("model")
     if record is None:
         return None
@@ -206,8 +206,8 @@ def _plain_model(entry: Entry) -> plain.PlainModel | None:
 def _start_state(name: str, subject: Subject, start: TransferModel | None) -> dict[str, Tensor]:
     """Return the tensors of the network that computes a baseline's features, if it has a network.
 
-    They are the embedder's tensors and those that a finetune mode has added to the body. The body's
-    own tensors are read from its checkpoint, or drawn from the seed.
+    They are the embedder's tensors and the tensors that a finetune mode has added to the body. The
+    body's own tensors are read from its checkpoint, or drawn from the seed.
     """
     state = {}
     if name in _EMBEDDED:
@@ -219,7 +219,7 @@ def _start_state(name: str, subject: Subject, start: TransferModel | None) -> di
 
 
 def _constant(subject: Subject) -> Entry:
-    """Return a cache entry like that of `_fitted` with the outputs of the best constant."""
+    """Return the best constant's outputs as a cache entry, in the form of `_fitted`."""
     constant = subject.constant
     rows = subject.rows(raw=False)
     if subject.judge is not None:
@@ -280,7 +280,7 @@ def _fitted(
     # The key has all that the outputs depend on and nothing else, so that runs share entries.
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
     if name in _EMBEDDED:
-        # The digest identifies the weights, and the texts identify what the state does not contain.
+        # The digest identifies the weights; the texts identify settings outside the state.
         embedding = start or subject.embedder
         layout = str(getattr(subject.embedder, "layout", None))
         key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])

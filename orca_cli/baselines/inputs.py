@@ -42,9 +42,9 @@ class Subject:
     Samples are read when they are first needed.
 
     Each of `table`, `raw`, `embedded` and `probed` returns two arrays. The first has the n training
-    samples in use (`rows`). The second has m other samples: those of `judge` in use
-    (`judged_rows`), followed by the whole test split. They raise DataError if reading takes more
-    than 120 s of processor time.
+    samples in use (`rows`). The second has m other samples: the samples of `judge` in use
+    (`judged_rows`), followed by the whole test split. All four raise DataError if reading takes
+    more than 120 s of processor time.
     """
 
     task: TaskData

@@ -25,7 +25,7 @@ def leaderboard(
 
     Returns:
         judged: the samples, with their SHA-256, which shows whether runs can be compared. The
-            SHA-256 is None if the transfer was validated on other samples, or on none.
+            SHA-256 is None if the transfer was validated on other samples, or not at all.
         candidates: name, validation_error, error, interval, seconds and kept of each candidate,
             lowest validation error first, and the transfer first among equals. Candidates without a
             validation error come last, such as a transfer that was validated on other samples.

@@ -194,11 +194,11 @@ def classes(
 ) -> _Fit:
     """Fit a classifier.
 
-    Its outputs are scores [m, k], larger for likelier classes. They are log-probabilities, except
-    those of a ridge.
+    Its outputs are scores [m, k], larger for likelier classes. Every model except a ridge returns
+    log-probabilities.
 
-    The ridge takes the classes as numbers and suits many features, such as those of an embedder or
-    of MiniRocket. Its penalty is chosen by leave-one-out cross-validation, or by folds of whole
+    The ridge takes the classes as numbers and suits many features, as an embedder or MiniRocket
+    computes them. Its penalty is chosen by leave-one-out cross-validation, or by folds of whole
     groups.
 
     Args:
@@ -423,7 +423,7 @@ def _centre(y: np.ndarray) -> np.ndarray:
 
     For float64 targets they are the first known target of each output, else 0. Targets are float64
     if they are far from zero. A forest adds up squares, in which rounding would then hide the
-    differences between targets. Differences from one of the targets are exact.
+    differences between targets. The difference between two targets is exact.
     """
     if y.dtype != np.float64:
         return np.zeros(y.shape[1], y.dtype)

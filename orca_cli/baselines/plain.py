@@ -156,7 +156,7 @@ class Part:
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of logits [m, C]; a single logit is that of the second class."""
+    """Return the probabilities of logits [m, C]; a single logit belongs to the second class."""
     if logits.shape[1] == 1:
         # Imported late, since it takes time; it gives the same bits as scikit-learn.
         from scipy.special import expit
@@ -338,7 +338,7 @@ def read(folder: Path) -> PlainModel:
     # The record, which has its own checksum, contains the checksum of the arrays.
     if hashlib.sha256(content).hexdigest() != record.pop("arrays_sha256", None):
         raise ChecksumError(
-            f"is damaged: its checksum differs from the one in {RECORD_FILE}", where=str(path)
+            f"is damaged: its checksum differs from the checksum in {RECORD_FILE}", where=str(path)
         )
     try:
         arrays = load(content)

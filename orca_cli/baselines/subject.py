@@ -111,7 +111,7 @@ def _rebuilt(config: Config, folder: RunDirectory) -> Built:
     # With this setting, stage 1 opens the test split in place of the validation split.
     if config.train.validate_on == "test":
         _count_read(folder)
-    # Nothing is trained here.
+    # The rebuilt model is not trained.
     train = replace(config.train, gradient_checkpointing=False)
     with signals.immediate(), same_threads_after():
         return build(replace(config, train=train, device="cpu"), Silent(), folder.result())

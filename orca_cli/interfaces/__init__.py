@@ -4,8 +4,8 @@ Shapes: B samples in a batch, n samples in a split, C input channels, *E the ext
 T tokens, D the body's width, F the width of its features, K outputs, d the width of a feature that
 a metric compares.
 
-Missing targets: NaN in real-valued targets and -100 in integer ones mark positions that neither a
-loss nor an error counts.
+Missing targets: NaN in real-valued targets and -100 in integer targets mark positions that neither
+a loss nor an error counts.
 """
 
 # ruff: noqa: F401 - all parts import from `orca_cli.interfaces`

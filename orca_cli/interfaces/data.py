@@ -74,7 +74,7 @@ class Samples(Protocol):
     def targets(self) -> np.ndarray:
         """Return all targets, shaped as Batch.y, without reading the inputs.
 
-        Large ones are a memory map.
+        Large targets are a memory map.
         """
 
     def groups(self) -> np.ndarray | None:
@@ -84,14 +84,14 @@ class Samples(Protocol):
         """
 
     def digest(self) -> str:
-        """Return a SHA-256 over the inputs and targets, or over what determines them."""
+        """Return a SHA-256 over the inputs and targets, or over the facts that determine them."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """The map from a model's raw outputs to the task's units: output = raw * std + mean.
 
-    Raw outputs are float32; outputs have the dtype of the scale, which is that of the targets.
+    Raw outputs are float32; outputs have the dtype of the scale, which is the targets' dtype.
     """
 
     mean: np.ndarray  # float32 or float64, broadcasts against [K, *E]

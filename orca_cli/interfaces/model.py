@@ -50,7 +50,7 @@ class TokenLayout:
     @property
     def padded(self) -> tuple[int, ...]:
         """Return the extent after padding its end to a multiple of k."""
-        # The grid is rounded up, so that this is never less than the extent.
+        # The grid is rounded up, so that this is never smaller than the extent.
         return tuple(self.kernel * size for size in self.grid)
 
 
@@ -63,7 +63,7 @@ class Tokens:
         mask: [B, P + T] bool, False where the token is padding.
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
-        prefix: P, the tokens that come before those of the grid.
+        prefix: P, the number of tokens that come before the tokens of the grid.
         samples: [B, S], features of whole samples, which bypass the body and go to the predictor.
     """
 
@@ -84,8 +84,7 @@ class EmbedderInit:
     Args:
         norm: a copy of the body's norm (layer norm or RMS norm, with or without a bias).
         positions: [S, D]; row t belongs to token t, prefix tokens included.
-        position_grid: (rows, columns) of the positions after those of the prefix, where they lie on
-            a map.
+        position_grid: (rows, columns) of the positions after the prefix, if they lie on a map.
         patch_weight: [D, c, p, p], the filter of a patch embedding; c = 3.
         patch_bias: [D].
         pixel_mean, pixel_std: per channel. The body expects images in 0..1 minus this mean, divided
@@ -151,7 +150,7 @@ class InputLayer(Protocol):
         kernel: the number of positions that a token sees along every axis.
         class_token: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
         is_body_layer: a trait; whether the layer starts as the body's own layer.
-        sample_width: a trait; S, the width of `Tokens.samples`, or 0 where it returns none.
+        sample_width: a trait; S, the width of `Tokens.samples`, or 0 without such features.
         tokens_at: a trait; None where the layer can compute only all tokens at once.
     """
 
@@ -170,7 +169,7 @@ class InputLayer(Protocol):
     def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         """Return the layer's features of whole samples, [B, F], for the baseline `features`.
 
-        None where the layer has none; the baseline then pools the tokens.
+        None if the layer has no such features; the baseline then pools the tokens.
         """
         return None
 

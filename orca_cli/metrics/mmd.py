@@ -41,7 +41,7 @@ class MMD(Metric):
     |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right
     to about 1e-13.
 
-    The gradient holds the bandwidth constant, as the released code does; b is 0 only where all
+    The gradient treats the bandwidth as constant, like the released code; b is 0 only if all
     points are equal. Labels are not used: a target class is compared with the whole source.
 
     The pair of a point with itself counts (V-statistic, as in the released code): the value is at

@@ -130,7 +130,7 @@ def _within(samples: int) -> tuple[slice, slice]:
 def _weights(samples: int) -> list[float]:
     """Return the weight of every pair of samples, in the order of `_compared`.
 
-    The weights of the pairs across sum to 1, and those of the pairs within a side to -1/2.
+    The weights of the pairs across sum to 1, and the weights of the pairs within a side to -1/2.
     """
     pairs = samples // 2
     across = 1 / samples
@@ -141,7 +141,7 @@ def _weights(samples: int) -> list[float]:
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sides of all B pairs of samples.
 
-    Pairs across come first, then those within the source, then those within the target.
+    Pairs across come first, then pairs within the source, then pairs within the target.
     """
     even, odd = _within(len(source))
     rows = torch.cat([source, source[even], target[even]])
@@ -150,9 +150,10 @@ def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _target_slope(row_slope: Tensor, column_slope: Tensor, samples: int) -> Tensor:
-    """Return the slope in the target's samples, from those in both sides of the `_compared` pairs.
+    """Return the slope in the target's samples, from the slopes in both sides of all pairs.
 
-    The target's samples are the columns of the first pairs and both sides of the last ones.
+    Pairs are in the order of `_compared`. The target's samples are the columns of the first pairs,
+    and both sides of the last pairs.
     """
     slope = column_slope[:samples]
     even, odd = _within(samples)

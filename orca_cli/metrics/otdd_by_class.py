@@ -158,8 +158,8 @@ class OTDDByClass(Metric):
         left, right = _potentials(solved_pairs, source.classes, target.classes)  # [n, l], [k, m]
         if outer is None:
             add_label_distances(cost, label_distances, row_labels, column_labels)
-            # The inner plans below are of half squared distances alone: the potentials make up for
-            # W / 2 in the cost.
+            # The inner plans below belong to half squared distances alone: the potentials make up
+            # for W / 2 in the cost.
             right += (label_distances / 2)[:, column_labels]
             outer = solve_outer()
             value = outer.value
@@ -278,7 +278,8 @@ def _table(solved: _SolvedPairs, left_self: Tensor, right_self: Tensor) -> Tenso
 def _potentials(solved: _SolvedPairs, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
     """Return the potentials of solved pairs, by point and class.
 
-    Those of row points against classes are [n, l], those of classes against column points [k, m].
+    The first tensor has the potentials of row points against classes, [n, l], and the second the
+    potentials of classes against column points, [k, m].
     """
     n = sum(left.counts)
     m = sum(right.counts)

@@ -220,7 +220,7 @@ class OTDDReference(Metric):
     ) -> tuple[Tensor, Tensor]:
         """Return W between the two sides [k, l] and within the target [l, l].
 
-        Costs are half squared distances; `class_self` is that of `prepare`.
+        Costs are half squared distances; `class_self` is an entry of the result of `prepare`.
         """
         square_diameters = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]

@@ -14,7 +14,7 @@ from orca_cli.scoring import checks
 
 
 class ZeroOne:
-    """Fraction of samples, or of positions, whose largest output is not that of the target class.
+    """Fraction of samples, or positions, whose largest output is not the target class's output.
 
     Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class.
     """
@@ -233,7 +233,7 @@ def _predictions(scores: np.ndarray) -> np.ndarray:
 
 
 def _counts(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how often each of the classes 0..num_classes-1 occurs; higher ones are not counted."""
+    """Return how often each class of 0..num_classes-1 occurs; higher classes are not counted."""
     return np.bincount(classes[classes < num_classes], minlength=num_classes)
 
 

@@ -55,7 +55,7 @@ class MaskError:
     ) -> None:
         self._report = report
         self._count_ignored = count_ignored
-        # Outputs are logits, so the threshold becomes one as well.
+        # Outputs are logits, so the threshold becomes a logit as well.
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
             "auroc": "1 - AUROC of pixels",
@@ -131,7 +131,7 @@ def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
 
     None if one of them is undefined.
     """
-    # A rate is None if no pixel could be missed, or if none could be a false alarm.
+    # A rate is None if no pixel could be missed, or if no pixel could be a false alarm.
     misses = checks.mean(1.0 - positive[truth]).value
     alarms = checks.mean(1.0 * positive[~truth]).value
     if misses is None or alarms is None:
@@ -201,7 +201,7 @@ class NatsPerFrame:
         label_frequency = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
         frequency = np.repeat(label_frequency[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
-            # Padding is silence here, so a label is rarer where fewer pieces last so long.
+            # Padding counts as silence, so a label is rarer where fewer pieces last so long.
             pieces = is_known.any(axis=1).sum(axis=0)  # [L]
             frequency *= (pieces + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)

@@ -46,12 +46,12 @@ class RelativeL2:
         target = np.where(is_known, target, 0.0)
         norm = np.linalg.norm(target, axis=1)
         weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        if not weights.any():  # targets of zero, or none known
+        if not weights.any():  # all targets are zero or unknown
             return np.zeros(map_shape, train_targets.dtype)
         # A distance of zero would give a target an infinite weight.
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, is_known, weights)
-        # Weiszfeld's step: the mean, in which a target weighs the less, the farther away it is.
+        # Weiszfeld's step is a mean in which targets that are farther away have lower weights.
         for _ in range(50):
             distance = np.maximum(_distances(target, is_known, median), floor)
             median = _weighted_mean(target, is_known, weights / distance)
@@ -125,7 +125,7 @@ class _Values:
             }
         is_defined = ~np.isnan(errors[self.name])
         counted = int(count[is_defined].sum())
-        # Over outputs; `mean` skips those whose error is undefined.
+        # Means over outputs; `mean` skips outputs whose error is undefined.
         means = {name: mean(by_output).value for name, by_output in errors.items()}
         reported = means.pop(self.name)
         return Score(value=reported, n=counted, skipped=targets.size - counted, others=means)

@@ -136,7 +136,7 @@ def interval(
     if deviation is None or score.value <= deviation:
         return None
     freedom = count_units(targets, groups) - 1
-    # The deviation of log(error) is that of the error over the error, by the delta method.
+    # By the delta method, the deviation of log(error) is the deviation of the error over the error.
     half_width = stdtrit(freedom, 1 - _TAIL) * deviation
     factor = math.exp(half_width / score.value)
     return score.value / factor, score.value * factor

@@ -28,8 +28,8 @@ semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Le
 Marquardt do: far from the solution the Laplacian is nearly singular.
 
 Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a
-[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise, in units of the cost,
-as is reg.
+[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f [B, p] and g [B, q] in units of the
+cost, as is reg.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -120,7 +120,7 @@ class Transport:
         )
 
     def by_sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float) -> Solution:
-        """Solve B problems; memory beyond the cost is only that of pieces of it."""
+        """Solve B problems; this needs no memory beyond the cost and pieces of it."""
         log_b = torch.where(b > 0, b.log(), 0.0)
         g = torch.zeros_like(b)
         log_sums = torch.empty_like(a)

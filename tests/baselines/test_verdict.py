@@ -45,11 +45,11 @@ def against(baselines, ours, groups=None):
     return verdict(ZeroOne(), answers(ours), TARGETS, groups, baselines)
 
 
-# Samples on which the run is wrong, and the baseline, the first of these, the name of the baseline,
-# the word, and a pattern of the text.
+# Number of samples on which the run is wrong, and number for the baseline; its first wrong sample;
+# the name of the baseline, the word, and a pattern of the text.
 VERDICTS = [
     (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
-    # A difference in few samples counts when the two models disagree on few.
+    # A difference in a few samples counts if the two models disagree on only a few samples.
     (60, 70, 0, "forest", "better", ""),
     (60, 62, 100, "forest", "unknown", r"validation error: too close to call with 400 test samples"),
     (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 lower error than a random forest"),
@@ -142,12 +142,12 @@ def test_a_difference_within_one_record_has_no_deviation():
 
 
 def rates(n, only_ours, only_theirs):
-    """Return how often each word is said of two models.
+    """Return how often each word describes two models.
 
-    The probabilities are those that one model alone is wrong on a sample.
+    The probabilities are those with which one model alone is wrong on a sample.
 
-    Every number of samples on which the models differ is gone through, with the standard error that
-    an endless bootstrap has.
+    Every possible number of samples on which the models differ is evaluated, with the standard error
+    of an endless bootstrap.
     """
     share = Counter()
     total = only_ours + only_theirs
@@ -173,7 +173,7 @@ def test_equally_good_models_are_rarely_better_or_worse(n, differ):
 def test_models_a_point_apart_are_rarely_called_equal(n, both):
     share = rates(n, both, 0.01 + both)
     assert share["equal"] <= 0.05
-    # Fewer samples than 310 without a difference leave a point open.
+    # With fewer than 310 samples without a difference, a true difference of a point is possible.
     assert share["equal"] == 0 or n >= 310
 
 
@@ -183,7 +183,7 @@ def test_equal_models_are_equal_once_there_are_enough_samples():
 
 
 def said(pairs, error):
-    """Return how often each word is said of test splits.
+    """Return how often each word describes the models on test splits.
 
     Each is (outputs of the run, of the other model, of the constant, targets).
     """
@@ -272,9 +272,9 @@ def test_the_margin_of_numbers_is_a_share_of_the_constants_error():
 LOWEST = [
     ({"linear": judged(40, 0.1), "forest": judged(60, 0.2)}, None),
     ({"linear": judged(60, 0.1), "forest": judged(40, 0.2)}, "a random forest"),
-    # Of equal errors that of the rival counts.
+    # If errors are equal, the rival has the lowest error.
     ({"linear": judged(40, 0.2), "forest": judged(40, 0.1)}, None),
-    # The constant is no model that anybody would use.
+    # Nobody would use the constant as a model.
     ({"constant": judged(0, 0.9), "linear": judged(60, 0.1)}, None),
 ]
 

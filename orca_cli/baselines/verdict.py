@@ -196,7 +196,7 @@ class _Sentences:
             duration = f" in {rival.seconds:{number_format}} s"
         model = f"{NAMES[name]} ({self._shown(rival.error)}{duration})"
         chosen = f"{model}, the baseline with the lowest validation error"
-        side = "lower" if difference > 0 else "higher"
+        side = "ahead of" if difference > 0 else "behind"
         match comparison["is"]:
             case "better":
                 return f"{distance} better than {chosen}"
@@ -209,12 +209,12 @@ class _Sentences:
             case "equal":
                 return f"as good as {chosen}, within {self._margin}: they differ by {distance}"
             case _ if deviation is None:
-                return f"{distance} {side} error than {chosen}; its uncertainty cannot be computed"
+                return f"{distance} {side} {chosen}; the uncertainty cannot be computed"
             # The deviation contains the difference, which is then 0 as well.
             case _ if deviation == 0:
                 return f"same error as {chosen}: too close to call with {self.split}"
             case _:
-                return f"{distance} {side} error than {chosen}: too close to call with {self.split}"
+                return f"{distance} {side} {chosen}: too close to call with {self.split}"
 
     def lowest(self, rival: str, baselines: Mapping[str, Baseline]) -> str:
         """Return a clause on the baseline with the lowest test error, unless it is the rival."""

@@ -52,7 +52,7 @@ VERDICTS = [
     # A difference in a few samples counts if the two models disagree on only a few samples.
     (60, 70, 0, "forest", "better", ""),
     (60, 62, 100, "forest", "unknown", r"validation error: too close to call with 400 test samples"),
-    (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 lower error than a random forest"),
+    (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 ahead of a random forest"),
     (60, 60, 0, "forest", "equal", r"as good as a random forest \(15.0 % in 2 s\).*, within 1 point"),
     (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) is better by 10.0.*: use it"),
     (20, 60, 0, "features", "better", "; the body helps: that ridge, which has no body, is worse$"),
@@ -137,8 +137,8 @@ def test_records_count_and_not_their_samples(samples, word, records):
 def test_a_difference_within_one_record_has_no_deviation():
     baselines = {"linear": Baseline(error=90 / N, validation_error=0.1, outputs=answers(90))}
     comparison = against(baselines, 50, np.zeros(N, int))
-    assert "10.0 points lower error than a linear model (22.5 %)" in comparison["text"]
-    assert "its uncertainty cannot be computed" in comparison["text"]
+    assert "10.0 points ahead of a linear model (22.5 %)" in comparison["text"]
+    assert "the uncertainty cannot be computed" in comparison["text"]
 
 
 def rates(n, only_ours, only_theirs):

@@ -42,7 +42,7 @@ def check_finite(name: str, *tensors: Tensor) -> None:
     is_finite = torch.isfinite(torch.stack(extremes))
     if not is_finite.all():
         raise NonFiniteError(
-            f"{name}: contains NaN or infinite values", where="metric", hint="lower align.lr"
+            f"NaN or infinite values in the {name}", where="metric", hint="lower align.lr"
         )
 
 

@@ -34,7 +34,7 @@ from tests.cli.test_tasks import BESIDE_CLEAN, IMAGES, SMALL
 from tests.forked import Server
 
 AT_ONCE = 2
-TOLERANCE = 1e-12  # of errors, relative
+TOLERANCE = 1e-12  # relative tolerance of errors
 _LIMIT_S = 900.0
 _BRIEF = [
     "source.size=160", "align.epochs=2", "align.source_points=150", "align.max_samples=8", "train.epochs=2",

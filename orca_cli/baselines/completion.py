@@ -124,7 +124,7 @@ def complete(
     result = folder.result()
     # Earlier processes that computed baselines of this run took time as well.
     spent_s = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
-    # In the order of NAMES, whichever was computed first.
+    # Baselines are recorded in the order of NAMES, whichever was computed first.
     result["baselines"] = {name: records[name] for name in NAMES if name in records}
     result["comparison"] = comparison
     result["seconds"] = result["seconds"] | {"baselines": round(spent_s, 2)}

@@ -189,7 +189,7 @@ def _joined(trees: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         columns["row"].append(row.reshape(-1) + num_rows)
         columns["value"].append(value)
         columns["feature"].append(nodes["feature"])
-        # Infinite where only missing values go right.
+        # A threshold is infinite if only missing values go right.
         columns["threshold"].append(np.nan_to_num(nodes["threshold"]))
         columns["missing"].append(nodes["missing"])
         for side in ("left", "right"):

@@ -225,7 +225,7 @@ class OTDDReference(Metric):
         square_diameters = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
         selves = self._target_selves(targets.points, own_cost, [*square_diameters, *own_squares])
-        # At the diameters with the source's classes [l, k], and with the target's own [l, l].
+        # Costs at the diameters with the source's classes [l, k], and with the target's own [l, l].
         cross_selves, own_selves = selves.split((len(square_diameters), len(own_squares)), 1)
         source_selves = _read(class_self, square_diameters, self.reg / 2)  # [k, l]
         distances = self._label_distances(

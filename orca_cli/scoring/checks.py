@@ -12,7 +12,7 @@ import numpy as np
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
 
-Array = Any  # of NumPy or torch
+Array = Any  # an array of NumPy or a tensor of torch
 Unit = Literal["samples", "records"]
 # Number of entries that are ranked at once.
 _BLOCK = 2**22
@@ -136,7 +136,7 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     errors. For labels it is their frequencies, although any constant has the same error for labels.
     """
     is_known = ~np.isnan(targets)
-    # In float64: sums over many float32 targets would lose their last digits.
+    # Summed in float64, since sums over many float32 targets would lose their last digits.
     sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
     count = is_known.sum(0)
     # 0 where no target is known at all.

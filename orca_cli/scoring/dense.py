@@ -121,7 +121,7 @@ class MaskError:
             counts += ~np.isnan(target) | self._count_ignored
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
-        # In log-odds: 0 where a pixel is positive as often as all pixels together.
+        # Differences of log-odds: 0 where a pixel is as often positive as all pixels together.
         logits = np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))
         return logits.astype(np.float32)
 

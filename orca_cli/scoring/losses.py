@@ -146,7 +146,7 @@ class MaskedCrossEntropy(nn.Module):
         weights = None
         if self.weights is not None:
             weights = self.weights.to(outputs)
-            # At the first batch: the number of outputs is not known before.
+            # Checked at every batch, since the number of outputs is not known before the first.
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
         # The mean is taken below, since torch's mean is NaN without a known class.
         loss = functional.cross_entropy(
@@ -225,7 +225,7 @@ class NatsPerFrameLoss(nn.Module):
         is_known = ~targets.isnan()
         truth = targets.nan_to_num(nan=0.0)
         nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
-        # Over all B * K * L entries, in which padding was filled with 0.
+        # The mean over all B * K * L entries; targets at padding were filled with 0.
         if self.count_padding:
             return nats.mean()
         # Frames divide the sum, not entries: long pieces weigh more, and K labels add up.
@@ -268,7 +268,7 @@ def _check_count(weights: int, outputs: int, where: str) -> None:
 
 
 def _masked_mean(loss: Tensor, is_known: Tensor) -> Tensor:
-    # Not a product with the mask: zero times infinity is NaN.
+    # A product with the mask would be wrong, since zero times infinity is NaN.
     total = torch.where(is_known, loss, 0.0).sum()
     return total / is_known.sum().clamp_min(1)
 

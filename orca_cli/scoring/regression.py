@@ -175,7 +175,7 @@ class NormalisedRMSE(_Values):
 
 def _flat(entries: np.ndarray) -> np.ndarray:
     """Return entries [n, ...] as [n, entries of a sample], float64."""
-    # Not -1: without samples it would be ambiguous.
+    # Computed instead of -1, which would be ambiguous without samples.
     sample_size = math.prod(entries.shape[1:])
     return entries.reshape(len(entries), sample_size).astype(np.float64)
 

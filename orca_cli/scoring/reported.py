@@ -91,7 +91,7 @@ class ChunkMean:
             batches += 1
             samples = end - start
             if self._drop_tail:
-                # As if all batches were as large as the last one.
+                # The count assumes that all batches are as large as the last batch.
                 samples = batches * (end - batch_start)
             if samples >= self._size:
                 chunks.append(slice(start, end))

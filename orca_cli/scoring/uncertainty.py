@@ -55,7 +55,7 @@ def standard_error(
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
-            # Both models on the same rows: this is the pairing.
+            # Both models are evaluated on the same rows, which makes the bootstrap paired.
             scores = [error(outputs[rows], targets[rows], records) for outputs in models]
         except OrcaError:
             return None

@@ -340,7 +340,7 @@ class _State(NamedTuple):
 
     h: Tensor  # [B, q]
     exponentials: Tensor  # [B, p, q], exp(h_j - c_ij / reg), with largest entry 1 in every row
-    row_sums: Tensor  # [B, p], of the exponentials
+    row_sums: Tensor  # [B, p], row sums of the exponentials
     row_maxima: Tensor  # [B, p], the largest exponents
     column_sums: Tensor  # [B, q], column sums of the plan
     dual: Tensor  # [B], the semi-dual in units of reg, up to a constant

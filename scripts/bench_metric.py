@@ -5,15 +5,16 @@
     python scripts/bench_metric.py e
 
     a  every solver against geomloss and POT, for one class and step: value, gradient, seconds
-    d  metric=otdd on the tokens of a task, at the start of stage 2: bias of value and gradient against the exact OTDD of large
-       samples, with as little bias of its own; noise of a step; noise of W over its signal; time of a step's distance over
-       that without labels
-    e  metric=otdd where source and target are one distribution, by the sizes of its classes, and where they are not: value, and
-       gradient by the place of each class along the axis from the mean of all; standard errors
+    d  metric=otdd on the tokens of a task, at the start of stage 2: bias of value and gradient compared with the exact OTDD of
+       large samples, which has little bias itself; noise of a step; ratio of the noise of W to its signal; time for the
+       distance of a step, relative to the time without labels
+    e  metric=otdd between populations with classes of several sizes, where source and target have the same distribution or
+       different ones: value, and gradient in the position of each class along the axis from the mean of all classes; standard
+       errors
 
-The baseline recomputes with geomloss, per class and step, what the released code recomputes: all label distances between source
-classes and to the target, the outer divergence with its self terms, and the gradient. Features are layer-normed points around
-class centres.
+For comparison, geomloss recomputes for every class and step all quantities that the released code recomputes: the label
+distances between source classes and to the target, the outer divergence with its self terms, and the gradient. Features are
+layer-normed points around class centres.
 """
 
 # ruff: noqa: E402
@@ -53,16 +54,16 @@ from orca_cli.training.engine import Engine
 
 REG = 0.1
 METRICS = ("otdd", "otdd_by_class", "otdd_exact", "otdd_reference", "otdd_gaussian", "minibatch_ot")
-SIZES, POINTS, DRAWS = (32, 64, 128), 256, 64  # of part d: points of a sample and of a step, steps
-CLASSES = 8  # of a step
+SIZES, POINTS, DRAWS = (32, 64, 128), 256, 64  # part d: points of a sample and of a step; steps
+CLASSES = 8  # number of classes of a step
 LARGE, LARGE_DRAWS = 1600, 8
 WIDTH, DISTANCE = (
     16,
     3,
-)  # of part e: dimensions, and how far the mean of each class is from the origin, on an axis of its own
+)  # part e: dimensions, and distance from the origin of the mean of each class, on a separate axis
 PRECISION = 0.02  # the largest standard error
 GEOMETRIC = (256, 128, 64, 32, 16, 8, 4, 2)
-POPULATIONS = {  # name -> points of each class of the source, of the target, and how far the target is moved
+POPULATIONS = {  # name -> points of each class of the source, of the target; distance by which the target is moved
     "128, 128": ((128, 128), (128, 128), 0),
     "128, 80": ((128, 80), (128, 80), 0),
     "128, 30": ((128, 30), (128, 30), 0),
@@ -78,9 +79,9 @@ Result = tuple[float, np.ndarray]  # value and gradient
 
 
 def taking_turns(works: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Return by name the median seconds of a call, and their median ratio to those of the first function.
+    """Return name -> median seconds of a call, and median of the ratio to the seconds of the first function.
 
-    Functions take turns, since other work on a machine comes and goes. The first round is not counted.
+    Functions take turns, since the load of a machine varies. The first round is not counted.
     """
     rounds = [
         [timeit.timeit(work, number=1) for work in works.values()] for _ in range(repeats + 1)
@@ -95,7 +96,7 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def features(n: int, width: int, classes: int, name: str) -> Features:
-    """Return layer-normed points, half of whose variance is that of their class's centre; norm about 10."""
+    """Return layer-normed points; class centres make up half of their variance. Their norm is about 10."""
     noise = torch.randn(n, width, generator=torch_generator(0, name))
     centres = torch.randn(classes, width, generator=torch_generator(0, name, "centres"))
     labels = torch.arange(n) % classes
@@ -104,7 +105,7 @@ def features(n: int, width: int, classes: int, name: str) -> Features:
 
 
 def with_geomloss(source: Features, z: Tensor) -> Tensor:
-    """Return the value with everything computed anew, in the convention of the released code."""
+    """Return the value with all terms recomputed, in the convention of the released code."""
     from geomloss import SamplesLoss
 
     inner = SamplesLoss("sinkhorn", p=2, blur=(REG / 2) ** 0.5, debias=True, backend="tensorized")
@@ -129,7 +130,7 @@ def with_pot(source: Features, z: Tensor) -> Tensor:
 
 
 def with_metric(name: str, labels: Tensor) -> Callable[[Features, Tensor], Tensor]:
-    """Return a solver of ours by its name in conf/metric; its constants are computed at the first call."""
+    """Return the solver with this name in conf/metric; its constants are computed at the first call."""
     metric = parts.build(configuration.content(configuration.choices("metric")[name]), "metric")
     prepared: dict[str, Tensor] = {}
 
@@ -154,7 +155,7 @@ def consecutive(points: Features, samples: int, size: int) -> Features:
 
 
 def against_baselines(points: int, width: int, classes: int, target: int) -> list[dict[str, Any]]:
-    """Compare every solver with geomloss (value, gradient, seconds) and the value with POT's exact one."""
+    """Compare every solver with geomloss (value, gradient, seconds) and its value with POT's exact value."""
     source, one_class = (
         features(points, width, classes, "source"),
         features(target, width, 1, "target"),
@@ -189,7 +190,7 @@ def against_baselines(points: int, width: int, classes: int, target: int) -> lis
 
 
 class Start:
-    """The embedded source and the untrained embedder of a run, and distances between draws of points of both."""
+    """The embedded source and the untrained embedder of a run, and distances between points drawn from both."""
 
     def __init__(self, overrides: list[str]) -> None:
         """Build the run."""
@@ -200,7 +201,7 @@ class Start:
         self.problem, _ = make_problem(self._built, self._engine, LogReporter())
 
     def sides(self, metric: Metric, points: int, draw: int) -> Sides:
-        """Return a draw of points of both sides, as the metric takes them."""
+        """Return randomly drawn points of source and target, in the form that the metric takes."""
         form = replace(self.problem.form, points=points)
         problem = replace(self.problem, metric=metric, form=form)
         group = tuple(problem.train.members)
@@ -213,7 +214,7 @@ class Start:
         return float(value.detach()), self._gradient(value)
 
     def exact(self, draw: int) -> Result:
-        """Return value and gradient of the exact OTDD of large samples, less half of each side's to itself."""
+        """Return value and gradient of the exact OTDD of large samples, minus half of each side's own OTDD."""
         metric = OTDDExact()
         (x, x_other), (z, z_other) = (
             [
@@ -228,7 +229,7 @@ class Start:
             for one, other in ((x, z), (fixed, z), (x, x_other))
         )
         value = float((across - within_target / 2 - within_source / 2).detach())
-        # Both sides of the target's own term move, and each has half of its slope in expectation.
+        # Both samples of the target's own term move, and each has half of the slope in expectation.
         return value, self._gradient(across - within_target)
 
     def _gradient(self, value: Tensor) -> np.ndarray:
@@ -237,7 +238,10 @@ class Start:
         return np.concatenate([one.flatten().numpy() for one in gradients if one is not None])
 
     def label_noise(self, size: int) -> float:
-        """Return the deviation of W between draws over that between pairs of classes; a class has its part of a sample."""
+        """Return the deviation of W between draws, divided by its deviation between pairs of classes.
+
+        Each class has an equal share of a sample.
+        """
         each, pairs = max(1, size // CLASSES), []
         sides = [
             (side.x.detach().numpy(), side.labels.numpy())
@@ -261,7 +265,7 @@ class Start:
 
 
 def by_size(overrides: list[str]) -> list[dict[str, Any]]:
-    """Return how far steps of small samples are from the exact OTDD of large ones, and from one another."""
+    """Return how far steps with small samples are from the exact OTDD of large samples, and from one another."""
     start = Start(overrides)
 
     def drawn(draw: Callable[[int], Result], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +298,7 @@ def by_size(overrides: list[str]) -> list[dict[str, Any]]:
 
 
 class Points:
-    """Samples of one step, whose values [n, d] are points as they are."""
+    """Samples of one step, whose values [n, d] are the points themselves."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -308,7 +312,7 @@ class Points:
 
 
 def problem_of(source: Features, target: Labelled, metric: Metric, **settings: Any) -> Problem:
-    """Return a problem of stage 2 whose embedder changes nothing."""
+    """Return a problem of stage 2 whose embedder returns its inputs."""
 
     def embed(x: Tensor, valid: None) -> Tokens:
         return Tokens(x.mT, torch.ones(len(x), 1, dtype=torch.bool), (1,))
@@ -330,7 +334,7 @@ def problem_of(source: Features, target: Labelled, metric: Metric, **settings: A
 
 
 def population(sizes: Sequence[int], generator: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-    """Return points [n, WIDTH] of unit deviation around the means of their classes, and these classes [n]."""
+    """Return points [n, WIDTH] with unit deviation around the means of their classes, and their classes [n]."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     x = generator.normal(size=(len(labels), WIDTH)) + DISTANCE * np.eye(len(sizes), WIDTH)[labels]
     return torch.from_numpy(x), labels
@@ -339,13 +343,14 @@ def population(sizes: Sequence[int], generator: np.random.Generator) -> tuple[Te
 def drawn_distance(
     sizes: tuple[Sequence[int], Sequence[int]], metric: Metric, draw: int, shift: float = 0.0
 ) -> list[float]:
-    """Return the distance between two populations, drawn anew, and its slopes.
+    """Return the distance between two freshly drawn populations, and its slopes.
 
-    These are in the place of every class of the target, along the axis from the mean of its classes (of one class: the origin),
-    and in that of the whole target along an axis that no class lies on, on which it is moved by `shift`.
+    There is a slope in the position of every class of the target, along the axis from the mean of its classes (for one class:
+    from the origin). The last slope is in the position of the whole target, along an axis on which no class lies and on which
+    the target is moved by `shift`.
 
     Args:
-        sizes: the number of points of every class, of the source and of the target.
+        sizes: numbers of points of each class, for the source and for the target.
     """
     generator = numpy_generator(0, "bench", "population", draw)
     x, x_labels = population(sizes[0], generator)
@@ -365,7 +370,7 @@ def drawn_distance(
 
 
 def known_differences() -> list[dict[str, Any]]:
-    """Return value and slopes of metric=otdd for every pair of POPULATIONS, by as many draws as PRECISION takes."""
+    """Return value and slopes of metric=otdd for every pair of POPULATIONS, with enough draws for PRECISION."""
     rows = []
     for name, (source, target, shift) in POPULATIONS.items():
         drawn: list[list[float]] = []
@@ -400,14 +405,14 @@ def main() -> None:
     sizes = {"points": 2000, "width": 384, "classes": 8, "target": 128}
     for name, default in sizes.items():
         parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"of part a; default: {default}"
+            f"--{name}", type=int, default=default, help=f"{name} in part a; default: {default}"
         )
     parser.add_argument(
         "--set",
         nargs="*",
         default=["task=digits"],
         metavar="KEY=VALUE",
-        help="of the run of part d",
+        help="settings of the run in part d",
     )
     arguments = parser.parse_args()
     tables = {}

@@ -2,9 +2,9 @@
 
     python scripts/bench_report.py [--runs 1000 10000] [--folder FOLDER]
 
-Makes run folders with records of a real run's size (some 15 kB each), runs the command in a process of its own, and prints
-for each number of runs: wall time, time on a processor, peak memory, the size of the output, and how long a browser takes
-to open the page, where there is one.
+The script makes run folders with records of the size of a real run's (some 15 kB each) and runs the command in a separate
+process. For each number of runs it prints the wall time, the processor time, the peak memory, the size of the output, and the
+time in which a browser opens the page, if a browser is installed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ TASKS = (
     "cosmic",
 )
 METRICS = ("otdd", "otdd_gaussian", "mmd", "moments", "none")
-# What a measured process runs: the command line, then its figures to standard error. Linux's ru_maxrss would count the
-# process that started it as well.
+# Program of a measured process: it runs the command line, then prints its figures to standard error. Linux's ru_maxrss would
+# include the process that started it.
 _CHILD = """
 import re, resource, sys, time
 from pathlib import Path
@@ -50,7 +50,7 @@ sys.exit(code)
 
 
 def make(folder: Path, count: int) -> None:
-    """Write `count` run folders: ten tasks, five metrics, and as many seeds and rates as that takes."""
+    """Write `count` run folders: ten tasks, five metrics, and enough seeds and rates to reach this number."""
     per_cell = -(-count // (len(TASKS) * len(METRICS)))
     for number in range(count):
         place, cell = divmod(number, len(TASKS) * len(METRICS))
@@ -64,7 +64,7 @@ def make(folder: Path, count: int) -> None:
 
 
 def measure(*words: str) -> str:
-    """Run one command in a process of its own, and return what it took."""
+    """Run a command in a separate process, and return its time, memory and size of output as text."""
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", _CHILD, *words], capture_output=True, cwd=ROOT)
     seconds = time.perf_counter() - begin
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where to keep the folders for later calls; default: removed again",
+        help="folder that keeps the run folders for later calls; default: they are removed at the end",
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

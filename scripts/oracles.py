@@ -1,10 +1,10 @@
-"""Oracles: how a table of command lines ends, kept before the house is changed and compared afterwards.
+"""Record the outcomes of many command lines before a change of the program, and compare them afterwards.
 
-    python -m scripts.oracles keep FILE.json             run all cases and write how each ended
-    python -m scripts.oracles check FILE.json --quick    run the quick ones, and fail where one ends otherwise
+    python -m scripts.oracles keep FILE.json             run all cases and write their outcomes
+    python -m scripts.oracles check FILE.json --quick    run the quick cases, and fail if an outcome differs
 
-A case is judged by its exit code, the SHA-256 of its weights, its errors (to 1e-12) and parameters; where it predicts
-or reports, by the bytes of that. Weights depend on processor and packages: keep and check on one machine.
+An outcome is the exit code, the SHA-256 of the weights, the errors (to 1e-12) and the parameters of a run, and the bytes of
+its predictions or its report. Weights depend on processor and packages: keep and check on the same machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.cli.test_tasks import BESIDE_CLEAN, IMAGES, SMALL
 from tests.forked import Server
 
 AT_ONCE = 2
-TOLERANCE = 1e-12  # of errors, relative
+TOLERANCE = 1e-12  # relative tolerance of errors
 _LIMIT_S = 900.0
 _BRIEF = [
     "source.size=160", "align.epochs=2", "align.source_points=150", "align.max_samples=8", "train.epochs=2",
@@ -51,7 +51,7 @@ BODIES = dict.fromkeys(
     ("auto", "bert", "deberta", "esm", "gpt2", "modernbert", "qwen3", "roberta", "smollm2", "t5"),
     "stdlib_docs",
 ) | dict.fromkeys(("beit", "deit", "dinov2", "siglip", "swin", "swin_tiny", "vit"), "digits")
-# What changes how a run goes on `digits`.
+# Name of a variant -> settings that change a run on `digits`.
 VARIANTS = {
     "folds": "train.folds=3",
     "three members": "train.members=3",
@@ -77,7 +77,7 @@ VARIANTS = {
     "a value out of range": "train.lr=-1",
     "a metric that does not exist": "metric=otd",
 }
-# Kind of target -> shapes of the inputs of one sample that it goes with.
+# Kind of target -> shapes of a sample's inputs that are combined with it.
 ARRAY_SHAPES = {
     "classes": ["30", "2x30", "3x8x8"],
     "values": ["30", "3x8x8"],
@@ -95,9 +95,9 @@ class Command:
     """A case.
 
     Args:
-        words: of the run.
-        after: command lines that follow it, in which RUN stands for its folder.
-        kill_at: steps of stage 3 after which it is killed, and typed again.
+        words: words of the command line of the run.
+        after: command lines that follow the run, in which RUN represents its folder.
+        kill_at: number of steps of stage 3 after which the run is killed and its command rerun; 0: it is not killed.
     """
 
     words: list[str]
@@ -106,7 +106,7 @@ class Command:
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Command]]:
-    """Yield name and command of every case; writes the files that they read into `folder`."""
+    """Yield name and command of every case, and write the files that the cases read into `folder`."""
     bodies = {name: str(save_tiny(name, folder / "bodies" / name)) for name in BODIES}
 
     def body(name: str) -> list[str]:
@@ -232,7 +232,7 @@ def _images(folder: Path) -> Path:
 
 
 def ended(server: Server, folder: Path, name: str, case: Command) -> dict[str, Any]:
-    """Run a case in a folder of its own below `folder`, and return its record."""
+    """Run a case in a separate folder below `folder`, and return its record."""
     place = folder / re.sub(r"\W+", "-", name)
     place.mkdir()
     variables = {
@@ -288,7 +288,7 @@ def _steps(folder: Path) -> int:
 
 
 def run_all(waiting: list[tuple[str, Command]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Run cases, some at a time, and return their records by name."""
+    """Run cases, several at a time, and return their records by name."""
     records, begun = {}, time.monotonic()
     servers: queue.SimpleQueue[Server] = queue.SimpleQueue()
 
@@ -310,7 +310,7 @@ def run_all(waiting: list[tuple[str, Command]], folder: Path) -> dict[str, dict[
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return what differs between two records of a case, in words."""
+    """Return the differences between two records of a case, in words."""
     lines = []
     for key in sorted({*before, *after}):
         one, other = before.get(key), after.get(key)
@@ -326,14 +326,16 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Keep or check."""
+    """Keep or check the outcomes, as the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("keep", "check"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases")
-    parser.add_argument("--only", help="cases whose names hold this")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"run only the {len(QUICK)} quick cases"
+    )
+    parser.add_argument("--only", help="run only cases whose names contain this text")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="oracles-") as name:
         chosen = [

@@ -2,12 +2,13 @@
 
     python scripts/reliability.py                       the pr tier, some minutes
     python scripts/reliability.py --tier nightly        all cases
-    python scripts/reliability.py -- -k damage          a part of it; other tests' results are kept from the last report
+    python scripts/reliability.py -- -k damage          some tests; the results of other tests are kept from the last report
     python scripts/reliability.py --table               rewrite the tables from the last report
 
-Every figure was counted by a test; none is typed in. One whose precondition did not hold on this machine is "not run", and one
-whose test failed before it counted is "failed"; neither is ever shown as passed. A report keeps the digests of the code that it
-is about; once more than a quarter of these files differ, a test fails (`stale`). Exit code: that of pytest.
+Every figure was counted by a test; no figure is entered by hand. A figure whose precondition did not hold on this machine is
+"not run", and a figure whose test failed before it counted is "failed"; neither is ever shown as passed. A report contains the
+digests of the code that it is about. Once more than a quarter of these files differ, a test fails (`stale`). The exit code is
+pytest's.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SUITE = ROOT / "tests" / "reliability"
 BEGIN = "<!-- scorecard: begin; written by scripts/reliability.py -->"
 END = "<!-- scorecard: end -->"
 TIERS = ("pr", "nightly")
-# What the figures are about, and the share of these files that may differ: a hundred commits change three quarters of them.
+# Files that the figures are about, and the share of them that may differ: a hundred commits change three quarters of them.
 ABOUT = ("orca_cli/storage/*.py", "orca_cli/data/untrusted/**/*.py", "orca_cli/runs/*.py", "orca_cli/launching/*.py",
          "orca_cli/config/compose.py", "orca_cli/config/configuration.py", "orca_cli/config/parts.py",
          "orca_cli/config/setting_checks.py",
@@ -40,7 +41,7 @@ ABOUT = ("orca_cli/storage/*.py", "orca_cli/data/untrusted/**/*.py", "orca_cli/r
 TOLERANCE = 0.25
 SCHEMA = 3
 LONGEST = ("test_engines.py", "test_signals.py", "test_sweeps.py")
-# Targets that no single test has.
+# Targets that several tests reach together.
 WHOLE_TARGETS = {
     "examples of properties / held": 40_000,
     "bad configurations refused with a clear error": 2_000,
@@ -48,12 +49,12 @@ WHOLE_TARGETS = {
     "sweeps with a failing job / no other job lost": 72,
     "sweeps stopped and typed again / none lost, none twice": 30,
 }
-# The first table's lines: text -> beginnings of the names of the figures that it adds up.
+# Text of a line of the first table -> beginnings of the names of the figures that the line adds up.
 HEADLINES = {
-    "runs killed at random points, then repeated: same bits": (
+    "runs killed at random points, then rerun: same bits": (
         "kills / runs that ended with the same bits",
     ),
-    "sweeps stopped, then repeated: no job lost, none run twice": (
+    "sweeps stopped, then rerun: no job lost, no job run twice": (
         "sweeps stopped and typed again",
     ),
     "sweeps with a crashing job: all other jobs completed": ("sweeps with a failing job",),
@@ -74,7 +75,7 @@ Outcomes = dict[str, bool]  # name of a test -> whether it passed
 
 
 def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]], Outcomes, float]:
-    """Run pytest once a command; returns the worst exit code, the figures, what became of each test, and seconds."""
+    """Run pytest with each list of arguments; return the worst exit code, the figures, the outcomes and the seconds."""
     with tempfile.TemporaryDirectory(prefix="orca-reliability-") as folder:
         figures, record = Path(folder) / "figures", Path(folder) / "outcomes"
         variables = os.environ | {"ORCA_TIER": tier, "ORCA_SCORECARD": str(figures)}
@@ -91,8 +92,8 @@ def run(tier: str, commands: list[list[str]]) -> tuple[int, list[dict[str, Any]]
 
 
 def commands(arguments: argparse.Namespace) -> list[list[str]]:
-    """Return what to call pytest with."""
-    # Tests of one file share what they count and compare with, so a file stays in one process; the longest come first.
+    """Return the lists of arguments with which pytest is called."""
+    # Tests of one file share counts and references, so a file stays in one process; the longest files come first.
     shared = (
         ["-n", str(arguments.workers), "--dist", "loadfile", "--no-loadscope-reorder"]
         if arguments.workers > 1
@@ -114,13 +115,13 @@ def commands(arguments: argparse.Namespace) -> list[list[str]]:
     ]
     if (
         arguments.words or arguments.tier == "pr"
-    ):  # the plain tests try the properties, with the same few examples
+    ):  # the ordinary tests check the properties, with the same few examples
         return [[*faults, *arguments.words]]
     return [faults, properties]
 
 
 def outcomes(path: Path) -> Outcomes:
-    """Return by test whether pytest's record says that it passed; skipped ones are left out."""
+    """Return for each test whether it passed, by pytest's record; skipped tests are left out."""
     if not path.exists():
         return {}
     import xml.etree.ElementTree as ElementTree
@@ -145,7 +146,7 @@ def code() -> dict[str, str]:
 
 
 def stale(record: dict[str, Any], now: dict[str, str]) -> str:
-    """Return why a report no longer says anything about the code as it is now; empty while it does."""
+    """Return why a report is too old for the present code; empty while it is not."""
     used = {outcome["attempt"] for outcome in record["tests"].values() if outcome["figures"]}
     counted = [record["attempts"][attempt].get("code", {}) for attempt in used]
     files = now.keys() | {path for attempt in counted for path in attempt}
@@ -155,8 +156,8 @@ def stale(record: dict[str, Any], now: dict[str, str]) -> str:
     if len(changed) <= TOLERANCE * len(files):
         return ""
     return (
-        f"{len(changed)} of the {len(files)} files that the figures of {PAGE.name} are about have changed since they were "
-        f"counted ({', '.join(changed[:5])}, ...): run `python scripts/reliability.py` and commit what it writes"
+        f"{len(changed)} of the {len(files)} files that the figures of {PAGE.name} are about have changed since the figures "
+        f"were counted ({', '.join(changed[:5])}, ...): run `python scripts/reliability.py` and commit the files that it writes"
     )
 
 
@@ -173,7 +174,7 @@ def new_record(
         test: {"attempt": 0, "passed": passed, "figures": []} for test, passed in results.items()
     }
     for line in lines:
-        # A test that was skipped says which figure it could not take.
+        # A skipped test reports which figure it could not count.
         outcome = tests.setdefault(line["test"], {"attempt": 0, "passed": True, "figures": []})
         outcome["figures"].append(
             {
@@ -191,7 +192,7 @@ def new_record(
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return a report in which the tests that were run again have the new outcome, and the others the old one."""
+    """Return a report in which tests that were run again have their new outcome, and other tests their old outcome."""
     if old.get("schema") != SCHEMA:
         return new
     before = len(old["attempts"])
@@ -207,11 +208,11 @@ class Figure:
     """A row of the table.
 
     Args:
-        cases, passed, target: added up over all tests that count it.
-        notes: what a reader has to know.
-        not_run: why parts of it could not be taken.
-        failed: one of the tests that count it failed.
-        tiers: of the tests that count it.
+        cases, passed, target: numbers of cases, summed over all tests that count the figure.
+        notes: facts that a reader has to know.
+        not_run: reasons why parts of the figure could not be counted.
+        failed: whether a test that counts the figure failed.
+        tiers: tiers of the tests that count the figure.
     """
 
     cases: int = 0
@@ -224,7 +225,7 @@ class Figure:
 
     @property
     def state(self) -> str:
-        """Return passed, failed or not run; what was run in part is judged by that part."""
+        """Return passed, failed or not run; for a figure that was run in part, this part decides."""
         if self.failed or self.passed < self.cases:
             return "failed"
         return "passed" if self.cases else "not run"
@@ -249,7 +250,7 @@ def figures(record: dict[str, Any]) -> dict[str, Figure]:
 
 
 def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
-    """Return the figures as Markdown: all of them, or those that did not pass."""
+    """Return the figures as Markdown: all figures, or only the figures that did not pass."""
     files = {test.split("::")[0] for test in record["tests"]}
     never = sorted(
         path.name
@@ -262,7 +263,7 @@ def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
     lines = [
         f"Counted on {last['date']} at commit `{(last['commit'] or 'unknown')[:7]}`, "
         f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
-        f"{len(record['tests']):,} tests in all. The target is what the nightly tier has to pass."
+        f"{len(record['tests']):,} tests in all. The target is the number of cases that the nightly tier has to pass."
         + (f" Never run: {', '.join(never)}." if never else "")
         + (
             f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:"
@@ -293,7 +294,7 @@ def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
 def headlines(record: dict[str, Any]) -> str:
     """Return the first table, of a few lines, as Markdown."""
     rows = figures(record)
-    lines = ["| injected faults, and what has to follow | passed / run |", "| :-- | --: |"]
+    lines = ["| injected faults, and the required outcome | passed / run |", "| :-- | --: |"]
     for text, beginnings in HEADLINES.items():
         matching = [row for name, row in rows.items() if name.startswith(beginnings)]
         states = {row.state for row in matching} - {"passed"} or (
@@ -307,12 +308,12 @@ def headlines(record: dict[str, Any]) -> str:
 
 
 def scorecard(record: dict[str, Any]) -> str:
-    """Return what stands between the markers of the page."""
+    """Return the text between the markers of the page."""
     return f"{headlines(record)}\n\n{table(record, failed_only=True)}"
 
 
 def publish(record: dict[str, Any]) -> None:
-    """Write the report, a line a test, and the tables between the markers of the page."""
+    """Write the report, with a line per test, and the tables between the markers of the page."""
     REPORT.parent.mkdir(exist_ok=True)
     head = [
         f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items() if key != "tests"
@@ -336,19 +337,21 @@ def main() -> int:
     """Run the suite, or rewrite the page, as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], epilog=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--tier", choices=TIERS, default="pr", help="how many cases")
     parser.add_argument(
-        "--dry", action="store_true", help="run and print what this run found, but publish nothing"
+        "--tier", choices=TIERS, default="pr", help="tier, which decides the number of cases"
+    )
+    parser.add_argument(
+        "--dry", action="store_true", help="run and print the figures, but publish nothing"
     )
     parser.add_argument(
         "--table",
         action="store_true",
-        help="run nothing; rewrite the page from the last report, print all figures",
+        help="run no tests; rewrite the page from the last report, and print all figures",
     )
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the tests"
     )
-    parser.add_argument("words", nargs="*", help="more for pytest, after --")
+    parser.add_argument("words", nargs="*", help="further arguments for pytest, after --")
     arguments = parser.parse_args()
     if arguments.table:
         publish(json.loads(REPORT.read_text()))

@@ -3,28 +3,30 @@
     python scripts/study_data.py --from FOLDER             into paths.data ($ORCA_HOME/data, else the user's cache folder)
     python scripts/study_data.py --from FOLDER --to DATA
 
-FOLDER holds what is there of
+FOLDER contains some of these files:
 
-    series/NAME.npz            x_train [n, C, L], y_train [n], x_test, y_test; lengths_train and lengths_test [n] where series
-                               are shorter than L: what follows a series' end becomes 0
+    series/NAME.npz            x_train [n, C, L], y_train [n], x_test, y_test; lengths_train and lengths_test [n] if series
+                               are shorter than L: values after a series' end become 0
     series/watch.npz           x [n, C, L], y [n], group [n]: the subject, 1..10
     series/peptides*.csv       columns sequence and label: one-hot over the 20 amino acids, cut and padded to 50
     cifar10/*.npz              x_train [n, 3, 32, 32] uint8, y_train [n], x_test, y_test
     jsb/JSB_Chorales.mat
 
-and DATA gets study/SEED/NAME.npz with x_train, y_train, x_val, y_val, x_test, y_test, study/cifar10.npz and
-study/cifar10_source.npz (images of other indices, for the source), and jsb/JSB_Chorales.mat. A set that FOLDER lacks is named.
+The script writes to DATA: study/SEED/NAME.npz with x_train, y_train, x_val, y_val, x_test, y_test; study/cifar10.npz and
+study/cifar10_source.npz (images of other indices, for the source); and jsb/JSB_Chorales.mat. It names every data set that
+FOLDER lacks.
 
-Every seed of a study has a draw of its own, so that the spread over seeds holds that of the samples: seed 0 has the given
-test split, the others split all samples anew, in the same sizes. Validation is drawn from training. Of watch, two subjects are
-tested and one validates (seed 0: 9 and 10, and 8). At most 200 training, 100 validation and 500 test samples are kept. Every
-draw keeps the classes' shares and has a fixed seed: the same FOLDER gives the same files, byte for byte. The images are one
-pool for all seeds: the task turns them, and draws its training samples, by a seed of its own.
+Every seed of a study has a separate draw, so that the spread over seeds includes the spread over samples. Seed 0 has the given
+test split; the other seeds split all samples again, in the same sizes. Validation is drawn from training. In watch, two
+subjects are the test split and one subject is the validation split (seed 0: 9 and 10, and 8). At most 200 training, 100
+validation and 500 test samples are kept. Every draw keeps the classes' shares and has a fixed seed: the same FOLDER gives the
+same files, byte for byte. All seeds share one pool of images: the task rotates them, and draws its training samples, by its own
+seed.
 
-For study=defaults and study=own_data, which leave sizes and validation to the program, DATA also gets whole/NAME.npz of every
-series (watch: training is subjects 1 to 8), the tables of FOLDER/more, the peptides', whole/steps.csv (Trace as a long table),
-whole/photos/{train,test}/CLASS/*.png and whole/photos.npz (300 training and 300 test images of CIFAR-10), and
-whole/frequency.npz, a generated regression: a sine's frequency from 100 noisy steps.
+For study=defaults and study=own_data, which leave sizes and validation to the program, the script also writes to DATA:
+whole/NAME.npz of every series (watch: training is subjects 1 to 8), the tables of FOLDER/more and the table of peptides,
+whole/steps.csv (Trace as a long table), whole/photos/{train,test}/CLASS/*.png and whole/photos.npz (300 training and 300 test
+images of CIFAR-10), and whole/frequency.npz, a generated regression: a sine's frequency from 100 noisy steps.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ from orca_cli.config.configuration import default_folders  # noqa: E402
 
 MOST = {"train": 200, "val": 100, "test": 500}
 SEEDS = 6
-TASK_IMAGES = 2500  # five rotations of the sphere: with one, the test would be of a rotation that training never sees
-VALIDATION = 0.2  # of the given training split, where no more than MOST says
+TASK_IMAGES = 2500  # five rotations of the sphere: with a single rotation, training would never see the test's rotation
+VALIDATION = 0.2  # share of the given training split, up to the limit in MOST
 WHOLE = (
     "ACSF1",
     "ArrowHead",
@@ -68,12 +70,12 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 def stratified(y: np.ndarray, size: int, name: str) -> np.ndarray:
-    """Return the sorted indices of `size` samples, every class in proportion and at least one; all if there are no more."""
+    """Return the sorted indices of `size` samples, with every class in proportion and at least one; all if fewer exist."""
     if size >= len(y):
         return np.arange(len(y))
     generator = np.random.default_rng([len(y), size, *name.encode()])
     order = generator.permutation(len(y))
-    # Ranks within a class, as fractions of the class: the smallest ones are a sample in proportion.
+    # Ranks within a class, as fractions of the class: the smallest ranks are a sample in proportion.
     rank = np.empty(len(y))
     for label in np.unique(y):
         members = order[y[order] == label]
@@ -82,7 +84,7 @@ def stratified(y: np.ndarray, size: int, name: str) -> np.ndarray:
 
 
 def split(x: np.ndarray, y: np.ndarray, name: str) -> dict[str, Split]:
-    """Return training and validation, disjoint, of samples [n, ...] and their classes [n]."""
+    """Return disjoint training and validation splits of samples [n, ...] and their classes [n]."""
     val = stratified(y, min(MOST["val"], max(1, round(VALIDATION * len(y)))), f"{name} validation")
     rest = np.setdiff1d(np.arange(len(y)), val)
     train = rest[stratified(y[rest], MOST["train"], f"{name} training")]
@@ -90,13 +92,13 @@ def split(x: np.ndarray, y: np.ndarray, name: str) -> dict[str, Split]:
 
 
 def cut(x: np.ndarray, y: np.ndarray, part: str, name: str) -> Split:
-    """Return at most as many samples as a split may have."""
+    """Return the samples of a split, cut to the limit in MOST."""
     kept = stratified(y, MOST[part], f"{name} {part}")
     return x[kept], y[kept]
 
 
 def drawn(x: np.ndarray, y: np.ndarray, tested: int, name: str) -> tuple[Split, Split]:
-    """Return training and test split, `tested` samples, of samples [n, ...] and their classes [n]."""
+    """Return a training split and a test split of `tested` samples, of samples [n, ...] and their classes [n]."""
     test = stratified(y, tested, f"{name} drawn test")
     rest = np.setdiff1d(np.arange(len(y)), test)
     return (x[rest], y[rest]), (x[test], y[test])
@@ -109,12 +111,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def first(folder: Path, pattern: str, name: str) -> Path:
-    """Return the first file that matches; the one of that name, which is then missing, where none does."""
+    """Return the first file that matches the pattern; if no file matches, the missing file `name`."""
     return min(folder.glob(pattern), default=folder / name)
 
 
 def series(folder: Path, name: str, seed: int) -> dict[str, Split]:
-    """Return the splits of a set with a given test split, which is that of seed 0."""
+    """Return the splits of a data set with a given test split, which seed 0 uses."""
     arrays = read(folder / "series" / f"{name}.npz")
     for part in ("train", "test"):
         if f"lengths_{part}" in arrays:
@@ -144,7 +146,7 @@ def watch(folder: Path, seed: int) -> dict[str, Split]:
 
 
 def peptides(table: Path, seed: int) -> dict[str, Split]:
-    """Return peptides one-hot [n, 20, 50]; a third of them, drawn, are the test split."""
+    """Return one-hot peptides [n, 20, 50]; a random third of them is the test split."""
     with open(table, encoding="utf-8", newline="") as file:
         rows = [
             (row["sequence"].strip().upper(), int(row["label"])) for row in csv.DictReader(file)
@@ -161,7 +163,7 @@ def peptides(table: Path, seed: int) -> dict[str, Split]:
 
 
 def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
-    """Return images for a task, and others for a source."""
+    """Return images for a task, and different images for a source."""
     arrays = read(first(folder / "cifar10", "*.npz", "cifar10.npz"))
     x, y = arrays["x_train"], arrays["y_train"]
     source, task = drawn(x, y, min(TASK_IMAGES, len(y) // 2), "cifar10")
@@ -169,7 +171,7 @@ def images(folder: Path) -> tuple[dict[str, Split], dict[str, Split]]:
 
 
 def whole(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a set as they are; of the wearable, with its two test subjects apart."""
+    """Return the unchanged arrays of a data set; for the wearable, its two test subjects are the test split."""
     arrays = read(folder / "series" / f"{name}.npz")
     if name != "watch":
         return arrays
@@ -194,7 +196,7 @@ def frequency() -> dict[str, np.ndarray]:
 
 
 def steps(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write series [n, 1, L] as a long table, a line a step."""
+    """Write series [n, 1, L] as a long table, with a line per step."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["series", "step", "level", "class"])
@@ -207,7 +209,7 @@ def steps(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def photos(folder: Path, to: Path) -> None:
-    """Write images as files in a folder for each class, and the same as arrays."""
+    """Write images as files in a folder for each class, and the same images as arrays."""
     from PIL import Image
 
     arrays = read(first(folder / "cifar10", "*.npz", "cifar10.npz"))
@@ -224,7 +226,7 @@ def photos(folder: Path, to: Path) -> None:
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays, whole or not at all."""
+    """Write arrays to a file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     np.savez_compressed(temporary, **arrays)
@@ -242,7 +244,7 @@ def by_name(splits: dict[str, Split]) -> dict[str, np.ndarray]:
 
 
 def main() -> int:
-    """Make all sets that there are raw data for; the exit code is 1 where one is missing."""
+    """Make all data sets whose raw data exist; the exit code is 1 if any are missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -252,13 +254,19 @@ def main() -> int:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="with the raw sets",
+        help="folder with the raw data sets",
     )
     parser.add_argument(
-        "--to", type=Path, default=default_folders()["data"], help="default: paths.data"
+        "--to",
+        type=Path,
+        default=default_folders()["data"],
+        help="folder to write to; default: paths.data",
     )
     parser.add_argument(
-        "--seeds", type=int, default=SEEDS, help=f"draws: seeds 0 to SEEDS - 1; default: {SEEDS}"
+        "--seeds",
+        type=int,
+        default=SEEDS,
+        help=f"number of draws, seeds 0 to SEEDS - 1; default: {SEEDS}",
     )
     arguments = parser.parse_args()
     raw, to = arguments.source, arguments.to
@@ -302,7 +310,7 @@ def main() -> int:
         try:
             work()
         except FileNotFoundError as error:
-            print(f"{name}: left out, no file {error.filename}", file=sys.stderr)
+            print(f"{name}: skipped: '{error.filename}' does not exist", file=sys.stderr)
             missing += 1
     write(to / "whole" / "frequency.npz", frequency())
     return 1 if missing else 0

@@ -1,6 +1,6 @@
 """Tiny SYNTHETIC files in the original format of every task of the paper: their names, keys, dtypes, orders and traps.
 
-Of their content they have nothing: random signals of which the targets are simple functions, so that a model can learn.
+Their content is synthetic: random signals with targets that are simple functions of them, so that a model can learn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def make(task: str, folder: Path, seed: int = 0) -> None:
 
 
 def _stripes(rng, labels, shape):
-    """Bytes whose brightness tells the label."""
+    """Bytes whose brightness determines the label."""
     brightness = 20 + 200 * labels / max(1, labels.max())
     noise = rng.integers(0, 30, (len(labels), *shape))
     return (brightness.reshape(-1, *(1,) * len(shape)) + noise).astype(np.uint8)
@@ -81,7 +81,7 @@ def _spherical(place, rng):
 
 
 def _darcy(place, rng, size=41):
-    """Squares of 5 x 5 nodes of either coefficient, so that no two samples are alike on every fifth node."""
+    """Squares of 5 x 5 nodes of either coefficient, so that no two samples are equal on every fifth node."""
     for n, part in ((24, 1), (6, 2)):
         squares = (
             rng.normal(size=(n, -(-size // 5), -(-size // 5)))
@@ -97,7 +97,7 @@ def _darcy(place, rng, size=41):
 
 
 def _psicov(place, rng):
-    """Proteins below and above a window of 64, one with two residues less than fits."""
+    """Proteins below and above a window of 64, and a protein with two residues fewer than fit into it."""
     for part, sizes in {"deepcov": (30, 54, 80, 41, 33, 37), "psicov": (44, 70)}.items():
         root = place / "protein" / part
         (root / "features").mkdir(parents=True)
@@ -185,7 +185,7 @@ def _save_wav(path, signal):
 
 
 def _ecg(place, rng):
-    """Records of lengths that are traps: no full window, exactly one and a half; the sixth has a constant signal."""
+    """Records with lengths that are traps: under a window, exactly one and a half windows; the sixth has a constant signal."""
     records, labels = [], []
     for number in range(48):
         length = (900, 1500, 1000, 2600, 3100, 2000)[number % 6]

@@ -1,4 +1,4 @@
-"""A real browser, driven through the two pipes of its debugging protocol: no package is needed for that."""
+"""A real browser, driven through the two pipes of its debugging protocol, which needs no package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path() -> str | None:
 
 
 class Browser:
-    """One page in a browser, opened at once: what its console and its network did is in `errors` and `requests`."""
+    """A page in a browser, opened at once; `errors` has the errors of its console, and `requests` its network requests."""
 
     def __init__(self, process: subprocess.Popen[bytes], commands: int, answers: int) -> None:
         self._process, self._commands, self._answers = process, commands, answers
@@ -120,7 +120,7 @@ class Browser:
 
 @contextmanager
 def started(program: str) -> Iterator[Browser]:
-    """Start a browser that reaches no network, with a profile of its own, and end it afterwards."""
+    """Start a browser with a fresh profile and without a network, and end it afterwards."""
     commands, answers = os.pipe(), os.pipe()  # what it reads; what it writes
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # required as root

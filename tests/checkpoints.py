@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, saved as users' checkpoints are, for tests that load them by the real path."""
+"""Tiny random checkpoints, saved like users' checkpoints, for tests that load them by the real path."""
 
 import json
 import os
@@ -131,7 +131,7 @@ _MODELS = {
 
 
 def save_tiny(name: str, folder: Path) -> Path:
-    """Save a tiny model of the family that conf/body/NAME.yaml is of: 2 layers, width 32, 64 positions or 16 patches."""
+    """Save a tiny model of the family of conf/body/NAME.yaml: 2 layers, width 32, 64 positions or 16 patches."""
     if name in _OWN:
         return _OWN[name](folder)
     config, model_class, save_tokenizer = _MODELS[name]

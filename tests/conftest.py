@@ -6,7 +6,7 @@ import signal
 
 # One thread for this process and for all that tests start, whatever the environment says: every worker of xdist would take
 # all processors otherwise, and the number of threads decides the last bits of a sum. OpenBLAS and MKL follow
-# OMP_NUM_THREADS where no variable of their own is set, numba does not; all read it when they are loaded, so this comes first.
+# OMP_NUM_THREADS if their own variables are not set, and numba does not. All read it when they are loaded, so this comes first.
 for _name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
     os.environ.pop(_name, None)
 os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -18,7 +18,7 @@ from orca_cli import signals  # noqa: E402
 from tests.forked import Server  # noqa: E402
 from tests.tiers import Scorecard, count  # noqa: E402
 
-# The same examples at every run: a change that breaks a property shows at the change, not by a later run's luck.
+# The same examples in every run: a change that breaks a property fails at once, not by chance in a later run.
 # Slow generation of examples reflects the machine, not the program.
 settings.register_profile(
     "repeatable",
@@ -35,7 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser):
-    """Let tests/models/test_conformance.py be run on a body of one's own (docs/adding.md)."""
+    """Add the option that runs tests/models/test_conformance.py on a contributor's own body (docs/adding.md)."""
     parser.addoption(
         "--body", help="its name in conf/body, or its YAML file; by default every file of conf/body"
     )

@@ -1,4 +1,4 @@
-"""What a disk may hold after the power fails: operations are recorded, and everything that was not forced to it is dropped.
+"""Contents that a disk may have after a power failure: operations are recorded, and unforced writes are dropped.
 
 A file's content is on the disk as it was at the file's last fsync. A folder's names are as they were at the folder's last
 fsync, or already as they are now: an operating system may write names early, in any folder, and never has to.
@@ -41,7 +41,7 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[Recorder]:
-        """Record what the block does."""
+        """Record the operations of the block."""
         self._durable[self.root.stat().st_ino] = {}
         names = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
         originals = {name: getattr(os, name) for name in names}
@@ -79,7 +79,7 @@ class Recorder:
         self._durable |= {number: node for number, node in self._tree().items() if number == inode}
 
     def _tree(self) -> Tree:
-        """Return what is below the root now; a descriptor on each inode keeps its number from being used again."""
+        """Return the present content below the root; a descriptor on each inode keeps its number from being used again."""
         tree: Tree = {}
         waiting = [str(self.root)]
         while waiting:
@@ -116,7 +116,7 @@ class Recorder:
                 self.states.append((list(self._promises), state))
 
     def restore(self, state: Tree, target: Path) -> None:
-        """Make an empty folder of what a disk holds."""
+        """Fill an empty folder with the content of a disk."""
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         waiting = [(self.root.stat().st_ino, target)]

@@ -1,4 +1,4 @@
-"""A fork server: one process imports all that a run does, runs no tensor operation, and forks per case.
+"""A fork server: a process imports the modules of a run, runs no tensor operation, and forks for each case.
 
 As a program (`python -m tests.forked [MODULE ...]`) it is the server: one JSON request a line on standard input, one
 JSON answer a line on standard output. `Server` and `Case` are the test's side of it.
@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_START_S = 600.0  # it imports what takes 10 s on an idle machine, and minutes on one that is shared by many
+_START_S = 600.0  # its imports take 10 s on an idle machine, and minutes on a busy one
 
 
 class Case:
@@ -34,7 +34,7 @@ class Case:
         self._server, self.pid, self._out, self._err = server, pid, out, err
 
     def poll(self) -> int | None:
-        """Return the exit code, -N where signal N ended it, None while it lives; `wait` waits for it."""
+        """Return the exit code, -N if signal N ended the process, or None while it runs; `wait` waits for the end."""
         return self._server.ended(self.pid, 0.0)
 
     def wait(self, timeout_s: float = 180.0) -> int:
@@ -47,7 +47,7 @@ class Case:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End the process and all it started, and wait for that."""
+        """End the process and all processes that it started, and wait until they have ended."""
         if self.poll() is None:
             for end in (os.killpg, os.kill):  # just forked, it leads no group yet
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
@@ -66,7 +66,7 @@ class Case:
 class Server:
     """The process that forks; ends with the block.
 
-    What forks write goes to `folder`; `checkout` has the program that they call; `imports` are loaded before a fork.
+    Forks write their output to `folder` and call the program in `checkout`; `imports` are loaded before a fork.
     """
 
     def __init__(self, folder: Path, checkout: Path = ROOT, imports: Sequence[str] = ()) -> None:
@@ -140,7 +140,7 @@ class Server:
         return self._ended[pid]
 
     def _message(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the server's next message, None where none comes in time."""
+        """Return the server's next message, or None if no message arrives in time."""
         assert self._process.stdout is not None
         end = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
@@ -174,7 +174,7 @@ def _serve() -> None:
 
     with (
         compose.session() as session
-    ):  # what Hydra's parser learns at the first overrides takes as long as a short run
+    ):  # the first overrides that Hydra's parser reads take as long as a short run
         session.compose(
             ["metric=none", "align.lr=1e-3", "source.size=99", "paths.runs=a/b", "seed=1"]
         )
@@ -243,7 +243,7 @@ def _fork(request: dict[str, Any], pipe: tuple[int, int]) -> None:
 
 
 def _become(request: dict[str, Any], pipe: tuple[int, int]) -> None:
-    """Make of the fork what a shell would have started."""
+    """Turn the fork into a process like one that a shell starts."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A model hub on loopback, with repositories of our own."""
+"""A model hub on loopback, with the tests' own repositories."""
 
 import hashlib
 import json

@@ -8,7 +8,7 @@ _MORE = 20
 
 
 def examples(number: int) -> settings:
-    """Decorate a property with the number of its examples in the pr tier. They are the same ones at every run."""
+    """Decorate a property with the number of its examples in the pr tier. The examples are the same in every run."""
     return settings(
         max_examples=count(pr=number, nightly=_MORE * number), deadline=None, derandomize=True
     )

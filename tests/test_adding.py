@@ -1,4 +1,4 @@
-"""docs/adding.md, done exactly as the page says: its files are written, its commands are run."""
+"""docs/adding.md, followed exactly: the test writes the page's files and runs its commands."""
 
 import json
 import re

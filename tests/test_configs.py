@@ -32,7 +32,7 @@ OWN = ("arrays", "images", "table")
 
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory):
-    """Return the overrides that tasks on one's own data require."""
+    """Return the overrides that tasks on a user's own data require."""
     tmp_path = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
@@ -73,7 +73,7 @@ CHOICES = [
 if importlib.util.find_spec("peft") is None:  # the extra lora is not installed
     CHOICES = [path for path in CHOICES if path.stem != "lora"]
 
-# All are composed; of bodies, those are built here that tests/models/test_conformance.py does not build.
+# All files are composed; bodies are built here unless tests/models/test_conformance.py builds them.
 BUILT = [
     path
     for path in CHOICES
@@ -106,7 +106,7 @@ def test_composes_checks_and_builds(path, jobs):
     if about.get("files") or about.get("files_of") or about.get("origin") == "own":
         job.config.metric.pop(
             "_target_", None
-        )  # nothing is aligned: files of the source are not here
+        )  # without alignment: the files of the source are not on this machine
     if path.parts[0] == "task" and path.stem not in (
         *SMALL,
         *OWN,
@@ -182,12 +182,12 @@ def test_all_values_of_a_search_space_can_be_set(path):
         for drawn in space.corners():
             words = [f"{key}={value}" for key, value in (space.fixed | drawn).items()]
             (job,) = session.expand(words).jobs
-            # Of a group that is searched, a wrong choice is an error already.
+            # A wrong choice in a group that is searched is already an error.
             settings = {key: str(value) for key, value in drawn.items() if "." in key}
             assert {key: str(lookup(job.config, key)) for key in settings} == settings
 
 
-# What a task and a body bring with them: source, embedder, which parameters stage 3 trains, its rate (- by the budget).
+# Settings that a task and a body set: source, embedder, trained parameters and learning rate of stage 3 (-: by the budget).
 BROUGHT = """
 task=darcy      body=swin     cifar10   Patch full 1e-3
 task=deepsea    body=roberta  conll2003 Patch full 1e-4
@@ -203,7 +203,7 @@ arrays          body=roberta,source=conll2003 conll2003 None auto -
 
 
 def test_tasks_of_the_paper_bring_the_papers_setting_and_others_a_source_without_files(own_data):
-    """Except digits on an image body, which would be aligned with its own data."""
+    """An exception is digits on an image body, which would be aligned with its own data."""
     with compose.session() as session:
         plain = session.compose([]).choices["metric"]
         for row in BROUGHT.strip().splitlines():

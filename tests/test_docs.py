@@ -1,4 +1,4 @@
-"""The documents say what is: paths exist, exit codes match, the README's commands are accepted as written."""
+"""The documents are true: paths exist, exit codes match, and the README's commands are accepted as written."""
 
 import argparse
 import inspect
@@ -92,7 +92,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("orca run ")])
 def test_the_readmes_run_commands_compose_and_build(folder, capfd, line):
-    """Training them all would take an hour; CI runs the first one as written."""
+    """Training all of them would take an hour; CI runs the first command as written."""
     words = shlex.split(line)[1:]
     assert main([*words, *(["--dry-run"] if "--dry-run" not in words else [])]) == 0
     assert "parameters" in capfd.readouterr().out
@@ -156,7 +156,7 @@ def test_the_scorecard_is_that_of_the_last_report_and_not_older_than_the_code_th
         ]
     assert reliability.scorecard(record) in reliability.PAGE.read_text()
     assert reliability.stale(record, reliability.code()) == ""
-    # It is once more than a quarter of the code has changed.
+    # The record is stale once more than a quarter of the code has changed.
     now = {f"orca_cli/storage/{number}.py": "digest" for number in range(8)}
     record = {"tests": {"a": {"attempt": 0, "figures": [{}]}}, "attempts": [{"code": now}]}
     for number, new, is_stale in (

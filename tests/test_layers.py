@@ -26,8 +26,8 @@ ORDER = [
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names.split()} | {
     "exceptions": -1
 }
-# Budgets in `ast` nodes, without contexts and docstrings: what there is to understand, however it is laid out.
-# A room that is full gives something up before it takes more in.
+# Budgets in `ast` nodes, without contexts and docstrings: the amount of code to understand, whatever its layout.
+# A package that has used up its budget must drop code before it adds more.
 BUDGETS = {
     "baselines": 12_100,
     "benchmarks": 16800,

@@ -1,4 +1,4 @@
-"""The protocols are what their files say; the settings of training are those of the published code."""
+"""The protocols agree with their files, and the training settings with the published code."""
 
 import ast
 import functools
@@ -62,9 +62,9 @@ def test_a_run_is_given_what_the_files_say_of_its_protocol(composed, protocol):
         changed = {
             key: value for key, value in departures[protocol].items() if key != "description"
         }
-        job = composed(task, "bert", protocol)  # a body without settings of its own
+        job = composed(task, "bert", protocol)  # a body without its own settings
         settings = dict(flat({"task": changed}))
-        if task == "ninapro":  # whose own settings change nothing of what is for all tasks
+        if task == "ninapro":  # its own settings do not change the settings of all tasks
             settings |= dict(flat(shared))
             assert {
                 key: name for key, name in picked.items() if key in job.choices
@@ -95,8 +95,8 @@ def test_every_fault_has_a_test_or_a_reason():
     assert set(re.findall(r"\bB\d+\b", PAGE)) <= set(faults)
 
 
-# Settings of the paper's code: task and body; optimizer, rate, weight decay, momentum; the same of stage 2, whose rate is
-# before its factor of ten; batch, accumulation, clip, epochs, end of the decay, samples a class.
+# Settings of the paper's code: task and body; optimizer, rate, weight decay, momentum; the same for stage 2, with its rate
+# before the factor of ten; batch, accumulation, clip, epochs, end of the decay, samples per class.
 CODE = """
 cifar100  swin     sgd   1e-4 1e-3 .9 same        32 32 - 60  200 128
 spherical swin     adamw 1e-4 5e-3 -  same        32 32 - 60  100 128
@@ -113,8 +113,8 @@ listops   roberta  adam  5e-6 0    -  same        8  1  - 60  60  64
 homology  roberta  sgd   5e-3 1e-3 .9 sgd/1e-3/0  16 1  2 60  60  64
 domainnet swin     adamw 1e-4 5e-3 -  same        32 32 - 60  100 128
 """
-# Settings of the release: as above, but stage 2 has those of stage 3 and epochs of its own; then the warm-up, and the
-# tokens of a sequence. It has none for jsb, listops and homology.
+# Settings of the release: as above, but stage 2 has the settings of stage 3 and its own epochs; then the warm-up, and the
+# tokens of a sequence. The release has no settings for jsb, listops and homology.
 RELEASE = """
 cifar100  swin    sgd   1e-4 1e-3 .9  32 32 - 60  60  200 5  128 -
 spherical swin    adamw 1e-4 0.1  -   32 4  - 60  60  60  5  128 -
@@ -139,7 +139,7 @@ def number(text):
 
 
 def trained(config):
-    """Return what a table above has of stage 3, without epochs and rate."""
+    """Return the settings of stage 3 in a table above, without epochs and rate."""
     train = config.train
     momentum = train.momentum if train.optimizer == "sgd" else None  # without effect elsewhere
     return (
@@ -182,7 +182,7 @@ def test_what_the_paper_says_is_done_and_the_rest_is_as_in_its_code(composed, ro
     published = [clean] if task in {row[0] for row in table(RELEASE)} else [clean, release]
     for config in published:
         assert (config.train.epochs, config.train.decay_epochs or epochs) == (epochs, end)
-    if release in published:  # has no settings of its own; takes those of the paper's code
+    if release in published:  # has no own settings and uses the settings of the paper's code
         other = (optimizer, lr, decay) if second == "same" else second.split("/")
         assert (trained(release), release.train.lr) == (outcome, float(lr))
         assert (release.align.lr, release.align.weight_decay) == (

@@ -14,7 +14,7 @@ WRITERS = {
     "runs/directory.py": "under a temporary name of storage.write_with",
     "prediction/output.py": "under a temporary name of storage.write_with, and into a temporary folder beside it",
 }
-# Neither called nor imported, by whatever name.
+# Neither called nor imported, under any name.
 _PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 _PICKLER = "data/untrusted/isolation.py"  # it writes pickles, for `pickle_machine`
 _LOADS = ("np.load", "numpy.load")
@@ -57,7 +57,7 @@ def writes(call, name, first, last):
 
 
 def fault(call, path):
-    """Return what is wrong with a call."""
+    """Return the fault of a call, in words."""
     name = name_of(call.func)
     first, last = name.split(".")[0], name.split(".")[-1]
     checks = {
@@ -71,7 +71,7 @@ def fault(call, path):
         "os.system": name in ("os.system", "os.popen"),
         "shell": keyword(call, "shell") is not None and not says(keyword(call, "shell"), False),
         "loadmat": last == "loadmat"
-        and path != "data/untrusted/matlab.py",  # SciPy's parser runs in the worker there
+        and path != "data/untrusted/matlab.py",  # SciPy's parser runs in that worker
         "eval or exec": name in ("eval", "exec", "builtins.eval", "builtins.exec"),
         "instantiate": name.endswith("instantiate"),
         "trust_remote_code": not says(

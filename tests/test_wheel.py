@@ -33,7 +33,7 @@ def test_wheel_carries_every_configuration(wheel):
 
 
 def test_installed_command_runs_from_another_folder(wheel, tmp_path):
-    """The environment sees this one's dependencies, but not its editable install of this project."""
+    """The environment sees the dependencies of the present environment, but not its editable install of this project."""
 
     def call(*words):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)

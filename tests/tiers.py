@@ -1,4 +1,4 @@
-"""Tiers of the tests, and the scorecard: how many cases a tier has, and what became of them.
+"""Tiers of the tests, and the scorecard: the number of cases in a tier, and their outcomes.
 
 ORCA_TIER (pr, the default, or nightly) chooses the number of cases; ORCA_SCORECARD names the file that figures are
 appended to, one JSON object a line (`scripts/reliability.py` sets both).
@@ -26,25 +26,26 @@ def count(*, pr: int, nightly: int) -> int:
 
 
 class Scorecard:
-    """Figures for the published table. Tests still make their own assertions; nothing here makes one fail."""
+    """Figures for the published table. Tests still make their own assertions; the scorecard does not fail a test."""
 
     def __init__(self, test: str) -> None:
         self._path, self._test = os.environ.get("ORCA_SCORECARD"), test
 
     @classmethod
     def for_test(cls, test: str) -> Scorecard:
-        """Return the scorecard of a test, which writes where the environment says, or nowhere."""
+        """Return the scorecard of a test. It writes to the file that the environment names, or to no file."""
         return cls(test)
 
     def add(self, figure: str, *, cases: int, passed: int, target: int, note: str = "") -> None:
-        """Say how many cases of a figure were tried, whose premise held, and how many passed; equal figures are added up.
+        """Record the number of cases of a figure that were tried, and the number that passed; equal figures are added up.
 
-        A nightly run has to pass `target`; the pr tier may try fewer. The note is what a reader has to know, such as a latency.
+        Only cases whose premise is true count. A nightly run has to pass `target` cases; the pr tier may try fewer. The note
+        is a fact that a reader has to know, such as a latency.
         """
         self._write(figure=figure, cases=cases, passed=passed, target=target, note=note)
 
     def not_run(self, figure: str, reason: str) -> None:
-        """Say that a figure could not be taken here, because its premise does not hold; the test then skips itself."""
+        """Record that a figure could not be counted here, because its premise is false; the test then skips itself."""
         self._write(figure=figure, not_run=reason)
 
     def _write(self, **record: Any) -> None:

@@ -1,5 +1,5 @@
-"""Simple models on the data of a run, shown beside its error (docs/baselines.md).
+"""Baselines: simple models fitted to the data of a run and compared with it (docs/baselines.md).
 
-Each is fitted in a process of its own with a time limit, on features that this process reads, and
-is measured by the task's own error. Whatever happens to one, the run goes on.
+Each baseline is fitted in a separate process with a time limit, on features that this process
+reads. The task's own error is computed for it. A baseline that fails does not affect the run.
 """

@@ -1,4 +1,4 @@
-"""Which baselines a completed run lacks, and computing these into its record."""
+"""Find the baselines that a completed run lacks, and add them to its record."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a run that lacks nothing
 
 
 def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> list[str]:
-    """Return the names of the baselines that a completed run should have and has not.
+    """Return the names of the baselines that a completed run should have but lacks.
 
-    These are not in its record, or not in its folder though it keeps its models. A run that was not
-    tested lacks none.
+    A run lacks a baseline that is not in its record. A run that keeps its models also lacks a
+    baseline whose model is not in its folder. A run that was not tested lacks no baseline.
     """
     splits = result.get("splits") or {}
     summary = read_or_empty(folder.stage("build") / SUMMARY)
-    # The summary is empty where it cannot be read, and says nothing about the baselines then.
+    # A summary that cannot be read is empty, and does not show which baselines the run should have.
     if "test" not in splits or not {"kind", "input_shape"} <= summary.keys():
         return []
     names = baseline_names(
@@ -50,8 +50,8 @@ def lacking(config: Config, folder: RunDirectory, result: Mapping[str, Any]) -> 
 
 
 def _is_lost(folder: RunDirectory, name: str, record: Mapping[str, Any]) -> bool:
-    """Return whether a baseline's model should be in the run's folder and is not."""
-    # Older programs kept none, and their records do not say so.
+    """Return whether a baseline's model should be in the run's folder but is not."""
+    # Older versions of orca kept no models, and their records lack the entry `kept`.
     is_kept = record.get("kept", name != CONSTANT and record.get("error") is not None)
     return bool(is_kept) and not _model_folder(folder, name).exists()
 
@@ -68,24 +68,25 @@ def complete(
     built: Built | None,
     test: Samples | None,
 ) -> InterruptionError | None:
-    """Compute baselines that a completed run lacks.
+    """Compute the baselines that a completed run lacks.
 
-    Write their models to its folder, and then them, the comparison, the leaderboard and the time
-    that they took to result.json.
+    The models are written to the run's folder. Then the baselines, the comparison, the leaderboard
+    and the time that the baselines took are written to result.json.
 
-    Whatever goes wrong is logged, and the run stays completed.
+    Every failure is logged, and the run stays completed.
 
     Args:
-        config, folder: of the run, which this process has claimed.
-        names: of those that it lacks. Those in its record are taken from the cache as well, for the
-            comparison.
-        built, test: what this process has of the run; see `subject.subject_of`.
+        config, folder: settings and folder of the run, which this process has claimed.
+        names: names of the baselines that the run lacks. Baselines in its record are taken from the
+            cache as well, for the comparison.
+        built, test: result of stage 1 and the test split, if this process has them; see
+            `subject.subject_of`.
 
     Returns:
-        The interruption that ended it, or None. What was computed until then is in the record, and
-        in the cache.
+        The interruption that ended the computation, or None. Baselines that were computed before it
+        are in the record and in the cache.
     """
-    # These import torch, for which only a run that lacks baselines has to wait.
+    # These modules import torch, which takes seconds; only a run that lacks baselines needs it.
     from orca_cli.baselines.compute import compute
     from orca_cli.baselines.subject import saved_outputs, subject_of
     from orca_cli.baselines.verdict import verdict
@@ -98,17 +99,20 @@ def complete(
     baselines: dict[str, Baseline] = {}
     try:
         subject = subject_of(config, folder, built, test)
-        # The sentence needs the outputs of all; those computed before come from the cache.
+        # The comparison needs the outputs of all baselines; the cache has the outputs of earlier
+        # computations.
         compared = [name for name in NAMES if name in names or name in recorded]
         cache = Path(config.paths.cache or "")
         for name, baseline in compute(compared, subject, cache, terminal.LogReporter()):
             baselines[name] = _kept(folder, name, baseline)
         comparison = verdict(subject.error, *saved_outputs(folder), baselines)
-    except Exception as error:  # noqa: BLE001 - the run is completed, whatever this is
+    except Exception as error:  # noqa: BLE001 - the run stays completed, whatever fails
         stop = interruption_in(error)
         reason = error if isinstance(error, OrcaError) else f"{type(error).__name__}: {error}"
         reason_line = " ".join(str(reason).split())
-        terminal.log.warning(f"baselines: {reason_line}; the same command computes what is missing")
+        terminal.log.warning(
+            f"baselines: {reason_line}; rerun the command to compute the missing baselines"
+        )
     if not baselines:
         return stop
     records = dict(recorded)
@@ -118,9 +122,9 @@ def complete(
             records[name] = baseline.record()
     # Read again: opening the test split has changed the count of its readings.
     result = folder.result()
-    # Earlier completions took time as well.
+    # Earlier processes that computed baselines of this run took time as well.
     spent_s = result["seconds"].get("baselines", 0.0) + time.monotonic() - start
-    # In the order of NAMES, whichever was computed first.
+    # Baselines are recorded in the order of NAMES, whichever was computed first.
     result["baselines"] = {name: records[name] for name in NAMES if name in records}
     result["comparison"] = comparison
     result["seconds"] = result["seconds"] | {"baselines": round(spent_s, 2)}
@@ -139,7 +143,7 @@ def _kept(folder: RunDirectory, name: str, baseline: Baseline) -> Baseline:
     model = baseline.model
     is_kept = model is not None and can_predict(folder.path)
     path = _model_folder(folder, name)
-    # The run's manifest has the checksum of one that exists, so it is not written again.
+    # The run's manifest has the checksum of an existing model, so it is not written again.
     if model is not None and is_kept and not path.exists():
         with storage.commit_folder(path, owner=folder.name.identity) as temporary:
             plain.write(temporary, model)

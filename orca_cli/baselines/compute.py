@@ -1,6 +1,6 @@
 """The baselines of a run, fitted or taken from the cache.
 
-They are measured by the task's own error on validation and test samples.
+The task's own error is computed for each of them on validation and test samples.
 """
 
 import hashlib
@@ -49,53 +49,57 @@ from orca_cli.scoring.uncertainty import interval
 from orca_cli.training.cache import Entry, cached
 from orca_cli.training.checkpoint import weights_sha256
 
-# Of this package's computations; a change makes every cached entry a miss.
+# Revision of this package's computations; a change makes every cached entry a miss.
 _REVISION = 6
 _MEASURES_OF_NUMBERS = (MeanSquared, RelativeL2, RMSE, MAE, OneMinusR2, NormalisedRMSE)
-# Models that learn from what the run's embedder or body makes of its data.
+# Baselines that are fitted to features computed by the run's embedder or body.
 _EMBEDDED = (FEATURES, PROBE)
-# In the names of a cache entry's tensors, before those of the fitted model.
+# Prefix of the names of the fitted model's tensors in a cache entry.
 _MODEL = "model."
-# Times the computing time: for slow disks and busy machines.
+# Limit on elapsed time as a multiple of the limit on computing time, for slow disks and busy
+# machines.
 _WAIT = 5
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One simple model on the data of a run, as `compute` yields it.
+    """A baseline fitted to the data of a run, as `compute` yields it.
 
-    Errors are as stored, fractions where a per cent.
+    Errors that tables show in per cent are stored as fractions.
     """
 
-    # On the test split, by the task's own error; None where it is undefined or the model failed.
+    # The task's own error on the test split; None where it is undefined or the model failed.
     error: float | None
-    # On samples that it was not fitted to and that are not test ones.
+    # Error on samples that the model was not fitted to and that are not test samples.
     validation_error: float | None = None
-    # Number of these samples.
+    # Number of samples that the validation error was measured on.
     validated_by: int = 0
     # 95 % interval of the test error; None where it cannot be computed.
     interval: tuple[float, float] | None = None
-    # Of computing for fitting and predicting, when that was done.
+    # Computing time of fitting and predicting, measured when the model was fitted.
     seconds: float | None = None
-    # Names of the splits; n: samples that it was fitted to; of: samples that they hold.
+    # splits: names of the splits; n: number of samples that the model was fitted to; of: number of
+    # samples in the splits.
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     # Package -> version.
     versions: Mapping[str, str] = field(default_factory=dict)
-    # What was chosen in fitting, in words.
+    # Hyperparameters that were chosen in fitting, in words.
     about: str = ""
-    # Why there is no error.
+    # Why the baseline has no error.
     reason: str = ""
-    # Whether the run's folder has it.
+    # Whether the run's folder contains the model.
     kept: bool = False
-    # The rest is not recorded. For the test split; None where it failed.
+    # The fields from this one on are not recorded. Outputs for the test split; None where the model
+    # failed.
     outputs: Tensor | None = None
-    # Fitted to all of its training samples; None for the constant and where it failed.
+    # Model fitted to all training samples in use; None for the constant and where fitting failed.
     model: plain.PlainModel | None = None
-    # What makes its features, as it was before any training: part of a transfer model's state.
+    # State, before any training, of the network that computes the features: part of the state of a
+    # transfer.
     start: Mapping[str, Tensor] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Return it as result.json holds it: only the reason where it has no outputs."""
+        """Return the baseline's entry in result.json: only the reason if it has no outputs."""
         if self.outputs is None:
             return {"error": None, "reason": self.reason, "kept": False}
         record = dict(vars(self))
@@ -110,12 +114,14 @@ class Baseline:
 def compute(
     names: Sequence[str], subject: Subject, cache: Path, reporter: Reporter
 ) -> Iterator[tuple[str, Baseline]]:
-    """Yield the baselines of a run by name, in order.
+    """Yield each baseline of a run with its name, in order.
 
-    A failure becomes the baseline's `reason` and is reported.
+    If a baseline fails, its `reason` says why, and the failure is reported.
 
-    What is computed is kept in the folder baselines of `cache`. InterruptionError where a signal
-    asks to stop.
+    Fitted models and their outputs are stored in the folder baselines of `cache`.
+
+    Raises:
+        InterruptionError: a signal asks to stop.
     """
     try:
         for name in names:
@@ -125,7 +131,7 @@ def compute(
             except InterruptionError:
                 raise
             except (OrcaError, OSError, MemoryError, ValueError) as failure:
-                # The record and the log have one line for it.
+                # The record and the log have one line for the failure.
                 line = " ".join(str(failure).split())
                 baseline = Baseline(error=None, reason=line or type(failure).__name__)
             if baseline.reason:
@@ -138,7 +144,7 @@ def compute(
 
 def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
     if name == MINIROCKET and not has_aeon():
-        raise DataError("it needs the package aeon: pip install 'orca-transfer[peers]'")
+        raise DataError("needs the package 'aeon'; install it: pip install 'orca-transfer[peers]'")
     learned = subject.learned
     splits = ["train"]
     # Stage 3 may have trained on the validation samples as well.
@@ -178,7 +184,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         trained_on={"splits": splits, "n": count, "of": len(learned)},
         versions=versions,
         about=str(entry.record["about"]),
-        reason="undefined on this test split" if test_score.value is None else "",
+        reason="its error is undefined on this test split" if test_score.value is None else "",
         outputs=outputs,
         model=_plain_model(entry),
         start=_start_state(name, subject, start),
@@ -186,7 +192,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
 
 
 def _plain_model(entry: Entry) -> plain.PlainModel | None:
-    """Return the fitted model of a cache entry; None for the constant, which has none."""
+    """Return the fitted model of a cache entry; None for the constant, which has no model."""
     record = entry.record.get("model")
     if record is None:
         return None
@@ -198,10 +204,10 @@ def _plain_model(entry: Entry) -> plain.PlainModel | None:
 
 
 def _start_state(name: str, subject: Subject, start: TransferModel | None) -> dict[str, Tensor]:
-    """Return the tensors of the network that makes a model's features, if one does.
+    """Return the tensors of the network that computes a baseline's features, if it has a network.
 
-    These are the embedder's and, of the body, what a finetune mode has added to it: the body itself
-    comes from its checkpoint, or from the seed.
+    They are the embedder's tensors and the tensors that a finetune mode has added to the body. The
+    body's own tensors are read from its checkpoint, or drawn from the seed.
     """
     state = {}
     if name in _EMBEDDED:
@@ -213,7 +219,7 @@ def _start_state(name: str, subject: Subject, start: TransferModel | None) -> di
 
 
 def _constant(subject: Subject) -> Entry:
-    """Return the outputs of the best constant, as `_fitted` does those of a model."""
+    """Return the best constant's outputs as a cache entry, in the form of `_fitted`."""
     constant = subject.constant
     rows = subject.rows(raw=False)
     if subject.judge is not None:
@@ -235,7 +241,7 @@ def _constant(subject: Subject) -> Entry:
 def _constants_of_folds(subject: Subject, rows: np.ndarray, fold: np.ndarray) -> Tensor:
     """Return for each of these training samples the best constant of the other folds, [n, ...]."""
     y = subject.learned.targets()[rows]
-    # The constant too is judged on samples that it was not computed from.
+    # The constant too is evaluated on samples that it was not computed from.
     constants = []
     for number in range(fold.max() + 1):
         constants.append(subject.error.constant(y[fold != number], subject.task.num_outputs))
@@ -245,13 +251,18 @@ def _constants_of_folds(subject: Subject, rows: np.ndarray, fold: np.ndarray) ->
 def _fitted(
     name: str, subject: Subject, cache: Path, *, facts: list[Any], start: TransferModel | None
 ) -> Entry:
-    """Return a model, its outputs for the test split, and `held_out` for `rows` new to it.
+    """Return the cache entry of a fitted baseline.
+
+    It contains the model, its `outputs` for the test split, and `held_out`, its outputs for the
+    samples `rows`, which the model was not fitted to.
 
     Args:
-        name, subject: of the model and its run.
-        cache: holds the folder baselines.
-        facts: names of the splits that it learns from, and the versions that it depends on.
-        start: the whole model as it was before training, where its features are the inputs.
+        name: name of the baseline.
+        subject: the run.
+        cache: folder that contains the folder baselines.
+        facts: names of the splits that the baseline learns from, and the versions of the packages
+            that it depends on.
+        start: the transfer before training, if its features are the baseline's inputs; else None.
     """
     task = subject.task
     settings: dict[str, Any] = {
@@ -266,10 +277,10 @@ def _fitted(
         judged_on = hashlib.sha256(subject.run_folds.tobytes()).hexdigest()
     splits, _ = facts
     data = [subject.digests[split] for split in (*splits, "test")]
-    # All that the outputs depend on and nothing else, so that runs share what they can.
+    # The key has all that the outputs depend on and nothing else, so that runs share entries.
     key = [_REVISION, settings, facts, data, list(task.input_shape), judged_on]
     if name in _EMBEDDED:
-        # Weights by their digest, and by text what the state does not contain.
+        # The digest identifies the weights; the texts identify settings outside the state.
         embedding = start or subject.embedder
         layout = str(getattr(subject.embedder, "layout", None))
         key.append([weights_sha256(embedding.state_dict()), str(embedding), layout])
@@ -279,14 +290,14 @@ def _fitted(
 
 
 def _is_raw(name: str, subject: Subject) -> bool:
-    """Return whether a model takes the inputs as they are."""
+    """Return whether a baseline is fitted to raw inputs, not to features."""
     return name == MINIROCKET or subject.task.kind == "dense"
 
 
 def _inputs(
     name: str, subject: Subject, start: TransferModel | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a model takes, of the training samples in use and of the others.
+    """Return a baseline's inputs for the training samples in use and for the other samples.
 
     See `Subject`.
     """
@@ -300,12 +311,13 @@ def _inputs(
 def _fit(
     name: str, subject: Subject, settings: dict[str, Any], start: TransferModel | None
 ) -> Entry:
-    """Fit a model in a process of its own; see `_fitted`.
+    """Fit a baseline in a separate process, and return its cache entry; see `_fitted`.
 
     Args:
-        name, subject: of the model and its run.
-        settings: those of `models.fitted`.
-        start: the whole model as it was before training, where its features are the inputs.
+        name: name of the baseline.
+        subject: the run.
+        settings: settings for `models.fitted`.
+        start: as in `_fitted`.
     """
     is_raw = _is_raw(name, subject)
     reading_s = 0.0
@@ -314,7 +326,7 @@ def _fit(
     if name in _EMBEDDED:
         # Computing the features belongs to the cost of these models.
         reading_s = time.monotonic() - began
-    # Raw inputs leave room for fewer samples than features do.
+    # The memory limit allows fewer samples of raw inputs than of features.
     rows = subject.rows(is_raw)
     y = subject.learned.targets()[rows]
     is_known = _is_known(y)
@@ -330,7 +342,7 @@ def _fit(
     if subject.judge is None:
         fold = _folds(subject, rows)
     if fold is not None:
-        # The models of the folds take time as well.
+        # The models of the folds take computing time as well.
         limit_s *= 3
     is_table = not is_raw and name not in _EMBEDDED
     request = settings | {
@@ -342,7 +354,7 @@ def _fit(
         "limit": subject.limit if is_table else 0,
     }
     fitted = _in_process(request, limit_s)
-    # Among the new samples, those that judge come before those of the test split.
+    # Among the new samples, the validation samples come before the test samples.
     judged = subject.judged_rows(is_raw)
     outputs = torch.from_numpy(fitted["outputs"])
     tensors = {"outputs": outputs[len(judged) :]}
@@ -364,7 +376,7 @@ def _fit(
 
 
 def _in_process(request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-    """Return what `models.fitted` does, from a process that is ended at its limit in seconds."""
+    """Call `models.fitted` in a process that is ended after `limit_s` seconds of computing."""
     try:
         # A separate process can be ended even within a library's call.
         fitted: dict[str, Any] = isolation.isolated(
@@ -376,17 +388,17 @@ def _in_process(request: dict[str, Any], limit_s: float) -> dict[str, Any]:
             **request,
         )
     except isolation.StoppedError as error:
-        raise DataError(f"it {error}") from error
+        raise DataError(f"fitting {error}") from error
     return fitted
 
 
 def _is_known(targets: np.ndarray) -> np.ndarray:
-    """Return which targets are known: numbers are NaN where they are not, classes negative."""
+    """Return a mask of the known targets; unknown numbers are NaN, unknown classes negative."""
     return ~np.isnan(targets) if targets.dtype.kind == "f" else targets >= 0
 
 
 def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
-    """Return the records that these samples are cut from; None where they stand alone."""
+    """Return the records of these samples; None if samples are not cut from records."""
     groups = samples.groups()
     if groups is None:
         return None
@@ -394,9 +406,9 @@ def _groups(samples: Samples, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _folds(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
-    """Return the fold of each of these training samples; None where there are too few.
+    """Return the fold of each of these training samples; None if they are too few for folds.
 
-    These are the run's folds where it has any, so that all are judged alike.
+    If the run has folds, these are used, so that all candidates are compared on the same samples.
     """
     learned = subject.learned
     if subject.run_folds is not None:
@@ -420,7 +432,7 @@ def _form(subject: Subject) -> str:
     task = subject.task
     if task.kind != "dense":
         return task.kind
-    # A few samples show the form, and all of them may be a large memory map.
+    # A few samples show the form; the targets of all samples may be a large memory map.
     targets = task.train.targets()[:64]
     form = "class_maps"
     extent = targets.shape[1:]
@@ -435,7 +447,7 @@ def _form(subject: Subject) -> str:
     has_several_labels = form == "masks" and task.num_outputs > 1
     if has_several_labels or extent != task.input_shape[1:]:
         raise DataError(
-            "several labels at each position, or outputs and inputs that differ in extent; "
-            "the best constant is the only baseline"
+            "its targets have several labels at each position, or another extent than the inputs; "
+            "the best constant is the only baseline of such a task"
         )
     return form

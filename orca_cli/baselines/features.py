@@ -8,19 +8,19 @@ from itertools import pairwise
 
 import numpy as np
 
-# Bands of a series' spectrum.
+# Number of frequency bands of a series' spectrum.
 _BANDS = 16
 
 
 def table(x: np.ndarray, valid: np.ndarray | None, limit: int) -> np.ndarray:
     """Return features [B, F] float32 of x [B, C, *E], 0 at padding.
 
-    These are all values, or summaries where a sample has more than `limit` values.
+    The features are all values, or summaries if a sample has more than `limit` values.
 
-    Summaries are means over a grid of cells, and of every channel mean, deviation, least and
-    largest value, mean absolute step along the last axis, and for series the logarithm of the power
-    in bands of frequency. Where there is padding, `valid` [B, *E], the share of positions that are
-    not padding is a feature too.
+    Summaries are means over a grid of cells. They also contain, for every channel, the mean, the
+    standard deviation, the smallest and the largest value, and the mean absolute step along the
+    last axis; for series also the log power in frequency bands. If samples have padding, where
+    `valid` [B, *E] is False, the share of positions that are not padding is a feature too.
     """
     if math.prod(x.shape[1:]) <= limit:
         columns = [x.reshape(len(x), -1)]
@@ -56,12 +56,12 @@ def _summaries(x: np.ndarray, valid: np.ndarray | None, limit: int) -> list[np.n
         columns.append(steps.sum(axis=axes) / step_count)
     if x.ndim == 3 and x.shape[2] >= 2 * _BANDS:
         columns.append(_spectrum(centred))
-    # A sample of padding alone has an infinite least and largest value.
+    # In a sample that is all padding, the smallest and the largest value are infinite.
     columns = [np.where(np.isfinite(column), column, 0) for column in columns]
     num_features = sum(column.shape[1] for column in columns)
     room = limit - num_features
     if room < num_channels:
-        # The channels' own figures take all the room.
+        # The figures of the channels use up the limit.
         figures = np.concatenate(columns, axis=1)
         return [figures[:, : max(1, limit)]]
     return [*columns, pooled(x, mask, room // num_channels)]
@@ -83,7 +83,7 @@ def _spectrum(x: np.ndarray) -> np.ndarray:
 def pooled(x: np.ndarray, mask: np.ndarray, cells: int) -> np.ndarray:
     """Return means over a grid of cells of every channel of x [B, C, *E], [B, C * number of cells].
 
-    A channel has at most `cells` cells, in proportion to the lengths of the axes.
+    A channel is cut into at most `cells` cells, in proportion to the lengths of the axes.
 
     `mask` [B, 1, *E] is False at padding, where x is 0 and does not count; a cell that is all
     padding has 0.

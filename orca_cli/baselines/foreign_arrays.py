@@ -1,4 +1,4 @@
-"""Arrays of a file that may be a stranger's: only of the types and shapes that they must have."""
+"""Arrays of an untrusted file, checked for their types and shapes."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from orca_cli.exceptions import UnsafeError
 
-# Name -> its type, and a letter for each of its axes.
+# Name of an array -> its type, and a letter for each of its axes.
 Forms = Mapping[str, tuple[type, str]]
 
 
@@ -15,10 +15,10 @@ def taken(
 ) -> dict[str, np.ndarray]:
     """Return the arrays that `forms` names; in `arrays` their names start with the prefix.
 
-    Axes with the same letter have the same size, that of `sizes` where it has the letter.
+    Axes with the same letter must have the same size; `sizes` fixes the size of some letters.
 
     Raises:
-        UnsafeError: an array is missing, has another type or shape, or a number that is not finite.
+        UnsafeError: an array is missing, has another type or shape, or has a NaN or infinite value.
     """
     by_name = {}
     known_sizes = dict(sizes)
@@ -26,17 +26,19 @@ def taken(
         full_name = prefix + name
         array = arrays.get(full_name)
         if array is None:
-            raise UnsafeError(f"array '{full_name}' is missing")
+            raise UnsafeError(f"has no array '{full_name}'")
         if array.dtype != dtype or array.ndim != len(letters):
             raise UnsafeError(
-                f"array '{full_name}' is {array.dtype} with {array.ndim} axes, "
-                f"expected {dtype.__name__} with {len(letters)}"
+                f"array '{full_name}' has type {array.dtype} and {array.ndim} axes, "
+                f"expected type {dtype.__name__} and {len(letters)} axes"
             )
         for letter, size in zip(letters, array.shape, strict=True):
             expected = known_sizes.setdefault(letter, size)
             if size != expected:
-                raise UnsafeError(f"array '{full_name}' has {size} entries, expected {expected}")
+                raise UnsafeError(
+                    f"array '{full_name}' has {size} entries along an axis, expected {expected}"
+                )
         if not np.isfinite(array).all():
-            raise UnsafeError(f"array '{full_name}' has numbers that are not finite")
+            raise UnsafeError(f"array '{full_name}' contains NaN or infinite values")
         by_name[name] = array
     return by_name

@@ -1,7 +1,4 @@
-"""What baselines learn from and are measured on.
-
-That is a run, and the samples of its splits as arrays of bounded size.
-"""
+"""A run as its baselines see it: the samples of its splits, as arrays of bounded size."""
 
 import functools
 import math
@@ -22,53 +19,54 @@ from orca_cli.interfaces import Error, Samples, TaskData
 from orca_cli.models.transfer import TransferModel
 from orca_cli.stages.plan import BEST_FROM
 
-# Training samples that a model is fitted to.
+# Largest number of training samples that a baseline is fitted to.
 MOST_ROWS = 4096
-# Values of the inputs of one split, and of its targets.
+# Largest number of values in the inputs of one split, and in its targets.
 MOST_CELLS = 2**26
-# Processor time, so that other load does not decide which baselines a run has.
+# Limit on processor time, so that other load does not decide which baselines a run has.
 _LIMIT_S = 120
 _BATCH_CELLS = 2**22
 _EMBEDDED_AT_ONCE = 32
-# Values of an input that are features as they are.
+# Largest number of values of an input that become features without being summarised.
 MOST_RAW = 4096
-# Values of the table of the training samples.
+# Number of values that the table of training samples should have at most.
 _CELLS = 2**22
-# Features that a sample may have, however many samples there are.
+# Number of features that a sample may have whatever the number of samples.
 _LEAST_FEATURES = 1024
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its baselines see it, made by `experiment`.
+    """A run as its baselines see it; `subject.subject_of` makes it.
 
-    Samples are read when they are asked for.
+    Samples are read when they are first needed.
 
-    Each of `table`, `raw`, `embedded` and `probed` returns two arrays: of the n training samples in
-    use (`rows`), and of m others, those of `judge` (`judged_rows`) before all of the test split.
-    DataError where reading takes more than 120 s of processor time.
+    Each of `table`, `raw`, `embedded` and `probed` returns two arrays. The first has the n training
+    samples in use (`rows`). The second has m other samples: the samples of `judge` in use
+    (`judged_rows`), followed by the whole test split. All four raise DataError if reading takes
+    more than 120 s of processor time.
     """
 
     task: TaskData
-    # The task's own.
+    # The task's own error.
     error: Error
-    # What its stage 3 trained on: the training split, or validation as well.
+    # Samples that stage 3 trained on: the training split, or the training and validation splits.
     learned: Samples
-    # Whether the validation split is another one than these and the test split.
+    # Whether the validation split differs from these samples and from the test split.
     may_judge: bool
-    # Of each of these samples, [n], where the run was validated by folds; None where it was not.
+    # Fold of each sample in `learned`, [n]; None if the run was not validated by folds.
     run_folds: np.ndarray | None
-    # As it was before any training, on the CPU.
+    # The embedder before any training, on the CPU.
     embedder: nn.Module
-    # Returns the whole model as it was before any training.
+    # Returns the transfer before any training.
     start: Callable[[], TransferModel]
-    # Called where the cache does not have all outputs.
+    # Opens the test split; called if the cache lacks some outputs.
     open_test: Callable[[], Samples]
-    # Of the test split, [n, ...].
+    # Targets of the test split, [n, ...].
     targets: Tensor
-    # Records of the test samples, [n].
+    # Record of each test sample, [n]; None if samples are not cut from records.
     groups: np.ndarray | None
-    # Of the splits by name: train, val and test.
+    # Name of a split (train, val or test) -> its SHA-256.
     digests: Mapping[str, str]
     # Output of the best constant predictor, [K] or [K, *E].
     constant: Tensor
@@ -80,10 +78,10 @@ class Subject:
 
     @property
     def judge(self) -> Samples | None:
-        """Return the split that says which model is best.
+        """Return the validation split if candidates are compared on it, else None.
 
-        None where folds of the training samples do: those of the run, or others where it has none
-        and the validation split is small.
+        Otherwise they are compared on folds of the training samples: the run's folds, or new folds
+        if the run has none and its validation split is small or not separate.
         """
         validation = self.task.validation
         if self.run_folds is None and self.may_judge and len(validation) >= BEST_FROM:
@@ -92,9 +90,9 @@ class Subject:
 
     @property
     def judged(self) -> dict[str, Any]:
-        """Return what says which model is best, as result.json holds it.
+        """Return which samples candidates are compared on, in the form of result.json.
 
-        on: validation or folds; n: samples of it; folds: their number, or None.
+        on: validation or folds; n: number of samples; folds: number of folds, or None.
         """
         if self.judge is not None:
             return {"on": "validation", "n": len(self.judge), "folds": None}
@@ -104,8 +102,8 @@ class Subject:
     def rows(self, raw: bool) -> np.ndarray:
         """Return the indices of the training samples that are used, ascending.
 
-        These are all, or as many as there is room for, drawn at random. There is less room for
-        `raw` inputs than for features.
+        They are all training samples, or as many as the limits allow, drawn at random. The limit is
+        lower for `raw` inputs than for features.
         """
         limit = MOST_ROWS
         if raw:
@@ -113,31 +111,32 @@ class Subject:
         return _drawn(len(self.learned), limit)
 
     def judged_rows(self, raw: bool) -> np.ndarray:
-        """Return the indices of the samples of `judge` that are used, ascending; none without it.
+        """Return the indices of the samples of `judge` that are used, ascending.
 
-        These are all, as of the test split; of `raw` inputs as many as there is room for.
+        For features they are all samples, and for `raw` inputs as many as the limits allow. They
+        are empty without `judge`.
         """
         count = len(self.judge or ())
         return _drawn(count, self._raw_room() if raw else count)
 
     def _raw_room(self) -> int:
-        """Return how many inputs have MOST_CELLS values, but at least 4."""
+        """Return the number of inputs that have MOST_CELLS values together, at least 4."""
         return max(4, MOST_CELLS // math.prod(self.task.input_shape))
 
     @functools.cached_property
     def limit(self) -> int:
-        """Return the limit of the function `table`."""
+        """Return the argument `limit` of `features.table`."""
         num_learned = len(self.rows(raw=False))
         # The fewer the samples, the more features each may have.
         wished = max(_LEAST_FEATURES, min(MOST_RAW, _CELLS // max(1, num_learned)))
-        # Neither the training table nor that of the other samples exceeds MOST_CELLS values.
+        # Neither the table of training samples nor the table of other samples exceeds MOST_CELLS.
         longer_table = max(num_learned, len(self.judge or ()) + len(self.test))
         room = max(1, MOST_CELLS // longer_table)
         return min(wished, room)
 
     @functools.cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features by the function `table`, [n, F] and [m, F] float32."""
+        """Return the features that `features.table` computes, [n, F] and [m, F] float32."""
 
         def take(x: Tensor, valid: Tensor | None) -> np.ndarray:
             return table(x.numpy(), None if valid is None else valid.numpy(), self.limit)
@@ -148,12 +147,14 @@ class Subject:
     def raw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inputs, [n, C, *E] and [m, C, *E], 0 at padding.
 
-        DataError for a test split that is too large.
+        Raises:
+            DataError: the test split is too large, or reading takes too long.
         """
         test_cells = len(self.test) * math.prod(self.task.input_shape)
         if test_cells > 2 * MOST_CELLS:
             raise DataError(
-                f"the test split has more than {2 * MOST_CELLS:,} values, too many for it"
+                f"the test split has {test_cells:,} values, more than the limit of "
+                f"{2 * MOST_CELLS:,}"
             )
         return self._read(lambda x, valid: x.numpy(), raw=True)
 
@@ -163,7 +164,7 @@ class Subject:
         return self._read(functools.partial(embedded, embedder), at_once=_EMBEDDED_AT_ONCE)
 
     def probed(self, model: TransferModel) -> tuple[np.ndarray, np.ndarray]:
-        """Return what a model's predictor sees of the samples, pooled features [n, F] and [m, F].
+        """Return the pooled features that a model's predictor gets, [n, F] and [m, F].
 
         The model stays on its device.
         """
@@ -199,7 +200,7 @@ class Subject:
         judged: list[np.ndarray] = []
         if self.judge:
             judged += read(self.judge, self.judged_rows(raw))
-        # All test samples, as for the run's own error.
+        # All test samples are read, as for the run's own error.
         tested = read(self.test, np.arange(len(self.test)))
         return learned, np.concatenate([*judged, *tested])
 

@@ -1,6 +1,6 @@
-"""The leaderboard of a run: the transfer and the simple models, judged on the same samples.
+"""The leaderboard of a run: the transfer and the baselines, compared on the same samples.
 
-Made of result.json alone. Imports no torch.
+It is made from result.json alone. This module does not import torch.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from typing import Any
 
 from orca_cli.baselines.names import CONSTANT, START, TRANSFER
 
-# What judges; a run that is validated on the test split, or on nothing, is not judged.
+# Samples on which candidates can be compared. A transfer that was validated on the test split, or
+# on no samples, is not compared with the baselines.
 _JUDGES = ("validation", "folds")
 
 
@@ -19,18 +20,18 @@ def leaderboard(
 
     Args:
         result: the record of a completed run, with `baselines`.
-        judged: on what its simple models were judged (`Subject.judged`); None without any, for
-            what the transfer was validated on.
+        judged: samples that its baselines were compared on (`Subject.judged`); None, if the run has
+            no baselines, for the samples that the transfer was validated on.
 
     Returns:
-        judged: with the SHA-256 of its samples, by which runs are compared; None where other
-            samples validated the transfer, or none.
-        candidates: name, validation_error, error, interval, seconds and kept of each, lowest
-            validation error first, the transfer first among equals. Those without one come last,
-            as the transfer that other samples validated.
-        leader: the name of the first that has a validation error and is kept, or None.
+        judged: the samples, with their SHA-256, which shows whether runs can be compared. The
+            SHA-256 is None if the transfer was validated on other samples, or not at all.
+        candidates: name, validation_error, error, interval, seconds and kept of each candidate,
+            lowest validation error first, and the transfer first among equals. Candidates without a
+            validation error come last, such as a transfer that was validated on other samples.
+        leader: name of the first candidate that has a validation error and is kept, or None.
     """
-    # Older programs recorded less of it.
+    # Older versions of orca recorded fewer entries.
     selected = result.get("selected") or {}
     if judged is None:
         num_folds = selected.get("folds") or None
@@ -41,7 +42,7 @@ def leaderboard(
     if is_judged and start_error is not None:
         candidates.append(_candidate(START, {"validation_error": start_error}))
     for name, baseline in result["baselines"].items():
-        # It shows that a model has learned something, and is nothing to predict with.
+        # The constant only shows whether a model has learned anything; nobody predicts with it.
         if name != CONSTANT:
             candidates.append(_candidate(name, baseline))
     # Sorting keeps the order of equals.
@@ -57,7 +58,7 @@ def leaderboard(
 
 def _transfer(result: Mapping[str, Any], *, is_judged: bool) -> dict[str, Any]:
     seconds = result["seconds"]
-    # Its making alone, as of the simple models: without the test.
+    # Only the stages that make the transfer count, not its test.
     made_s = sum(seconds.get(stage, 0.0) for stage in ("build", "align", "finetune"))
     transfer = {
         "validation_error": result["validation_error"] if is_judged else None,

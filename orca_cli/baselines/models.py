@@ -1,14 +1,14 @@
-"""Fit one simple model and predict with it.
+"""Fit a baseline and predict with it.
 
 The models are logistic regression, ridge, forests, boosting, and a ridge on MiniRocket's features.
-`fitted` is called in a process of its own by `compute`. MiniRocket is aeon's (Dempster et al. 2021,
-arXiv 2012.08791).
+`compute` calls `fitted` in a separate process. MiniRocket is aeon's implementation (Dempster et al.
+2021, arXiv 2012.08791).
 
-For linear models, features are standardised by the training set. Where there are more features than
-samples, the table is rotated into the space that its rows span: the L2 penalty and the predictions
-are the same there, at less cost.
+For linear models, features are standardised by the training set. If there are more features than
+samples, the table is rotated into the space that its rows span. This changes neither the L2 penalty
+nor the predictions, and costs less.
 
-What is fitted becomes plain arrays (`plain`), which compute the outputs.
+A fitted model is converted to plain arrays (`plain`), which compute its outputs.
 """
 
 import importlib
@@ -26,24 +26,25 @@ from orca_cli.baselines.prepared import Prepared
 from orca_cli.baselines.rocket import AEON, Rocket
 from orca_cli.baselines.windows import Windows, training_positions
 
-# Imported before the clock starts.
+# Packages that are imported before the clock starts.
 _PACKAGES = ("sklearn.linear_model", "sklearn.model_selection", "sklearn.ensemble")
-# What a model takes that takes neither table features nor raw inputs.
+# Name of a baseline -> kind of its inputs; other baselines take table features.
 _INPUTS = {FEATURES: "embedder", PROBE: "body", MINIROCKET: "raw"}
 FOLDS = 5
-# Of scikit-learn's LogisticRegression: the inverse of the penalty.
+# Candidates for C of scikit-learn's LogisticRegression, the inverse of the penalty.
 CS = np.logspace(-4, 2, 7)
 ALPHAS = np.logspace(-3, 5, 17)
-# As the authors of MiniRocket have for classes.
+# Ridge penalties that the authors of MiniRocket use for classes.
 _ROCKET_ALPHAS = np.logspace(-3, 3, 10)
-# Values of the table on which C is chosen.
+# Largest number of values in the table on which C is chosen.
 _CV_CELLS = 2**19
-# Samples, of which 300 trees take a second; of more, 100.
+# Number of samples for which 300 trees take a second; for more samples a forest has 100 trees.
 _SMALL = 1000
-# Features. Of more, a split of a regression forest looks at the square root of their number.
+# Number of features up to which a split of a regression forest considers a third of them. With more
+# features it considers the square root of their number.
 _FEW = 64
-# Of folds, and of what is random in a model. It is not the run's: runs of all seeds share their
-# baselines.
+# Seed of the folds and of random models. It is not the run's seed, so that runs of all seeds share
+# their baselines.
 SEED = 0
 
 
@@ -51,12 +52,12 @@ SEED = 0
 class _Fit:
     """Fitted models of all outputs, in the form of `plain`."""
 
-    # Of the record: kind and link of each model.
+    # Kind and link of each model, for the record.
     parts: list[dict[str, str]]
     arrays: dict[str, np.ndarray]
-    # What was chosen, in words.
+    # Hyperparameters that were chosen, in words.
     about: str
-    # Of windows, for dense targets.
+    # Positions of a window before and after its own, for dense targets.
     sides: tuple[int, int] = (0, 0)
 
 
@@ -79,22 +80,24 @@ def fitted(
 
     Args:
         model: a name in `names.NAMES`.
-        form: of the targets: classes, labels, values; maps, class_maps or masks of dense ones.
+        form: form of the targets: classes, labels or values; for dense targets maps, class_maps or
+            masks.
         x, y: training inputs (features [n, F]; series and dense inputs [n, C, *E]) and targets.
-        new: inputs of the same form.
-        k: classes; K of other targets.
-        groups: [n], samples of one group stay in one fold; None where samples stand alone.
-        fold: [n] int64, the fold of every training sample; None asks for no outputs for these.
-        balanced: whether all classes weigh alike.
-        causal: of dense targets, whether a position sees only itself and earlier ones.
-        limit: of `features.table`, where that made x, for the record; else 0.
-        parent: process that this one ends with, even in the middle.
+        new: m inputs of the same form.
+        k: number of classes; K for other targets.
+        groups: [n], the group of each sample, which stays in one fold; None for samples without
+            groups.
+        fold: [n] int64, the fold of every training sample; None if no held-out outputs are needed.
+        balanced: whether all classes have the same total weight.
+        causal: for dense targets, whether a position sees only itself and earlier positions.
+        limit: argument of `features.table` with which x was computed, for the record; else 0.
+        parent: id of a process; when it ends, this process ends too, even in the middle of a fit.
 
     Returns:
-        outputs [m, K] or [m, K, *E], float32, or float64 where the targets are; seconds of
-        computing them; about: what was chosen, in words; model: the record and the arrays of the
-        `plain.PlainModel` that computed them; held_out: [n, ...], for each training sample by a
-        model of the other folds alone.
+        outputs: [m, K] or [m, K, *E], float32, or float64 if the targets are; seconds: processor
+        time of fitting and predicting; about: the chosen hyperparameters, in words; model: record
+        and arrays of the `plain.PlainModel` that computed the outputs; held_out, if `fold` is set:
+        [n, ...], the outputs for each training sample by a model of the other folds alone.
     """
     if parent is not None:
         signals.end_with_parent(parent)
@@ -120,7 +123,7 @@ def fitted(
     for number in np.unique(fold):
         train = fold != number
         test = fold == number
-        # All is chosen anew without the fold, so that no penalty has seen its samples.
+        # Hyperparameters are chosen again without the fold: no penalty has seen its samples.
         fold_fit, _ = _model(
             model, form, x[train], y[train], groups=_taken(groups, train), **settings
         )
@@ -130,7 +133,7 @@ def fitted(
 
 
 def _taken(groups: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """Return the groups of these samples; None where samples stand alone."""
+    """Return the groups of these samples; None for samples without groups."""
     return None if groups is None else groups[rows]
 
 
@@ -146,7 +149,7 @@ def _model(
     causal: bool,
     limit: int,
 ) -> tuple[plain.PlainModel, str]:
-    """Fit a model; return it, and what was chosen in fitting.
+    """Fit a model; return it and, in words, the hyperparameters that were chosen.
 
     Arguments as in `fitted`.
     """
@@ -176,7 +179,7 @@ def _model(
 
 
 def _named(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays under their names in a model, behind those of their part."""
+    """Return arrays with a prefix and a dot before their names."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
@@ -191,20 +194,22 @@ def classes(
 ) -> _Fit:
     """Fit a classifier.
 
-    It predicts scores [m, k], larger for likelier classes: log-probabilities, but for a ridge.
+    Its outputs are scores [m, k], larger for likelier classes. Every model except a ridge returns
+    log-probabilities.
 
-    A ridge on the classes as numbers takes many features, as those of an embedder or of MiniRocket.
-    Its penalty is chosen by leaving one sample out, or folds of whole groups.
+    The ridge takes the classes as numbers and suits many features, as an embedder or MiniRocket
+    computes them. Its penalty is chosen by leave-one-out cross-validation, or by folds of whole
+    groups.
 
     Args:
-        model: linear, forest, boosting; another is a ridge.
+        model: linear, forest or boosting; any other name means a ridge.
         x: [n, F] training features.
         y: [n] int64 in 0..k-1.
         groups, k, balanced: as in `fitted`.
     """
     prepared = Prepared.by(model, x)
     with warnings.catch_warnings():
-        # Of folds without a rare class, and of fits that stop early.
+        # Warnings about folds without a rare class, and about fits that stop early.
         warnings.simplefilter("ignore")
         estimator = _estimator(model, prepared.table, y, groups=groups, k=k, balanced=balanced)
     columns = np.isin(np.arange(k), estimator.classes_)
@@ -222,9 +227,9 @@ def _estimator(
     k: int = 0,
     balanced: bool = False,
 ) -> Any:
-    """Return a model of scikit-learn, fitted to classes, y [n] int64, or numbers, y [n] or [n, K].
+    """Return a scikit-learn model fitted to classes, y [n] int64, or to numbers, y [n] or [n, K].
 
-    A constant where none can be fitted. `k` and `balanced` are of classes.
+    It is a constant if no other model can be fitted. `k` and `balanced` matter for classes only.
     """
     from sklearn import dummy, ensemble, linear_model
 
@@ -262,9 +267,9 @@ def _estimator(
 def _chosen_c(
     x: np.ndarray, y: np.ndarray, *, groups: np.ndarray | None, k: int, balanced: bool
 ) -> float:
-    """Return the C of a logistic regression with the least 0-1 error in cross-validation.
+    """Return the C of a logistic regression with the lowest 0-1 error in cross-validation.
 
-    Among equals it is the one with the least log-loss.
+    Among equal errors, the lowest log-loss decides.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -290,7 +295,7 @@ def _chosen_c(
         # Folds of whole groups may be empty, or leave one class for training.
         if not len(test) or len(np.unique(y[train])) < 2:
             continue
-        # One model for all C: each fit starts from the coefficients of the one before.
+        # One model serves all C: each fit starts from the coefficients of the fit before.
         model = LogisticRegression(
             max_iter=100,
             tol=1e-3,
@@ -315,7 +320,7 @@ def _chosen_c(
 def _losses(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Return the 0-1 error and the log-loss of scores [m, k], summed over m samples.
 
-    A sample counts by the weight of its class; `weights` is [k].
+    Each sample has the weight of its class; `weights` is [k].
     """
     is_wrong = scores.argmax(axis=1) != y
     true_scores = scores[np.arange(len(y)), y]
@@ -323,10 +328,10 @@ def _losses(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[flo
 
 
 def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> _Fit:
-    """Fit models of numbers; they predict [m, K], 0 for outputs of which no value is known.
+    """Fit models of numbers; they predict [m, K], 0 for outputs without a known target.
 
-    Arguments as in `classes`, but for y: [n, K]; NaN where unknown. Outputs that are known for the
-    same samples are fitted together, except by boosting, which has one output.
+    Arguments as in `classes`, except y: [n, K], NaN where unknown. Outputs whose targets are known
+    for the same samples are fitted together, except by boosting, whose models have one output.
     """
     centre = _centre(y)
     parts: list[dict[str, str]] = []
@@ -337,7 +342,7 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
         together = np.flatnonzero(pattern_of.reshape(-1) == i)
         rows = np.flatnonzero(is_known)
         if not len(rows):
-            # Outputs of which no value is known are predicted as 0.
+            # Outputs without a known target are predicted as 0.
             continue
         prepared = Prepared.by(model, x[rows])
         blocks = np.split(together, len(together)) if model == "boosting" else [together]
@@ -359,13 +364,15 @@ def numbers(model: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray | None)
 def dense(form: str, x: np.ndarray, y: np.ndarray, *, k: int, balanced: bool, causal: bool) -> _Fit:
     """Fit a linear model of each position from the inputs around it, the same everywhere.
 
-    Numbers, [m, K, *E]: the mean input and the mean target of every position are taken away first,
-    so that the model is the mean map plus a linear convolution. Classes, log-probabilities [m, k,
-    *E]: a logistic regression on the inputs around a position, its coordinates and their squares.
+    For numbers the outputs are [m, K, *E]. The mean input and the mean target of every position are
+    subtracted first, so that the model is the mean map plus a linear convolution. For classes the
+    outputs are log-probabilities [m, k, *E], by a logistic regression on the inputs around a
+    position, its coordinates and their squares.
 
     Args:
-        form: maps, y [n, K, *E], NaN where unknown; masks, y [n, 1, *E] of 0 and 1, likewise, which
-            are maps of two classes; class_maps, y [n, *E] int64 in 0..k-1, negative where unknown.
+        form: maps, with y [n, K, *E], NaN where unknown; masks, with y [n, 1, *E] of 0 and 1, NaN
+            where unknown, which become maps of two classes; class_maps, with y [n, *E] int64 in
+            0..k-1, negative where unknown.
         x: [n, C, *E].
         k, balanced, causal: as in `fitted`.
     """
@@ -376,7 +383,7 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, *, k: int, balanced: bool, ca
         sums = np.where(is_known, y, 0).sum(axis=0)
         counts = np.maximum(is_known.sum(axis=0), 1)
         mean_map = sums / counts
-        # Where no target is known at a position, the mean of all.
+        # A position without a known target gets the mean of all known targets.
         mean_map = np.where(is_known.any(axis=0), mean_map, y[is_known].mean())
         windows = replace(windows, centre=x.mean(axis=0, dtype=np.float64))
         arrays = {"input_centre": windows.centre, "mean_map": mean_map.astype(np.float64)}
@@ -412,11 +419,11 @@ def dense(form: str, x: np.ndarray, y: np.ndarray, *, k: int, balanced: bool, ca
 
 
 def _centre(y: np.ndarray) -> np.ndarray:
-    """Return the numbers that are taken away from targets [n, K] before a fit, [K].
+    """Return the numbers that are subtracted from targets [n, K] before a fit, [K].
 
-    For float64 these are the first known targets, else 0. Targets are float64 where they are far
-    from zero, and a forest adds up their squares, in which little else would be left. Differences
-    from one of them are exact.
+    For float64 targets they are the first known target of each output, else 0. Targets are float64
+    if they are far from zero. A forest adds up squares, in which rounding would then hide the
+    differences between targets. The difference between two targets is exact.
     """
     if y.dtype != np.float64:
         return np.zeros(y.shape[1], y.dtype)
@@ -427,7 +434,7 @@ def _centre(y: np.ndarray) -> np.ndarray:
 
 
 def _about(estimator: Any) -> str:
-    """Return in words what was chosen in fitting a model."""
+    """Return in words the hyperparameters that were chosen in fitting a model."""
     for name, text in (("alpha_", "alpha={:g}"), ("C", "C={:g}"), ("n_estimators", "{} trees")):
         if hasattr(estimator, name):
             return text.format(getattr(estimator, name))
@@ -435,7 +442,7 @@ def _about(estimator: Any) -> str:
 
 
 def _group_folds(groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Return folds of whole groups; None where samples stand alone, or all are of one group."""
+    """Return folds of whole groups; None without groups, or if all samples are in one group."""
     from sklearn.model_selection import GroupKFold
 
     if groups is None:

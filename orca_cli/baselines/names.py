@@ -1,6 +1,6 @@
-"""The simple models that a run is compared with, by name, and which of them a task has.
+"""The names of the baselines that a run is compared with, and which of them a task has.
 
-Imports no torch.
+This module does not import torch.
 """
 
 import importlib.util
@@ -10,31 +10,31 @@ from typing import Any
 
 from orca_cli.data.own_data import has_single_rows
 
-# The run's own model, and the same before its first step.
+# The run's own model, and the same model before its first training step.
 TRANSFER = "transfer"
 START = "start"
 CONSTANT = "constant"
 FEATURES = "features"
 PROBE = "probe"
 MINIROCKET = "minirocket"
-# In the order in which they are computed and shown. Of those that validate alike, the first counts
-# as the best.
+# Baselines, in the order in which they are computed and shown. Of baselines with the same
+# validation error, the first counts as the best.
 NAMES = {
     CONSTANT: "the best constant",
     "linear": "a linear model",
     "forest": "a random forest",
     "boosting": "gradient boosting",
     FEATURES: "a ridge on the embedder's features",
-    PROBE: "a ridge on the features of the body as it starts",
-    MINIROCKET: "MiniRocket with ridge",
+    PROBE: "a ridge on the body's features before training",
+    MINIROCKET: "MiniRocket with a ridge",
 }
 PACKAGES = dict.fromkeys(NAMES, ("scikit-learn",)) | {
     CONSTANT: (),
     MINIROCKET: ("aeon", "numba", "scikit-learn"),
 }
-# Of computing, for one fit. The first MiniRocket on a machine is compiled.
+# Limit on the computing time of a fit. MiniRocket is compiled when a machine first uses it.
 LIMITS_S = dict.fromkeys(NAMES, 60.0) | {MINIROCKET: 120.0}
-_QUICK_CELLS = 2**21  # values of the training inputs up to which MiniRocket takes seconds
+_QUICK_CELLS = 2**21  # largest number of values in training inputs for which MiniRocket is quick
 
 
 def baseline_names(
@@ -42,13 +42,15 @@ def baseline_names(
 ) -> list[str]:
     """Return the names of a run's baselines, in the order of NAMES.
 
-    A dense task has the constant and a linear model. For other kinds boosting is for tables only,
-    and MiniRocket for series only.
+    A dense task has the constant and a linear model. For other kinds, only tables have boosting,
+    and only series have MiniRocket.
 
     Args:
-        which: none, simple or all. simple leaves out MiniRocket where it is not installed or would
-            take longer than seconds.
-        task: its settings; `kind` is that of its targets, the input's shape (C, *E).
+        which: none, simple or all. With simple, MiniRocket is left out if it is not installed or
+            would take longer than some seconds.
+        task: settings of the task.
+        kind: kind of the targets.
+        input_shape: shape of an input, (C, *E).
         samples: number of samples in the training split.
     """
     if which == "none":

@@ -1,4 +1,4 @@
-"""What a run's network makes of its inputs, as features for simple models.
+"""Features for baselines that a run's embedder or body computes from its inputs.
 
 Shapes: B samples in a batch, C channels, *E the extent of inputs, F features.
 """
@@ -16,9 +16,9 @@ from orca_cli.models.transfer import TransferModel
 
 @torch.no_grad()
 def embedded(embedder: Any, x: Tensor, valid: Tensor | None) -> np.ndarray:
-    """Return an embedder's features [B, F] of inputs, on its device, as in `interfaces.Batch`.
+    """Return an embedder's features [B, F] of inputs on its device, as in `interfaces.Batch`.
 
-    These are its own where it has such, else the mean and the maximum of its tokens.
+    They are its features of whole samples if it has any, else the mean and maximum of its tokens.
     """
     summary = embedder.sample_features(x, valid)
     if summary is None:
@@ -28,7 +28,7 @@ def embedded(embedder: Any, x: Tensor, valid: Tensor | None) -> np.ndarray:
         token_counts = mask.sum(1).clamp(min=1)
         mean = token_sums / token_counts
         largest = tokens.x.masked_fill(~mask, -math.inf).amax(1)
-        # A sample of padding alone has no largest token.
+        # A sample that is all padding has no largest token.
         largest = torch.where(mask.any(1), largest, 0.0)
         summary = torch.cat([mean, largest], dim=1).float()
     return np.asarray(summary.cpu().numpy())
@@ -36,7 +36,7 @@ def embedded(embedder: Any, x: Tensor, valid: Tensor | None) -> np.ndarray:
 
 @torch.no_grad()
 def probed(model: TransferModel, x: Tensor, valid: Tensor | None) -> np.ndarray:
-    """Return what a model's predictor sees of inputs on its device, pooled features [B, F]."""
+    """Return the pooled features [B, F] that a model's predictor gets, for inputs on its device."""
     pool = cast(PooledPredictor, model.predictor).pool
     pooled_features = pool(model.features(x, valid)).float().cpu()
     return np.asarray(pooled_features.numpy())

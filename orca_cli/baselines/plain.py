@@ -1,8 +1,9 @@
-"""Fitted simple models as plain values and arrays: their outputs, and their files.
+"""Fitted baselines as plain values and arrays: their outputs, and their files.
 
-A model that is kept predicts the bits that were measured, since `models.fitted` computes its
-outputs here. A file may be a stranger's: `checked` refuses all that could crash, hang, or take more
-memory than its arrays have. Imports neither torch nor scikit-learn.
+A stored model predicts exactly the outputs whose error was measured, since `models.fitted` computes
+them with the functions of this module. A file may be untrusted: `checked` refuses every model that
+could crash, hang, or take more memory than its arrays. This module imports neither torch nor
+scikit-learn.
 """
 
 import hashlib
@@ -29,8 +30,8 @@ SCHEMA = 1
 LEAST = 1e-7
 # Forms of targets at every position of an input.
 DENSE = ("maps", "class_maps", "masks")
-# Entries of a record, and of each of its parts. Scores are numbers as they are, probabilities,
-# logits, or decisions of a ridge.
+# Entries of a record and of each of its parts, with their types. The link says whether scores are
+# numbers (identity), probabilities, logits, or decisions of a ridge.
 _TYPES: dict[str, Any] = {
     "schema": Literal[1],
     "form": Literal["classes", "labels", "values", "maps", "class_maps", "masks"],
@@ -44,7 +45,7 @@ _PART_TYPES: dict[str, Any] = {
     "kind": Literal["linear", "forest", "boosting"],
     "link": Literal["identity", "probabilities", "logits", "decisions"],
 }
-# F features, of which V vary; C scores.
+# Array -> its type and axes: F features, of which V vary, and C scores.
 _LINEAR_FORMS = {
     "varies": (np.bool_, "F"),
     "mean": (np.float64, "V"),
@@ -52,9 +53,9 @@ _LINEAR_FORMS = {
     "coef": (np.float64, "CV"),
     "intercept": (np.float64, "C"),
 }
-# Of an input, beside channels.
+# Letters for the axes of an input after its channels.
 _AXES = "abcdefgh"
-# Values of the inputs that are predicted at once, and outputs of a sample.
+# Largest number of input values that are predicted at once, and of outputs of a sample.
 _AT_ONCE = 2**22
 _MOST_OUTPUTS = 2**27
 
@@ -63,7 +64,7 @@ _MOST_OUTPUTS = 2**27
 class Linear:
     """A linear model of standardised features."""
 
-    # Which features are used, [F]; of these the mean and the standard deviation, [V].
+    # Mask of the features that are used, [F]; their means and standard deviations, [V].
     varies: np.ndarray
     mean: np.ndarray
     std: np.ndarray
@@ -73,12 +74,18 @@ class Linear:
 
     @classmethod
     def read(cls, arrays: Mapping[str, np.ndarray], prefix: str, width: int) -> "Linear":
-        """Return a model of `width` features from arrays that may be forged; UnsafeError."""
+        """Return a model of `width` features from untrusted arrays.
+
+        Raises:
+            UnsafeError: the arrays do not describe such a model.
+        """
         linear = cls(**taken(arrays, _LINEAR_FORMS, prefix, {"F": width}))
         if linear.varies.sum() != len(linear.mean):
-            raise UnsafeError(f"array '{prefix}varies' does not name the features of 'mean'")
+            raise UnsafeError(
+                f"array '{prefix}varies' does not mark as many features as 'mean' has"
+            )
         if (linear.std <= 0).any():
-            raise UnsafeError(f"array '{prefix}std' is not above 0")
+            raise UnsafeError(f"array '{prefix}std' must be positive")
         return linear
 
     def scores(self, x: np.ndarray) -> np.ndarray:
@@ -93,7 +100,7 @@ class Part:
     """A model of some of the K outputs."""
 
     link: str
-    # Which of the outputs, [K].
+    # Mask of these outputs, [K].
     columns: np.ndarray
     model: Linear | Trees
 
@@ -101,15 +108,16 @@ class Part:
     def read(
         cls, record: Any, arrays: Mapping[str, np.ndarray], prefix: str, *, width: int, k: int
     ) -> "Part":
-        """Return the part that a record and arrays, which may be forged, describe.
+        """Return the part that an untrusted record and untrusted arrays describe.
 
         Args:
-            record, arrays, prefix: its record, and the model's arrays, with the prefix of its own.
-            width, k: how many features the model has, and how many outputs.
+            record: the part's record.
+            arrays, prefix: the arrays of the whole model, and the prefix of the part's arrays.
+            width, k: number of features and number of outputs of the model.
 
         Raises:
-            DataError: its record has another form.
-            UnsafeError: its arrays do not fit.
+            DataError: the record has another form.
+            UnsafeError: the arrays do not fit the record.
         """
         _check_types(record, _PART_TYPES)
         columns = taken(arrays, {"columns": (np.bool_, "K")}, prefix, {"K": k})["columns"]
@@ -119,18 +127,19 @@ class Part:
         else:
             model = Trees.read(arrays, prefix, width, is_mean=record["kind"] == "forest")
         num_scores = len(model.intercept)
-        # Of two classes there is the logit of the second alone.
+        # For two classes, a model has only the logit of the second.
         if num_scores == 1 and record["link"] == "logits":
             num_scores = 2
         if not num_scores or columns.sum() != num_scores:
-            raise UnsafeError(f"array '{prefix}columns' does not name {num_scores} outputs")
+            raise UnsafeError(f"array '{prefix}columns' does not mark {num_scores} outputs")
         return cls(link=record["link"], columns=columns, model=model)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Return the outputs [m, K] for features [m, F].
 
-        They are scores of classes, log-probabilities but for decisions, the least for classes that
-        the model was not fitted to; or numbers, 0 for outputs that it does not have.
+        For classes they are scores: the decisions of a ridge, or log-probabilities. Classes that
+        the part was not fitted to get the lowest score. For numbers, outputs that the part does not
+        have are 0.
         """
         scores = self.model.scores(x)
         if self.link == "logits":
@@ -147,9 +156,9 @@ class Part:
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities [m, C] of logits [m, C]; a single logit is that of a second class."""
+    """Return the probabilities of logits [m, C]; a single logit belongs to the second class."""
     if logits.shape[1] == 1:
-        # Imported late, since it takes time; its bits are those of scikit-learn.
+        # Imported late, since it takes time; it gives the same bits as scikit-learn.
         from scipy.special import expit
 
         second = expit(logits)
@@ -161,19 +170,19 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class PlainModel:
-    """A fitted simple model; `checked` makes it.
+    """A fitted baseline; `checked` makes it.
 
-    Its record says what it takes: `inputs` are table features (those of `features.table` with the
-    limit `limit`), raw inputs, or features of the embedder or of the body; they have `shape`.
+    Its record describes its inputs. `inputs` is table (features by `features.table`, with its
+    argument `limit`), raw, embedder or body (features of these), and `shape` is a sample's shape.
     """
 
     record: dict[str, Any]
     arrays: dict[str, np.ndarray]
     parts: tuple[Part, ...]
-    # Added to the outputs, [K], and at every position, [K, *E] or [].
+    # Numbers added to the outputs, [K], and a map added to them, [K, *E] or [].
     centre: np.ndarray
     mean_map: np.ndarray
-    # What makes the features of raw inputs.
+    # Computes the features of raw inputs.
     source: Windows | Rocket | None
 
     @property
@@ -184,19 +193,19 @@ class PlainModel:
     def outputs(self, new: np.ndarray) -> np.ndarray:
         """Return the outputs for features [m, F] or raw inputs [m, C, *E].
 
-        They are [m, K] or [m, K, *E], float32, or float64 where the targets were: scores of
-        classes; numbers; of labels and masks numbers that are above 0 where these are present.
+        They are [m, K] or [m, K, *E], float32, or float64 if the targets were. They are scores of
+        classes, or numbers; for labels and masks, numbers that are above 0 where these are present.
 
         Raises:
             DataError: the inputs have another shape.
-            UnavailableError: it is MiniRocket, and aeon is not installed.
+            UnavailableError: the model is MiniRocket, and aeon is not installed.
         """
         shape = self.record["shape"]
         if list(new.shape[1:]) != shape:
-            raise DataError(f"inputs have shape {list(new.shape[1:])}, the model takes {shape}")
+            raise DataError(f"a sample has shape {list(new.shape[1:])}, expected {shape}")
         step = max(1, _AT_ONCE // math.prod(shape))
         batches = []
-        # The numbers of a forged model may overflow.
+        # The numbers of an untrusted model may overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(new), step):
                 batches.append(self._batch_outputs(new[start : start + step]))
@@ -213,7 +222,7 @@ class PlainModel:
             outputs = self._predicted(self.source.features(new))
         else:
             outputs = self._predicted(new)
-        # Outputs of labels and masks are above 0 where these are present.
+        # Outputs for labels and masks are above 0 where these are present.
         if self.record["form"] == "labels":
             outputs = outputs - 0.5
         elif self.record["form"] == "masks":
@@ -229,16 +238,16 @@ class PlainModel:
 
 
 def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlainModel:
-    """Return the model of a record and arrays that may be a stranger's.
+    """Return the model that an untrusted record and untrusted arrays describe.
 
     Args:
-        record: as `models.fitted` makes it.
-        arrays: by dotted name.
+        record: record of the form that `models.fitted` makes.
+        arrays: dotted name -> array.
 
     Raises:
         DataError: the record has another form than this program writes.
-        UnsafeError: an array is missing or has another form; or its values would lead out of
-            another one, to work without end, or to more memory than the arrays take.
+        UnsafeError: an array is missing or has another form, or its values would index outside
+            another array, cause endless work, or take more memory than the arrays.
     """
     _check_types(record, _TYPES)
     form = record["form"]
@@ -248,10 +257,10 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     if len(shape) != 1 + len(axes) or (form in DENSE and not axes):
         raise DataError(f"'shape' {shown(shape)} does not fit a model of {form}")
     if not isinstance(record.get("parts"), list):
-        raise DataError("'parts' of a model is not a list")
+        raise DataError("'parts' of a model must be a list")
     centre = taken(arrays, {"centre": (np.float64, "K")}, "", {})["centre"]
     if form == "masks" and len(centre) != 2:
-        raise UnsafeError("array 'centre' is not that of two classes")
+        raise UnsafeError(f"array 'centre' has {len(centre)} entries, expected 2")
     sizes = dict(zip("C" + axes, shape, strict=True)) | {"K": len(centre)}
     maps: dict[str, Any] = {"mean_map": np.zeros(()), "input_centre": None}
     if form == "maps":
@@ -262,10 +271,12 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     if form in DENSE:
         source = Windows(tuple(shape[1:]), tuple(record["sides"]), maps["input_centre"])
         width = source.width(shape[0])
-        # Windows of the position itself take as much as the input.
+        # Windows of a single position take no more memory than the input.
         is_wide = sum(source.sides) > 0 and width > MOST_FEATURES + 2 * len(axes)
         if is_wide or len(centre) * math.prod(shape[1:]) > _MOST_OUTPUTS:
-            raise UnsafeError(f"'shape' {shown(shape)} and 'sides' make too many values")
+            raise UnsafeError(
+                f"'shape' {shown(shape)} and 'sides' lead to too many features or outputs"
+            )
     elif is_series:
         source = Rocket.read(arrays, "rocket.", shape)
         width = len(source.arrays["biases"])
@@ -286,12 +297,12 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
 def _check_types(record: Any, types: Mapping[str, Any]) -> None:
     """Raise DataError unless a record has these entries of these types."""
     if not isinstance(record, Mapping):
-        raise DataError(f"{shown(record)} is not a record of a model")
+        raise DataError(f"{shown(record)} is not the record of a model")
     for name, hint in types.items():
         if not fits(record.get(name), hint):
             raise DataError(
                 f"'{name}' of a model is {shown(record.get(name))}",
-                hint=f"allowed: {in_words(hint)}; use the version of orca that wrote it",
+                hint=f"allowed: {in_words(hint)}; use the version of orca that wrote the model",
             )
 
 
@@ -300,16 +311,16 @@ def write(folder: Path, model: PlainModel) -> None:
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in model.arrays.items()}
-    # In memory: the record has the checksum of these bytes.
+    # In memory, since the record has the checksum of these bytes.
     content = save(contiguous)
     digest = hashlib.sha256(content).hexdigest()
-    # The record comes last, so that its existence means that both files do.
+    # The record is written last: if it exists, both files exist.
     storage.write_bytes(folder / ARRAYS_FILE, content)
     storage.write_checked_json(folder / RECORD_FILE, model.record | {"arrays_sha256": digest})
 
 
 def read(folder: Path) -> PlainModel:
-    """Return the model of a folder, whose files may be a stranger's.
+    """Return the model in a folder of untrusted files.
 
     Raises:
         ChecksumError: a file is missing, or has changed since it was written.
@@ -324,14 +335,16 @@ def read(folder: Path) -> PlainModel:
         content = path.read_bytes()
     except OSError as error:
         raise ChecksumError("is missing or cannot be read", where=str(path)) from error
-    # The record, with a checksum of its own, vouches for the arrays' bytes.
+    # The record, which has its own checksum, contains the checksum of the arrays.
     if hashlib.sha256(content).hexdigest() != record.pop("arrays_sha256", None):
-        raise ChecksumError(f"is damaged: {RECORD_FILE} has another checksum", where=str(path))
+        raise ChecksumError(
+            f"is damaged: its checksum differs from the checksum in {RECORD_FILE}", where=str(path)
+        )
     try:
         arrays = load(content)
-    # NumPy has no type for some that the format knows, which raises KeyError.
+    # The format has types that NumPy lacks, and reading these raises KeyError.
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UnsafeError("is not a file of arrays", where=str(path)) from error
+        raise UnsafeError("is not a valid .safetensors file", where=str(path)) from error
     try:
         return checked(record, arrays)
     except OrcaError as error:

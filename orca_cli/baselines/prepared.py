@@ -1,4 +1,4 @@
-"""Training features as models take them, and the plain arrays of what was fitted to them."""
+"""Training features in the form that a model takes, and the plain arrays of fitted models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from orca_cli.baselines import trees
 
-# Class of scikit-learn -> what its scores are; others predict numbers.
+# Class of scikit-learn -> link, which says what its scores are; other classes predict numbers.
 _LINKS = {
     "DummyClassifier": "probabilities",
     "RandomForestClassifier": "probabilities",
@@ -19,24 +19,23 @@ _LINKS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Training features as a model takes them.
+    """Training features in the form that a model takes.
 
-    Trees take features as they are. Other models take them standardised, without those that are
-    constant.
+    Trees take unchanged features. Other models take standardised features, without constant ones.
     """
 
-    # [n, F'] of the F features.
+    # Prepared features, [n, F'].
     table: np.ndarray
-    # As of `plain.Linear`; absent for trees.
+    # Arrays varies, mean and std of `plain.Linear`; for trees, these leave out all features.
     standard: dict[str, np.ndarray]
-    # [V, F'], where the standardised features were rotated.
+    # Rotation of the standardised features, [V, F']; None if they were not rotated.
     basis: np.ndarray | None = None
 
     @classmethod
     def by(cls, model: str, x: np.ndarray) -> "Prepared":
         """Return training features x [n, F] in the form that a model takes."""
         if model in ("forest", "boosting"):
-            # scikit-learn's forests take float32, and `trees.Trees` compares such.
+            # scikit-learn's forests take float32, and `trees.Trees` compares float32.
             return cls(table=x.astype(np.float32), standard=_no_features(x.shape[1]))
         mean = x.mean(axis=0, dtype=np.float64)
         std = x.std(axis=0, dtype=np.float64)
@@ -58,7 +57,7 @@ class Prepared:
     def plain_part(
         self, estimator: Any, columns: np.ndarray
     ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-        """Return record and arrays of a fitted estimator of some outputs, `columns` [K] bool."""
+        """Return the record and the arrays of an estimator of the outputs in `columns` [K] bool."""
         name = type(estimator).__name__
         kind = "linear"
         if name.startswith("RandomForest"):
@@ -73,7 +72,7 @@ class Prepared:
 
     def _linear_arrays(self, estimator: Any) -> dict[str, np.ndarray]:
         if not hasattr(estimator, "coef_"):
-            # A constant: the shares of the classes, or the mean.
+            # The estimator is a constant: the shares of the classes, or the mean.
             is_classifier = hasattr(estimator, "classes_")
             constant = estimator.class_prior_ if is_classifier else estimator.constant_
             intercept = np.asarray(constant, np.float64).reshape(-1)
@@ -81,16 +80,16 @@ class Prepared:
             return no_features | {"coef": np.zeros((len(intercept), 0)), "intercept": intercept}
         coef = np.atleast_2d(estimator.coef_)
         if self.basis is not None:
-            # One matrix instead of two, which would be as large as the table.
+            # One matrix replaces two, of which the basis is as large as the table.
             coef = coef @ self.basis.T
         intercept = np.asarray(estimator.intercept_, np.float64).reshape(-1)
         if type(estimator).__name__ == "RidgeClassifierCV" and len(coef) == 1:
-            # Of two classes it has the decision for the second alone.
+            # For two classes, it has only the decision for the second.
             coef = np.concatenate([-coef, coef])
             intercept = np.concatenate([-intercept, intercept])
         return self.standard | {"coef": np.ascontiguousarray(coef), "intercept": intercept}
 
 
 def _no_features(width: int) -> dict[str, np.ndarray]:
-    """Return the standardisation that leaves out all of the features."""
+    """Return the standardisation that leaves out all features."""
     return {"varies": np.zeros(width, np.bool_), "mean": np.zeros(0), "std": np.zeros(0)}

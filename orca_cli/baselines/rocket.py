@@ -1,6 +1,7 @@
 """MiniRocket's features of series (Dempster et al. 2021, arXiv 2012.08791), by aeon.
 
-What it has learned are five arrays. They are kept, and put back into aeon's class for new series.
+A fitted MiniRocket consists of five arrays. They are stored, and put back into aeon's class for new
+series.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,9 @@ from orca_cli.baselines.foreign_arrays import taken
 from orca_cli.exceptions import UnsafeError, need
 
 AEON = "aeon.transformations.collection.convolution_based"
-# In the order of aeon's `parameters`: the number of channels of every kernel at every dilation, and
-# these channels; the dilations, and how many features each makes; the features' thresholds.
+# Arrays in the order of aeon's `parameters`: the number of channels of every kernel at every
+# dilation, and these channels; the dilations, and the number of features of each dilation; the
+# features' thresholds.
 _FORMS = {
     "channel_counts": (np.int32, "N"),
     "channels": (np.int32, "S"),
@@ -23,7 +25,7 @@ _FORMS = {
     "biases": (np.float32, "F"),
 }
 _KERNELS = 84
-# Steps: the length of the kernels. Shorter series are padded with zeros.
+# Length of the kernels, in steps. Shorter series are padded with zeros.
 _SHORTEST = 9
 
 
@@ -41,10 +43,10 @@ class Rocket:
 
     @classmethod
     def read(cls, arrays: Mapping[str, np.ndarray], prefix: str, shape: list[int]) -> "Rocket":
-        """Return a MiniRocket of series of this shape, [C, T], from arrays that may be forged.
+        """Return a MiniRocket of series of this shape, [C, T], from untrusted arrays.
 
         Raises:
-            UnsafeError: aeon's compiled code, which checks nothing, would leave the arrays.
+            UnsafeError: aeon's compiled code, which checks nothing, would index outside the arrays.
         """
         parameters = taken(arrays, _FORMS, prefix, {})
         num_channels, length = shape
@@ -57,7 +59,7 @@ class Rocket:
             ("feature_counts", 1, len(parameters["biases"])),
         ):
             if ((parameters[name] < least) | (parameters[name] > greatest)).any():
-                raise UnsafeError(f"array '{prefix}{name}' is not within {least} to {greatest}")
+                raise UnsafeError(f"array '{prefix}{name}' must be between {least} and {greatest}")
         for name, expected in (
             ("channel_counts", _KERNELS * len(parameters["dilations"])),
             ("channels", parameters["channel_counts"].sum(dtype=np.int64)),
@@ -68,10 +70,14 @@ class Rocket:
         return cls(parameters)
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """Return the features [m, F] of series [m, C, T]; UnavailableError without aeon."""
+        """Return the features [m, F] of series [m, C, T].
+
+        Raises:
+            UnavailableError: aeon is not installed.
+        """
         padded = _long_enough(x)
         estimator = _estimator(n_kernels=_KERNELS)
-        # aeon takes parameters once it is fitted, to whatever series of the same shape.
+        # aeon accepts parameters only after a fit, to any series of the same shape.
         estimator.fit(padded[:1])
         estimator.parameters = tuple(self.arrays.values())
         return np.asarray(estimator.transform(padded))

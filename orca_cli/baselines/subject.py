@@ -1,4 +1,4 @@
-"""A completed run as its baselines see it, from its stages or, in a later process, its folder."""
+"""Make a completed run's data for its baselines, from its stages or, later, from its folder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,13 +30,13 @@ def subject_of(
     """Return a completed run as its baselines see it.
 
     Args:
-        config, folder: of the run, which this process has claimed.
-        built: what stage 1 built; None in a later process, which builds it again.
-        test: the test split where this process has opened it. None: it is opened where the cache
-            does not have all outputs, and that is counted in the result.
+        config, folder: settings and folder of the run, which this process has claimed.
+        built: result of stage 1; None in a later process, which repeats stage 1.
+        test: the test split if this process has opened it. None: the split is opened if the cache
+            lacks some outputs, and result.json counts this reading.
 
     Raises:
-        DataError: the data are not those of the run any more, or its outputs cannot be read.
+        DataError: the data have changed since the run, or the run's outputs cannot be read.
     """
     splits = folder.result()["splits"]
     digests = {name: split["sha256"] for name, split in splits.items()}
@@ -45,7 +45,7 @@ def subject_of(
     for name, split in built.summary["splits"].items():
         # Baselines on changed data could not be compared with the run's own error.
         if split["sha256"] != digests[name]:
-            message = "the data are not those of the run any more"
+            message = "the data have changed since the run; restore the original data"
             raise DataError(message, where=folder.path.name)
     task = built.task
     plan = built.plan
@@ -79,9 +79,10 @@ def subject_of(
 
 
 def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | None]:
-    """Return the saved outputs, targets and groups of the test split; the latter may be None.
+    """Return the saved outputs, targets and groups of the test split; the groups may be None.
 
-    DataError where that cannot be read.
+    Raises:
+        DataError: the file cannot be read.
     """
     with _arrays(folder.stage("finetune") / PREDICTIONS) as arrays:
         outputs = torch.from_numpy(arrays["outputs"])
@@ -90,14 +91,14 @@ def saved_outputs(folder: RunDirectory) -> tuple[Tensor, Tensor, np.ndarray | No
 
 
 def _folds(folder: RunDirectory) -> np.ndarray:
-    """Return the folds that the run was validated by, [n] of the samples that it learned from."""
+    """Return the validation fold of each of the n samples that the run learned from, [n]."""
     with _arrays(folder.stage("finetune") / OUT_OF_FOLD) as arrays:
         return np.asarray(arrays["fold"], np.int64)
 
 
 @contextmanager
 def _arrays(path: Path) -> Iterator[Any]:
-    """Open a run's arrays, which are read on access; DataError where that fails in the block."""
+    """Open a run's arrays, which are read on access; DataError if this fails in the block."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
@@ -106,11 +107,11 @@ def _arrays(path: Path) -> Iterator[Any]:
 
 
 def _rebuilt(config: Config, folder: RunDirectory) -> Built:
-    """Return what stage 1 of a completed run built, on the CPU."""
-    # Stage 1 then opens the test split in place of validation.
+    """Repeat stage 1 of a completed run on the CPU, and return its result."""
+    # With this setting, stage 1 opens the test split in place of the validation split.
     if config.train.validate_on == "test":
         _count_read(folder)
-    # Nothing is trained here.
+    # The rebuilt model is not trained.
     train = replace(config.train, gradient_checkpointing=False)
     with signals.immediate(), same_threads_after():
         return build(replace(config, train=train, device="cpu"), Silent(), folder.result())
@@ -121,11 +122,11 @@ def _reopened(folder: RunDirectory, open_test: Callable[[], Any], digest: str) -
     _count_read(folder)
     samples: Samples = open_test()
     if samples.digest() != digest:
-        message = "the test data are not those that the run was tested on"
+        message = "the test data have changed since the run; restore the original data"
         raise DataError(message, where=folder.path.name)
     return samples
 
 
 def _count_read(folder: RunDirectory) -> None:
-    """Count, before it happens, that the test split of a completed run is opened again."""
+    """Count in result.json that the test split of a completed run is about to be opened again."""
     folder.write_result(folder.result() | {"test_reads": folder.count_test_read()})

@@ -1,7 +1,7 @@
-"""Forests and boosted trees as arrays, which predict the same bits as scikit-learn's.
+"""Forests and boosted trees as arrays, which predict the same bits as scikit-learn's models.
 
-Imports neither torch nor scikit-learn: `of_forest` and `of_boosting` only read attributes of what
-scikit-learn has fitted.
+This module imports neither torch nor scikit-learn: `of_forest` and `of_boosting` only read
+attributes of fitted scikit-learn models.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ import numpy as np
 from orca_cli.baselines.foreign_arrays import taken
 from orca_cli.exceptions import UnsafeError
 
-# Levels of a tree. Trees of some thousand samples have fewer, and a forged chain of millions of
-# nodes would take hours.
+# Largest number of levels of a tree. Trees of some thousand samples have fewer levels, while a
+# forged chain of millions of nodes would take hours.
 _DEEPEST = 4096
 _LEAF = -1
-# N nodes, T trees, R rows of W values, C scores.
+# Array -> its type and axes: N nodes, T trees, R rows of W values, C scores.
 _FORMS = {
     "roots": (np.int64, "T"),
     "feature": (np.int32, "N"),
@@ -33,22 +33,23 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Trees:
-    """Trees whose values are averaged, as those of a forest, or added up."""
+    """Trees whose values are averaged, as in a forest, or added up."""
 
     is_mean: bool
     # The first node of each tree, [T].
     roots: np.ndarray
-    # Which feature a node looks at, and up to which value a sample goes left: [N].
+    # Feature that a node compares, and the largest value with which a sample goes left: [N].
     feature: np.ndarray
     threshold: np.ndarray
     # Whether a sample whose feature is NaN goes left: [N].
     missing: np.ndarray
-    # The nodes below, behind their parent; `left` of a leaf is -1: [N].
+    # Child nodes, which come after their parent; `left` of a leaf is -1: [N].
     left: np.ndarray
     right: np.ndarray
-    # Of a leaf, its row in `value`: [N].
+    # Row in `value`, for a leaf: [N].
     row: np.ndarray
-    # Of all scores, [R, C], or of one, [R, 1]; then the trees add to the scores in turn.
+    # Values of all scores, [R, C], or of a single score, [R, 1]; in the latter case the trees add
+    # to the scores in turn.
     value: np.ndarray
     # The scores before the first tree, [C].
     intercept: np.ndarray
@@ -57,10 +58,10 @@ class Trees:
     def read(
         cls, arrays: Mapping[str, np.ndarray], prefix: str, width: int, is_mean: bool
     ) -> "Trees":
-        """Return trees on `width` features from arrays that may be forged.
+        """Return trees on `width` features from untrusted arrays.
 
         Raises:
-            UnsafeError: an evaluation would leave the arrays, or would not end soon.
+            UnsafeError: evaluating the trees would index outside the arrays, or would take hours.
         """
         own_arrays = taken(arrays, _FORMS, prefix, {})
         for name in ("feature", "left", "right", "row"):
@@ -74,7 +75,7 @@ class Trees:
         num_nodes = len(self.feature)
         is_leaf = self.left == _LEAF
         inner = np.flatnonzero(~is_leaf)
-        # Which numbers are indices, of what, and from where on.
+        # Arrays of indices, each with the smallest allowed index and the end of the allowed range.
         for name, indices, least, end in (
             ("left", self.left[inner], inner + 1, num_nodes),
             ("right", self.right[inner], inner + 1, num_nodes),
@@ -84,25 +85,31 @@ class Trees:
             if ((indices < least) | (indices >= end)).any():
                 raise UnsafeError(f"array '{prefix}{name}' has an index that is out of range")
         if not len(self.roots) or self.value.shape[1] not in (1, len(self.intercept)):
-            raise UnsafeError(f"array '{prefix}value' does not have the values of the scores")
-        # Otherwise a few nodes could make endlessly many paths.
+            raise UnsafeError(f"array '{prefix}value' does not fit the trees and their scores")
+        # Otherwise a few nodes could form endless paths.
         entered = np.concatenate([self.roots, self.left[inner], self.right[inner]])
         if not np.array_equal(np.sort(entered), np.arange(num_nodes)):
-            raise UnsafeError(f"a node in '{prefix}left' and '{prefix}right' has no or two parents")
+            raise UnsafeError(
+                f"arrays '{prefix}roots', '{prefix}left' and '{prefix}right' do not contain each "
+                "node exactly once"
+            )
         level = self.roots
         for _ in range(_DEEPEST):
             level = level[~is_leaf[level]]
             level = np.concatenate([self.left[level], self.right[level]])
             if not len(level):
                 return
-        raise UnsafeError(f"'{prefix}left' and '{prefix}right' have more than {_DEEPEST} levels")
+        raise UnsafeError(
+            f"a tree in '{prefix}left' and '{prefix}right' has more levels than the limit of "
+            f"{_DEEPEST}"
+        )
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores [m, C] of samples x [m, F], which are compared as float32."""
         x = np.ascontiguousarray(x, np.float32)
         total = np.tile(self.intercept, (len(x), 1))
         num_values = self.value.shape[1]
-        # In the order of scikit-learn, so that the sums have its bits.
+        # The order of scikit-learn, so that the sums have the same bits.
         for number, root in enumerate(self.roots):
             first = number * num_values % len(self.intercept)
             total[:, first : first + num_values] += self.value[self._rows(x, root)]
@@ -113,7 +120,7 @@ class Trees:
     def _rows(self, x: np.ndarray, root: int) -> np.ndarray:
         """Return the rows of `value` that samples x [m, F] reach in a tree, [m]."""
         reached = np.full(len(x), root)
-        # All samples that are not at a leaf, together, level by level; `take` is the fastest way.
+        # All samples that are not at a leaf go down a level together. `take` indexes fastest.
         samples = np.flatnonzero(self.left.take(reached) != _LEAF)
         nodes = reached.take(samples)
         while len(samples):
@@ -139,7 +146,7 @@ def of_forest(estimator: Any) -> dict[str, np.ndarray]:
             "feature": tree.feature,
             "threshold": tree.threshold,
             "missing": tree.missing_go_to_left,
-            # [nodes, K, 1] of numbers, [nodes, 1, classes] of classes.
+            # [nodes, K, 1] for numbers, [nodes, 1, classes] for classes.
             "value": tree.value.reshape(tree.node_count, -1),
         }
         trees.append(nodes)
@@ -149,8 +156,8 @@ def of_forest(estimator: Any) -> dict[str, np.ndarray]:
 def of_boosting(estimator: Any) -> dict[str, np.ndarray]:
     """Return the arrays of a fitted HistGradientBoostingClassifier or -Regressor.
 
-    scikit-learn has no public way to its trees: all that this program reads of private attributes
-    is here. Features are numbers, never categories.
+    scikit-learn does not publish these trees. Only this function reads its private attributes.
+    Features are numbers, never categories.
     """
     trees = []
     for iteration in estimator._predictors:
@@ -169,20 +176,20 @@ def of_boosting(estimator: Any) -> dict[str, np.ndarray]:
 
 
 def _joined(trees: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the arrays of all trees; the nodes of each are numbered from 0."""
+    """Return the arrays of all trees together, from trees whose nodes are numbered from 0."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in _FORMS}
     num_nodes = 0
     num_rows = 0
     for nodes in trees:
         is_leaf = nodes["left"] == _LEAF
         leaf_values = np.where(is_leaf[:, None], nodes["value"], 0.0)
-        # Once each: pure leaves of a class all have the same values.
+        # Equal rows are stored once: all pure leaves of a class have the same values.
         value, row = np.unique(leaf_values, axis=0, return_inverse=True)
         columns["roots"].append(np.array([num_nodes]))
         columns["row"].append(row.reshape(-1) + num_rows)
         columns["value"].append(value)
         columns["feature"].append(nodes["feature"])
-        # Infinite where only missing values go right.
+        # A threshold is infinite if only missing values go right.
         columns["threshold"].append(np.nan_to_num(nodes["threshold"]))
         columns["missing"].append(nodes["missing"])
         for side in ("left", "right"):

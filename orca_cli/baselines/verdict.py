@@ -1,6 +1,6 @@
-"""How a run's error compares with those of simple models: better, worse, equal, or unknown.
+"""How a run's error compares with its baselines' errors: better, worse, equal, or unknown.
 
-Each word has a statistical test of its own.
+Each word has its own statistical test.
 """
 
 import math
@@ -17,11 +17,11 @@ from orca_cli.interfaces import Error
 from orca_cli.scoring.uncertainty import count_units, effective_size, standard_error
 from orca_cli.terminal import counted
 
-# Standard errors that a difference has to exceed; with 2, six in a hundred equal pairs of some 50
-# numbers would differ.
+# Number of standard errors that a difference has to exceed. With 2, models of equal quality, tested
+# on some 50 numbers, would count as different in six of a hundred comparisons.
 BEYOND = 2.1
-# The difference within which errors are equal: of errors in per cent, and of others as a share of
-# the best constant's error.
+# Largest difference that counts as equal: POINT for errors in per cent, and for other errors SHARE
+# of the best constant's error.
 POINT = 0.01
 SHARE = 0.05
 
@@ -35,25 +35,26 @@ def verdict(
     groups: np.ndarray | None,
     baselines: Mapping[str, Baseline],
 ) -> dict[str, Any] | None:
-    """Return how a run compares with the baseline that validates best.
+    """Return how a run compares with its rival, the baseline with the lowest validation error.
 
-    None where nothing can be compared.
+    None if no comparison is possible.
 
-    The choice by validation errors is what makes the sentence honest: the best of several models on
-    the test split is flattered by that very split, so that one of them "does better" more often
-    than it should.
+    The rival is not chosen by test error, because such a choice is biased: the baseline with the
+    lowest test error owes some of its lead to chance, and would be called better than the run too
+    often.
 
     Args:
-        error: the task's own.
-        outputs, targets, groups: of the run, on the test split; the groups are the records of its
-            samples, or None.
-        baselines: by name.
+        error: the task's own error.
+        outputs, targets, groups: the run's outputs, the targets and the records of the test
+            samples; groups is None if samples are not cut from records.
+        baselines: name -> baseline.
 
     Returns:
-        baseline: name of the rival; difference: its error less the run's; standard_error: of the
-            difference over test samples, or None; is: see `word_for`; features: the same three of
-            the ridge on the embedder's features, None without it; n: test samples or records;
-            margin: within which errors are equal, or None; text: one sentence.
+        baseline: name of the rival; difference: the rival's error minus the run's; standard_error:
+            standard error of the difference over test samples, or None; is: word of `word_for`;
+            features: difference, standard_error and is for the ridge on the embedder's features, or
+            None without this baseline; n: number of test samples or records; margin: largest
+            difference that counts as equal, or None; text: a sentence.
     """
     candidates = {}
     for name, baseline in baselines.items():
@@ -70,7 +71,7 @@ def verdict(
     if error.percent:
         # Records, and classes of unequal weight, make a split count as fewer samples.
         size = effective_size(score, targets.numpy(), groups)
-        # Fractions are at most 1, so the margin is one point.
+        # These errors are fractions of at most 1, so the margin is one point.
         scale = 1.0
     elif CONSTANT in baselines:
         scale = baselines[CONSTANT].error
@@ -83,10 +84,10 @@ def verdict(
         size=size,
         scale=scale,
     )
-    # Among equals the first counts, in the order of NAMES.
+    # Of equal validation errors, the first in the order of NAMES counts.
     rival = min(candidates, key=lambda name: candidates[name].validation_error or 0.0)
     compared = {
-        # The ridge on the embedder's features shows the body's worth, whichever model is the rival.
+        # The ridge on the embedder's features shows whether the body helps, whatever the rival is.
         name: tested.compared_with(candidates[name])
         for name in candidates.keys() & {rival, FEATURES}
     }
@@ -104,14 +105,14 @@ def verdict(
 def word_for(
     difference: float, deviation: float | None, one_sample: float | None, margin: float | None
 ) -> Word:
-    """Return better, worse or equal where that is shown at 5 %, else unknown.
+    """Return better, worse or equal if a test at the 5 % level shows it, else unknown.
 
     Args:
-        difference: the other model's error less the run's.
-        deviation: its standard error; None where it cannot be computed.
-        one_sample: what one test sample can change at most; None, like the margin, where nothing
-            says what is small.
-        margin: up to which errors count as equal.
+        difference: the other model's error minus the run's.
+        deviation: standard error of the difference; None if it cannot be computed.
+        one_sample: largest change of the difference by one test sample; None, like the margin, if
+            the size of a large error is unknown.
+        margin: largest difference that counts as equal.
     """
     if deviation is None:
         return "unknown"
@@ -119,20 +120,20 @@ def word_for(
         return "better" if difference > 0 else "worse"
     if one_sample is None or margin is None:
         return "unknown"
-    # Two one-sided tests, after one more sample that speaks against equality: two models that agree
-    # on all of 16 samples may differ on one sample in six. So n samples without a difference leave
-    # some 3 / n open.
+    # Two one-sided tests, after adding one sample that speaks against equality: two models that
+    # agree on all of 16 samples may still differ on one sample in six. After n samples without a
+    # difference, a true difference of some 3 / n is still possible.
     farthest = abs(difference) + one_sample + BEYOND * math.hypot(deviation, one_sample)
     return "equal" if farthest <= margin else "unknown"
 
 
 @dataclass(frozen=True)
 class _Tested:
-    """A run on its test split.
+    """The outputs and the error of a run on its test split.
 
     Args:
-        size: the number of samples of equal weight that the split counts as.
-        scale: the size of a large error, or None.
+        size: number of samples of equal weight that the split counts as.
+        scale: size of a large error, or None if unknown.
     """
 
     error: Error
@@ -145,7 +146,7 @@ class _Tested:
 
     @property
     def margin(self) -> float | None:
-        """Return the difference up to which errors are equal."""
+        """Return the largest difference that counts as equal; None without a scale."""
         if not self.scale:
             return None
         share = POINT if self.error.percent else SHARE
@@ -160,8 +161,8 @@ class _Tested:
         difference = rival.error - self.value
         deviation = standard_error(self.error, models, self.targets, self.groups)
         if deviation is not None:
-            # As in a score test, the deviation about no difference instead of about the measured
-            # one: a few samples that all agree have no deviation about their own difference.
+            # As in a score test, the deviation is taken about 0, not about the measured difference:
+            # a few samples that all show the same difference do not deviate from it.
             deviation = math.hypot(deviation, difference / math.sqrt(self.size))
         one_sample = None
         if self.scale:
@@ -183,7 +184,7 @@ class _Sentences:
     split: str
 
     def rival(self, name: str, rival: Baseline, comparison: Mapping[str, Any]) -> str:
-        """Return what the comparison with the rival shows."""
+        """Return the clause on the comparison with the rival."""
         difference = comparison["difference"]
         deviation = comparison["standard_error"]
         distance = self._shown(abs(difference), " points")
@@ -194,8 +195,8 @@ class _Sentences:
             number_format = ".0f" if rival.seconds >= 10 else ".2g"
             duration = f" in {rival.seconds:{number_format}} s"
         model = f"{NAMES[name]} ({self._shown(rival.error)}{duration})"
-        chosen = f"{model}, the simple model that validates best"
-        side = "below" if difference > 0 else "above"
+        chosen = f"{model}, the baseline with the lowest validation error"
+        side = "ahead of" if difference > 0 else "behind"
         match comparison["is"]:
             case "better":
                 return f"{distance} better than {chosen}"
@@ -204,23 +205,19 @@ class _Sentences:
                 # Nobody should use the constant; it shows that the run has learned nothing.
                 if name != CONSTANT:
                     advice = f"use it, or {advice}"
-                return f"{model} does better here by {distance}: {advice}"
+                return f"{model} is better by {distance}: {advice}"
             case "equal":
-                return f"as good as {chosen}, within {self._margin}: they are {distance} apart"
+                return f"as good as {chosen}, within {self._margin}: they differ by {distance}"
             case _ if deviation is None:
-                return f"{distance} {side} {chosen}; how sure that is cannot be computed"
-            # The deviation contains the difference, so that is 0 as well.
+                return f"{distance} {side} {chosen}; the uncertainty cannot be computed"
+            # The deviation contains the difference, which is then 0 as well.
             case _ if deviation == 0:
-                return (
-                    f"no different from {chosen}, on {self.split}: too few to tell which is better"
-                )
+                return f"same error as {chosen}: too close to call with {self.split}"
             case _:
-                return (
-                    f"{distance} {side} {chosen}: which is better cannot be told with {self.split}"
-                )
+                return f"{distance} {side} {chosen}: too close to call with {self.split}"
 
     def lowest(self, rival: str, baselines: Mapping[str, Baseline]) -> str:
-        """Return the simple model with the lowest test error, if another one validates best."""
+        """Return a clause on the baseline with the lowest test error, unless it is the rival."""
         errors = {
             name: baseline.error
             for name, baseline in baselines.items()
@@ -232,22 +229,28 @@ class _Sentences:
         return f"; {NAMES[name]} has the lowest test error ({self._shown(errors[name])})"
 
     def body(self, rival: str, ridge: Baseline, comparison: Mapping[str, Any]) -> str:
-        """Return what the body is worth.
+        """Return a clause on whether the body helps.
 
-        The ridge on the embedder's features has no body; `comparison` is with it.
+        `comparison` is with the ridge on the embedder's features, which does not use the body.
         """
         model = "that ridge"
         if rival != FEATURES:
             model = f"{NAMES[FEATURES]} ({self._shown(ridge.error)})"
         match comparison["is"]:
             case "better":
-                return f"the body helps: {model} does worse without it"
+                return f"the body helps: {model}, which has no body, is worse"
             case "worse":
-                return f"the body is no help: {model} does better without it"
+                return f"the body does not help: {model}, which has no body, is better"
             case "equal":
-                return f"the body adds nothing to {model}, within {self._margin}"
+                return (
+                    f"the body adds nothing: {model}, which has no body, is as good, "
+                    f"within {self._margin}"
+                )
             case _:
-                return f"whether the body adds anything to {model} cannot be told"
+                return (
+                    f"whether the body helps is too close to call against {model}, "
+                    "which has no body"
+                )
 
     @property
     def _margin(self) -> str:

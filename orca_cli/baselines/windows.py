@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# Features of a position, of windows that hold more than the position itself.
+# Largest number of features of a position, unless its window is the position alone.
 MOST_FEATURES = 512
-# Values, and rows, of the table of training positions.
+# Largest number of values and of rows in the table of training positions.
 _CELLS = 2**24
 _MOST_ROWS = 2**17
-# Positions to each side, by the number of axes.
+# Number of axes -> largest number of positions of a window to each side of its own.
 _RADIUS = {1: 3, 2: 2, 3: 1}
 
 
@@ -21,16 +21,16 @@ _RADIUS = {1: 3, 2: 2, 3: 1}
 class Windows:
     """The inputs around every position of a map as its features."""
 
-    # *E
+    # Extent of the inputs, *E.
     extent: tuple[int, ...]
     # Positions of a window before and after its own, along each axis.
     sides: tuple[int, int]
-    # [C, *E], taken away from inputs; None: coordinates are features as well.
+    # Map [C, *E] that is subtracted from inputs; None: coordinates are features as well.
     centre: np.ndarray | None = None
 
     @classmethod
     def of_inputs(cls, x: np.ndarray, causal: bool) -> "Windows":
-        """Return the widest windows whose features are few enough for inputs [n, C, *E]."""
+        """Return the widest windows for inputs [n, C, *E] with at most MOST_FEATURES features."""
         extent = x.shape[2:]
         radius = _RADIUS.get(len(extent), 0)
         while radius and x.shape[1] * (2 * radius + 1) ** len(extent) > MOST_FEATURES:
@@ -51,9 +51,9 @@ class Windows:
 
     @functools.cached_property
     def coordinates(self) -> np.ndarray:
-        """Return further features of all positions, [positions, 2 * axes]; [positions, 0] if none.
+        """Return further features of all positions, [positions, 2 * axes], or [positions, 0].
 
-        They are the coordinates, in -1..1, and their squares.
+        They are the coordinates, in -1..1, and their squares; a centred map does not have them.
         """
         if self.centre is not None:
             return np.zeros((math.prod(self.extent), 0))
@@ -66,7 +66,7 @@ class Windows:
         """Return the features [positions, F] of all positions of an input [C, *E]."""
         axes = len(self.extent)
         centred = sample if self.centre is None else sample - self.centre
-        # Channels are not padded, all other axes alike.
+        # All axes but the channels are padded in the same way.
         padding = [(0, 0)] + [self.sides for _ in self.extent]
         padded = np.pad(centred, padding)
         windows: Any = sliding_window_view(padded, self.window, axis=tuple(range(1, axes + 1)))
@@ -80,13 +80,13 @@ def training_positions(
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Return the features [N, F] of known positions of inputs, and their N indices into [n, *E].
 
-    Each input has as many of them, drawn at random, as there is room for.
+    Each input has as many of them as the limits allow, drawn at random.
 
     Args:
-        windows: what makes the features.
+        windows: computes the features.
         x: inputs [n, C, *E].
         is_known: [n, *E], whether a position has a target.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     generator = np.random.default_rng(seed)
     rows = _CELLS // windows.features(x[0]).shape[1]

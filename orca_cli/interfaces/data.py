@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor
 
 Kind = Literal["classes", "labels", "values", "dense"]
-# Of bodies, and of the sources that go with them.
+# Modality of a body, and of the sources that suit it.
 Modality = Literal["text", "image"]
-# For checks of a kind that a record names.
+# All kinds, to check the kind in a record.
 KINDS: tuple[Kind, ...] = ("classes", "labels", "values", "dense")
 # The class that PyTorch's cross-entropy ignores by default.
 IGNORED_CLASS = -100
@@ -24,15 +24,15 @@ IGNORED_CLASS = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as the model takes them.
+    """A batch of samples in the form that the model takes.
 
     Args:
         x: [B, C, *E] float32, finite.
-        y: by the task's kind. classes: [B] int64 in 0..K-1. labels: [B, K] float32, 0 or 1.
+        y: form by the task's kind. classes: [B] int64 in 0..K-1. labels: [B, K] float32, 0 or 1.
             values: [B, K], numbers. dense: [B, K, *E], numbers, or [B, *E] int64 in 0..K-1, a class
             at every position. Numbers are in the task's own units and float32, or float64 where
-            float32 would round away what matters.
-        valid: [B, *E] bool, False where the input is padding; None where nothing is.
+            float32 would lose relevant digits.
+        valid: [B, *E] bool, False where the input is padding; None without padding.
     """
 
     x: Tensor
@@ -41,15 +41,15 @@ class Batch:
 
     @classmethod
     def from_arrays(cls, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None = None) -> Batch:
-        """Return the batch of these arrays, shaped as its tensors, which share their memory."""
-        # Not before: reading new data does not load torch.
+        """Return the batch of these arrays; its tensors have their shapes and use their memory."""
+        # Imported late, since reading new data does not need torch.
         import torch
 
         mask = None if valid is None else torch.from_numpy(valid)
         return cls(torch.from_numpy(x), torch.from_numpy(y), mask)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with all of its tensors changed."""
+        """Return a batch of all tensors after `change`."""
         return Batch(
             change(self.x), change(self.y), None if self.valid is None else change(self.valid)
         )
@@ -74,7 +74,7 @@ class Samples(Protocol):
     def targets(self) -> np.ndarray:
         """Return all targets, shaped as Batch.y, without reading the inputs.
 
-        Large ones are a memory map.
+        Large targets are a memory map.
         """
 
     def groups(self) -> np.ndarray | None:
@@ -84,18 +84,18 @@ class Samples(Protocol):
         """
 
     def digest(self) -> str:
-        """Return a SHA-256 over the inputs and targets, or over what determines them."""
+        """Return a SHA-256 over the inputs and targets, or over the facts that determine them."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """The map from a model's raw outputs to the task's units: output = raw * std + mean.
 
-    Raw outputs are float32; outputs have the dtype of the scale, which is that of the targets.
+    Raw outputs are float32; outputs have the dtype of the scale, which is the targets' dtype.
     """
 
     mean: np.ndarray  # float32 or float64, broadcasts against [K, *E]
-    std: np.ndarray  # likewise, positive
+    std: np.ndarray  # positive; dtype and shape as for the mean
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class NewData:
         inputs: called with (start, stop), returns samples start..stop-1 as `Preprocessing.inputs`
             takes them. Parts are asked for in ascending order by one thread at a time; another
             order is allowed and may be slow.
-        targets: returns all targets, shaped as Batch.y; None where the data have none. Called at
-            most once.
+        targets: returns all targets, shaped as Batch.y, or None if the data have no targets.
+            Called at most once.
         where: the samples' origin, for messages.
         ids: n names; None where samples have only numbers, counted from 0.
     """
@@ -141,7 +141,7 @@ class Targets(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return K names of classes, labels or numbers; empty where they have none."""
+        """Return K names of classes, labels or numbers; empty if they have no names."""
 
     @property
     def classes(self) -> tuple[int | str, ...]:
@@ -158,10 +158,10 @@ class Targets(Protocol):
 
 
 class Preprocessing(Protocol):
-    """How raw inputs become those of the model.
+    """The conversion of raw inputs to inputs of the model.
 
-    The readers of a user's own data make the inputs of all splits by it, and a run stores it with
-    the weights. It is a dataclass of plain values, arrays, tuples, and dataclasses of these.
+    The readers of a user's own data convert all splits with it, and a run stores it with the
+    weights. It is a dataclass of plain values, arrays, tuples, and dataclasses of these.
     """
 
     @property
@@ -183,8 +183,8 @@ class Preprocessing(Protocol):
         Args:
             path: the file, the folder, or the name of a data set.
             where: the path's name in messages.
-            part: train, validation or test, of files that hold several splits; empty for all of
-                them.
+            part: train, validation or test, for files that contain several splits; empty for all
+                splits.
 
         Raises:
             DataError: the file is missing, damaged, or does not have the form of the training data.
@@ -205,22 +205,23 @@ class TaskData:
     Args:
         kind: the form of the targets.
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
-        num_outputs: K: classes, labels, numbers a sample, or channels of a dense output.
-        train: stages 2 and 3 learn from it.
-        validation: models are chosen on it; disjoint from train and test.
+        num_outputs: K, the number of classes, of labels, of numbers per sample, or of channels of a
+            dense output.
+        train: training split, from which stages 2 and 3 learn.
+        validation: validation split, on which models are chosen; disjoint from train and test.
         open_test: reads the test split; called once, at the end of a run.
-        synthetic: True for generated data; marked in every table.
-        size: name of the task's size where it has several, such as "small"; shown in every table.
+        synthetic: True for generated data, which every table marks.
+        size: name of the task's size if it has several, such as "small"; shown in every table.
         target_scale: mean and deviation of the training targets, where they are real-valued.
         causal: True where an output may see inputs at its own and earlier positions only, as in
             forecasting.
         class_names: K names, or empty.
-        note: one line on what was read, such as the files, and what was left out.
-        preprocessing: how raw inputs became those of the splits, so that new data can be treated
-            alike; None where the reader keeps no record of it.
-        validation_drawn: True where the reader drew validation from the training data, because none
-            was given. Where stage 3 chooses nothing on it, it may then train on it. False where
-            train contains validation anyway, or has a fixed size.
+        note: one line on the files or data that were read, and on data that were left out.
+        preprocessing: conversion of raw inputs to inputs of the splits, with which new data can be
+            converted in the same way; None if the reader does not keep it.
+        validation_drawn: True if the reader drew validation from the training data, because no
+            validation split was given. Stage 3 may then also train on it, unless it chooses a model
+            on it. False if train contains validation anyway, or has a fixed size.
     """
 
     kind: Kind
@@ -256,11 +257,11 @@ class SourceData:
     """
 
     modality: Modality
-    # SHA-256 of all that determines the examples: runs with the same digest share features.
+    # SHA-256 of everything that determines the examples: runs with the same digest share features.
     digest: str
     read: Callable[[], Examples]
 
-    # It is stored in the instance's dictionary, which `frozen` does not protect.
+    # The cached value is stored in the instance's dictionary, which `frozen` does not protect.
     @cached_property
     def examples(self) -> Examples:
         """Return the examples, read once.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:  # takes seconds to import, and names types only
     from torch import Tensor, nn
 
-# The task of a linear layer in a block, by which `finetune` selects layers.
+# The role of a linear layer in a block, by which `finetune` selects layers.
 Role = Literal["query", "key", "value", "output", "feed_forward"]
 Resolution = Literal["input", "body"]
 
@@ -29,7 +29,8 @@ class TokenLayout:
             into, row by row; None where nothing is folded.
         canvas: (height, width) that the (folded) map is resized to; None where it keeps its size.
         kernel: k, the number of positions along every axis that a token covers.
-        extent: what the embedder sees, before padding: (L,), (H, W), (D, H, W) or the canvas.
+        extent: extent of the embedder's input, before padding: (L,), (H, W), (D, H, W) or the
+            canvas.
         grid: tokens per axis, ceil(extent / k).
     """
 
@@ -49,7 +50,7 @@ class TokenLayout:
     @property
     def padded(self) -> tuple[int, ...]:
         """Return the extent after padding its end to a multiple of k."""
-        # The grid is rounded up, so that this is never less than the extent.
+        # The grid is rounded up, so that this is never smaller than the extent.
         return tuple(self.kernel * size for size in self.grid)
 
 
@@ -62,8 +63,8 @@ class Tokens:
         mask: [B, P + T] bool, False where the token is padding.
         grid: extent of the T tokens: (T,) for a sequence, (rows, columns) for a map, and so on.
         causal: whether a feature may depend on its own and earlier tokens only.
-        prefix: P, the tokens that come before those of the grid.
-        samples: [B, S], features of whole samples, which the predictor gets without the body.
+        prefix: P, the number of tokens that come before the tokens of the grid.
+        samples: [B, S], features of whole samples, which bypass the body and go to the predictor.
     """
 
     x: Tensor
@@ -78,13 +79,12 @@ class Tokens:
 class EmbedderInit:
     """The weights of a body's own input layer that an embedder can start from.
 
-    Each is None where the body has none.
+    A field is None if the body has no such weights.
 
     Args:
         norm: a copy of the body's norm (layer norm or RMS norm, with or without a bias).
         positions: [S, D]; row t belongs to token t, prefix tokens included.
-        position_grid: (rows, columns) of the positions after those of the prefix, where they lie on
-            a map.
+        position_grid: (rows, columns) of the positions after the prefix, if they lie on a map.
         patch_weight: [D, c, p, p], the filter of a patch embedding; c = 3.
         patch_bias: [D].
         pixel_mean, pixel_std: per channel. The body expects images in 0..1 minus this mean, divided
@@ -105,11 +105,11 @@ class Embedder(Protocol):
 
     Attributes:
         max_tokens: upper bound on the tokens of a sample; the body's own maximum where None.
-        resolution: the size at which a body that takes maps gets them: "input" for the size that
-            the input is worth, "body" for the size that the body was pretrained with.
+        resolution: size of the maps that a body of images gets: "input" for a size that fits the
+            size of the input, "body" for the size that the body was pretrained with.
         can_be_causal: a trait; whether a token sees only the positions that it covers.
-        pooled_tokens: a trait; upper bound on tokens where a sample has one answer and `max_tokens`
-            is None. Without a bound where both are None.
+        pooled_tokens: a trait; upper bound on tokens if a sample has one answer and `max_tokens` is
+            None. If both are None, only the body's own maximum applies.
     """
 
     max_tokens: int | None
@@ -118,7 +118,7 @@ class Embedder(Protocol):
     pooled_tokens: int | None = None
 
     def __init__(self) -> None:
-        # A part without settings takes none; typing's own default for protocols would take any.
+        # A part without settings takes no arguments; the default of typing.Protocol takes any.
         pass
 
     def __call__(
@@ -130,7 +130,8 @@ class Embedder(Protocol):
             layout: how the task's inputs are cut into tokens.
             width: D, the width of the body's tokens.
             body: the weights that the layer can start from.
-            prefix: [P, D], the body's tokens that come before the others, or None.
+            prefix: [P, D], the body's prefix tokens, which come before the tokens of the grid, or
+                None.
         """
 
 
@@ -149,7 +150,7 @@ class InputLayer(Protocol):
         kernel: the number of positions that a token sees along every axis.
         class_token: the prefix tokens as a parameter [P, D], or [D] where P = 1, or None.
         is_body_layer: a trait; whether the layer starts as the body's own layer.
-        sample_width: a trait; S, the width of `Tokens.samples`, or 0 where it returns none.
+        sample_width: a trait; S, the width of `Tokens.samples`, or 0 without such features.
         tokens_at: a trait; None where the layer can compute only all tokens at once.
     """
 
@@ -161,20 +162,20 @@ class InputLayer(Protocol):
     def fit(self, batches: Iterable[Any]) -> None:
         """Learn from training inputs (x, valid), once, before any training.
 
-        What the layer learns is part of its state. One that learns nothing reads no batch.
+        What the layer learns is part of its state. A layer that learns nothing reads no batch.
         """
         return
 
     def sample_features(self, x: Tensor, valid: Tensor | None) -> Tensor | None:
         """Return the layer's features of whole samples, [B, F], for the baseline `features`.
 
-        None where the layer has none; the baseline then pools the tokens.
+        None if the layer has no such features; the baseline then pools the tokens.
         """
         return None
 
 
 class Finetune(Protocol):
-    """Which parameters stage 3 trains.
+    """A finetune mode: selects the parameters that stage 3 trains.
 
     Attributes:
         pretrained: a trait; whether the body has the checkpoint's weights. Where it is False, they
@@ -190,7 +191,8 @@ class Finetune(Protocol):
     def apply(self, model: Any) -> None:
         """Set requires_grad on every parameter of a transfer model; idempotent.
 
-        A mode with parameters of its own adds them first; they start from torch's global generator.
+        A mode that has its own parameters adds them first, with initial values that are drawn from
+        torch's global generator.
 
         Raises:
             ConfigError: the mode does not suit the body or the inputs.

@@ -1,4 +1,7 @@
-"""What a run minimises, measures and records: metrics, losses, errors, curves."""
+"""Protocols of the quantities that a run minimises, measures and records.
+
+They are metrics, losses, errors and curves.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:  # takes seconds to import, and names types only
 
 @dataclass(frozen=True)
 class Features:
-    """A labelled cloud of points that a metric compares, or samples of it with an axis in front."""
+    """A labelled cloud of points that a metric compares, or samples of it along a leading axis."""
 
     x: Tensor  # [n, d] floating point
     labels: Tensor  # [n] int64 in 0..num_classes-1
@@ -39,38 +42,38 @@ class Metric(Protocol):
     default, and any metric may state its own.
 
     Attributes:
-        all_classes: a trait; whether one problem has all target classes, or one class where it is
-            False. The user may set another number.
-        least_classes: a trait, read off the class before a metric is made; the number of target
-            classes that a problem needs.
+        all_classes: a trait; whether a problem contains all target classes. If False, it contains
+            a single class, unless the user sets another number.
+        least_classes: a trait; smallest number of target classes in a problem. It is read from the
+            class before a metric is made.
     """
 
     all_classes: bool = False
     least_classes: int = 1
 
     def __init__(self) -> None:
-        # A part without settings takes none; typing's own default for protocols would take any.
+        # A part without settings takes no arguments; the default of typing.Protocol takes any.
         pass
 
     @property
     def sample_size(self) -> int:
         """Return the largest number of points in a sample; 0 for a metric that compares clouds.
 
-        A metric that compares samples gets equally many of the source and of the target, all with
-        the same number of points and drawn anew for every value, as Features with
-        x [samples, points, d] and labels [samples, points].
+        A metric that compares samples gets equally many samples of the source and of the target.
+        All have the same number of points, and they are drawn again for every value. They are
+        Features with x [samples, points, d] and labels [samples, points].
         """
         return 0
 
     @property
     def sample_classes(self) -> int:
-        """Return the largest number of classes in a sample; 0 for all of them."""
+        """Return the largest number of classes in a sample; 0 for all classes."""
         return 0
 
     def prepare(self, source: Features) -> dict[str, Tensor]:
-        """Return all that depends on the source alone.
+        """Return the quantities that depend on the source alone.
 
-        It is computed once, stored on disk, and passed to every call of `distance`.
+        They are computed once, stored on disk, and passed to every call of `distance`.
         """
 
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Distance:
@@ -82,7 +85,7 @@ class Metric(Protocol):
 
 
 class Loss(Protocol):
-    """What stage 3 differentiates; any torch.nn loss that averages is one."""
+    """The loss that stage 3 differentiates; every torch.nn loss that averages can be used."""
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over a batch; outputs [B, K] or [B, K, *E]."""
@@ -95,8 +98,8 @@ class Score:
     value: float | None  # lower is better; None where it is undefined
     n: int  # number of samples (or classes, or positions, as the error says) in the average
     skipped: int = 0  # number of samples left out because the error is undefined for them
-    # Further errors of the same outputs, such as the error per record. They are recorded, and
-    # nothing is chosen by them.
+    # Further errors of the same outputs, such as the error per record. They are recorded, but never
+    # used to choose a model.
     others: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -114,11 +117,11 @@ class Error(Protocol):
         Args:
             outputs: [n, K] or [n, K, *E].
             targets: shaped as Batch.y.
-            groups: [n] int64, the samples' records, where the split has any.
+            groups: [n] int64, the record of each sample; None if samples are not cut from records.
 
         Raises:
             DataError: outputs, targets and records do not fit together.
-            NonFiniteError: an output that counts is NaN or infinite, and so would the error be.
+            NonFiniteError: an output that counts is NaN or infinite, as the error would be.
         """
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -129,20 +132,20 @@ class Error(Protocol):
 
 
 class Recorder(Protocol):
-    """Takes every line of every curve, as trackers do.
+    """A tracker: receives every line of every curve.
 
-    No line is taken back, and a resumed run passes all lines again.
+    No line is withdrawn, and a resumed run passes all lines again.
     """
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Take the next line of a stage's curve: plain values by name.
+        """Receive the next line of a stage's curve: plain values by name.
 
-        After a curve was rewound, lines that were taken before come again.
+        After a curve is rewound, lines that were received before are passed again.
         """
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
-        """Take the end of the run; a run that is killed does not report it.
+        """Receive the end of the run; a run that is killed does not report its end.
 
-        `state` is completed, with the run's result.json as `result`; or failed or interrupted, with
-        an empty one.
+        `state` is completed, with the content of result.json as `result`, or failed or interrupted,
+        with an empty `result`.
         """

@@ -16,13 +16,13 @@ class Euclidean(Metric):
         value = 1/(n m) sum_ij |x_i - z_j|
 
     over all pairs, in units of the features; the released code pairs random rows, which has the
-    same mean and more noise. Labels are not used. It is not a distance of distributions: it is
+    same mean and more noise. Labels are not used. It is not a distance between distributions: it is
     lowest where all target points lie at the source's spatial median, and a cloud against itself
     has the mean distance of its own points, not 0.
 
-    Equal points have distance 0 and no part in the gradient (the subgradient of least norm). The
-    same holds for pairs that rounding cannot tell apart: those closer than a few 1e-4 of their
-    distance from the source's mean in float32, 1e-8 in float64.
+    Equal points have distance 0 and do not contribute to the gradient (the subgradient of least
+    norm). The same is true of pairs that are equal up to rounding: pairs closer than a few 1e-4 of
+    their distance from the source's mean in float32, 1e-8 in float64.
     """
 
     prepare = clouds.prepare_nothing
@@ -32,7 +32,7 @@ class Euclidean(Metric):
         """Return the distance; memory grows with m. No diagnostics."""
         x, z = centred(source.x.to(target.x.dtype), target.x)
         pairs = len(x) * len(z)
-        # In units of the largest entry no square overflows, and none of what matters vanishes.
+        # In units of the largest entry no square overflows, and no relevant square vanishes.
         unit = torch.maximum(x.abs().max(), z.abs().max())
         unit = torch.where(unit > 0, unit, 1)
         x = x / unit

@@ -41,11 +41,11 @@ class MMD(Metric):
     |Im log b| < pi/2), so `prepare` tabulates it at Chebyshev nodes, and the interpolant is right
     to about 1e-13.
 
-    The gradient holds the bandwidth constant, as the released code does; b is 0 only where all
+    The gradient treats the bandwidth as constant, like the released code; b is 0 only if all
     points are equal. Labels are not used: a target class is compared with the whole source.
 
-    A point's pair with itself counts (V-statistic, as in the released code): the value is at least
-    0, and 0 for a cloud against itself. In float32 it is off by about 1e-6.
+    The pair of a point with itself counts (V-statistic, as in the released code): the value is at
+    least 0, and 0 for a cloud against itself. In float32 it has an error of about 1e-6.
     """
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class MMD(Metric):
         from the mean; self_kernel [48], the mean of K over all pairs at each tabulated bandwidth.
         """
         check_finite("source features", source.x)
-        # Seen from the first point, so that equal points differ by exactly 0.
+        # Relative to the first point, so that equal points differ by exactly 0.
         x = (source.x - source.x[0]).double()
         mean = x.mean(0)
         scatter = _scatter(x, mean)
@@ -90,7 +90,8 @@ class MMD(Metric):
         x = x / unit
         z = z / unit
         cross_kernel, cross_gradient = _cross_kernel(x, z)
-        # Far from the source, small distances within the target keep their digits.
+        # The target gets its own centre, so that its small distances keep their digits even if it
+        # is far from the source.
         (z,) = centred(z - z[0])
         own_kernel, own_gradient = _own_kernel(z)
         value = self_kernel + own_kernel / m**2 - 2 * cross_kernel / (n * m)
@@ -101,7 +102,7 @@ def _joint_bandwidth(prepared: dict[str, Tensor], n: int, z: Tensor) -> float:
     """Return b of the n source points and the target's points z [m, d] together."""
     m = len(z)
     centre = z.mean(0)
-    # The scatter of a union is that of both parts, and that between their means.
+    # The scatter of a union is the sum of both parts' scatters and of the scatter of their means.
     between = _scatter(centre, prepared["mean"]) * (n * m / (n + m))
     scatter = prepared["scatter"] + _scatter(z, centre) + between
     return _mean_square(scatter, n + m)
@@ -155,7 +156,7 @@ def _kernel(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     kernel = exponential.clone()
     slope = exponential / -scale
     for _ in range(_KERNELS - 1):
-        # Half the scale is the square: one exponential serves all kernels.
+        # Halving the scale squares the exponential, so that one exponential serves all kernels.
         exponential.square_()
         scale /= 2
         kernel += exponential
@@ -170,7 +171,8 @@ def _self_kernel(x: Tensor, bandwidths: list[float]) -> Tensor:
     for start in range(0, len(x), _CHUNK):
         rows = x[start : start + _CHUNK]
         later = x[start + _CHUNK :]
-        # Pairs are symmetric: a block of rows meets itself once, and all later points twice.
+        # Pairs are symmetric: the pairs within a block of rows count once, and the pairs of a block
+        # with all later points twice.
         sums += _kernel_sums(rows, rows, bandwidths)
         sums += 2 * _kernel_sums(rows, later, bandwidths)
     return sums / len(x) ** 2

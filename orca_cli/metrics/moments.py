@@ -1,4 +1,4 @@
-"""Distance of the first two moments per dimension: the control that every distance has to beat."""
+"""Distance between the means and deviations of each dimension: the control for all metrics."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ _EPS = 1e-12
 
 
 class Moments(Metric):
-    """Distance of the first two moments per dimension.
+    """Distance between the first two moments of source and target in each dimension.
 
         value = 1/d sum_k (mean_k(target) - mean_k(source))^2 + (std_k(target) - std_k(source))^2
 
@@ -20,7 +20,8 @@ class Moments(Metric):
     diagonal covariances, in squared units of the features. Labels are not used: a target class is
     compared with the whole source.
 
-    Variances are divided by n, not n - 1, so that a single point has one. Computed in float64.
+    Variances are divided by n, not n - 1, so that a single point has a variance (of 0). The
+    distance is computed in float64. Every claim about another metric has to beat this control.
     """
 
     @torch.no_grad()

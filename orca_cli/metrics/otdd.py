@@ -1,17 +1,17 @@
-"""The dataset distance between equal, small samples of both sides, debiased (paper 3.2, A.1).
+"""The debiased dataset distance between small samples of equal size (paper 3.2, A.1).
 
     c(a, b) = 1/2 |a - b|^2 + 1/2 W(label of a, label of b)
     S(A, B) = min over matchings of 1/s sum_i c(a_i, b_match(i))
     OTDD    = E S(X, Z) - 1/2 E S(X, X') - 1/2 E S(Z, Z')
 
 A and B are samples of s points each, X and X' of the source, Z and Z' of the target.
-W(k, l) is the transport with cost |a - b|^2 between equally many points of class k in A and of
-class l in B. Transport between small samples is biased, at both levels, and so is its gradient: a
-target that is matched to its nearest source points contracts. One procedure computes the cost in
-all three terms. So they have the same bias, and where source and target have one distribution, the
-value and its gradient are 0 in expectation. Elsewhere the value may be negative. Neither the value
-nor the time that it takes depends on the size of the source. Without labels it is the minibatch
-energy distance (Salimans et al. 2018, eq. 6).
+W(k, l) is the optimal transport with cost |a - b|^2 between equally many points of class k in A and
+of class l in B. Transport between small samples is biased, at both levels, and so is its gradient:
+a target that is matched to its nearest source points contracts. All three terms compute the cost in
+the same way, so that they have the same bias. Therefore the value and its gradient are 0 in
+expectation if source and target have the same distribution. Otherwise the value may be negative.
+Neither the value nor its computing time depends on the size of the source. Without labels it is the
+minibatch energy distance (Salimans et al. 2018, eq. 6).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from orca_cli.metrics.transport.clouds import (
 
 
 class _Matchings(NamedTuple):
-    """Solved problems of B pairs of samples, on the host."""
+    """Solutions for B pairs of samples, in the memory of the CPU."""
 
     matching: np.ndarray  # [B, s], the column that each row is matched to
     # [B, s, s], the weight of each half squared distance in the sum of W / 2 over the matched
@@ -52,24 +52,28 @@ class _Sorted(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDD(Metric):
-    """Exact transport between samples of at most `size` points; costs are squared and halved.
+    """Exact transport between samples of at most `size` points; costs are halved squared distances.
 
-    The gradient holds the matchings and differentiates the costs. The value may be below 0 by
-    chance. Value and gradient are 0 in expectation where samples of both sides have one law. Each
-    sample of the source is compared with a sample of the target, and the samples of a side are
-    compared in pairs; where a side has one sample, the terms within the sides are left out.
+    The gradient differentiates the costs with the matchings fixed. The value may be below 0 by
+    chance. Value and gradient are 0 in expectation if source and target have the same distribution.
+    Each sample of the source is compared with a sample of the target, and the samples of a side are
+    compared in pairs. If a side has only one sample, the terms within the sides are left out.
     """
 
     all_classes = True
 
     size: Annotated[
         Count,
-        "Points of a sample; fewer where a side has less than twice as many.",
+        "Largest number of points in a sample of the source or target. Samples are smaller if the"
+        " source or target has fewer than twice as many points.",
     ] = 128
-    labels: Annotated[bool, "Whether distances between classes enter the cost."] = True
+    labels: Annotated[
+        bool, "Whether the cost of a pair of points includes the distance between their classes."
+    ] = True
     classes: Annotated[
         Count,
-        "Classes in a sample, drawn at random, each with its share of points; without labels: all.",
+        "Largest number of classes in a sample. Classes are drawn at random, and each has its share"
+        " of the points. Without labels, a sample has all classes.",
     ] = 8
 
     prepare = prepare_nothing
@@ -81,7 +85,7 @@ class OTDD(Metric):
 
     @property
     def sample_classes(self) -> int:
-        """Return the largest number of classes in a sample; 0 (all) where labels do not count."""
+        """Return the largest number of classes in a sample; 0 (all classes) without labels."""
         return self.classes if self.labels else 0
 
     @closed_form
@@ -126,7 +130,7 @@ def _within(samples: int) -> tuple[slice, slice]:
 def _weights(samples: int) -> list[float]:
     """Return the weight of every pair of samples, in the order of `_compared`.
 
-    The pairs across weigh 1 together, those within a side -1/2.
+    The weights of the pairs across sum to 1, and the weights of the pairs within a side to -1/2.
     """
     pairs = samples // 2
     across = 1 / samples
@@ -137,7 +141,7 @@ def _weights(samples: int) -> list[float]:
 def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sides of all B pairs of samples.
 
-    Pairs across come first, then those within the source, then those within the target.
+    Pairs across come first, then pairs within the source, then pairs within the target.
     """
     even, odd = _within(len(source))
     rows = torch.cat([source, source[even], target[even]])
@@ -146,9 +150,10 @@ def _compared(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _target_slope(row_slope: Tensor, column_slope: Tensor, samples: int) -> Tensor:
-    """Return the slope in the target's samples, from those in both sides of the `_compared` pairs.
+    """Return the slope in the target's samples, from the slopes in both sides of all pairs.
 
-    The target's samples are the columns of the first pairs and both sides of the last ones.
+    Pairs are in the order of `_compared`. The target's samples are the columns of the first pairs,
+    and both sides of the last pairs.
     """
     slope = column_slope[:samples]
     even, odd = _within(samples)
@@ -168,7 +173,7 @@ def _match_labelled(costs: Tensor, row_labels: Tensor, column_labels: Tensor) ->
     """Solve problems of half squared distances [B, s, s] between points of these classes [B, s]."""
     size = costs.shape[1]
     labels = torch.stack([row_labels, column_labels], 2)  # [B, s, 2]
-    # Costs and labels move together, so that the host waits for a GPU once.
+    # Costs and labels are copied together, so that the CPU waits for a GPU once.
     packed = torch.cat([costs, labels.to(costs)], 2)  # [B, s, s + 2]
     matches = []
     couplings = []
@@ -190,8 +195,9 @@ def _labelled_match(
         row_labels, column_labels: [s], the classes of the points.
 
     Returns:
-        The columns of the rows [s], and weights on `cost` [s, s]: the matching between two classes,
-        times the number of points that the outer matching joins between them.
+        matching: [s], the column of each row.
+        coupling: [s, s], weights on `cost`: the matching between two classes, times the number of
+            pairs of points that the outer matching joins between them.
     """
     rows = _by_class(row_labels)
     columns = _by_class(column_labels)
@@ -206,10 +212,10 @@ def _labelled_match(
         inner[block][class_match] = 1 / count
         full_cost[block] += between[class_match].sum() / count  # 1/2 W
     matching = _matched(full_cost)
-    # The number of points that the outer matching joins between two classes, [spans, spans].
+    # Number of pairs of points that the outer matching joins between two classes, [spans, spans].
     joined = np.zeros((len(rows.spans), len(columns.spans)), cost.dtype)
     np.add.at(joined, (rows.span_of[matching[0]], columns.span_of[matching[1]]), 1)
-    # Back from the sorted points to those of the samples.
+    # Convert indices of the sorted points to indices of the samples' points.
     outer = np.empty_like(matching[1])
     outer[rows.order] = columns.order[matching[1]]
     coupling = np.empty_like(inner)

@@ -3,9 +3,9 @@
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-with uniform weights on points. The gradient in the target's features is that of the envelope
-theorem at both levels: it holds the plans and differentiates the costs, through |x_i - z_j|^2 and
-through every W that the plans put mass on.
+with uniform weights on points. The gradient in the target's features follows the envelope theorem
+at both levels. It differentiates the costs with the plans fixed, through |x_i - z_j|^2 and through
+every W to which the plans give mass.
 """
 
 from collections.abc import Callable
@@ -36,10 +36,10 @@ from orca_cli.metrics.transport.outer import (
     source_term,
 )
 
-_Solve = Callable[[Tensor, Tensor, Tensor], Solution]  # of cost, a and b
+_Solve = Callable[[Tensor, Tensor, Tensor], Solution]  # called with cost, a and b
 _SolvedPairs = list[tuple[PairGroup, Solution]]
-# The tolerance is multiplied by this for values that are computed once and stored: at the default
-# they are right to 1e-4 or so.
+# Factor on the tolerance for values that are computed once and stored: with the default tolerance,
+# their error is about 1e-4.
 _STORED_PRECISION = 0.3
 
 
@@ -56,26 +56,28 @@ class _Terms(NamedTuple):
 
     value: Tensor  # OT_reg, a scalar
     gradient: Tensor  # [m, d], in the target's points
-    mass: Tensor  # [k, l], what the outer plan carries between classes
-    solutions: list[Solution]  # of all problems
+    mass: Tensor  # [k, l], the mass that the outer plan carries between classes
+    solutions: list[Solution]  # solutions of all problems
 
 
 @dataclass(frozen=True)
 class OTDDByClass(Metric):
-    """Debiased entropic OTDD of squared, halved costs; the gradient goes through features and W.
+    """Debiased entropic OTDD with halved squared distances; the gradient passes features and W.
 
-    Reg is absolute, and the same for the halved costs of points and the unhalved ones of label
-    distances. Features that are small against its root blur into one point and have distance 0.
-    Where float32 cannot resolve reg, float64 is used.
+    Reg is absolute. It is the same for the halved costs of points and the unhalved costs inside
+    label distances. Points whose distances are small compared with its square root blur into one
+    point and have distance 0. If float32 cannot resolve reg, float64 is used.
 
-    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999 and
-    the value is off by less than 1e-5; where targets are pulled onto single source tokens, these
-    are 0.999 and 6e-4.
+    On embedded tokens the gradient's cosine with the converged float64 solution is above 0.9999,
+    and the error of the value is below 1e-5. If targets are pulled onto single source tokens, these
+    figures are 0.999 and 6e-4.
     """
 
     transport: ClassVar[Transport] = Transport()
     reg: Annotated[
-        Reg, "Entropic strength, absolute, in squared units of the features. (above 0)"
+        Reg,
+        "Strength of the entropic regularisation of the transport, in squared units of the"
+        " features. (above 0)",
     ] = 0.1
 
     @torch.no_grad()
@@ -106,7 +108,7 @@ class OTDDByClass(Metric):
     ) -> clouds.Solved:
         """Return the distance.
 
-        Memory is that of the n x m cost and, while its classes are solved, of its largest block.
+        It needs memory for the n x m cost and, while classes are compared, for its largest block.
 
         Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`).
         """
@@ -156,16 +158,16 @@ class OTDDByClass(Metric):
         left, right = _potentials(solved_pairs, source.classes, target.classes)  # [n, l], [k, m]
         if outer is None:
             add_label_distances(cost, label_distances, row_labels, column_labels)
-            # The inner plans below are of half squared distances alone: the potentials make up for
-            # W / 2 in the cost.
+            # The inner plans below belong to half squared distances alone: the potentials make up
+            # for W / 2 in the cost.
             right += (label_distances / 2)[:, column_labels]
             outer = solve_outer()
             value = outer.value
         else:
             row_distances = label_distances[row_labels].sum(1)  # [n]
             value = outer.value + row_distances.mean() / 2
-        # A half squared distance weighs in the value by the outer plan, and by the plan between its
-        # two classes times the mass that the outer plan carries between them.
+        # The weight of a half squared distance in the value is the outer plan, plus the plan
+        # between its two classes times the mass that the outer plan carries between them.
         inner_plan = class_plans(
             cost,
             class_reg,
@@ -185,12 +187,12 @@ class OTDDByClass(Metric):
     def _own_terms(
         self, target: _Cloud, cost: Tensor, solved_selves: _SolvedPairs, cross_mass: Tensor
     ) -> _Terms:
-        """Return OT_reg(target, target), and the gradient of its half and of every W's self terms.
+        """Return OT_reg(target, target), and the gradient of its half and of the self terms in W.
 
         Args:
             target: the cloud.
             cost: [m, m], half squared distances; W is added in place.
-            selves: the solved problems of the cloud's classes with themselves.
+            solved_selves: the solved problems of the cloud's classes with themselves.
             cross_mass: [l], the mass that the outer plan from the source carries to each class.
         """
         z = target.points.x
@@ -204,8 +206,8 @@ class OTDDByClass(Metric):
         add_label_distances(cost, label_distances, labels, labels)
         outer = solve_within(self.transport, cost, self.reg, cloud=target.points)
         # W of a class with itself is 0. Every other W subtracts the transport of both its classes
-        # to themselves. The diagonal collects these: the mass from the source less that within the
-        # target, which is below 0 by rounding only.
+        # to themselves. The diagonal collects the masses of these: the mass from the source minus
+        # the mass within the target, which is below 0 only by rounding.
         mass = outer.mass.fill_diagonal_(0)
         mass = (mass + mass.T) / 2
         remaining = cross_mass - mass.sum(0)
@@ -214,7 +216,8 @@ class OTDDByClass(Metric):
         upper_left, upper_right = _potentials(solved_pairs, classes, classes)  # [m, l], [l, m]
         left += upper_left + upper_right.T
         right = left.T + (label_distances / 2)[:, labels]
-        # Plans are symmetric: that both ends of a distance move cancels the half of this term.
+        # Plans are symmetric, and both ends of a distance move: this doubles the gradient and
+        # cancels the factor 1/2 of this term.
         inner_plan = class_plans(
             cost,
             class_reg,
@@ -275,12 +278,13 @@ def _table(solved: _SolvedPairs, left_self: Tensor, right_self: Tensor) -> Tenso
 def _potentials(solved: _SolvedPairs, left: ClassIndex, right: ClassIndex) -> tuple[Tensor, Tensor]:
     """Return the potentials of solved pairs, by point and class.
 
-    Those of row points against classes are [n, l], those of classes against column points [k, m].
+    The first tensor has the potentials of row points against classes, [n, l], and the second the
+    potentials of classes against column points, [k, m].
     """
     n = sum(left.counts)
     m = sum(right.counts)
-    # Padding is written to an extra row or column at the end: leaving it out by a mask would make
-    # the host wait for a GPU.
+    # Padding is written to an extra row or column at the end: a mask would make the CPU wait for a
+    # GPU.
     rows = left.weights.new_zeros(n + 1, len(right.counts))
     columns = left.weights.new_zeros(len(left.counts), m + 1)
     for group, solution in solved:

@@ -1,13 +1,13 @@
 """The dataset distance by linear programming at both levels (paper 3.2, eq. 1).
 
-Faster solvers are judged by it. All points have uniform weights, and
+It is the reference for faster solvers. All points have uniform weights, and
 
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     W(a, b) = min_Q <Q, |x - z|^2>
 
 with plans Q between the points of the two classes. Nothing is regularised, so nothing is debiased:
 the distance of a cloud to itself is 0. POT's network simplex solves the problems in float64 on the
-CPU, on whatever device the features are.
+CPU, whatever the device of the features.
 """
 
 import warnings
@@ -27,14 +27,18 @@ from orca_cli.metrics.transport.outer import add_label_distances
 
 @dataclass(frozen=True)
 class OTDDExact(Metric):
-    """Exact OTDD of squared, halved costs; the gradient goes through features and W.
+    """Exact OTDD with halved squared distances; the gradient passes through features and W.
 
-    The gradient holds the plans. The value is piecewise smooth: where the optimal plan is not
-    unique, the gradient is one of the subgradients. Solving takes 0.2 s for 5,000 x 128 points, and
-    the time grows faster than linearly with the number of target points.
+    The gradient differentiates the costs with the plans fixed. The value is piecewise smooth: if
+    the optimal plan is not unique, the gradient is a subgradient. Solving takes 0.2 s for
+    5,000 x 128 points, and the time grows faster than linearly with the number of target points.
     """
 
-    max_iterations: Annotated[Count, "Bound on the pivots of one linear program."] = 10_000_000
+    max_iterations: Annotated[
+        Count,
+        "Largest number of simplex iterations for a transport problem; the run fails if a problem"
+        " needs more.",
+    ] = 10_000_000
 
     prepare = clouds.prepare_nothing
 
@@ -45,7 +49,7 @@ class OTDDExact(Metric):
         """Return the distance; memory grows with n times m. No diagnostics.
 
         Raises:
-            NonFiniteError: also where a linear program was not solved to the end.
+            NonFiniteError: also if a linear program was not solved to the end.
         """
         x, z = clouds.centred(source.x.cpu().double(), target.x.cpu().double())
         cost = clouds.half_squared_distances(x, z)  # [n, m]
@@ -64,8 +68,8 @@ class OTDDExact(Metric):
         weights = self._plan(
             add_label_distances(cost.clone(), label_distances, row_labels, column_labels)
         )
-        # W / 2 is the transport in half squared distances: every class pair's plan counts with the
-        # mass that the outer plan carries between the two.
+        # W / 2 is the transport in half squared distances: the plan of a pair of classes is
+        # weighted by the mass that the outer plan carries between them.
         mass_between = clouds.class_mass(weights, row_labels, column_labels, label_distances.shape)
         for (a, b), plan in plans.items():
             weights[sources.points(a)[:, None], targets.points(b)] += mass_between[a, b] * plan
@@ -85,6 +89,6 @@ class OTDDExact(Metric):
             raise NonFiniteError(
                 f"exact transport between {p} and {q} points was not solved: {log['warning']}",
                 where="metric",
-                hint="raise metric.max_iterations or take fewer points",
+                hint="raise metric.max_iterations, or use fewer points",
             )
         return torch.from_numpy(plan)

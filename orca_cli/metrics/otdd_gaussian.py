@@ -1,8 +1,8 @@
 """The dataset distance with classes as Gaussians (paper A.1; Alvarez-Melis and Fusi 2020, 4.2).
 
-The outer problems and solvers are those of `otdd_by_class`. W needs no inner transport. It depends
-on the mean and covariance of each class only: it is the squared 2-Wasserstein distance between two
-Gaussians,
+The outer problems and their solvers are the same as in `otdd_by_class`. W needs no inner transport.
+It depends only on the mean and the covariance of each class: it is the squared 2-Wasserstein
+distance between two Gaussians,
 
     W(a, b) = |mu_a - mu_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2)
 
@@ -48,14 +48,16 @@ class _PairSlope(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDGaussian(Metric):
-    """Debiased entropic OTDD with Bures' formula between classes; costs are squared and halved.
+    """Debiased entropic OTDD with Bures' formula between classes.
 
-    The gradient goes through features and through W.
+    Costs are halved squared distances. The gradient passes through features and through W.
     """
 
     transport: ClassVar[Transport] = Transport()
     reg: Annotated[
-        Reg, "Entropic strength, absolute, in squared units of the features. (above 0)"
+        Reg,
+        "Strength of the entropic regularisation of the transport, in squared units of the"
+        " features. (above 0)",
     ] = 0.1
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ class OTDDGaussian(Metric):
     ) -> clouds.Solved:
         """Return the distance.
 
-        Memory is that of the n x m cost and, while classes are compared, of the largest block.
+        It needs memory for the n x m cost and, while classes are compared, for its largest block.
 
         Diagnostics: iterations, marginal_error, converged (`Transport.diagnostics`) of the two
         outer problems.
@@ -105,7 +107,8 @@ class OTDDGaussian(Metric):
         gradient = slope([cross.plan], cross_cost, x, z)
         for pair in cross_slopes:
             gradient[pair.points] += cross.mass[pair.a, pair.b] * pair.slope
-        # Both ends of the target's own plan move, which cancels its factor of a half.
+        # Both ends of the target's own plan move: this doubles the gradient and cancels the factor
+        # 1/2 of this term.
         gradient -= slope([within.plan], own_cost, z, z)
         own_mass = (within.mass + within.mass.T) / 2
         for pair in own_slopes:
@@ -146,11 +149,11 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
     """Return Q [p, q] for clouds x [p, d] and z [q, d], all in float64."""
     p, d = x.shape
     q = len(z)
-    # The rounding error of products that cancel, such as those of equal points.
+    # The rounding error of products that cancel, such as the products of equal points.
     eps = torch.finfo(x.dtype).eps
     noise = 10 * eps * x.norm() * z.norm()
     if min(p, q) > d:
-        # The factors of a product of rank d at most: the polar factor of a [d, d] matrix is enough.
+        # The product has rank d at most, so that the polar factor of a [d, d] matrix is enough.
         left_basis, left_factor = torch.linalg.qr(x - x.mean(0))
         right_basis, right_factor = torch.linalg.qr(z - z.mean(0))
         polar = left_basis @ _polar(left_factor @ right_factor.T, noise) @ right_basis.T
@@ -159,7 +162,7 @@ def coupling(x: Tensor, z: Tensor) -> Tensor:
         # The same as if x had been centred, for a fraction of the work.
         products -= products.mean(0)
         polar = _polar(products - products.mean(1, keepdim=True), noise)
-    # Its rows and columns sum to 0, but for what small singular values leave of rounding.
+    # Rows and columns sum to 0 up to rounding, which small singular values magnify.
     polar -= polar.mean(0)
     polar -= polar.mean(1, keepdim=True)
     point_pairs = p * q

@@ -3,34 +3,34 @@
     c(i, j) = 1/2 |x_i - z_j|^2 + 1/2 W(label_i, label_j)
     OTDD = OT_reg(source, target) - 1/2 OT_reg(source, source) - 1/2 OT_reg(target, target)
 
-with W the debiased entropic transport of cost |x - z|^2. Both levels are entropic and stopped where
-annealing ends, as geomloss runs it (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized"). Reg falls from
-the squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while
-above reg, then reg), with one symmetrised update at each level, and one without averaging at the
+with W the debiased entropic transport of cost |x - z|^2. Both levels are entropic and stop where
+annealing ends, as in geomloss (Feydy 2020, 3.3.3; `SamplesLoss`, "tensorized"). Reg falls from the
+squared diameter of the two clouds by a constant ratio r (D^2, D^2, D^2 r, D^2 r^2, ... while above
+reg, then reg). There is a symmetrised update at each level, and an update without averaging at the
 end, the extrapolation:
 
     f <- (f + softmin(g)) / 2,    g <- (g + softmin(f)) / 2
     softmin(g)_i = -reg log sum_j b_j exp((g_j - c_ij) / reg)
 
-The marginals need not be right by then: only the same levels give the same numbers.
+The marginals need not be right at the end, so that only the same levels give the same numbers.
 The outer diameter includes the class number as one more coordinate, with the target's classes
-numbered after the source's. The gradient takes W as a constant. It is what automatic
-differentiation makes of the last, extrapolating update: plans are those at the potentials before
-it, and only the first argument of each cost is differentiated,
+numbered after the source's. The gradient treats W as a constant. It is the automatic derivative of
+the last, extrapolating update: the plans belong to the potentials before this update, and only the
+first argument of each cost is differentiated,
 
     d value / dz_j = 1/m (sum_k q_jk z_k - sum_i p_ji x_i)
 
-with p_j and q_j the softmax over source and target points. With one target class W is constant
-along every source row: the source's labels move the value and hardly the gradient.
+with p_j and q_j the softmax over source and target points. With one target class, W is constant
+along every source row, so that the source's labels change the value but hardly the gradient.
 
-The transport of a cloud to itself is needed at the diameter that the cloud has together with
-another one. As a function of u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers,
-where the number of levels changes, and nearly periodic, since annealing hardly remembers its first
+The transport of a cloud to itself is needed at the diameter of the cloud together with another
+cloud. As a function of u = log(D^2 / reg) / log(1 / r) it is smooth between whole numbers, where
+the number of levels changes. It is nearly periodic, since annealing hardly remembers its first
 levels. So it is tabulated at Chebyshev nodes of its first periods, and later periods are read from
-the last one in the table: right to a few 1e-6 of its value.
+the last period in the table. The relative error is a few 1e-6.
 
-Shapes are those of `entropic`. Costs are half squared distances, with or without W / 2, and squared
-diameters are in units of costs. Where a cloud meets itself, its cost is a function from a slice of
+Shapes are as in `entropic`. Costs are half squared distances, with or without W / 2, and squared
+diameters are in units of costs. For a cloud against itself, the cost is a function from a slice of
 rows to their costs [r, points].
 """
 
@@ -64,10 +64,10 @@ _PERIODS = 4  # periods in a table
 # Chebyshev nodes of a period.
 _NODES = [(1 + math.cos(math.pi * (2 * i + 1) / 14)) / 2 for i in range(7)]  # in 0..1
 _TABLE_LENGTH = 1 + _PERIODS * len(_NODES)
-# Levels after which annealing has forgotten the level that it started at: later periods are equal.
+# Number of levels after which annealing has forgotten its first level: later periods are equal.
 _REMEMBERED = 7
-_CHUNK_ELEMENTS = 2**20  # exponents of clouds against themselves that are worked on at once
-# Entries of a cloud's cost that are stored while it is tabulated, 256 MB in float32.
+_CHUNK_ELEMENTS = 2**20  # number of exponents of clouds against themselves computed at once
+# Largest number of entries of a cloud's cost that are stored for its table, 256 MB in float32.
 _STORED_ELEMENTS = 2**26
 
 _Rows = Callable[[slice], Tensor]
@@ -96,18 +96,18 @@ class _Classes(NamedTuple):
 
 @dataclass(frozen=True)
 class OTDDReference(Metric):
-    """The released code's value and gradient: squared, halved costs, debiased, stopped early.
+    """The released code's value and gradient: halved squared distances, debiased, stopped early.
 
-    They agree with those of geomloss's `SamplesLoss` on the whole problem: the value to 1e-4, the
-    gradient to a cosine of 0.9999. Classes of one point count here; the released code leaves them
-    out. Where float32 cannot resolve reg at the scale of the features, float64 is used; the
-    released code stays in float32.
+    They agree with geomloss's `SamplesLoss` on the whole problem: the value to 1e-4, the gradient
+    to a cosine of 0.9999. This metric includes classes of one point, which the released code leaves
+    out. If float32 cannot resolve reg at the scale of the features, float64 is used; the released
+    code stays in float32.
     """
 
     reg: Annotated[
         Positive,
-        "Entropic strength: of points in units of halved squared distances, inside label distances"
-        " of squared ones.",
+        "Strength of the entropic regularisation, in units of halved squared distances between"
+        " points, and of squared distances inside label distances.",
     ] = 0.1
 
     @torch.no_grad()
@@ -162,8 +162,8 @@ class OTDDReference(Metric):
     def distance(self, source: Features, prepared: dict[str, Tensor], target: Features) -> Solved:
         """Return the distance; memory grows with n times m.
 
-        Diagnostics: iterations (updates of the outer problem), marginal_error (L1 error of the
-        outer plan on the source's side, where the released code stops too early to be right).
+        Diagnostics: iterations (number of updates of the outer problem), marginal_error (L1 error
+        of the outer plan on the source's side; the released code stops before this error is small).
         """
         x, z = resolved(self.reg / 2, source.x.to(target.x.dtype), target.x)
         cost = half_squared_distances(x, z)  # [n, m]
@@ -220,12 +220,12 @@ class OTDDReference(Metric):
     ) -> tuple[Tensor, Tensor]:
         """Return W between the two sides [k, l] and within the target [l, l].
 
-        Costs are half squared distances; `class_self` is that of `prepare`.
+        Costs are half squared distances; `class_self` is an entry of the result of `prepare`.
         """
         square_diameters = _square_diameters(sources.ranges, targets.ranges)  # [k, l]
         own_squares = _square_diameters(targets.ranges, targets.ranges)  # [l, l]
         selves = self._target_selves(targets.points, own_cost, [*square_diameters, *own_squares])
-        # At the diameters with the source's classes [l, k], and with the target's own [l, l].
+        # Costs at the diameters with the source's classes [l, k], and with the target's own [l, l].
         cross_selves, own_selves = selves.split((len(square_diameters), len(own_squares)), 1)
         source_selves = _read(class_self, square_diameters, self.reg / 2)  # [k, l]
         distances = self._label_distances(
@@ -333,7 +333,7 @@ def _rows(points: Tensor) -> _Rows:
 
 
 def _levels_from(square_diameters: list[float], reg: float, like: Tensor) -> _Levels:
-    """Return the levels of problems of these squared diameters."""
+    """Return the levels of problems with these squared diameters."""
     counts = [
         math.ceil(_position(square_diameter, reg)) for square_diameter in square_diameters
     ]  # levels above reg
@@ -341,7 +341,7 @@ def _levels_from(square_diameters: list[float], reg: float, like: Tensor) -> _Le
     regs = []
     steps = []
     for square_diameter, count in zip(square_diameters, counts, strict=True):
-        # Points this close are one at any level, and a level of 0 would be divided by.
+        # Points this close count as equal at any level, and a level of 0 would be a divisor.
         start = max(square_diameter, reg * 1e-6)
         padding = length - count - 2
         falling = [start * _SCALING ** (2 * i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""TransRate (Huang et al. 2022): the part of its features' coding rate that tells classes apart.
+"""TransRate (Huang et al. 2022): the part of the features' coding rate that separates classes.
 
     R(Z) = 1/2 log det(I + Z^T Z / (n eps))
     TransRate = R(Z) - 1/k sum_c R(Z_c)
@@ -8,7 +8,7 @@ R is the coding rate of n centred features at distortion eps; the mean is over t
 have points, each with its own n.
 
 TransRate is a score of transferability: higher is better. Stage 2 minimises, so the value is its
-negative: at most 0 for classes that lie apart. Only the target's features and labels are used.
+negative: at most 0 for separate classes. Only the target's features and labels are used.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class TransRate(Metric):
     least_classes = 2  # with one class the value is always 0
 
     eps: Annotated[
-        Positive, "Distortion of the coding rate, in squared units of the normalised features."
+        Positive,
+        "Squared error that the coding rate allows per encoded point (its distortion), in squared"
+        " units of the normalised features.",
     ] = 1e-4
 
     prepare = prepare_nothing
@@ -49,7 +51,7 @@ class TransRate(Metric):
         z = target.x.double()  # [m, d]
         z = z - z.mean(0)
         norm = torch.linalg.vector_norm(z)
-        # Equal points stay where they are, at 0.
+        # If all points are equal, they are at 0 and need no division.
         z = z / torch.where(norm > 0, norm, 1)
         rate = self._coding_rate(z)
         class_rate = rate
@@ -64,7 +66,7 @@ class TransRate(Metric):
     def _coding_rate(self, z: Tensor) -> Tensor:
         """Return R(Z) of points [n, d]."""
         n, d = z.shape
-        # Z^T Z and Z Z^T have the same eigenvalues but for zeros.
+        # Z^T Z and Z Z^T have the same eigenvalues, except zeros.
         gram = z.T @ z if d <= n else z @ z.T
         identity = torch.eye(len(gram), dtype=z.dtype, device=z.device)
         return torch.linalg.slogdet(identity + gram / (n * self.eps)).logabsdet / 2

@@ -1,7 +1,7 @@
 """Functions that several errors share: checks of outputs, targets and records; means; AUROCs.
 
-Samples may be cut from records, such as long electrocardiograms. An undefined error, such as that
-of a class without samples, is NaN in arrays and None in a Score.
+Samples may be cut from records, such as long electrocardiograms. An undefined error, such as the
+error of a class without samples, is NaN in arrays and None in a Score.
 """
 
 from dataclasses import replace
@@ -12,9 +12,9 @@ import numpy as np
 from orca_cli.exceptions import DataError, NonFiniteError
 from orca_cli.interfaces import Score
 
-Array = Any  # of NumPy or torch
+Array = Any  # an array of NumPy or a tensor of torch
 Unit = Literal["samples", "records"]
-# Entries that are ranked at once.
+# Number of entries that are ranked at once.
 _BLOCK = 2**22
 
 
@@ -28,21 +28,21 @@ def check_fit(
     if fits:
         return
     shapes = f"{tuple(outputs.shape)} do not fit {targets.dtype} targets {tuple(targets.shape)}"
-    raise DataError(f"outputs {shapes}", where=where, hint=f"it takes {takes}")
+    raise DataError(f"outputs {shapes}", where=where, hint=f"expected {takes}")
 
 
 def check_same(outputs: np.ndarray, targets: np.ndarray, shape: str) -> None:
-    """Raise DataError unless both arrays have one shape, with the number of axes that `shape` has.
+    """Raise DataError unless both arrays have the same shape, with as many axes as `shape`.
 
-    `shape` is a text such as (n, K, L); in (n, 1, *E), the last part stands for one or more axes.
+    `shape` is a text such as (n, K, L); in (n, 1, *E), the last part means one or more axes.
     """
     axes = shape.count(",") + 1
     has_axes = outputs.ndim == axes or ("*" in shape and outputs.ndim > axes)
     fits = has_axes and outputs.shape == targets.shape
-    check_fit(fits, outputs, targets, f"outputs and targets of one shape {shape}")
+    check_fit(fits, outputs, targets, f"outputs and targets of the same shape {shape}")
 
 
-def check_numbers(broken: np.ndarray, fault: str = "NaN or infinite") -> None:
+def check_numbers(broken: np.ndarray, fault: str = "NaN or infinite values") -> None:
     """Raise NonFiniteError if a mask marks any output as broken.
 
     An error that is NaN could not be compared with other errors.
@@ -50,7 +50,9 @@ def check_numbers(broken: np.ndarray, fault: str = "NaN or infinite") -> None:
     count = int(broken.sum())
     if count:
         raise NonFiniteError(
-            f"{count} outputs are {fault}", where="task.error", hint="try a smaller train.lr"
+            f"outputs contain {fault} ({count:,} of {broken.size:,})",
+            where="task.error",
+            hint="try a smaller train.lr",
         )
 
 
@@ -62,7 +64,7 @@ def differences(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
         NonFiniteError: an output whose target is known is NaN or infinite.
     """
     fits = outputs.shape == targets.shape and targets.dtype.kind == "f" and targets.ndim > 1
-    takes = "outputs and real-valued targets of one shape (n, K) or (n, K, *E)"
+    takes = "outputs and real-valued targets of the same shape, (n, K) or (n, K, *E)"
     check_fit(fits, outputs, targets, takes)
     is_known = ~np.isnan(targets)
     # An output may be anything where its target is unknown: the difference there is 0.
@@ -108,7 +110,7 @@ def records(
 
 
 def mean(errors: np.ndarray) -> Score:
-    """Return the mean of the errors that are not NaN; `n` counts them, `skipped` those of NaN."""
+    """Return the mean of the errors that are not NaN; `n` counts these, `skipped` the others."""
     defined = errors[~np.isnan(errors)]
     average = float(defined.mean()) if len(defined) else None
     return Score(value=average, n=len(defined), skipped=len(errors) - len(defined))
@@ -131,10 +133,10 @@ def mean_constant(error: object, targets: np.ndarray, num_outputs: int) -> np.nd
     """Return the mean [K, *E] of the known targets at every position, in their dtype.
 
     A position without a known target gets the overall mean. This is the `constant` of several
-    errors. For labels it is their frequencies, although there any constant has the same error.
+    errors. For labels it is their frequencies, although any constant has the same error for labels.
     """
     is_known = ~np.isnan(targets)
-    # In float64: sums over many float32 targets would lose their last digits.
+    # Summed in float64, since sums over many float32 targets would lose their last digits.
     sums = np.where(is_known, targets, 0.0).sum(0, dtype=np.float64)
     count = is_known.sum(0)
     # 0 where no target is known at all.
@@ -171,9 +173,9 @@ def aurocs(
 ) -> np.ndarray:
     """Return the area under the ROC curve of the known entries of every column of scores.
 
-    The area is the fraction of pairs of a positive and a negative entry that are ordered rightly;
-    ties count a half. A score of NaN ranks last. The time grows as n log n; the memory is some 50
-    bytes an entry, for at most some 4 million entries at a time.
+    The area is the fraction of pairs of a positive and a negative entry that are ordered correctly;
+    ties count a half. A score of NaN ranks last. The time grows as n log n. The memory is some 50
+    bytes per entry, for at most some 4 million entries at a time.
 
     Args:
         scores: [n, P], higher for "present".

@@ -14,7 +14,7 @@ from orca_cli.scoring import checks
 
 
 class ZeroOne:
-    """Fraction of samples, or of positions, whose largest output is not that of the target class.
+    """Fraction of samples, or positions, whose largest output is not the target class's output.
 
     Outputs [n, K] against targets [n], or [n, K, *E] against [n, *E]. Ties go to the lowest class.
     """
@@ -40,7 +40,7 @@ class ZeroOne:
         Of several majority classes the lowest counts. A position without a known target gets the
         overall majority class.
         """
-        # One map a class; a one-hot copy of the targets would take K times their memory.
+        # One map per class; a one-hot copy of the targets would take K times their memory.
         counts = np.stack([np.sum(train_targets == label, axis=0) for label in range(num_outputs)])
         overall = counts.reshape(num_outputs, -1).sum(axis=1).argmax()
         majority = np.where(counts.sum(axis=0) > 0, counts.argmax(axis=0), overall)
@@ -52,8 +52,8 @@ class ZeroOne:
 class Balanced(ZeroOne):
     """One minus the mean over classes of recall.
 
-    It is the 0-1 error if all classes that occur had equally many samples, as scikit-learn's
-    `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E]
+    It is the 0-1 error that would result if all classes that occur had equally many samples, like
+    scikit-learn's `1 - balanced_accuracy_score`. Outputs [n, K] against targets [n], or [n, K, *E]
     against [n, *E]. Any constant class has the same error.
     """
 
@@ -64,7 +64,7 @@ class Balanced(ZeroOne):
     ) -> Score:
         """Return the error.
 
-        `n` counts the classes that occur in the targets, `skipped` the others.
+        `n` counts the classes that occur in the targets, `skipped` the other classes.
         """
         _check_shapes(outputs, targets)
         num_classes = outputs.shape[1]
@@ -80,10 +80,10 @@ class Balanced(ZeroOne):
 
 
 class ClassAUROC(ZeroOne):
-    """One minus the mean over classes of the area under the ROC curve of each against the rest.
+    """One minus the mean over classes of the area under the ROC curve of a class against others.
 
     Samples are ranked by the probability of the class, as in scikit-learn's
-    `roc_auc_score(multi_class="ovr", average="macro")`. With two classes both have the usual area.
+    `roc_auc_score(multi_class="ovr", average="macro")`. With two classes, both areas are the same.
     Classes that no sample or every sample has are skipped. Any constant has an error of 0.5.
     """
 
@@ -104,21 +104,21 @@ class ClassAUROC(ZeroOne):
 class MacroF1:
     """One minus the mean over classes of F1 = 2 TP / (2 TP + FP + FN); classes count from 0 on.
 
-    This is scikit-learn's macro average over the labels that occur: a class that is neither a
-    target nor a prediction anywhere has no F1 and is skipped; one that is predicted but never a
-    target has F1 = 0. The other choice of `by`, and the mean over the first classes, are in the
-    score's `others`.
+    This is scikit-learn's macro average over the labels that occur. A class that is neither a
+    target nor a prediction anywhere has no F1 and is skipped. A class that is predicted but never a
+    target has F1 = 0. The error by the other choice of `by`, and the mean over the first classes,
+    are in the score's `others`.
 
-    The prediction of a record is the class of most of its samples. Of tied classes the one with the
-    larger mean output over the samples counts, and then the lower one.
+    The prediction of a record is the class of most of its samples. Of tied classes, the class with
+    the larger mean output over the samples counts; if these are equal too, the lower class.
 
     Args:
-        num_classes: the mean is over classes 0..num_classes-1; None: as many as the model's
-            outputs.
-        by: samples, or records, such as the whole electrocardiograms that samples are windows of.
+        num_classes: the mean is over classes 0..num_classes-1; None: over all outputs of the model.
+        by: unit of the predictions: samples, or records, such as the whole electrocardiograms that
+            samples are windows of.
         also_first: a further error averages over classes 0..also_first-1. The PhysioNet/CinC
-            challenge of 2017 counts normal, atrial fibrillation and other rhythms, the first 3 of
-            4, over records.
+            challenge of 2017 counts normal, atrial fibrillation and other rhythms, the first 3 of 4
+            classes, over records.
     """
 
     percent = True
@@ -146,7 +146,8 @@ class MacroF1:
         num_classes = self._num_classes or num_outputs
         if num_classes > num_outputs:
             raise DataError(
-                f"{num_classes} classes, but {num_outputs} outputs", where="task.error.num_classes"
+                f"must be at most {num_outputs}, the number of outputs; got {num_classes}",
+                where="task.error.num_classes",
             )
         counted = targets != IGNORED_CLASS
         scores = np.moveaxis(outputs, 1, -1)[counted]  # [samples or positions, K]
@@ -160,8 +161,8 @@ class MacroF1:
             record, shared = recorded
             majority = _majority(scores, record, len(shared))
             f1_of["records"] = _class_f1(majority, shared, num_outputs)
-        # Classes are dropped only here: a prediction of a further class is still a miss of the true
-        # one.
+        # Classes are dropped only at this point: the prediction of a dropped class is still a miss
+        # of the true class.
         score = checks.one_minus_mean(f1_of[self.by][:num_classes])
         return replace(score, others=self._further_errors(f1_of, num_classes))
 
@@ -183,10 +184,11 @@ class MacroF1:
         return further_errors
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K], or [K, *E]: one for the most frequent class, the lowest of several.
+        """Return [K], or [K, *E]: 1 for the most frequent class (the lowest, if several), else 0.
 
-        Only the classes of the mean count. If a class is always predicted, its F1 is 2 m / (n + m)
-        for m of n samples, and the others have 0: the most frequent class has the least error.
+        Only classes that enter the mean are considered. A class with m of n samples that is always
+        predicted has F1 = 2 m / (n + m), and the other classes have 0. So the most frequent class
+        has the lowest error.
         """
         num_classes = min(self._num_classes or num_outputs, num_outputs)
         # Ignored targets are -100.
@@ -210,8 +212,8 @@ def _log_softmax(outputs: np.ndarray) -> np.ndarray:
     They rank samples as the probabilities do, and do not underflow to ties at 0.
     """
     logits = outputs.astype(np.float64, order="C")
-    # The last bits decide which samples with a probability near 1 are tied, and recorded errors
-    # come from torch. SciPy, where torch cannot be imported, may tie others of these.
+    # The last bits decide which samples with a probability near 1 are tied. Recorded errors were
+    # computed with torch; SciPy, used if torch cannot be imported, may tie other samples.
     try:
         import torch
     except ImportError:
@@ -231,12 +233,12 @@ def _predictions(scores: np.ndarray) -> np.ndarray:
 
 
 def _counts(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how often each of the classes 0..num_classes-1 occurs; higher ones are not counted."""
+    """Return how often each class of 0..num_classes-1 occurs; higher classes are not counted."""
     return np.bincount(classes[classes < num_classes], minlength=num_classes)
 
 
 def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
-    """Return the class of most samples of each of `count` records, [R]; K if none has a class.
+    """Return the class of most samples of each of `count` records, [R]; K if no sample has a class.
 
     Scores are [m, K]; `record` [m] is the record of each sample.
     """
@@ -255,7 +257,7 @@ def _majority(scores: np.ndarray, record: np.ndarray, count: int) -> np.ndarray:
 
 
 def _class_f1(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return F1 of every class, [K] float64; NaN for one that is neither predicted nor a target."""
+    """Return F1 of all classes, [K] float64; NaN for classes neither predicted nor a target."""
     right = _counts(truth[predicted == truth], num_classes)
     # 2 TP + FP + FN: a right prediction is in both counts.
     total = _counts(predicted, num_classes) + _counts(truth, num_classes)

@@ -1,7 +1,7 @@
-"""Errors of dense outputs of single benchmarks: masks, frames of a piece, distance maps.
+"""Errors of the dense outputs of some benchmarks: masks, frames of a piece, distance maps.
 
-Targets of masks and frames are 0 and 1, outputs their logits. Targets of NaN are ignored, padding
-or unknown.
+Targets of masks and frames are 0 and 1, and outputs are their logits. Targets of NaN are padding or
+unknown, and are ignored.
 """
 
 import math
@@ -28,21 +28,21 @@ _SMALLEST_DISTANCE = 0.01
 class MaskError:
     """Four errors of a mask, which cannot be compared with one another.
 
-    One is reported, the others are in the score's `others`.
+    One of them is reported, and the other three are in the score's `others`.
 
     - auroc: one minus the area under the ROC curve of all pixels of all images together, without a
       threshold.
     - balanced: mean of the false-positive and the false-negative rate at logit 0, which the
       released code of the paper computed as one minus the AUROC of a mask of 0 and 1.
     - fnr: false-negative rate at a probability above `threshold`, as in NAS-Bench-360, which took a
-      logit above 0.5, a probability of 0.6225. It counts no false alarms, so a mask that is
-      positive everywhere has 0.
+      logit above 0.5, a probability of 0.6225. It does not count false alarms, so a mask that is
+      positive everywhere has an error of 0.
     - pixel_auroc: one minus the mean over pixel positions of the AUROC across images at that
       position, as in the code of the paper's numbers; positions without a positive or without a
       negative are skipped.
 
     Args:
-        report: the one that is reported.
+        report: name of the error that is reported.
         count_ignored: whether ignored pixels count as negatives with logit 0, as in the released
             code.
         threshold: probability above which a pixel counts as positive for `fnr`.
@@ -55,7 +55,7 @@ class MaskError:
     ) -> None:
         self._report = report
         self._count_ignored = count_ignored
-        # Outputs are logits, so the threshold becomes one as well.
+        # Outputs are logits, so the threshold becomes a logit as well.
         self._logit = math.log(threshold / (1 - threshold))
         self._names = {
             "auroc": "1 - AUROC of pixels",
@@ -74,7 +74,7 @@ class MaskError:
         """
         checks.check_same(outputs, targets, "(n, 1, *E)")
         pixels = math.prod(targets.shape[1:])
-        # [n, pixels], as the masks below.
+        # [n, pixels], like the masks below.
         scores = outputs.reshape(len(outputs), pixels)
         flat_targets = targets.reshape(len(targets), pixels)
         is_known = ~np.isnan(flat_targets)
@@ -121,7 +121,7 @@ class MaskError:
             counts += ~np.isnan(target) | self._count_ignored
         overall = (positives.sum() + 0.5) / (counts.sum() + 1)
         frequency = (positives + 0.5) / (counts + 1)
-        # In log-odds: 0 where a pixel is positive as often as all pixels together.
+        # Differences of log-odds: 0 where a pixel is as often positive as all pixels together.
         logits = np.log(frequency / (1 - frequency)) - math.log(overall / (1 - overall))
         return logits.astype(np.float32)
 
@@ -131,7 +131,7 @@ def _balanced(positive: np.ndarray, truth: np.ndarray) -> float | None:
 
     None if one of them is undefined.
     """
-    # Each is None where no pixel could be missed, or falsely found.
+    # A rate is None if no pixel could be missed, or if no pixel could be a false alarm.
     misses = checks.mean(1.0 - positive[truth]).value
     alarms = checks.mean(1.0 * positive[~truth]).value
     if misses is None or alarms is None:
@@ -147,9 +147,9 @@ class NatsPerFrame:
     usual figure for polyphonic music (Boulanger-Lewandowski et al. 2012).
 
     Args:
-        count_padding: average over the K labels as well, and over padding as if it were silence:
-            the scale of the code of the paper's numbers, on which an error is smaller by about 360
-            for the same predictions of JSB Chorales.
+        count_padding: whether to average over the K labels as well, and over padding as if it were
+            silence. This is the scale of the code behind the paper's numbers. On it, the same
+            predictions of JSB Chorales have an error smaller by a factor of about 360.
     """
 
     percent = False
@@ -193,7 +193,7 @@ class NatsPerFrame:
 
         They are the same at every position, unless count_padding multiplies the frequencies by how
         often a position is not padding. Half a frame of each value is added to the counts, so that
-        a label that no training frame has stays possible.
+        a label without a training frame stays possible.
         """
         is_known = ~np.isnan(train_targets)
         # The frames with each label, [K]; NaN is not above 0.5.
@@ -201,7 +201,7 @@ class NatsPerFrame:
         label_frequency = (present + 0.5) / (is_known.sum(axis=(0, 2)) + 1)  # [K]
         frequency = np.repeat(label_frequency[:, None], is_known.shape[2], axis=1)  # [K, L]
         if self._count_padding:
-            # Padding is silence here, so a label is rarer where fewer pieces last so long.
+            # Padding counts as silence, so a label is rarer where fewer pieces last so long.
             pieces = is_known.any(axis=1).sum(axis=0)  # [L]
             frequency *= (pieces + 0.5) / (len(train_targets) + 1)
         return np.log(frequency / (1 - frequency)).astype(np.float32)
@@ -216,10 +216,11 @@ class LongRangeMAE:
     entries, and at least 0.01. Proteins without such a pair are skipped.
 
     Args:
-        separation: least distance along the sequence, in residues.
+        separation: smallest distance along the sequence, in residues.
         threshold: largest true distance in Angstrom.
-        symmetrize_twice: weigh the entry below the diagonal by 3/4 and the one above by 1/4, as the
-            released code, which averaged a map with its transpose twice, the first time in place.
+        symmetrize_twice: whether the entry below the diagonal has weight 3/4 and the entry above it
+            1/4, as in the released code, which averaged a map with its transpose twice, the first
+            time in place.
     """
 
     percent = False
@@ -249,7 +250,7 @@ class LongRangeMAE:
             above = predictions[rows, columns]
             below = predictions[columns, rows]
             broken = ~(np.isfinite(above) & np.isfinite(below))
-            checks.check_numbers(broken, f"NaN or infinite in protein {index}")
+            checks.check_numbers(broken, f"NaN or infinite values for protein {index}")
             average = self._weight_below * below + (1 - self._weight_below) * above
             # A network may predict a distance of 0 or less.
             predicted = np.maximum(average, _SMALLEST_DISTANCE)
@@ -281,7 +282,7 @@ class LongRangeMAE:
     def _pairs(self, targets: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield the number of each protein that has pairs, and the rows and columns of its pairs.
 
-        The memory is that of one map.
+        This needs the memory of one map.
         """
         for index, target in enumerate(targets):
             is_near = target[0] <= self._threshold  # False where the distance is NaN

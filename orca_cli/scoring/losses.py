@@ -17,9 +17,9 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import IGNORED_CLASS, Loss
 from orca_cli.scoring.checks import check_fit
 
-# Losses of torch whose mean divides by the number, or the weight, of the classes that are known.
+# Losses of torch whose mean divides by the number, or the total weight, of the known targets.
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
-_ONE_SHAPE = "outputs and targets of one shape (B, K, *E)"
+_ONE_SHAPE = "outputs and targets of the same shape (B, K, *E)"
 
 
 class _Masked(nn.Module):
@@ -49,10 +49,10 @@ class MaskedBCE(_Masked):
     """Binary cross-entropy of logits against 0 and 1, in nats, averaged over known targets.
 
     Args:
-        positive_weight: factor on the loss of positive entries, one for all outputs or a list of K;
-            1 weighs both alike.
-        count_missing: whether entries without a target enter the average as logit 0 against 0, a
-            constant log 2 each, as in the released code for cosmic rays.
+        positive_weight: factor on the loss of positive entries, a number for all outputs or a list
+            of K numbers; with 1, positive and negative entries have the same weight.
+        count_missing: whether entries without a target enter the average as logit 0 against 0, each
+            with a constant loss of log 2, as in the released code for cosmic rays.
     """
 
     weights: Tensor
@@ -64,8 +64,8 @@ class MaskedBCE(_Masked):
         self.positive_weight = positive_weight
         self.count_missing = count_missing
         weights = torch.tensor(positive_weight, dtype=torch.float32)
-        # A buffer follows the loss to its device; checkpoints leave it out, since a setting holds
-        # it.
+        # A buffer follows the loss to its device; checkpoints leave it out, since a setting
+        # determines it.
         self.register_buffer("weights", weights, persistent=False)
 
     def _entries(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class MaskedMSE(_Masked):
 
     Args:
         count_missing: whether entries without a target enter the average with a loss of 0, as in
-            the code of the paper's numbers for cosmic rays.
+            the code behind the paper's numbers for cosmic rays.
     """
 
     def __init__(self, count_missing: bool = False) -> None:
@@ -108,8 +108,8 @@ class MaskedHuber(_Masked):
     """Huber's loss (1964), averaged over known targets: d^2 / 2 up to delta, then linear.
 
     Args:
-        delta: in units of the targets. With protocol=clean that is their deviation over the
-            training set.
+        delta: threshold in units of the targets. With protocol=clean, this unit is the targets'
+            standard deviation over the training split.
     """
 
     def __init__(self, delta: Positive = 1.0) -> None:
@@ -123,11 +123,11 @@ class MaskedHuber(_Masked):
 class MaskedCrossEntropy(nn.Module):
     """Cross-entropy of logits, in nats, averaged over the targets that are not -100.
 
-    It is also the focal loss that the published code uses for NinaPro, whose focus there is 0.
+    It is also the focal loss that the published code uses for NinaPro, with a focus of 0.
 
     Args:
-        weight: factor on the loss of each class, K of them; the average is weighted, as torch's.
-            None weighs all alike.
+        weight: K factors on the losses of the classes; the average is weighted, as in torch. None:
+            all classes have the same weight.
     """
 
     weights: Tensor | None
@@ -146,9 +146,9 @@ class MaskedCrossEntropy(nn.Module):
         weights = None
         if self.weights is not None:
             weights = self.weights.to(outputs)
-            # At the first batch: the number of outputs is not known before.
+            # Checked at every batch, since the number of outputs is not known before the first.
             _check_count(len(weights), outputs.shape[1], "task.loss.weight")
-        # The mean is taken below: that of torch is NaN without a known class.
+        # The mean is taken below, since torch's mean is NaN without a known class.
         loss = functional.cross_entropy(
             outputs, targets, weights, ignore_index=IGNORED_CLASS, reduction="none"
         )
@@ -171,8 +171,8 @@ class RelativeL2Loss(nn.Module):
     |.| is the Euclidean norm over the known entries of a sample.
 
     Args:
-        eps: added to |target|, in the targets' units, so that a target of zero does not divide by
-            zero.
+        eps: number added to |target|, in the targets' units, so that a target of zero does not
+            cause a division by zero.
         reduction: mean, or sum over the batch as in the published code for Darcy flow. A sum grows
             with the batch, and so does the gradient.
     """
@@ -186,7 +186,7 @@ class RelativeL2Loss(nn.Module):
         """Return the loss of outputs [B, K] or [B, K, *E] against targets of the same shape."""
         _check_shapes(outputs, targets, outputs.shape)
         is_known = ~targets.isnan()
-        # Known entries alone make both norms: unknown ones are 0 in the target and in the
+        # Only known entries contribute to the norms: unknown entries are 0 in the target and in the
         # difference.
         truth = targets.nan_to_num(nan=0.0)
         difference = torch.where(is_known, outputs - truth, 0.0)
@@ -211,8 +211,8 @@ class NatsPerFrameLoss(nn.Module):
     Frames whose targets are all NaN are padding.
 
     Args:
-        count_padding: average over the K labels as well, and over padding as if it were silence, as
-            in the code of the paper's numbers for music.
+        count_padding: whether to average over the K labels as well, and over padding as if it were
+            silence, as in the code behind the paper's numbers for music.
     """
 
     def __init__(self, count_padding: bool = False) -> None:
@@ -225,7 +225,7 @@ class NatsPerFrameLoss(nn.Module):
         is_known = ~targets.isnan()
         truth = targets.nan_to_num(nan=0.0)
         nats = functional.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
-        # Over all B * K * L entries, in which padding was filled with 0.
+        # The mean over all B * K * L entries; targets at padding were filled with 0.
         if self.count_padding:
             return nats.mean()
         # Frames divide the sum, not entries: long pieces weigh more, and K labels add up.
@@ -241,10 +241,10 @@ class NatsPerFrameLoss(nn.Module):
 
 
 def default_loss(kind: str, integer_targets: bool) -> nn.Module:
-    """Return the loss of a task that does not name one.
+    """Return the loss of a task that does not name a loss.
 
-    It depends on the kind (`interfaces.KINDS`) and, for dense targets, on whether they are classes:
-    then it is cross-entropy at every position, else squared differences.
+    It depends on the kind (`interfaces.KINDS`). For dense targets it is cross-entropy at every
+    position if they are classes, and else the mean squared difference.
     """
     if kind == "labels":
         return MaskedBCE()
@@ -263,14 +263,12 @@ def _check_shapes(
 def _check_count(weights: int, outputs: int, where: str) -> None:
     if weights != outputs:
         raise ConfigError(
-            f"{weights} weights, but {outputs} outputs",
-            where=where,
-            hint="give one for each output",
+            f"must have {outputs} weights, one for each output; got {weights}", where=where
         )
 
 
 def _masked_mean(loss: Tensor, is_known: Tensor) -> Tensor:
-    # Not a product with the mask: zero times infinity is NaN.
+    # A product with the mask would be wrong, since zero times infinity is NaN.
     total = torch.where(is_known, loss, 0.0).sum()
     return total / is_known.sum().clamp_min(1)
 
@@ -295,8 +293,8 @@ def is_sum(loss: Loss) -> bool:
 
 
 def is_undefined(loss: Loss, targets: Tensor) -> bool:
-    """Return whether a loss is NaN: torch's mean cross-entropy without a known class."""
-    # Targets of floats are probabilities of classes, and none of them is ignored.
+    """Return whether a loss is NaN, as torch's mean cross-entropy is without a known class."""
+    # Targets that are floats are probabilities of classes, and no target is ignored.
     if not isinstance(loss, _OF_TORCH) or targets.is_floating_point() or is_sum(loss):
         return False
     return bool((targets == loss.ignore_index).all())
@@ -319,8 +317,8 @@ def shares(loss: Loss, targets: Sequence[Tensor]) -> list[float]:
     """Return the factor of each batch's loss in the loss over all of them.
 
     Args:
-        loss: a mean over what is known, or a sum.
-        targets: of the batches, each as Batch.y.
+        loss: a mean over known targets, or a sum.
+        targets: targets of each batch, shaped as Batch.y.
     """
     # The sums of the batches add up to the sum over all of them.
     if is_sum(loss):

@@ -21,8 +21,8 @@ class MeanAveragePrecision:
     `others` if all samples of a record have the same targets.
 
     Args:
-        by: samples, or records: outputs are averaged over the samples of a record first, as the
-            logits of a clip's pieces are for FSD50K.
+        by: unit that is scored: samples, or records. For records, outputs are first averaged over
+            the samples of a record, such as the pieces of a clip in FSD50K.
     """
 
     percent = True
@@ -45,7 +45,7 @@ class MeanAveragePrecision:
             record_means = sums / np.bincount(record)[:, None]  # [R, K]
             scores["records"] = _precisions(record_means, shared)
         score = scores.pop(self.by)
-        # The score of the other unit, if there is one, is left.
+        # Only the score of the other unit remains, if it exists.
         further_errors = {f"1 - mAP of {unit}": other.value for unit, other in scores.items()}
         return replace(score, others=further_errors)
 

@@ -34,11 +34,11 @@ class RelativeL2:
         return mean(distance / np.where(norm > 0, norm, np.nan))
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return [K, *E]: nearly the map whose mean relative error over training targets is least.
+        """Return [K, *E]: nearly the map with the lowest mean relative error over training targets.
 
-        That is the geometric median with weights 1 / |target|. The best of four candidates is
-        returned: the end of 50 Weiszfeld steps from the weighted mean, the target nearest to that
-        end, since the steps become slow near a target, the mean, and zero.
+        This map is the geometric median with weights 1 / |target|. The best of four candidates is
+        returned: the end of 50 Weiszfeld steps from the weighted mean; the target nearest to this
+        end, since the steps become slow near a target; the mean; and zero.
         """
         map_shape = train_targets.shape[1:]
         target = _flat(train_targets)  # [n, entries]
@@ -46,12 +46,12 @@ class RelativeL2:
         target = np.where(is_known, target, 0.0)
         norm = np.linalg.norm(target, axis=1)
         weights = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-        if not weights.any():  # targets of zero, or none known
+        if not weights.any():  # all targets are zero or unknown
             return np.zeros(map_shape, train_targets.dtype)
         # A distance of zero would give a target an infinite weight.
         floor = 1e-9 * norm.mean()
         median = _weighted_mean(target, is_known, weights)
-        # Weiszfeld's step: the mean, in which a target weighs the less, the farther away it is.
+        # Weiszfeld's step is a mean in which targets that are farther away have lower weights.
         for _ in range(50):
             distance = np.maximum(_distances(target, is_known, median), floor)
             median = _weighted_mean(target, is_known, weights / distance)
@@ -86,7 +86,7 @@ class MeanSquared:
 
 
 class _Values:
-    """Base of scikit-learn's errors; the score of one has the others in `others`."""
+    """Base class of scikit-learn's errors; a score has the other errors in `others`."""
 
     name: str
     percent = False
@@ -100,7 +100,7 @@ class _Values:
         `n` counts the known targets of outputs whose error is defined, `skipped` all other targets.
         """
         difference, is_known = map(_by_output, differences(outputs, targets))  # [K, n * positions]
-        # [K, n * positions], as the differences.
+        # [K, n * positions], like the differences.
         target = np.where(is_known, _by_output(targets), 0.0).astype(np.float64)
         count = is_known.sum(1)  # [K]
         # The mean of the known targets of each output, [K].
@@ -125,7 +125,7 @@ class _Values:
             }
         is_defined = ~np.isnan(errors[self.name])
         counted = int(count[is_defined].sum())
-        # Over outputs; `mean` skips those whose error is undefined.
+        # Means over outputs; `mean` skips outputs whose error is undefined.
         means = {name: mean(by_output).value for name, by_output in errors.items()}
         reported = means.pop(self.name)
         return Score(value=reported, n=counted, skipped=targets.size - counted, others=means)
@@ -165,9 +165,9 @@ class OneMinusR2(_Values):
 
 
 class NormalisedRMSE(_Values):
-    """Root mean squared difference over the deviation of the split's own targets.
+    """Root mean squared difference divided by the standard deviation of the split's own targets.
 
-    1 is as good as their mean.
+    1 is as good as predicting their mean.
     """
 
     name = "RMSE / deviation"
@@ -175,7 +175,7 @@ class NormalisedRMSE(_Values):
 
 def _flat(entries: np.ndarray) -> np.ndarray:
     """Return entries [n, ...] as [n, entries of a sample], float64."""
-    # Not -1: without samples it would be ambiguous.
+    # Computed instead of -1, which would be ambiguous without samples.
     sample_size = math.prod(entries.shape[1:])
     return entries.reshape(len(entries), sample_size).astype(np.float64)
 

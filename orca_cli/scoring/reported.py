@@ -1,4 +1,4 @@
-"""The error that a run reports: that of its task, averaged as its protocol says."""
+"""The error that a run reports: its task's error, averaged as its protocol says."""
 
 from typing import Any
 
@@ -9,20 +9,21 @@ from orca_cli.config.ranges import Count
 from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Error, Score
 
-# Kind -> error of a task that does not name one.
+# Kind -> error of a task that does not name an error.
 _USUAL = {"labels": "map", "values": "rmse"}
 
 
 class ChunkMean:
     """Unweighted mean of another error over consecutive chunks of a split.
 
-    It serves only for comparison with published numbers. A chunk takes batches until it holds
-    `size` samples or more. The last chunk is smaller, yet counts as much. AUROC, F1 and the like
-    differ between chunks and the whole split; the errors of the whole split are in `others`.
+    It serves only for comparison with published numbers. A chunk takes batches until it contains
+    `size` samples or more. The last chunk is smaller, yet has the same weight. AUROC, F1 and
+    similar errors differ between chunks and the whole split; the errors of the whole split are in
+    `others`.
 
     Args:
-        size: samples after which a chunk is closed: 1000 in the published code.
-        batch: samples in a batch of the evaluation; a chunk holds whole batches.
+        size: number of samples after which a chunk is closed: 1000 in the published code.
+        batch: number of samples in a batch of the evaluation; a chunk contains whole batches.
         drop_tail: whether samples after the last full chunk are left out, unless no chunk is full.
             A chunk is then full when its number of batches times the size of its last batch
             is `size` or more.
@@ -38,7 +39,7 @@ class ChunkMean:
             raise ConfigError(
                 f"{error!r} is not an error",
                 where="task.error.error",
-                hint="give a node with _target_",
+                hint="set a node with _target_",
             )
         self._error = error
         self._size = size
@@ -52,7 +53,7 @@ class ChunkMean:
     ) -> Score:
         """Return the mean over chunks.
 
-        `n` counts chunks, `skipped` those that are left out or have no error.
+        `n` counts chunks, `skipped` chunks that are left out or have no error.
         """
         split_score = self._error(outputs, targets, groups)
         split_errors = {self._error.name: split_score.value, **split_score.others}
@@ -66,7 +67,7 @@ class ChunkMean:
             # A chunk may lack a class or a positive entry, so that its error is undefined.
             if score.value is not None:
                 defined.append(score.value)
-        # Samples behind the last chunk count as one skipped chunk.
+        # Samples after the last chunk count as one skipped chunk.
         has_tail = end < len(outputs)
         return Score(
             value=sum(defined) / len(defined) if defined else None,
@@ -76,7 +77,7 @@ class ChunkMean:
         )
 
     def constant(self, train_targets: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Return the constant of the error that is averaged."""
+        """Return the best constant for the error that is averaged."""
         return self._error.constant(train_targets, num_outputs)
 
     def _chunks(self, sample_count: int) -> list[slice]:
@@ -90,7 +91,7 @@ class ChunkMean:
             batches += 1
             samples = end - start
             if self._drop_tail:
-                # As if all batches were as large as the last one.
+                # The count assumes that all batches are as large as the last batch.
                 samples = batches * (end - batch_start)
             if samples >= self._size:
                 chunks.append(slice(start, end))
@@ -108,12 +109,12 @@ def named_error(
     """Return the error of a run.
 
     Args:
-        node: its setting `task.error`: a node, a short name, or None for the usual error of a kind.
-        kind: of the task.
+        node: the setting `task.error`: a node, a short name, or None for the usual error of a kind.
+        kind: kind of the task.
         integer_targets: whether its targets are classes.
-        chunk: samples of a chunk, if its protocol averages an error over chunks; None: the error is
-            that of the whole split.
-        batch: its setting `train.batch_size`.
+        chunk: number of samples in a chunk, if the protocol averages the error over chunks; None
+            for the error of the whole split.
+        batch: the setting `train.batch_size`.
 
     Raises:
         ConfigError: the kind does not have this error, or the node does not make an error.
@@ -125,12 +126,12 @@ def named_error(
             node = "mse"
     error: Error = parts.build(parts.named("error", node, kind, integer_targets), "task.error")
     is_error = hasattr(error, "name") and hasattr(error, "percent")
-    # The node may be that of a loss.
+    # The node may describe a loss.
     if not is_error:
         raise ConfigError(
             f"{type(error).__name__} is not an error",
             where="task.error",
-            hint="give a short name, or a class of orca_cli.scoring that measures a whole split",
+            hint="use a short name, or a class of orca_cli.scoring that measures a whole split",
         )
     # A chunk could hold only some samples of a record.
     is_by_record = getattr(error, "by", "") == "records"

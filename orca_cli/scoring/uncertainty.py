@@ -1,6 +1,6 @@
-"""How far an error on a few test samples may be from that on many: standard errors, intervals.
+"""Standard errors and intervals: how far an error may be from the error on many more test samples.
 
-A unit is what is drawn and counted: a sample, or a record if samples are cut from records.
+Units are drawn and counted: samples, or records if samples are cut from records.
 """
 
 import math
@@ -12,30 +12,30 @@ from orca_cli import seeding
 from orca_cli.exceptions import OrcaError
 from orca_cli.interfaces import Error, Score
 
-# More are seldom needed for a standard error (Efron and Tibshirani 1993, chapter 6).
+# More resamples are seldom needed for a standard error (Efron and Tibshirani 1993, chapter 6).
 _RESAMPLES = 200
-_LEAST = 20  # resamples; the deviation of fewer says nothing
-_CELLS = 2**26  # entries of outputs in all resamples together
-_TAIL = 0.025  # on either side of an interval of 95 %
+_LEAST = 20  # smallest number of resamples; the deviation of fewer is not reliable
+_CELLS = 2**26  # largest number of entries of outputs in all resamples together
+_TAIL = 0.025  # probability on either side of a 95 % interval
 
 
 def standard_error(
     error: Error, models: Sequence[np.ndarray], targets: np.ndarray, groups: np.ndarray | None
 ) -> float | None:
-    """Return the deviation of a model's error, or of the difference between those of two models.
+    """Return the standard error of a model's error, or of the difference of two models' errors.
 
-    It is that over test sets like this one, by the bootstrap, which is paired for two models (Efron
-    and Tibshirani 1993, chapters 6 and 8).
+    It is the standard deviation over test splits like this one, estimated by the bootstrap, which
+    is paired for two models (Efron and Tibshirani 1993, chapters 6 and 8).
 
     Args:
-        error: of the task.
-        models: outputs [n, K, ...] of one model or of two.
-        targets: of the same n samples.
-        groups: the records of these samples, [n], or None.
+        error: error of the task.
+        models: outputs [n, K, ...] of one model or of two models.
+        targets: targets of the same n samples.
+        groups: records of these samples, [n], or None.
 
     Returns:
         None if it cannot be computed: for fewer than two units, for outputs too large to be drawn
-            20 times, or if the error is undefined on half of the drawn sets.
+            20 times, or if the error is undefined on at least half of the resamples.
     """
     rows_of_unit = _rows_of_units(targets, groups)
     count = len(rows_of_unit)
@@ -43,11 +43,11 @@ def standard_error(
     resamples = min(_RESAMPLES, _CELLS // max(1, models[0].size))
     if count < 2 or resamples < _LEAST:
         return None
-    # With a seed of its own, so that a report shows the same interval each time.
+    # The seed is fixed, so that a report shows the same interval each time.
     generator = seeding.numpy_generator(0, "report", "bootstrap")
     estimates = []
     for _ in range(resamples):
-        # As many units as there are, with replacement.
+        # A resample has as many units as the split, drawn with replacement.
         drawn = [rows_of_unit[number] for number in generator.integers(count, size=count)]
         rows = np.concatenate(drawn)
         records = None
@@ -55,27 +55,27 @@ def standard_error(
         if groups is not None:
             records = np.repeat(np.arange(count), [len(samples) for samples in drawn])
         try:
-            # Both models on the same rows: this is the pairing.
+            # Both models are evaluated on the same rows, which makes the bootstrap paired.
             scores = [error(outputs[rows], targets[rows], records) for outputs in models]
         except OrcaError:
             return None
         errors = [score.value for score in scores if score.value is not None]
-        # The error may be undefined on a drawn set, for example because it lacks a class.
+        # The error may be undefined on a resample, for example because a class is missing.
         if len(errors) == len(models):
             estimate = errors[-1] - errors[0] if len(models) > 1 else errors[0]
             estimates.append(estimate)
-    # The sets that remain would be a choice, not a sample.
+    # The few remaining resamples would be a biased selection.
     if len(estimates) <= resamples / 2:
         return None
     return float(np.std(estimates, ddof=1))
 
 
 def effective_size(score: Score, targets: np.ndarray, groups: np.ndarray | None) -> float:
-    """Return the number of samples of equal weight that would say as much as a test split.
+    """Return the number of samples of equal weight that are as informative as a test split.
 
     It is Kish's (sum of weights)^2 / (sum of squared weights). For an error that is a mean over
-    samples it is their number. It is less if records have different sizes, or if the error is a
-    mean over classes or labels, since a sample of a rare class then weighs more.
+    samples it is the number of samples. It is less if records have different sizes, or if the error
+    is a mean over classes or labels, since a sample of a rare class then weighs more.
 
     Args:
         score: the error on the split.
@@ -124,11 +124,11 @@ def interval(
         return None
     if error.percent and 0 <= score.value <= 1:
         size = effective_size(score, targets, groups)
-        # Not whole numbers in general, which the beta distribution does not need.
+        # These need not be whole numbers; the beta distribution allows fractions.
         wrong = score.value * size
         right = size - wrong
-        # Clopper and Pearson's ends are quantiles of beta distributions, but 0 and 1 at the
-        # borders.
+        # The ends of Clopper and Pearson's interval are quantiles of beta distributions, except 0
+        # and 1 at the borders.
         lower = betaincinv(wrong, right + 1, _TAIL) if wrong > 0 else 0.0
         upper = betaincinv(wrong + 1, right, 1 - _TAIL) if right > 0 else 1.0
         return float(lower), float(upper)
@@ -136,7 +136,7 @@ def interval(
     if deviation is None or score.value <= deviation:
         return None
     freedom = count_units(targets, groups) - 1
-    # The deviation of log(error) is that of the error over the error, by the delta method.
+    # By the delta method, the deviation of log(error) is the deviation of the error over the error.
     half_width = stdtrit(freedom, 1 - _TAIL) * deviation
     factor = math.exp(half_width / score.value)
     return score.value / factor, score.value * factor

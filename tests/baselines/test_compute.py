@@ -1,4 +1,4 @@
-"""Baselines of a task's data: what they learn from, the cache, and failures, which end no run."""
+"""Baselines of a task's data: their training samples, the cache, and failures, which end no run."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -36,14 +36,14 @@ def samples(rows, groups=None):
 
 
 def ridge(learned, y, new):
-    """Return what the program has to make of features: scikit-learn's decisions for new ones."""
+    """Return the expected outputs for new features: the decisions of scikit-learn."""
     scaler = StandardScaler().fit(learned)
     model = RidgeClassifierCV(np.logspace(-3, 3, 10)).fit(scaler.transform(learned), y)
     return model.decision_function(scaler.transform(new))
 
 
 class Tokens(nn.Module, InputLayer):
-    """An embedder whose tokens are the inputs: what is pooled is known."""
+    """An embedder whose tokens are the inputs, so that the pooled features are known."""
 
     def forward(self, x, valid):
         mask = torch.ones(len(x), x.shape[2], dtype=torch.bool) if valid is None else valid
@@ -164,7 +164,7 @@ def wrong_out_of_fold(fold):
 def test_they_learn_from_some_splits_and_are_judged_on_others(
     task, run, monkeypatch, messages, with_validation
 ):
-    """That is the validation split, or folds where it was trained on or is small."""
+    """They are the validation split, or folds if that split was trained on or is small."""
     monkeypatch.setattr(inputs, "BEST_FROM", 15)
     baselines = run(task, ("constant", "linear", "features"), with_validation=with_validation)
     names, n = (["train", "val"], 45) if with_validation else (["train"], 30)
@@ -193,7 +193,7 @@ RUN_FOLDS = np.repeat([2, 0, 1], 10)
 
 
 def test_the_folds_of_the_run_judge_its_simple_models_too(task, run, monkeypatch):
-    """They do so for as large a validation split as there is."""
+    """They do so for the largest possible validation split."""
     monkeypatch.setattr(inputs, "BEST_FROM", 1)
     baselines = run(task, ["constant", "features"], run_folds=RUN_FOLDS)
     features = baselines["features"]
@@ -214,7 +214,7 @@ def test_all_validation_samples_judge_however_few_are_learned_from(task, run, mo
 
 
 def test_what_is_kept_is_what_was_measured(task, run):
-    """A model from the cache as well."""
+    """This is true for a model from the cache as well."""
     for _ in range(2):
         baselines = run(task, ["linear", "features", "probe"], start=Start(1.0))
         new = {"linear": FLAT, "features": POOLED, "probe": X.mean(2)}
@@ -278,8 +278,11 @@ def test_a_model_of_other_training_samples_is_fitted_again(task, run):
         run(replace(task, train=samples(slice(1, 30))), ["linear"])
 
 
-CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV")
-OVER_TIME = (isolation.StoppedError("needs more than its limit"), "it needs more than its limit")
+CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "fitting failed: ended by SIGSEGV")
+OVER_TIME = (
+    isolation.StoppedError("needs more than its limit"),
+    "fitting needs more than its limit",
+)
 
 
 @pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])
@@ -357,7 +360,7 @@ def test_the_probe_is_of_what_the_predictor_sees(task, run):
 def test_padding_is_left_out_of_pooled_tokens(task):
     valid = np.arange(12) < np.arange(1, 31)[:, None] % 12
     padded = ArraySamples(np.where(valid[:, None], X[:30], 99), Y[:30], valid=valid)
-    # A sample of padding alone has features too.
+    # A sample that is all padding has features too.
     learned, new = subject(replace(task, open_test=lambda: padded), padded).embedded()
     assert learned[1] == pytest.approx([*X[1, :, :2].mean(1), *X[1, :, :2].max(1)])
     assert np.isfinite(learned).all()

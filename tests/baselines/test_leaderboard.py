@@ -1,4 +1,4 @@
-"""The leaderboard of a run: its order, its leader, and who was judged."""
+"""The leaderboard of a run: its order, its leader, and the candidates that are compared."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_the_best_by_validation_leads():
         "kept": True,
     }
     transfer = board["candidates"][1]
-    # The time of its test is not that of its making.
+    # The time of the test does not belong to the time of making the transfer.
     assert (transfer["seconds"], transfer["error"], transfer["interval"]) == (6.0, 0.4, [0.3, 0.5])
     assert board["judged"] == JUDGED | {"sha256": "f" * 64}
 

@@ -1,4 +1,4 @@
-"""The simple models: the same numbers as scikit-learn called directly, and known answers."""
+"""Baselines: the same numbers as scikit-learn called directly, and known answers."""
 
 import importlib.util
 from functools import partial
@@ -98,7 +98,7 @@ def test_classes_without_a_sample_get_the_least_score(model):
     y[y == 1] = 3
     scores, _ = outputs(model, "classes", x, y, x, 5)
     assert set(scores.argmax(1)) == {0, 2, 3}
-    # In each sample, whatever else is in the batch.
+    # In each sample, whatever the other samples of the batch are.
     assert (scores[:, [1, 4]].max(axis=1) <= scores[:, [0, 2, 3]].min(axis=1)).all()
 
 
@@ -131,7 +131,7 @@ def test_balanced_classes_weigh_alike():
 GROUPS = np.repeat(np.arange(24), 5)
 
 
-# Features identify the group, which says nothing about other groups: where whole groups are left
+# Features identify the group, which is no help for other groups: if whole groups are left
 # out, the strongest penalty is chosen.
 @pytest.mark.parametrize(("groups", "choice"), [(None, "C=0.1"), (GROUPS, "C=0.0001")])
 def test_samples_of_one_group_stay_in_one_fold(groups, choice):
@@ -188,7 +188,7 @@ def test_large_inputs_become_summaries_within_bounds(shape):
     x = RNG.normal(size=(4, *shape)).astype(np.float32)
     features = table(x, None, 1024)
     assert 300 < features.shape[1] <= 1024
-    # Whatever else is in the batch.
+    # Whatever the other samples of the batch are.
     assert np.array_equal(features[1:2], table(x[1:2], None, 1024))
 
 

@@ -1,4 +1,4 @@
-"""Plain models: scikit-learn's own numbers, the same bits from their files, and forged files, which are refused."""
+"""Plain models: the same numbers as scikit-learn, the same bits from their files, and forged files, which are refused."""
 
 import hashlib
 import importlib.util
@@ -89,7 +89,7 @@ def test_trees_of_numbers_have_the_bits_of_scikit_learn(seed, outputs, missing, 
 def test_linear_models_have_the_numbers_of_scikit_learn(n, num_features, k):
     rng = np.random.default_rng(0)
     x = rng.normal(100, size=(n, num_features)).astype(np.float32)
-    # It says nothing.
+    # The constant feature carries no information.
     x[:, 1] = 3
     y = np.arange(n) % k
     prepared = Prepared.by("linear", x)
@@ -104,7 +104,7 @@ def test_linear_models_have_the_numbers_of_scikit_learn(n, num_features, k):
         record, arrays = prepared.plain_part(estimator, columns)
         part = plain.Part.read(record, arrays, "", width=num_features, k=len(columns))
         ours = part.outputs(x)
-        # Their order of sums is another one, so that last bits differ.
+        # Sums are added in another order, so that the last bits differ.
         assert ours[:, -expected.shape[1] :] == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
@@ -157,7 +157,7 @@ def test_a_file_predicts_the_bits_that_were_measured(model, name, tmp_path):
     assert outputs.dtype == fit_record["outputs"].dtype
     assert again.record["limit"] == 9
     assert again.num_outputs == outputs.shape[1]
-    with pytest.raises(DataError, match="the model takes"):
+    with pytest.raises(DataError, match="a sample has shape"):
         again.outputs(x[:7, 1:])
 
 
@@ -264,7 +264,7 @@ def loop(record, arrays):
 
 
 def halving(record, arrays):
-    """Every node has the next one twice: a few of them make endlessly many paths."""
+    """Every node has the next node as both children: a few nodes form endlessly many paths."""
     nodes = np.zeros(60, np.int32)
     below = np.arange(1, 61, dtype=np.int32)
     below[-1] = -1
@@ -277,7 +277,7 @@ TREE = "parts.0."
 
 
 def shared(record, arrays):
-    """Both children of the first node are the same one, and those below the other are lost."""
+    """Both children of the first node are the same node, and the nodes below the other child are lost."""
     arrays[TREE + "right"] = np.concatenate([arrays[TREE + "left"][:1], arrays[TREE + "right"][1:]])
 
 
@@ -285,7 +285,7 @@ FORGED_TREES = [
     *(put(TREE + "left", 0, child) for child in (0, -2, 2**31 - 1)),
     *(put(TREE + "right", 0, child) for child in (0, -1, 2**31 - 1)),
     shared,
-    # No root of the second tree but a node of the first.
+    # The second tree's root is a node of the first tree.
     put(TREE + "roots", 1, 1),
     *(put(TREE + "roots", -1, root) for root in (-1, 2**62)),
     replaced(TREE + "roots", lambda roots: roots[:0]),
@@ -430,7 +430,7 @@ def test_files_that_hold_no_arrays_are_refused(forged, tmp_path):
     as_bf16 = save(arrays).replace(b'"F64"', b'"F63"')
     for content in (b"", b"\xff" * 100, save(arrays)[:-1], as_bf16):
         resealed(tmp_path, record, content)
-        with pytest.raises(UnsafeError, match="is not a file of arrays"):
+        with pytest.raises(UnsafeError, match="is not a valid .safetensors file"):
             plain.read(tmp_path)
     resealed(tmp_path, record | {"schema": 2}, save(arrays))
     with pytest.raises(DataError, match=f"{tmp_path}: 'schema' of a model is 2"):

@@ -45,20 +45,20 @@ def against(baselines, ours, groups=None):
     return verdict(ZeroOne(), answers(ours), TARGETS, groups, baselines)
 
 
-# Samples on which the run is wrong, and the baseline, the first of these, the name of the baseline,
-# the word, and a pattern of the text.
+# Number of samples on which the run is wrong, and number for the baseline; its first wrong sample;
+# the name of the baseline, the word, and a pattern of the text.
 VERDICTS = [
     (20, 60, 0, "forest", "better", r"10.0 points ± .* better than a random forest \(15.0 % in 2 s\)"),
-    # A difference in few samples counts when the two models disagree on few.
+    # A difference in a few samples counts if the two models disagree on only a few samples.
     (60, 70, 0, "forest", "better", ""),
-    (60, 62, 100, "forest", "unknown", r"which is better cannot be told with 400 test samples"),
-    (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 below a random forest"),
+    (60, 62, 100, "forest", "unknown", r"validation error: too close to call with 400 test samples"),
+    (60, 62, 0, "forest", "unknown", r"0.5 points ± 0.7 ahead of a random forest"),
     (60, 60, 0, "forest", "equal", r"as good as a random forest \(15.0 % in 2 s\).*, within 1 point"),
-    (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) does better here by 10.0.*: use it"),
-    (20, 60, 0, "features", "better", "; the body helps: that ridge does worse without it$"),
-    (60, 20, 0, "features", "worse", "; the body is no help: that ridge does better without it$"),
-    (60, 60, 0, "features", "equal", "; the body adds nothing to that ridge, within 1 point$"),
-    (60, 62, 0, "features", "unknown", "; whether the body adds anything to that ridge cannot be told$"),
+    (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) is better by 10.0.*: use it"),
+    (20, 60, 0, "features", "better", "; the body helps: that ridge, which has no body, is worse$"),
+    (60, 20, 0, "features", "worse", "; the body does not help: that ridge, which has no body, is better$"),
+    (60, 60, 0, "features", "equal", "; the body adds nothing: that ridge, which has no body, is as good, within 1 point$"),
+    (60, 62, 0, "features", "unknown", "; whether the body helps is too close to call against that ridge, which has no body$"),
 ]  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_the_rival_validates_best_and_need_not_test_best():
     shown = (comparison["baseline"], comparison["is"], comparison["features"]["is"])
     assert shown == ("linear", "unknown", "better")
     assert comparison["text"].endswith(
-        "the body helps: a ridge on the embedder's features (25.0 %) does worse without it"
+        "the body helps: a ridge on the embedder's features (25.0 %), which has no body, is worse"
     )
 
 
@@ -109,8 +109,8 @@ def test_agreeing_on_a_few_samples_is_not_equality():
     assert comparison["is"] == "unknown"
     assert comparison["difference"] == 0
     assert comparison["standard_error"] == 0
-    assert "no different from a linear model (0.0 %)" in comparison["text"]
-    assert comparison["text"].endswith("on 18 test samples: too few to tell which is better")
+    assert "same error as a linear model (0.0 %)" in comparison["text"]
+    assert comparison["text"].endswith(": too close to call with 18 test samples")
 
 
 @pytest.mark.parametrize(("n", "word"), [(4, "unknown"), (12, "better")])
@@ -137,17 +137,17 @@ def test_records_count_and_not_their_samples(samples, word, records):
 def test_a_difference_within_one_record_has_no_deviation():
     baselines = {"linear": Baseline(error=90 / N, validation_error=0.1, outputs=answers(90))}
     comparison = against(baselines, 50, np.zeros(N, int))
-    assert "10.0 points below a linear model (22.5 %)" in comparison["text"]
-    assert "how sure that is cannot be computed" in comparison["text"]
+    assert "10.0 points ahead of a linear model (22.5 %)" in comparison["text"]
+    assert "the uncertainty cannot be computed" in comparison["text"]
 
 
 def rates(n, only_ours, only_theirs):
-    """Return how often each word is said of two models.
+    """Return how often each word describes two models.
 
-    The probabilities are those that one model alone is wrong on a sample.
+    The probabilities are those with which one model alone is wrong on a sample.
 
-    Every number of samples on which the models differ is gone through, with the standard error that
-    an endless bootstrap has.
+    Every possible number of samples on which the models differ is evaluated, with the standard error
+    of an endless bootstrap.
     """
     share = Counter()
     total = only_ours + only_theirs
@@ -173,7 +173,7 @@ def test_equally_good_models_are_rarely_better_or_worse(n, differ):
 def test_models_a_point_apart_are_rarely_called_equal(n, both):
     share = rates(n, both, 0.01 + both)
     assert share["equal"] <= 0.05
-    # Fewer samples than 310 without a difference leave a point open.
+    # With fewer than 310 samples without a difference, a true difference of a point is possible.
     assert share["equal"] == 0 or n >= 310
 
 
@@ -183,7 +183,7 @@ def test_equal_models_are_equal_once_there_are_enough_samples():
 
 
 def said(pairs, error):
-    """Return how often each word is said of test splits.
+    """Return how often each word describes the models on test splits.
 
     Each is (outputs of the run, of the other model, of the constant, targets).
     """
@@ -272,9 +272,9 @@ def test_the_margin_of_numbers_is_a_share_of_the_constants_error():
 LOWEST = [
     ({"linear": judged(40, 0.1), "forest": judged(60, 0.2)}, None),
     ({"linear": judged(60, 0.1), "forest": judged(40, 0.2)}, "a random forest"),
-    # Of equal errors that of the rival counts.
+    # If errors are equal, the rival has the lowest error.
     ({"linear": judged(40, 0.2), "forest": judged(40, 0.1)}, None),
-    # The constant is no model that anybody would use.
+    # Nobody would use the constant as a model.
     ({"constant": judged(0, 0.9), "linear": judged(60, 0.1)}, None),
 ]
 

@@ -42,7 +42,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small(tiny):
-    """Overrides that make a run of `digits` a matter of seconds: the real stages on a tiny body."""
+    """Overrides with which a run of `digits` takes seconds: the real stages on a tiny body."""
     return [
         "task=digits", f"body.checkpoint={tiny['bert']}", "task.train_size=60",
         "task.validation_size=40", "task.test_size=50", "source.size=160", "align.epochs=3",
@@ -54,7 +54,7 @@ def small(tiny):
 
 @pytest.fixture
 def environment(home, tmp_path, monkeypatch):
-    """Runs of one test go into a folder of its own; returns that folder."""
+    """Runs of each test go into a separate folder; returns that folder."""
     runs = tmp_path / "runs"
     monkeypatch.setenv("ORCA_RUNS", str(runs))
     monkeypatch.setenv("ORCA_HOME", str(home))
@@ -67,7 +67,7 @@ def environment(home, tmp_path, monkeypatch):
 def orca(environment, capfd, fork):
     """Call the command line in this process; returns (exit code, standard output, standard error).
 
-    A sweep by the program's own launcher forks; this process has computed too much for that, so it is a fork by itself.
+    The program's own launcher forks for a sweep. This process has computed too much for that, so the sweep is itself a fork.
     """
 
     def call(*words):
@@ -85,7 +85,7 @@ def orca(environment, capfd, fork):
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has ended well: its folder and its record, and what it printed."""
+    """A successful run: its folder, its record and its output."""
 
     folder: Path
     result: dict
@@ -95,7 +95,7 @@ class Done:
 
 @pytest.fixture
 def run(orca, environment):
-    """Call `orca run`, which must succeed; returns the newest run, which is this call's if it made one."""
+    """Call `orca run`, which must succeed; returns the newest run, which belongs to this call if the call made a run."""
 
     def call(*words):
         code, out, err = orca("run", *words)
@@ -127,7 +127,7 @@ def refused(orca):
 
 @pytest.fixture
 def stopped(fork, environment):
-    """Send `orca run` a signal as soon as there is a path below the folder of runs; returns (exit code, standard error)."""
+    """Send `orca run` a signal as soon as a path exists below the folder of runs; returns (exit code, standard error)."""
 
     def call(*words, at, number=signal.SIGKILL):
         process = fork("run", *words)
@@ -156,7 +156,7 @@ def fork(fork_server, environment):
 
 @pytest.fixture(scope="session")
 def completed_once(fork_server, home, small, tmp_path_factory):
-    """One run of `small`, for all tests that only look at it: (folder of runs, standard output)."""
+    """A run of `small`, for all tests that only read it: (folder of runs, standard output)."""
     runs = tmp_path_factory.mktemp("completed")
     case = fork_server.start(
         without_baselines(["run", *small]),
@@ -168,14 +168,14 @@ def completed_once(fork_server, home, small, tmp_path_factory):
 
 @pytest.fixture
 def completed(completed_once, environment):
-    """A copy of that run, in this test's folder; returns what it wrote to standard output."""
+    """A copy of that run, in this test's folder; returns its standard output."""
     shutil.copytree(completed_once[0], environment)
     return completed_once[1]
 
 
 @pytest.fixture
 def start(environment):
-    """Start the command line as a new interpreter: where the start itself matters, or what is read at the start."""
+    """Start the command line in a new interpreter, for tests of the start and of the settings that are read at the start."""
 
     def call(*words, more=MappingProxyType({}), **settings):
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | more
@@ -200,7 +200,7 @@ def without_baselines(words) -> list[str]:
 
 
 def has_reached(path, pattern):
-    """Return whether a path is there; "step-N" at the end stands for N or more, since older checkpoints are dropped."""
+    """Return whether a path exists; "step-N" at the end means N or more, since older checkpoints are dropped."""
     parent, _, name = pattern.rpartition("/")
     if not name.startswith("step-"):
         return bool(list(path.glob(pattern)))
@@ -230,7 +230,7 @@ def curve(run: Path, stage: str = "3_finetune") -> list[dict]:
 
 
 def outputs(run: Path) -> np.ndarray:
-    """Return what a run computed of its test split."""
+    """Return a run's outputs for its test split."""
     return np.load(run / "3_finetune" / "predictions.npz")["outputs"]
 
 

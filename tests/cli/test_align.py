@@ -1,4 +1,4 @@
-"""Stage 2 through the command line: what is compared, and diagnostics."""
+"""Stage 2 through the command line: the points that are compared, and diagnostics."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Mistakes of users: one line that says where and what to do, and nothing half-written."""
+"""Mistakes of users: a line that says where and what to do, and no half-written files."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ SWIN = ["body=swin_tiny", "task.layout=image"]
     ids=["body and source", "body and finetune", "validation and test"],
 )
 def test_settings_that_contradict_each_other(refused, small, tiny, overrides, texts):
-    """Seen when the parts are there, or when they are built."""
+    """The error is raised when the parts are found, or when they are built."""
     words = ["run", *small, *overrides]
     if "body=swin_tiny" in overrides:
         words.append(f"body.checkpoint={tiny['swin']}")
@@ -74,7 +74,7 @@ def test_settings_that_contradict_each_other(refused, small, tiny, overrides, te
     ],
 )
 def test_an_allowed_module_without_loss_or_error(fork, small, setting, message):
-    """In a process of its own: a module that is allowed stays allowed."""
+    """In a separate process, since a module that is allowed stays allowed."""
     words = ["--allow-module", "torch.nn"]
     case = fork("run", "--dry-run", *words, *small, setting)
     assert case.wait(60) == 10, case.err
@@ -117,7 +117,7 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 ENDS = {"lengths": 3 + np.arange(60) % 6}
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
 NO_SAMPLE = "align.features=sequence: of some class no sample has all"
-# What else may be wrong with arrays is in tests/tasks/test_bad_arrays.py.
+# Other faults of arrays are in tests/tasks/test_bad_arrays.py.
 BAD_DATA = [
     (
         11,

@@ -14,7 +14,7 @@ SHORT = ["metric=none", "train.epochs=1", "train.warmup_epochs=0"]
 
 @pytest.fixture
 def cold(small, tmp_path):
-    """Words of a short run with a cache of its own."""
+    """Words of a short run with a separate cache."""
     return [
         *small,
         *SHORT,
@@ -41,7 +41,7 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
     }  # fmt: skip
     assert {key for key in result if result[key] != first.result[key]} == new
     assert orca("doctor", first.folder)[0] == 0
-    # They are no part of the experiment.
+    # Baselines are not part of the experiment.
     assert "already completed, not run again" in run(*cold, "baselines=none").err
 
     assert result["baselines"]["forest"]["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
@@ -51,8 +51,8 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
 
     cache = tmp_path / "cache" / "baselines"
     entries = set(cache.iterdir())
-    # A run beside its own test computes the same, as does one of another metric, which starts with
-    # the same embedder: nothing is fitted again. Another seed has another embedder.
+    # A run of another metric starts with the same embedder and has the same baselines: nothing is
+    # fitted again. Another seed has another embedder.
     again = run(*cold, "metric=moments", "baselines=simple").result
     assert (again["baselines"], again["test_reads"]) == (result["baselines"], 1)
     assert set(cache.iterdir()) == entries
@@ -63,9 +63,9 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
 
 @pytest.mark.slow
 def test_tables_have_boosting_and_the_card_lists_baselines(orca, run, tiny, tmp_path):
-    """They learn from what the run learned from.
+    """Baselines are fitted to the samples that the run learned from.
 
-    The sign of a product is nothing to a linear model, and easy for trees.
+    The sign of a product is unlearnable for a linear model, and easy for trees.
     """
     rng = np.random.default_rng(0)
     rows = [f"{a:.3f},{b:.3f},{'yes' if a * b > 0 else 'no'}" for a, b in rng.normal(size=(200, 2))]
@@ -93,7 +93,7 @@ def test_tables_have_boosting_and_the_card_lists_baselines(orca, run, tiny, tmp_
 
 @pytest.mark.slow
 def test_a_sweep_that_is_stopped_among_baselines(run, fork, cold, environment):
-    """It ends as stopped, and typed again it has them."""
+    """The sweep ends as stopped; after its command is rerun it has the baselines."""
     hook = "tests.reliability.signal_points:at:baseline,2,^INT"
     case = fork(
         "run", "-m", *cold, "seed=0,1", "baselines=simple", hook=hook, more={SENT: os.devnull}

@@ -1,4 +1,4 @@
-"""What a budget decides and records, the time that is said before a run, and minutes."""
+"""Decisions and records of a budget, the predicted time of a run, and budgets in minutes."""
 
 import json
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def bare(small):
     """A small run whose settings of stage 3 are left to the budget."""
     open_ = [
         f"train.{name}=null" for name in (*NAMES, "decay_epochs")
-    ]  # the task has settings of its own
+    ]  # the task has its own settings
     return [*(word for word in small if not word.startswith("train.")), "metric=none", *open_]
 
 
@@ -38,7 +38,7 @@ def typed(*words, **more):
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Set the cost of the steps that are timed before a run; without costs none are timed."""
+    """Set the cost of the steps that are timed before a run; without costs, no steps are timed."""
 
     def call(**costs):
         measured = Costs(**({"align": 0.0} | costs)) if costs else None
@@ -49,7 +49,7 @@ def timed(monkeypatch):
 
 @pytest.fixture
 def planned(orca, bare):
-    """Return what a dry run says, as read from JSON, and standard error."""
+    """Return the record that a dry run prints as JSON, and its standard error."""
 
     def call(*words):
         code, out, err = orca("run", "--dry-run", "--json", *typed(*bare, *words))
@@ -80,7 +80,7 @@ def test_decisions_of_a_budget_give_the_same_plan_when_typed(run, bare):
 
 
 def test_minutes_become_epochs_which_a_resumed_run_keeps(orca, run, bare, timed, monkeypatch):
-    """A run with these epochs typed repeats its bits."""
+    """A run with these epochs set on the command line has the same bits."""
 
     def fails(*_):
         raise OrcaError("stop", where="test")
@@ -111,7 +111,7 @@ def test_minutes_that_are_too_few_for_an_epoch(planned, timed):
 def test_minutes_left_over_are_spent_on_members(planned, timed, words, members, epochs):
     """An epoch of 60 samples takes 18.75 s, and 100 of them are 400 steps.
 
-    Each member is aligned anew; 99 minutes are used.
+    Each member is aligned separately; 99 minutes are used.
     """
     timed(step=5.0, align=200.0)
     plan, _ = planned("metric=minibatch_ot", "budget=110", "task.validation_size=5", *words)

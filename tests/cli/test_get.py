@@ -1,4 +1,4 @@
-"""`orca get`, then the ordered run: processes of their own against servers that stand for the world's."""
+"""`orca get`, then the run that it prepared: separate processes, with local servers in place of the real ones."""
 
 import hashlib
 import os
@@ -18,14 +18,14 @@ from tests.untrusted.server import Server
 
 ROOT = Path(__file__).parent.parent.parent
 ORDERED = ("task=deepsea", "body=roberta")
-# What makes the run short; nothing of what is fetched.
+# Settings that make the run short, without effect on the files that are fetched.
 SHORT = ("train.epochs=1", "train.warmup_epochs=0", "align.epochs=2", "source.size=40")
 SENTENCE = "A NN I-NP O\nB NN I-NP I-{}\nc NN I-NP O\n\n"
 
 
 @pytest.fixture
 def program(tmp_path):
-    """A copy of the program, whose configuration says where this test's servers are."""
+    """A copy of the program, whose configuration has the addresses of this test's servers."""
     folder = tmp_path / "program"
     shutil.copytree(ROOT / "orca_cli", folder / "orca_cli")
     shutil.copytree(ROOT / "conf", folder / "conf")
@@ -65,7 +65,7 @@ def served(program, bucket, tmp_path):
 
 @pytest.fixture
 def orca(program, served, tmp_path):
-    """Type `orca ...` in a process of its own, in an empty home, and return how it ended."""
+    """Run `orca ...` in a separate process with an empty home folder, and return the completed process."""
     save_tiny_roberta(tmp_path / "hub" / "roberta-base" / "resolve" / COMMIT)
     with hub(tmp_path / "hub", ["roberta-base"]) as (url, _):
         environment = {

@@ -1,4 +1,4 @@
-"""Simple models that a run kept predict and are exported; --best chooses among all."""
+"""Baselines that a run kept predict and can be exported; --best chooses among all candidates."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.reliability.test_hostile_exports import reseal
 TRAIN = 120
 TEST = 40
 MODELS = ("linear", "forest", "features", "probe")
-# Imports no torch, and then is the command line.
+# Blocks the import of torch, then runs the command line.
 WITHOUT_TORCH = """
 import sys
 class Blocked:
@@ -35,7 +35,7 @@ sys.meta_path.insert(0, Blocked())
 
 @pytest.fixture(scope="module")
 def made(fork_server, home, tiny, tmp_path_factory):
-    """A folder with test.npz, checkpoint/ and runs/, with one run and its simple models."""
+    """A folder with test.npz, checkpoint/ and runs/, which contains a run and its baselines."""
     folder = tmp_path_factory.mktemp("kept")
     shutil.copytree(tiny["bert"], folder / "checkpoint")
     numbers = np.arange(TRAIN + TEST) % 3
@@ -89,7 +89,7 @@ def test_a_kept_model_predicts_what_was_measured(made, kept, orca, tmp_path, nam
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_export_of_a_simple_model_predicts_elsewhere(made, kept, orca, tmp_path, request, name):
-    """No run, no checkpoint and no training data; an export of the export is the same model."""
+    """The export needs no run, no checkpoint and no training data; an export of the export is the same model."""
     x = np.load(made / "test.npz")["x"]
     expected = orca_cli.load(kept, model=name).outputs(x)
     code, _, err = orca("export", kept, tmp_path / "model", "--model", name)
@@ -187,7 +187,7 @@ def add(kept, environment):
         result["selected"] = {"on": on, "sha256": "a"}
         for key in ("candidates", "judged"):
             del result[key]
-        # Without, it is a record of an earlier program.
+        # Without these entries, it is a record of an earlier version.
         if simple is not None:
             result["judged"] = {"on": judged, "n": 120}
             result["candidates"] = [
@@ -224,14 +224,14 @@ def test_the_best_run_by_one_model(add, environment):
 
 
 def test_transfers_are_compared_by_their_own_judges(add, environment):
-    """Simple models had others."""
+    """The baselines were compared on other samples."""
     best = add(1, 0.2, {"transfer": None, "forest": 0.1}, judged="folds")
     add(2, 0.3)
     assert best_model(environment, "transfer")[:2] == (best, "transfer")
 
 
 def test_models_judged_on_other_samples_have_no_best(add, environment):
-    """The folds of a run that trained on its validation samples are its own."""
+    """A run that trained on its validation samples has folds that other runs do not share."""
     add(1, None, {"forest": 0.1}, on="nothing", judged="folds")
     add(2, 0.3)
     with pytest.raises(DataError, match="validated on 2 different sets of data or errors"):
@@ -280,7 +280,7 @@ def test_a_damaged_kept_model_is_refused(copied, name):
 
 
 def entries(folder, **changes):
-    """Change export.json, which has a checksum of its own."""
+    """Change export.json, which has its own checksum."""
     record = storage.read_checked_json(folder / "export.json")
     storage.write_checked_json(folder / "export.json", record | changes)
 

@@ -27,7 +27,7 @@ def series(n):
 
 @pytest.fixture
 def short(tiny, environment):
-    """Words of a short run on 40 series; 34 are learned from, in folds."""
+    """Words of a short run on 40 series; 34 of them are training samples, in folds."""
     np.savez("own.npz", **series(40))
     return [*SHORT, f"body.checkpoint={tiny['bert']}", "train.folds=5"]
 
@@ -77,7 +77,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     by_error = [candidate["validation_error"] for candidate in result["candidates"]]
     assert by_error == sorted(by_error)
     assert result["leader"] == result["candidates"][0]["name"] != "transfer"
-    # The path folds the line.
+    # The path is so long that the line is wrapped.
     command = f"orca predict {done.folder} --model {result['leader']} INPUT"
     assert f", not the transfer: {command}" in " ".join(" ".join(below[1:]).split())
 
@@ -93,7 +93,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     features = load_file(done.folder / "candidates" / "features" / "start.safetensors")
     assert {name.split(".")[0] for name in features} == {"embedder"}
 
-    # A candidate that is lost is written again; the record does not change by that.
+    # A lost candidate is written again, which does not change the record.
     storage.remove(done.folder / "candidates" / "forest")
     again = run(*words)
     assert "computing the baselines that it lacks, forest" in again.err
@@ -110,7 +110,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
 
 
 def test_enough_validation_samples_judge_all_candidates(orca, run, tiny, environment):
-    """Each that is kept predicts what was measured."""
+    """Each candidate that is kept predicts the outputs that were measured."""
     arrays = series(200)
     split = np.repeat(["train", "validation", "test"], [60, 120, 20])
     np.savez("own.npz", **arrays, split=split)

@@ -45,8 +45,8 @@ def learned(done, share=1.0):
     return done.result["error"]["value"] < share * done.result["trivial_error"]
 
 
-# A smooth volume is to be given back with its sign changed: what is learned has to come out where
-# it went in.
+# The target is the smooth input volume with its sign changed, so that outputs must have the position
+# of their inputs.
 AXES = np.meshgrid(*(np.linspace(0, 1, size) for size in (4, 6, 5)), indexing="ij")
 VOLUMES = np.einsum("nk,kdhw->ndhw", np.random.default_rng(0).normal(size=(N, 3)), AXES)[:, None]
 MAPS, SERIES = RNG.normal(size=(80, 1, 7, 11)), RNG.normal(size=(80, 2, 23))
@@ -116,7 +116,7 @@ FAR = {
 def test_an_offset_of_the_targets_changes_nothing_but_them(run_on, orca, tmp_path, form):
     """Multiples of 2^-10 are exact with the offset too.
 
-    Without training to speak of no rounding is amplified.
+    With almost no training, rounding is not amplified.
     """
     kind, size, more = FAR[form]
     split = np.repeat(["train", "val", "test"], 80)

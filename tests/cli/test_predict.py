@@ -1,6 +1,6 @@
-"""Finished runs and exports predict: the test split to the bit, and nothing else is needed.
+"""Completed runs and exports predict the test split to the bit, without other files.
 
-That is no checkpoint, no training data and no network.
+They need no checkpoint, no training data and no network.
 """
 
 import csv
@@ -56,7 +56,7 @@ def targets(kind, x, y):
     }[kind]
 
 
-# Kinds that `task.kind` names otherwise.
+# Kinds with another name in `task.kind`.
 KINDS = {"maps": "dense", "class maps": "dense", "several values": "values"}
 BODIES = {"bert": "minilm", "swin": "swin_tiny source=digits", "vit": "vit source=digits"}
 
@@ -119,7 +119,7 @@ def make(fork_server, home, tiny, tmp_path_factory):
 
 @pytest.fixture
 def trained(orca, make):
-    """Return a function that returns the run of a case, which the test must leave as it is."""
+    """Return a function that returns the run of a case, which the test must not change."""
     return lambda name: Trained(orca=orca, **make(*CASES[name]))
 
 
@@ -201,7 +201,7 @@ def classes(trained):
 
 @pytest.fixture
 def shown_error(classes):
-    """The line that a person reads of the test split's error."""
+    """The line about the test split's error, as a user reads it."""
     predicted = np.array(["high", "low", "mid"])[classes.expected.argmax(axis=1)]
     mistakes = int(np.sum(predicted != classes.y[TRAIN:]))
     ends = binomtest(mistakes, TEST).proportion_ci(method="exact")
@@ -318,7 +318,7 @@ def add(classes, environment):
         result["error"]["value"] = test
         result["validation_error"] = validation
         result["selected"] = {"on": on, "sha256": samples}
-        # As an earlier program recorded it: the transfer alone.
+        # A record of an earlier version has only the transfer.
         del result["candidates"], result["judged"]
         if data is not None:
             result["data"] = data
@@ -360,7 +360,7 @@ def test_runs_without_validation_have_no_best(add, environment):
 
 
 def test_runs_of_several_data_sets_have_no_best(add, environment):
-    """Also where the runs on one of them have no validation error that compares them."""
+    """This is refused even if the runs on one data set have no comparable validation errors."""
     add(1, 0.1)
     add(2, None, on="nothing", data="other")
     with pytest.raises(DataError, match="holds runs of 2 data sets: .*other"):
@@ -524,8 +524,8 @@ def test_a_failed_run_is_not_loaded(failing):
         orca_cli.load(failed)
 
 
-# Written at commit 309e582d by `orca run task=arrays` for each kind (`overrides.txt` has what was
-# typed), `orca predict RUN new.npz` and `orca export`: runs that an earlier program recorded stay
+# Written at commit 309e582d by `orca run task=arrays` for each kind (`overrides.txt` has the
+# settings), `orca predict RUN new.npz` and `orca export`: runs that an earlier version recorded stay
 # readable.
 RECORDED = Path(__file__).parent.parent / "recorded"
 RECORDED_KINDS = {
@@ -611,7 +611,7 @@ def test_of_an_export_the_card_alone_may_be_edited(orca, tmp_path, edit, expecte
     ],
 )
 def test_scikit_learn_sees_several_labels_and_numbers(recorded, kind, estimator, has_several):
-    pytest.importorskip("sklearn", minversion="1.6")  # the first that asks for tags
+    pytest.importorskip("sklearn", minversion="1.6")  # the first command that asks for tags
     from sklearn.utils import get_tags
 
     tags = get_tags(orca_cli.load(recorded[kind]))

@@ -57,9 +57,9 @@ def together(fork):
 
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(fork, together, environment, small, still, tmp_path):
-    """Splits and last batches that two do not divide.
+    """Sizes of splits and last batches are not divisible by two.
 
-    Through both forms of a step: with and without known targets to count.
+    Both forms of a step are tested: with and without a count of known targets.
     """
     words = [
         "run", *small, f"body.checkpoint={still}", *UNEVEN, "train.members=2", "train.epochs=2",
@@ -139,7 +139,7 @@ def test_work_of_one_process_is_refused_to_several(together, environment, words)
 
 @pytest.mark.slow
 def test_accelerate_launch_starts_one_run(environment, small, still):
-    """By torchrun, which it calls."""
+    """The processes are started by torchrun, which the program calls."""
     words = without_baselines(
         ["run", *small, f"body.checkpoint={still}", "metric=none", "device=cpu", *UNEVEN]
     )

@@ -1,4 +1,4 @@
-"""Runs that are killed or stopped, and typed again: the same bits as without."""
+"""Runs that are killed or stopped, and then rerun: the same bits as without an interruption."""
 
 import importlib.util
 import json
@@ -36,14 +36,14 @@ def uninterrupted():
 def test_resumed_run_has_the_same_bits(
     run, refused, stopped, environment, small, tmp_path, uninterrupted, pattern, number
 ):
-    """Also where an alignment was damaged meanwhile, which is done again.
+    """A damaged alignment is computed again, with the same bits.
 
-    With other data it is refused.
+    With other data the run is refused.
     """
     if not uninterrupted:
         run(*small, *OFTEN, "--force")
         uninterrupted.update(put_aside(environment))
-    # In this cache no finished alignment is to be found.
+    # This cache has no finished alignment.
     words = [*small, *OFTEN, f"paths.cache={tmp_path / 'cold'}"]
     code, err = stopped(*words, at=pattern, number=number)
     (folder,) = run_folders(environment)
@@ -67,7 +67,7 @@ def test_resumed_run_has_the_same_bits(
 
 
 def change_fingerprint(folder, key, value):
-    """Write another value into what a run began with; returns the file and its former content."""
+    """Change a recorded value with which a run began; returns the file and its former content."""
     path = folder / "1_build" / "fingerprint.json"
     whole, began = path.read_bytes(), storage.read_checked_json(path)
     began["values"][key] = value
@@ -82,7 +82,7 @@ LORA = [] if importlib.util.find_spec("peft") is None else ["finetune=lora", "fi
 
 @pytest.mark.slow
 def test_a_resumed_run_with_its_own_parts_has_the_same_bits(run, stopped, small, tmp_path):
-    """And with draws of its own."""
+    """The parameters that LoRA adds have their own random draws."""
     words = [*small, *OFTEN, *LORA, "metric=none"]
     stopped(*words, f"paths.cache={tmp_path / 'cold'}", at=TRAINING)
     resumed = run(*words, f"paths.cache={tmp_path / 'cold'}")

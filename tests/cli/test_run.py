@@ -57,7 +57,7 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
         assert epochs == list(range(epochs[0], epochs[0] + 3)), stage
         assert [line["epoch"] for line in result["curves"][stage]] == epochs, stage
     assert result["validation_error"] == min(line["validation_error"] for line in curve(run))
-    # The reported number can be computed again from what was stored.
+    # The reported number can be recomputed from the stored outputs.
     stored = np.load(run / "3_finetune" / "predictions.npz")
     assert (stored["outputs"].argmax(1) != stored["targets"]).mean() == pytest.approx(
         result["error"]["value"]
@@ -152,7 +152,7 @@ BANK = (
 
 
 def test_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, small):
-    """Metric and finetune must not matter, but for scratch, whose body is random."""
+    """Metric and finetune mode must not matter, except finetune=scratch, whose body is random."""
     words = ["finetune=layernorm", "align.epochs=1", "train.epochs=1", "train.warmup_epochs=0"]
     first, second, scratch = (
         begins("metric=none"),
@@ -173,7 +173,7 @@ def test_arms_start_from_the_same_weights_and_frozen_ones_stay(run, begins, smal
 
 
 def test_the_scale_of_features_is_that_of_the_training_split(begins):
-    """The last features of a sample are the means of its patches: here its pixels."""
+    """The last features of a sample are the means of its patches, which are single pixels in this test."""
     tensors = begins("embedder=multiscale")
     train = load(train_size=60, validation_size=40, test_size=50).train
     pixels = train.batch(np.arange(60)).x.flatten(1).numpy()
@@ -188,7 +188,7 @@ def test_the_scale_of_features_is_that_of_the_training_split(begins):
 
 
 def test_a_sweep_runs_every_job_once(orca, environment, small):
-    """However its settings are typed, and although some of its jobs fail."""
+    """This is independent of the form of its settings and of failing jobs."""
     sweep = [
         "run",
         "-m",
@@ -208,7 +208,7 @@ def test_a_sweep_runs_every_job_once(orca, environment, small):
         json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment)
     )
     assert states == ["completed"] * 2 + ["failed"] * 2
-    # Once more: the completed ones are skipped, and each outcome is that of its own job.
+    # In the second run, completed jobs are skipped, and each outcome belongs to its own job.
     record = json.loads(orca(*sweep[:-1], "task.train_size=60", "--json")[1])
     assert (record["schema"], [job["state"] for job in record["jobs"]]) == (1, ["skipped"] * 2)
     assert [f"seed={job['result']['seed']}" in job["settings"] for job in record["jobs"]] == [
@@ -329,7 +329,7 @@ def test_tensorboard_has_curves_and_result(orca, completed, environment, small):
         if "tracker" in name
     ]
     next((run / "tracker").iterdir()).write_bytes(b"")
-    assert orca("doctor", str(run))[0] == 0  # it is not the run's truth
+    assert orca("doctor", str(run))[0] == 0  # it does not decide the state of the run
 
 
 @pytest.mark.parametrize(

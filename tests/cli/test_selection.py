@@ -1,4 +1,4 @@
-"""Selection in whole runs: training samples, judges, and several models that predict as one."""
+"""Selection in whole runs: training samples, validation samples, and several models that predict as one."""
 
 import json
 import os
@@ -26,7 +26,7 @@ QUICK = [
     "task=arrays", "task.train=train.npz", "task.test=test.npz", "source.size=160", "metric=none", "train.epochs=3",
     "train.warmup_epochs=1", "train.batch_size=8", "train.lr=1e-3", "train.eval_batch_size=8",
 ]  # fmt: skip
-# Members of runs with these have embedders of their own, whose filters differ, and align them.
+# Members of runs with these settings have separate embedders, whose filters differ, and align them.
 ALIGNED = [
     "metric=minibatch_ot", "metric.size=16", "align.epochs=4", "align.source_points=100", "align.max_samples=16",
     "embedder=multiscale", "embedder.filters=4", "embedder.token_filters=4",
@@ -113,9 +113,9 @@ def test_several_models_predict_with_the_bits_of_the_run(orca, run, tmp_path):
 
 
 def test_members_draw_and_align_an_embedder_of_their_own(run):
-    """With a rate of nothing each member is what it starts from.
+    """With a learning rate of 0, each member stays as it starts.
 
-    That is what a run with its seed, and the same source examples, starts from.
+    It starts like a run with its seed and the same source examples.
     """
     still = [*ALIGNED, "predictor.init=random", "train.lr=1e-30", "train.epochs=1", "train.folds=0"]
     path, _ = run("classes", *still, "train.members=2")
@@ -129,7 +129,7 @@ def test_members_draw_and_align_an_embedder_of_their_own(run):
 
 
 def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
-    """Identical inputs, here pairs, are in one fold."""
+    """Identical inputs (pairs in this test) are in the same fold."""
     x = NOISE.astype(np.float32)
     x[1:N:2] = x[0:N:2]
     path, result = run("classes", "train.folds=4", data=(x, Y))
@@ -144,8 +144,8 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     assert np.bincount(saved["fold"]).tolist() == [10] * 4
     assert result["validation_error"] == ZeroOne()(saved["outputs"], saved["targets"]).value
     assert (result["selected"]["on"], result["selected"]["n"]) == ("folds", N)
-    # Each model alone, as a reader of its file would run it, gives the outputs that are averaged,
-    # and those out of its fold.
+    # Each model alone, read from its file, gives the outputs that are averaged, and its outputs out
+    # of fold.
     model = orca_cli.load(path)
     members = [member.eval() for member in model.loaded.members]
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
 def test_the_labels_of_a_fold_do_not_reach_the_model_that_it_judges(run):
     """Neither by training nor by alignment, which reads labels as well."""
     settings = [*ALIGNED, "train.folds=2"]
-    # Each sample has a target of its own, and sums of them are exact in any order.
+    # Each sample has a different target, and sums of targets are exact in any order.
     y = np.arange(N + TEST) / 64
     path, _ = run("values", *settings, data=(NOISE, y))
     saved = np.load(path / "3_finetune" / "out_of_fold.npz")

@@ -1,4 +1,4 @@
-"""Runs as calls, and what runs share: one alignment for all arms that agree."""
+"""Runs as function calls, and results that runs share: one alignment for all arms that agree."""
 
 import json
 import signal
@@ -73,7 +73,7 @@ def test_a_run_is_a_call_with_a_typed_outcome(environment, job, monkeypatch):
 
 
 def test_a_signal_in_a_library_is_an_interruption(environment, job, monkeypatch):
-    """Even if the library takes it for a failure."""
+    """This is true even if the library treats the interruption as a failure."""
 
     def swallowed(*_):
         try:

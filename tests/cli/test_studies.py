@@ -1,4 +1,4 @@
-"""A study of one's own as a whole: counted, run, repeated, narrowed, reported and compared."""
+"""A whole study of a user: counted, run, rerun, narrowed, reported and compared."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.cli.conftest import results
 
 @pytest.fixture
 def words(small, tmp_path):
-    """The command line of a study of two sets, one of which lacks its file, and two arms."""
+    """The command line of a study of two arms and two data sets, of which one lacks its file."""
     common = ", ".join(
         f'"{text}"' for text in (*small, "finetune=full") if not text.startswith("task")
     )
@@ -57,7 +57,7 @@ def test_a_study_from_the_dry_run_to_the_comparison(orca, words, environment, tm
 
     assert all(
         "study" not in result and "set" not in result for result in results(environment)
-    )  # kept beside the runs
+    )  # kept next to the runs
     members = studies.read(environment, "mine")
     assert {member.identity for member in members} == {
         result["identity"] for result in results(environment)

@@ -19,7 +19,7 @@ from tests import benchmark_files
 from tests.checkpoints import save_tiny_roberta
 from tests.cli.conftest import results
 
-# What makes a run small, beside the files' own smallness. Nothing here changes what is read.
+# Settings that make a run small, in addition to the small files. They do not change the data that are read.
 SMALL = {
     "psicov": ["task.window=64", "task.num_validation=2", "train.batch_size=4"],
     "jsb": ["train.batch_size=4"],
@@ -95,11 +95,11 @@ def test_every_task_is_read_in_three_splits_and_trained(command, environment, ta
     assert not all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
-# Beside metric=none: the sources of the protocols other than clean need files of their own.
+# In addition to metric=none: the sources of protocols other than clean need further files.
 BESIDE_CLEAN = {"darcy": ["task.size=small"]}
 
 
-# Each form of outputs once; what the protocols other than clean set is compared in
+# Each form of outputs once; the settings of protocols other than clean are compared in
 # test_protocols.py.
 RUNS = [
     ("psicov", "clean"),
@@ -126,7 +126,7 @@ def test_has_the_settings_of_every_protocol(run, command, task, protocol):
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_frame_of_a_chorale_sees_the_future(data, tiny, tmp_path, monkeypatch, causal):
-    """Of a causal model: frames after one are changed, and its output keeps its bits."""
+    """The model is causal: if later frames change, the output of a frame keeps its bits."""
     monkeypatch.setenv("ORCA_HOME", str(tmp_path))
     words = [
         "task=jsb",

@@ -1,4 +1,4 @@
-"""What stages 2 and 3 train, learn and say, by the command line."""
+"""Trained parameters, results and output of stages 2 and 3, through the command line."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def same(a, b):
 
 
 def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path):
-    """Those of stage 2 are the embedder's alone.
+    """Stage 2 trains the embedder alone.
 
     At a rate of nearly 0 the weights at the end are those that stage 3 started from.
     """
@@ -27,7 +27,7 @@ def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path
     def ended(*words):
         """Return the run and its weights.
 
-        Each has a cache of its own: an alignment would be shared.
+        Each run has a separate cache, since runs would share an alignment.
         """
         done = run(*small, *words, f"paths.cache={tmp_path / words[0].partition('=')[2]}")
         return done, load_file(done.folder / "3_finetune" / "last" / "model.safetensors")
@@ -51,7 +51,7 @@ def test_a_checkpoint_holds_the_parameters_that_are_trained(run, small, tmp_path
 
 
 def kept_bytes(model, batch):
-    """Return how much a forward pass keeps for the backward pass."""
+    """Return the amount of memory that a forward pass keeps for the backward pass."""
     sizes = {}
 
     def keep(tensor):

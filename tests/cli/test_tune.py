@@ -1,4 +1,4 @@
-"""`orca tune` as a user has it: whole searches of real runs on a tiny body."""
+"""`orca tune` as a user runs it: whole searches of real runs on a tiny body."""
 
 import json
 import signal
@@ -42,7 +42,7 @@ def trial_runs(environment):
 
 @pytest.mark.slow
 def test_a_killed_search_does_no_trial_twice(fork, environment, words):
-    """The run at its end trains as its best trial, and opens the test split, which no trial does."""
+    """The final run of the search trains like its best trial, and opens the test split, which no trial does."""
     search_words = ("tune", *words, *SEARCH, "baselines=none", "--allow-module", "json")
     case = fork(*search_words)
     end = time.monotonic() + 300
@@ -99,7 +99,7 @@ def test_a_killed_search_does_no_trial_twice(fork, environment, words):
 
 @pytest.mark.slow
 def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
-    """Which recipes: those that come first; typed again, the command only shows what there is."""
+    """The search tries the first recipes; if the command is rerun, it only shows its results."""
     words = [
         *(text for text in small if not text.startswith(("train.lr", "train.epochs"))),
         *("train.epochs=1", "train.warmup_epochs=0", "trials=3", "baselines=none"),
@@ -109,7 +109,7 @@ def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
     assert case.wait(500) == 0, case.err
     trials = trial_runs(environment)
     choices = [json.loads((path / "status.json").read_text()) for path in trials]
-    # The one with the settings as they are is aligned, as a run of theirs is.
+    # The trial with unchanged settings is aligned, like a run with these settings.
     assert [(choice["metric"], choice["finetune"]) for choice in choices] == [("otdd", "full")] * 3
     assert "embedder=overlap finetune=full lr=0.0002" in case.out
     assert "embedder=patch finetune=full lr=0.0002" in case.out

@@ -1,4 +1,4 @@
-"""Clouds of points, and what every test asks a metric."""
+"""Clouds of points, and functions that call a metric for the tests."""
 
 import itertools
 from dataclasses import replace
@@ -17,7 +17,7 @@ def cloud(n, d, *names, scale=1.0):
 
 
 def labelled(n, d, k, *names, scale=1.0, spread=1.0):
-    """Features in k classes around centres of their own; every class has a point."""
+    """Features in k classes around separate centres; every class has a point."""
     centres = cloud(k, d, *names, "centres", scale=spread)
     labels = torch.arange(n) % k
     x = cloud(n, d, *names, scale=scale) + centres[labels]
@@ -46,9 +46,9 @@ def consecutive(features, samples, size):
 
 
 def as_compared(metric, source, target):
-    """Both sides as the metric takes them: clouds, or samples of consecutive points.
+    """Both sides in the form that the metric takes: clouds, or samples of consecutive points.
 
-    A side of two points or more makes at least two samples.
+    A side of at least two points is cut into at least two samples.
     """
     if not metric.sample_size:
         return source, target

@@ -34,7 +34,7 @@ CLOSE, WITHIN_SOLVER = {"abs": 1e-8}, {"rel": 1e-5, "abs": 1e-5}
 
 @dataclass(frozen=True)
 class Gradient:
-    """A metric, points and classes of both sides, and how near its gradient is to differences."""
+    """A metric, points and classes of both sides, and the tolerance between gradient and differences."""
 
     metric: Metric
     source: tuple[int, int]
@@ -50,7 +50,7 @@ GRADIENTS = {
     "moments": Gradient(metric=Moments(), source=(13, 1), target=(7, 1)),
     "otdd, without labels": Gradient(metric=OTDD(5, labels=False), source=(23, 1), target=(21, 1)),
     "otdd, 3 to 2": Gradient(metric=OTDD(5), source=(23, 3), target=(21, 2), step=1e-6),
-    # Within the step plans hold.
+    # Plans do not change within the step.
     "otdd_exact, 3 to 2": Gradient(
         metric=OTDDExact(), source=(15, 3), target=(8, 2), step=1e-6, close={"rel": 1e-6}
     ),
@@ -144,7 +144,7 @@ def test_order_place_and_names_of_classes_do_not_matter(name, n, k, m, classes, 
     assert value(metric, *renamed(source, target)) == expected
 
 
-# TransRate is of the target alone, and the released code's distance knows its sides by their order.
+# TransRate uses the target alone, and the released code's distance treats its two sides differently.
 @pytest.mark.parametrize("name", [name for name in INVARIANT if name != "transrate"])
 @SHAPES
 def test_the_sides_may_be_exchanged(name, n, k, m, classes, d):
@@ -183,7 +183,7 @@ def built(name):
 @pytest.mark.parametrize("name", FILES)
 def test_every_metric_has_the_traits(name):
     metric = built(name)
-    # This trait is read off the class, before a metric is made.
+    # This trait is read from the class, before a metric is made.
     assert type(metric).least_classes >= 1
     assert isinstance(metric.all_classes, bool)
     assert metric.sample_size >= 0

@@ -39,7 +39,7 @@ def test_defaults_are_near_the_converged_problem_in_float32():
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_costs_much_larger_than_the_distance_lose_no_digits(m):
-    # Two groups 2,000 apart whose points move by 0.5: float32 cannot hold such costs to within reg.
+    # Two groups 2,000 apart whose points move by 0.5: float32 cannot represent such costs to within reg.
     labels = torch.arange(20) % 2
     x = (cloud(20, 3, "source") + 2000 * labels[:, None]).float()
     source = Features(x=x, labels=labels, num_classes=2)

@@ -93,7 +93,7 @@ def test_labels_called_like_other_columns_keep_their_own():
         ("-x", "'-x"),
         ("a,b", "a,b"),
         ("\x1b[2J", "\\x1b[2J"),
-        # A class; alone it computes nothing.
+        # A class; its name alone computes nothing.
         ("-", "-"),
     ],
 )
@@ -126,7 +126,7 @@ def test_huge_logits_have_probabilities():
 
 @pytest.fixture
 def labels():
-    """Logits and targets of 50 samples with 4 labels, of which the first 20 are all right."""
+    """Logits and targets of 50 samples with 4 labels; the first 20 samples are right in all labels."""
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(50, 4)).astype(np.float32)
     targets = rng.integers(0, 2, (50, 4)).astype(np.float32)

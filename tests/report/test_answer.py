@@ -1,4 +1,4 @@
-"""The picture of an answer: its numbers follow their definitions, each drawing shows them whole."""
+"""The picture of an answer: its numbers follow their definitions, and each drawing shows all of them."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def share(hits):
 
 def test_classes_are_counted_but_not_samples_without_a_class(run):
     outputs = RNG.random((7001, 600), np.float32)
-    targets = RNG.integers(0, 599, 7001)  # none is of the last class
+    targets = RNG.integers(0, 599, 7001)  # no sample has the last class
     targets[::7] = -100
     matrix = numbers.read(run("classes", outputs, targets))
     true = targets[targets != -100]

@@ -1,4 +1,4 @@
-"""Broken and foreign folders: each is listed with its reason, and the good runs are read anyway."""
+"""Broken and unrelated folders: each is listed with its reason, and the good runs are read anyway."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ def status(text):
 
 
 DEEP = {"train.epochs": {"value": functools.reduce(lambda inner, _: [inner], range(900), 1)}}
-DAMAGES = {  # fields of a record, the content of its file, or what a function puts in its place
+DAMAGES = {  # fields of a record, the content of its file, or a function that replaces the file
     "empty folder": (
         lambda result: [file.unlink() for file in result.parent.iterdir()],
         "no status.json",

@@ -1,4 +1,4 @@
-"""What compared runs share: data, length, program, unless a setting that differs sets these."""
+"""Facts that compared runs share (data, length, program), unless a setting that differs decides them."""
 
 import json
 
@@ -22,7 +22,7 @@ OURS, OTHERS = "a" * 64, "b" * 64
 def record(
     train=OURS, val=OURS, test=OURS, learned=80, steps=400, members=1, program=OURS, **fields
 ):
-    """Return fields of a result record that say how a run was made: on what, how long, by what."""
+    """Return fields of a result record that describe how a run was made: its data, length and program."""
     digests = {"train": train, "val": val, "test": test}
     return {
         "splits": {name: {"n": 80, "sha256": digest} for name, digest in digests.items()},
@@ -63,7 +63,7 @@ def test_runs_that_record_no_program_are_of_one(tmp_path):
     assert compared(tmp_path).programs == ["unknown"]
 
 
-# The setting that is compared, what differs with it, and the facts that no pair may differ in.
+# The setting that is compared, the facts that differ with it, and the facts that no pair may differ in.
 SET = [
     ("train.epochs", {"steps": 800}, []),
     ("train.batch_size", {"steps": 800}, []),
@@ -92,7 +92,7 @@ def test_an_axis_may_set_what_pairs_have_in_common(tmp_path, axis, change, diffe
 
 
 def test_an_arm_of_a_study_may_set_what_its_choice_types(tmp_path):
-    """The arm quick sets the budget, the arm none does not and has fewer steps all the same."""
+    """The arm quick sets the budget; the arm none does not, and still has fewer steps."""
     typed = {"default": {}, "quick": {"budget": "quick"}, "none": {}}
     for arm, variant in typed.items():
         steps = 400 if arm == "default" else 100
@@ -192,7 +192,7 @@ def test_a_mean_over_runs_that_are_not_alike_is_noted(tmp_path):
 
 @pytest.mark.parametrize("name", ["validation samples", "program"])
 def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
-    """The lowest validation error is of other samples, or of another program, than the others."""
+    """The lowest validation error was measured on other samples, or by another version, than the other errors."""
     change = {"val": OTHERS} if name == "validation samples" else {"program": OTHERS}
     for rate, error in (("1e-3", 0.1), ("1e-4", 0.4), ("2e-4", 0.3), ("5e-4", 0.5)):
         for seed in (0, 1):

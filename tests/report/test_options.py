@@ -1,4 +1,4 @@
-"""`--choose`, each arm at its own rate; `--baselines`, others' results; options without sense."""
+"""`--choose`, each arm at its own rate; `--baselines`, results of others; senseless options."""
 
 import functools
 import json
@@ -47,9 +47,11 @@ def rated(tmp_path_factory):
                 add(task, metric, rate, 0, 0.5 - validation, validation, n=n)
                 for seed in (1, 2, 3):
                     add(task, metric, rate, seed, test + seed / 1000, 0.5 - validation, n=n)
-    for rate in RATES:  # of equal errors the middle value counts; nothing is left to judge
+    # Of equal errors the middle value counts; no other seed is left to test it.
+    for rate in RATES:
         add("plain", "mmd", rate, 0, 0.1)
-    for seed in (0, 1):  # protocol=release validates on the test split, a refit on nothing
+    # protocol=release validates on the test split, and a refit is not validated.
+    for seed in (0, 1):
         add("tested", "otdd", "4e-4", seed, 0.0, on="test")
         add("tested", "otdd", "8e-4", seed, 0.0, on="nothing", validation_error=None)
     for rate, validation in (("5e-5", 0.3), ("1e-4", 0.2)):
@@ -57,7 +59,7 @@ def rated(tmp_path_factory):
             add("sparse", "otdd", rate, seed, 0.4, validation)
     add("sparse", "otdd", "2e-4", 0, None, state="failed")
     add("sparse", "otdd", "1e-3", 2, 0.01)
-    # Most values were run with seed 1, whose lowest validation error is that of 2e-4.
+    # Most values were run with seed 1, which has its lowest validation error at 2e-4.
     for rate, by_seed in (
         ("1e-4", {0: 0.0, 1: 0.2, 2: 0.0}),
         ("2e-4", {1: 0.1, 2: 0.1}),
@@ -79,7 +81,7 @@ def chosen_cells(rated):
     return cells
 
 
-CHOSEN = {  # task and metric -> value, mean error of the other seeds, and these
+CHOSEN = {  # task and metric -> value, mean error of the other seeds, and these seeds
     ("plain", "none"): ("0.0001", 0.402, [1, 2, 3]),
     ("tested", "none"): ("0.0001", 0.402, [1, 2, 3]),
     ("few", "none"): ("0.0001", 0.402, [1, 2, 3]),

@@ -15,7 +15,7 @@ from tests.report.trees import HOSTILE, add_run, compared, details, hostile, tab
 
 
 class Document(HTMLParser):
-    """What a browser would make of a page: its elements, and the text that people read."""
+    """A page as a browser reads it: its elements, and the text that people read."""
 
     def __init__(self, text):
         super().__init__()
@@ -89,7 +89,7 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     add_run(tmp_path / "runs", selected={"on": "test"})
     add_run(tmp_path / "runs", seed=2, state="failed")
-    read_text("report", "runs", "--out", "page.html")  # its ending says the format
+    read_text("report", "runs", "--out", "page.html")  # its suffix decides the format
     page_text = (tmp_path / "page.html").read_text()
     assert page_text.startswith("<!DOCTYPE html>")
     document = Document(page_text)

@@ -1,4 +1,4 @@
-"""Paired comparisons: against numbers computed by hand, and what is said about them."""
+"""Paired comparisons: their numbers against numbers computed by hand, and their sentences."""
 
 import pytest
 
@@ -97,13 +97,13 @@ def test_runs_that_leave_a_setting_open_are_an_arm(tmp_path, against, name, gain
 
 HELPS = (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)
 NOTHING = (0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001)
-TWO_SEEDS = [  # gains of the sets -> what is said
+TWO_SEEDS = [  # gains of the data sets -> sentence
     (HELPS, "helps, +2.0 ["),
     (NOTHING, "points (n = 8 sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
     ((0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03), "undecided, +1.4 [-"),
     ((0.02, 0.02, 0.02), "too few differences to reach p = 0.05)"),
 ]
-ONE_SET = [  # gains of its seeds -> what is said
+ONE_SET = [  # gains of its seeds -> sentence
     ((0.001, -0.001, 0.0, 0.001, -0.001, 0.0), "no effect beyond ±0.5 points"),
     (
         (0.1, 0.11, 0.12, 0.13, 0.1),
@@ -154,7 +154,7 @@ def test_only_gains_that_are_shown_are_marked(tmp_path):
         add_pairs(tmp_path, [0.1 + seed / 100 for seed in range(count)], task=task)
     over_sets, by_set = layouts_of(compared(tmp_path))
     (otdd,) = over_sets.rows
-    assert not any(entry.best for entry in otdd.entries)  # three sets
+    assert not any(entry.best for entry in otdd.entries)  # three data sets
     # p = 2/2^6, 2/2^5 and 2/2^8; after Holm's correction 2 * 2/2^6 = 0.0625, 0.0625 and
     # 3 * 2/2^8 = 0.023.
     (otdd,) = by_set.rows
@@ -162,7 +162,7 @@ def test_only_gains_that_are_shown_are_marked(tmp_path):
 
 
 def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
-    """On two of three seeds the arm changed nothing; of a fourth no weights are recorded."""
+    """On two of three seeds the arm changed nothing; a fourth seed has no recorded weights."""
     for seed, base, weights, value in (
         (0, "a", "a", 0.5),
         (1, "b", "b", 0.5),

@@ -1,4 +1,4 @@
-"""The formats: what is shown, that it can be read back, and that names from the disk stay names."""
+"""The formats: their content, that it can be read back, and that names from the disk stay names."""
 
 import io
 import json
@@ -70,7 +70,7 @@ def test_an_error_that_is_shown_to_be_best_is_bold_with_a_star(tmp_path, form, t
 
 def test_csv_and_json_have_raw_numbers(table):
     rows = csv_lines(Page(table).text("csv"))
-    assert len(rows) == 6  # two of the best constant
+    assert len(rows) == 6  # two rows for the best constant
     (row,) = [row for row in rows if row["task"] == "digits" and row["metric"] == "otdd"]
     assert (float(row["mean"]), float(row["standard_deviation"])) == pytest.approx((0.126, 0.008))
     assert (row["n"], row["seeds"], row["missing.failed"]) == ("3", "0,1,2", "1")

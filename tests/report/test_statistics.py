@@ -131,7 +131,7 @@ def test_each_method_against_the_first_by_hand():
 
 
 def test_a_third_method_changes_the_correction_alone():
-    """The first was chosen among all."""
+    """The first method was chosen among all methods."""
     rows = {"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
     (_, of_two), _ = ranked(rows)
     (_, of_three, _), _ = ranked(rows | {"c": [0.8] * 6})
@@ -158,7 +158,7 @@ def with_hole(tmp_path_factory):
 def test_a_task_without_errors_of_all_does_not_count(with_hole):
     ranking = rank(table_of(with_hole))
     assert (ranking.tasks, ranking.holes) == (list("stuvwxy"), {"z": ["no error of mmd"]})
-    # Named by what they differ in, the best first.
+    # Methods are named by the settings in which they differ, the best method first.
     ranks = [(standing.method, standing.rank) for standing in ranking.standings]
     assert ranks == [("otdd", 1.0), ("mmd", 2.0), ("none", 3.0)]
     none = ranking.standings[-1]

@@ -1,4 +1,4 @@
-"""Tables by hand: means, deviations and what is kept apart; the runs of a study by its axes."""
+"""Tables computed by hand: means, deviations and separate groups; the runs of a study by its axes."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_runs_without_an_error_are_counted_by_what_they_lack(tmp_path):
     table = table_of(tmp_path)
     (row,) = table.rows
     digits, ecg = row.cells
-    # One whose test split stayed closed is not called undefined.
+    # A run whose test split stayed closed is not called undefined.
     assert (digits.error_by_seed, digits.best, table.references) == ({0: 0.3}, True, {})
     missing = {"undefined": 1, "not tested": 1, "failed": 1, "dead": 1, "interrupted": 1}
     assert digits.missing == missing
@@ -85,7 +85,7 @@ def test_errors_of_another_kind_get_a_column_of_their_own(tmp_path, fields):
 
 
 def add_data_sets(root, names):
-    """Write two runs on each data set; each has test data of its own."""
+    """Write two runs on each data set; each data set has its own test data."""
     for number, name in enumerate(names, start=1):
         variant = {"task.train": f"/data/{name}.npz", "task.kind": "classes"}
         splits = {"test": {"n": 497, "sha256": str(number) * 64}}
@@ -163,7 +163,7 @@ def test_a_comparison_without_limits_has_no_note(tmp_path):
 
 
 def test_one_method_is_one_row_however_its_settings_are_typed(tmp_path):
-    """Six seeds of each metric; `none` was typed in four ways, one without the defaults."""
+    """Six seeds of each metric; `none` was set in four ways, one of them without the defaults."""
     typed = (
         {"train.lr": "1e-3"},
         {"train.lr": "0.001"},
@@ -204,7 +204,7 @@ def test_a_mark_is_earned_by_six_pairs_with_every_other(tmp_path):
 
 
 def add(root, identity, labels, **fields):
-    """Write a run, unless its fields are left out, and call it a member of the study."""
+    """Write a run, unless its fields are left out, and add it to the study."""
     if fields:
         add_run(root, identity=identity, **fields)
     labels = {"set": "digits", "seed": "0"} | labels
@@ -220,7 +220,7 @@ def means(root):
 
 
 def test_sets_are_columns_and_arms_are_rows(tmp_path):
-    """Two sets of one task, the arms none and gaussian (metric moments), and a foreign run."""
+    """Two data sets of one task, the arms none and gaussian (metric moments), and an unrelated run."""
     for set_, file, shift in (("arrows", "a.npz", 0.0), ("leaves", "b.npz", 0.2)):
         for arm, metric, value in (("none", "none", 0.5), ("gaussian", "moments", 0.4)):
             variant = {"task.train": file, "source.noise": arm, "embedder.max_tokens": "9"}
@@ -239,7 +239,7 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
     add_run(tmp_path, task="arrays", metric="otdd", value=0.01, variant={"task.train": "a.npz"})
     assert [column.task for column in study_table(tmp_path).columns] == ["arrows", "leaves"]
     assert means(tmp_path) == {"none": [0.5, 0.7], "gaussian": [0.4, pytest.approx(0.6)]}
-    # What has no effect names no run: the same run, typed with and without it, is one.
+    # Settings without effect do not name a run: with and without them, it is the same run.
     arrows = {"set": "arrows", "embedder": "patch"}
     for arm, typed in (
         ("none", {}),
@@ -247,14 +247,14 @@ def test_sets_are_columns_and_arms_are_rows(tmp_path):
         ("gaussian", {"baselines": "none"}),
     ):
         add(tmp_path, f"arrows-{arm}", arrows | {"metric": arm} | typed)
-    table = study_table(tmp_path)  # the embedder is the same, and files are the set's
+    table = study_table(tmp_path)  # the embedder is the same, and files belong to the data set
     assert all(
         row.method.settings == () and not any(cell.hidden for cell in row.cells)
         for row in table.rows
     )
     (gaussian,) = compare(table, "metric", "none").overall
     assert (gaussian.arm, gaussian.sets, gaussian.pairs) == ("gaussian", 2, 2)
-    # An axis that differs and has no field of its own is a setting.
+    # An axis that differs and has no own field is a setting.
     add(tmp_path, "arrows-none", arrows | {"metric": "none", "embedder": "overlap"})
     settings = {(row.method.metric, *row.method.settings) for row in study_table(tmp_path).rows}
     assert {("none", ("embedder", "overlap")), ("none", ("embedder", "patch"))} <= settings
@@ -276,7 +276,7 @@ def test_seeds_that_draw_their_samples_are_one_row(tmp_path):
 
 
 def test_arms_of_a_study_are_pairs_whatever_they_set(tmp_path):
-    """A body is not part of an arm; an arm only begun with another metric has no partner."""
+    """A body is not part of an arm; an arm whose runs with another metric have only begun has no partner."""
     for arm, metric, finetune, source, value in (
         ("naive", "none", "full", "docs", 0.5),
         ("fpt", "none", "layernorm", "docs", 0.6),

@@ -1,4 +1,4 @@
-"""Small trees of run folders as runs leave them, and what a report makes of them."""
+"""Small trees of run folders as runs leave them, and the reports on them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def add_run(
         "variant": variant,
         "state": state,
     }
-    # Older programs have not recorded the name of the data set.
+    # Older versions have not recorded the name of the data set.
     if data is not None:
         record["data"] = data
     failure = None
@@ -100,7 +100,7 @@ def add_run(
 
 
 def details(seed: int = 0, *, metric: str = "otdd", epochs: int = 60) -> dict[str, Any]:
-    """Return fields of a result record as a real run has: curves, times, choices, baselines."""
+    """Return fields of a result record like a real run's: curves, times, choices, baselines."""
     is_aligned = metric != "none"
     wave = [1 + 0.05 * math.sin(epoch + seed) for epoch in range(epochs)]
     align = [{"epoch": epoch, "loss": 40 * 0.94**epoch * wave[epoch]} for epoch in range(epochs)]
@@ -137,7 +137,7 @@ def add_arms(root, *, seeds=(0,), arms=None, **fields) -> None:
 
 
 def add_pairs(root, gains, *, base=0.5, **fields) -> None:
-    """Write two runs for each gain, of none and of otdd, with seeds from 0 on."""
+    """Write two runs for each gain, with metric none and metric otdd, and seeds from 0 on."""
     add_arms(
         root, arms={"none": [base] * len(gains), "otdd": [base - gain for gain in gains]}, **fields
     )
@@ -179,7 +179,7 @@ def compared(root, against="metric=none"):
 
 
 def report(*words):
-    """Return what `orca report` prints as one line, without its folding."""
+    """Return the output of `orca report` as one line, without its line breaks."""
     return " ".join(read_text("report", *words).split())
 
 

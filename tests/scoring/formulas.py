@@ -1,4 +1,4 @@
-"""What every error of `orca_cli/scoring` has to be: its definition in NumPy, apart from the program; areas by scikit-learn.
+"""Definitions of every error of `orca_cli/scoring` in NumPy, independent of the program; areas by scikit-learn.
 
 A formula takes the outputs, targets and records that an error takes, as arrays, and the settings of the error. A value is a
 number, or None where it is undefined.
@@ -15,7 +15,7 @@ from orca_cli.interfaces import IGNORED_CLASS, Score
 
 
 def mean(values):
-    """Return the mean of the values that are defined, their number, and the number of the others."""
+    """Return the mean of the defined values, their number, and the number of undefined values."""
     every = [np.nan if value is None else value for value in values]
     defined = [float(value) for value in every if not np.isnan(value)]
     return (
@@ -34,7 +34,7 @@ def ratio(part, among):
 
 
 def finite(scores):
-    """Return scores as scikit-learn takes them: NaN is below all others."""
+    """Return scores in the form that scikit-learn takes: NaN is below all other scores."""
     return np.nan_to_num(scores.astype(np.float64), nan=-1e300)
 
 
@@ -113,7 +113,7 @@ def f1(predicted, present):
 
 
 def vote(rows, predicted):
-    """Return the class that most samples of a record have, of several the one with the largest mean; K for none."""
+    """Return the class of most samples of a record; of tied classes the one with the largest mean; K without a class."""
     k = rows.shape[1]
     count = np.bincount(predicted, minlength=k + 1)[:k]
     voting = rows[predicted < k].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Every error of the program: its formula, its best constant, what it refuses, and the names that it is chosen by."""
+"""Every error of the program: its formula, its best constant, the inputs that it refuses, and its short names."""
 
 import importlib
 import inspect
@@ -109,7 +109,9 @@ def test_outputs_that_are_not_numbers_are_reported(case):
     for value in (NAN, float("inf")) if is_number else (NAN,) if case.form == "masks" else ():
         targets[..., 0, -1] = 7.0  # near, and far apart in sequence
         outputs[..., 0, -1] = value
-        with pytest.raises(NonFiniteError, match=r"task\.error: \d+ outputs are NaN"):
+        with pytest.raises(
+            NonFiniteError, match=r"task\.error: outputs contain NaN .*\(.+ of .+\)"
+        ):
             error(outputs, targets, groups)
 
 
@@ -143,7 +145,7 @@ def test_settings_out_of_range_and_foreign_names_are_refused():
         parts.named("error", "rmse", "dense", True)
 
 
-# Kind, and whether its targets are classes -> short names of its errors, of its losses, and what both are by default.
+# Kind, and whether its targets are classes -> short names of its errors and of its losses, and the default of both.
 SHORT_NAMES = {
     ("classes", True): (
         ("zero_one", "balanced", "macro_f1", "auroc"),
@@ -220,7 +222,8 @@ def test_averaging_a_map_in_place_twice_is_three_quarters():
     [
         (100_000, 32, True, 97, 1024),  # satellite images: 672 samples dropped
         (32_470, 4, False, 33, 470),  # electrocardiograms
-        (2032, 32, True, 1, 1024),  # 31 full batches and one of 16: 32 x 16 is no full chunk
+        # 31 full batches and a batch of 16: 32 x 16 is less than a full chunk.
+        (2032, 32, True, 1, 1024),
     ],
 )
 def test_chunks_are_those_of_the_published_code(n, batch, drop_tail, chunks, last):

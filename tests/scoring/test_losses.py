@@ -1,4 +1,4 @@
-"""Losses: unknown targets neither count nor get a gradient; known ones agree with torch."""
+"""Losses: unknown targets neither count nor get a gradient; on known targets, losses agree with torch."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def relative(outputs, targets):
     return ((outputs - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)).mean()
 
 
-# Loss -> what it is over known targets, and whether these are classes; outputs are [6, 4, 5].
+# Loss -> its formula over known targets, and whether these are classes; outputs are [6, 4, 5].
 LOSSES = {
     MaskedBCE(): (bce, False),
     MaskedBCE(positive_weight=WEIGHTS): (lambda z, y: bce(z, y, WEIGHTS), False),
@@ -83,7 +83,7 @@ def test_shapes_that_would_broadcast_are_refused(loss):
     targets = torch.ones(3, 1, 4, 4)
     for wrong in (
         (targets, targets[:, 0]) if LOSSES[loss][1] else (targets,)
-    ):  # numbers are no classes
+    ):  # numbers are not classes
         with pytest.raises(
             DataError, match=r"task\.loss: outputs \(3, 4, 4\) do not fit .*targets \(3,.* 4, 4\)"
         ):

@@ -130,7 +130,8 @@ def test_it_holds_the_truth_in_some_95_per_cent_of_test_sets(error, kind, n, tru
     for _ in range(sets):
         low, high = measured(error, *drawn(kind, n, generator))
         held += low <= truth <= high
-    assert held >= binom.ppf(0.001, sets, 0.92)  # that of the RMSE of 50 normal differences
+    # 0.92 is the coverage for the RMSE of 50 normal differences.
+    assert held >= binom.ppf(0.001, sets, 0.92)
 
 
 @pytest.mark.parametrize("outputs", [np.zeros((1, 1)), np.zeros((16, 1))], ids=["one", "all right"])

@@ -103,13 +103,13 @@ def test_a_resumed_run_takes_the_decisions_that_it_recorded():
     plan = plan_for(85, 25, MILLION, recorded=read_decisions(RECORD, SPLITS), lr=0.5)
     assert plan.decided["train.epochs"] == Decision(value=50, why="once")
     assert (plan.train.epochs, plan.train.warmup_epochs) == (50, 5)
-    # Nothing changes a setting that was typed.
+    # No rule changes a setting that was set on the command line.
     assert plan.train.lr == 0.5
     assert "train.lr" not in plan.decided
 
 
 def test_a_recorded_choice_decides_the_rules_below_it():
-    """What is trained on, and so how long, follows from what chooses the weights."""
+    """The rule that chooses the weights decides the training samples, and so the number of steps."""
     config = Config()
     data = task(400, validation=MANY, drawn=True)
     recorded = {"train.select": Decision(value="last", why="once")}
@@ -150,7 +150,7 @@ def test_a_start_with_features_takes_a_quarter_of_the_steps():
         ({"level": "thorough"}, 5),
         ({"level": "thorough", "folds": 3}, 1),  # each fold is a model already
         ({"level": 5.0}, 1),
-        # A normal run has two where they cost little and its length is left open.
+        # A normal run has two members if they cost little and its length is left open.
         ({"n": 5000}, 2),
         ({"n": 5001}, 1),
         ({"tokens": 129}, 1),
@@ -190,7 +190,7 @@ def test_a_rate_that_was_typed_is_that_of_all_parameters(lr, outer_rate):
         (MIDDLE, True, {}, ("best", "loss", False)),
         (MANY, True, {}, ("best", "error", False)),
         (MANY, False, {"refit": True}, ("last", None, True)),
-        # What was asked to be small, or is the test split, is not trained on.
+        # A split that was asked to be small, and the test split, are not trained on.
         (FEW, True, {"train_fraction": 0.5}, ("last", None, False)),
         (FEW, True, {"validate_on": "test"}, ("last", None, False)),
     ],
@@ -222,7 +222,7 @@ def test_a_refit_that_validates_on_the_test_split_is_refused():
     ],
 )
 def test_the_later_of_equal_epochs_is_better(earlier, value, better):
-    """An undefined one is never better than a known one."""
+    """An undefined error is never better than a known error."""
     lines = [{"validation_error": error} for error in earlier]
     assert is_better({"validation_error": value}, lines, "validation_error") is better
 
@@ -280,7 +280,7 @@ def test_members_and_folds_have_seeds_of_their_own():
     [
         ({}, 9, 5),
         ({}, BEST_FROM, 0),
-        # Each of these says how the weights are chosen, or how many models there are.
+        # Each of these settings decides how the weights are chosen, or the number of models.
         ({"refit": True}, 9, 0),
         ({"select": "last"}, 9, 0),
         ({"members": 2}, 9, 0),

@@ -1,7 +1,7 @@
 """The points that stage 2 draws and embeds: their number in each class, and which samples are read.
 
-With these draws `otdd` is 0 with gradient 0 where source and target are one distribution, however
-uneven its classes.
+With these draws `otdd` and its gradient are 0 if source and target have the same distribution,
+however uneven its classes are.
 """
 
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ class Watched(ArraySamples):
         self.batches = []
 
     def batch(self, indices, augment=None):
-        assert augment is None  # what is compared is never augmented
+        assert augment is None  # samples that are compared are never augmented
         self.batches.append(list(indices))
         return super().batch(indices, augment)
 
@@ -94,7 +94,7 @@ def one_point(width):
 
 
 class Epoch(NamedTuple):
-    """What a step of stage 2 has compared: points, weights of their distances, and the gradient."""
+    """The comparison of a step of stage 2: points, weights of their distances, and the gradient."""
 
     clouds: list[Features]
     weights: list[float]
@@ -136,7 +136,7 @@ def test_only_the_drawn_samples_of_a_class_are_read(model):
 
 
 def test_only_drawn_tokens_are_computed_with_the_same_gradient(model, monkeypatch):
-    """Points and gradient are the same as of tokens chosen from samples embedded whole, at once."""
+    """Points and gradient are the same as if tokens were chosen after embedding all whole samples at once."""
     layer = type(model.embedder)
     tokens_at, computed = layer.tokens_at, []
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def numbered(labels):
 
 
 def of_points(source, target, metric, **settings):
-    """A problem of these Features whose embedder changes nothing."""
+    """A problem of these Features whose embedder returns its inputs."""
     target = Labelled(Points(target.x.requires_grad_()), target.labels.numpy())
     return problem_of(source, target, metric, **settings)
 
@@ -243,7 +243,7 @@ def test_otdd_of_few_points_is_finite(source, target, labels):
 
 
 def test_sequences_that_are_too_short_are_left_out():
-    points = numbered([0, 0, 1, 1] * 10)  # of every class each second sample is too short
+    points = numbered([0, 0, 1, 1] * 10)  # every second sample of each class is too short
 
     def embed(x, valid):
         mask = torch.ones(len(x), 2, dtype=torch.bool)
@@ -267,7 +267,7 @@ def test_sequences_that_are_too_short_are_left_out():
 
 
 def mean_of_draws(source, target, draws, shift=0):
-    """Means over draws of both sides: otdd, its slope in the place of each class, and of all."""
+    """Means over draws of both sides: otdd, its slope in the position of each class, and of all classes."""
     numbers = [drawn_distance((source, target), OTDD(), draw, shift) for draw in range(draws)]
     return np.mean(numbers, 0)
 
@@ -279,7 +279,7 @@ EQUAL = {
     "128, 30": ((128, 30), 40, 0.2),
     "128, 3": ((128, 3), 60, 0.2),
     "256 to 2": (tuple(2**power for power in range(8, 0, -1)), 30, 0.2),
-    "ten classes": ((30,) * 10, 60, 0.4),  # a sample has eight
+    "ten classes": ((30,) * 10, 60, 0.4),  # a sample has eight classes
 }
 
 
@@ -306,7 +306,7 @@ def test_otdd_sees_a_translation():
 def test_otdd_sees_a_class_that_one_side_has(source, target):
     value, *slopes, _ = mean_of_draws(source, target, 20)
     assert value > 2
-    assert max(slopes) > 1  # the target's class is drawn to where the source is
+    assert max(slopes) > 1  # the target's class is drawn to the source
 
 
 def test_a_default_draw_of_otdd_has_256_points_of_all_classes():
@@ -329,7 +329,7 @@ def test_a_sample_of_otdd_has_128_points_of_8_classes(labels, classes):
 
 
 class Large:
-    """A model whose inputs are said to have so many numbers; every sample is four tokens."""
+    """A model whose layout claims this many numbers in an input; every sample has four tokens."""
 
     def __init__(self, numbers):
         self.embedder = SimpleNamespace(layout=SimpleNamespace(input_shape=(numbers,), tokens=4))
@@ -341,7 +341,7 @@ class Large:
 
 @pytest.mark.parametrize(("numbers", "count"), [(2**20, 32), (2**23, 16), (2**25, 8)])
 def test_of_large_samples_few_are_read(numbers, count):
-    """At most 2^27 numbers of a class, and eight samples at least."""
+    """At most 2^27 numbers of a class are read, but at least eight samples."""
     samples = Watched()
     train = Labelled(samples, np.zeros(len(samples)))
     source = one_point(width=2)

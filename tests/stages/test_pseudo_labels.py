@@ -1,4 +1,4 @@
-"""Classes of targets that are none: which samples belong together, and what must not decide it."""
+"""Classes for targets without classes: the samples that belong together, and properties that must not decide it."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_classes_are_their_own_labels():
 def targets(form, content, region, rng):
     """Return kind and targets of 200 samples that follow `content`.
 
-    Gaps or numbers of a large unit, which must not decide the clusters, are in them too.
+    The targets also contain gaps or numbers in a large unit, which must not decide the clusters.
     """
     if form == "a number of large values":
         small, large = content + 0.05 * rng.normal(size=200), 1e3 * rng.normal(size=200)

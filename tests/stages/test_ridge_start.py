@@ -61,7 +61,7 @@ def standard(x):
 def ridge(model, x, targets):
     """Return outputs [n, K] of scikit-learn's ridge with the best leave-one-out score.
 
-    They are those on the samples that it was fitted to.
+    The outputs are for the samples that it was fitted to.
     """
     features = model.features(x)
     parts = [pooled(features).double().numpy()]
@@ -126,7 +126,7 @@ def test_too_few_known_targets_change_nothing(bodies):
     ("settings", "epochs"),
     [
         ([], 0),
-        # Several models are judged as one.
+        # Several models are evaluated as one model.
         (["train.members=2"], [0, 0]),
         (["train.folds=3"], 0),
     ],
@@ -172,7 +172,7 @@ def test_a_run_that_training_makes_worse_ends_where_it_began(
     ("error", "start_error", "is_kept"),
     [
         (0.2, 0.1, True),
-        # Nothing speaks for what training changed.
+        # Equal errors: nothing shows that training has helped.
         (0.2, 0.2, True),
         (0.1, 0.2, False),
         (None, 0.2, True),

@@ -52,7 +52,7 @@ def test_every_token_but_padding_is_a_point_with_its_label(tmp_path):
     assert len(source.cloud.x) == sum(i % 3 + 1 for i in range(90))
     assert torch.equal(source.cloud.x[:, 0].long() % 5, source.cloud.labels)
     values = np.repeat(np.arange(90.0), np.arange(90) % 3 + 1)
-    # All tokens of an example are alike.
+    # All tokens of an example are equal.
     assert source.spread["variance_within"] == pytest.approx(0, abs=1e-9)
     assert source.spread["variance_between"] == pytest.approx(2 * values.var())
 
@@ -112,7 +112,7 @@ def test_a_dry_run_takes_its_points_from_few_examples(tmp_path, monkeypatch):
     assert len(dry.cloud.x) == 10
     assert Counting.calls <= 4  # of 30 batches
     assert torch.equal(dry.cloud.x[:, 0].long() % 5, dry.cloud.labels)
-    # What a run finds afterwards is not that of the dry run.
+    # A run does not use the features of the dry run before it.
     run = embedded(tmp_path, points=10)
     assert run.key != dry.key
     assert Counting.calls >= 30

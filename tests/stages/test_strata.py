@@ -39,7 +39,7 @@ def test_samples_are_disjoint_and_each_class_has_its_share(sizes, samples, most,
         assert of_classes.min() >= samples
         counts = np.array([(sample == label).sum() for label in of_sample])
         assert (abs(counts - rows.shape[1] * of_classes / of_classes.sum()) < 1).all()
-    # No draw wastes more of the smallest class than it has left over.
+    # The samples together use at least half of the points of these classes, up to rounding.
     if not most or most >= len(sizes):
         assert strata.limit > sum(s for s in sizes if s >= samples) / (2 * samples) - 1
 

@@ -1,16 +1,16 @@
-"""Clouds of points [n, d] and [m, d]: ground costs, gradients, and what every metric checks.
+"""Clouds of points [n, d] and [m, d]: ground costs, gradients, and the checks of all metrics.
 
-Gradients follow the envelope theorem: plans are held, costs are differentiated. Where a value is a
-sum of half squared distances, with weights that the solver found,
+Gradients follow the envelope theorem: plans are fixed, and costs are differentiated. If a value is
+a sum of half squared distances, with weights that the solver found,
 
     value = sum_ij cross_ij |x_i - z_j|^2 / 2 + sum_jk own_jk |z_j - z_k|^2 / 2 + (entropies),
 
-its gradient in z is that of the distances alone. So metrics solve without autograd, and
+its gradient in z is the gradient of the distances alone. So metrics solve without autograd, and
 `closed_form` attaches the gradient afterwards.
 
-Where classes are clouds, many pairs of them are solved at once, padded to the largest class in
+If classes are clouds, many pairs of classes are solved at once, padded to the largest class in
 their group: B pairs of p and q points, whose weights are 0 at padding. `left` has the k classes of
-the row points, `right` the l classes of the column points; a pair is (class of `left`, class of
+the row points, and `right` the l classes of the column points. A pair is (class of `left`, class of
 `right`). A cost function takes rows [B, p] and columns [B, q] and returns costs [B, p, q].
 """
 
@@ -29,8 +29,8 @@ from orca_cli.interfaces import Distance, Features
 Solved = tuple[Tensor, Tensor, dict[str, float]]
 Cost = Callable[[Tensor, Tensor], Tensor]
 
-_GROUP_ELEMENTS = 2**24  # entries of the padded costs of one group, 64 MB in float32
-_GROUP_PADDING = 1.6  # a group's padded entries against its true ones
+_GROUP_ELEMENTS = 2**24  # largest number of padded entries in a group's costs, 64 MB in float32
+_GROUP_PADDING = 1.6  # largest ratio of a group's entries with padding to those without
 
 
 def check_finite(name: str, *tensors: Tensor) -> None:
@@ -42,20 +42,20 @@ def check_finite(name: str, *tensors: Tensor) -> None:
     is_finite = torch.isfinite(torch.stack(extremes))
     if not is_finite.all():
         raise NonFiniteError(
-            f"{name}: NaN or infinite", where="metric", hint="lower the learning rate"
+            f"NaN or infinite values in the {name}", where="metric", hint="lower align.lr"
         )
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
     """Return the number of points of every class, [k] int64.
 
-    Unlike with `bincount`, the host does not wait for a GPU.
+    Unlike with `bincount`, the CPU does not wait for a GPU.
     """
     return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
 
 
 def prepare_nothing(self: object, source: Features) -> dict[str, Tensor]:
-    """Check the source: the `prepare` of metrics that compute nothing from the source alone."""
+    """Check the source; this is the `prepare` of metrics without constants of the source."""
     check_finite("source features", source.x)
     return {}
 
@@ -78,14 +78,15 @@ def centred(*clouds: Tensor) -> tuple[Tensor, ...]:
 
 
 def resolved(reg: float, *clouds: Tensor) -> tuple[Tensor, ...]:
-    """Return clouds as `centred` does, in float64 where float32 is too coarse.
+    """Return clouds like `centred`, in float64 if float32 is too coarse.
 
-    That is where float32 would round costs by more than a hundredth of `reg`.
+    It is too coarse if it would round costs by more than a hundredth of `reg`.
     """
     clouds = centred(*clouds)
     first_bound = _half_squares(clouds[0]).max()
     last_bound = _half_squares(clouds[-1]).max()
-    # Of an upper bound on half squared distances. The plan is exp((f + g - c) / reg).
+    # Rounding error of an upper bound on half squared distances. The plan is
+    # exp((f + g - c) / reg).
     rounding = 2 * (first_bound + last_bound) * torch.finfo(torch.float32).eps
     if clouds[0].dtype != torch.float64 and rounding > reg / 100:
         return tuple(cloud.double() for cloud in clouds)
@@ -233,6 +234,6 @@ def from_matrix(cost: Tensor) -> Cost:
 def pairs(left: ClassIndex, right: ClassIndex) -> list[tuple[int, int]]:
     """Return the pairs of classes that have points.
 
-    If both indices are the same, each pair of different classes comes once.
+    If both indices are the same, each pair of different classes occurs once.
     """
     return [(a, b) for a in left.present for b in right.present if left is not right or a < b]

@@ -10,12 +10,12 @@ so that
 is the cost of transport plus reg times the relative entropy of P to a x b (Feydy et al. 2019).
 
 Between two clouds reg is lowered from the largest cost by a constant factor (annealing), and every
-level is solved before the next: at the final reg a bad start costs hundreds of iterations, since
-Sinkhorn's rate tends to 1 there. Updates go beyond Sinkhorn's own (over-relaxation, Thibault et al.
-2021) while the error falls. One pass over the cost gives both updates: with the row potentials
-eliminated, the column sums of the plan are a product with the same exponentials. A cloud against
-itself needs neither annealing nor over-relaxation: with one potential for both sides, the averaged
-update is a contraction by 1/2 or better.
+level is solved before the next level. At the final reg Sinkhorn's rate of convergence is close to
+1, so that a bad start would cost hundreds of iterations. Updates are larger than Sinkhorn's own
+(over-relaxation, Thibault et al. 2021) while the error falls. One pass over the cost gives both
+updates: with the row potentials eliminated, the column sums of the plan are a product with the same
+exponentials. A cloud against itself needs neither annealing nor over-relaxation: with one potential
+for both sides, the averaged update is a contraction by 1/2 or better.
 
 With f eliminated, the dual is a smooth concave function of the q potentials g alone:
 
@@ -28,8 +28,8 @@ semi-dual; Brauer et al. 2017 for Newton's method on it). Steps are damped as Le
 Marquardt do: far from the solution the Laplacian is nearly singular.
 
 Shapes: costs [B, p, q] of B problems, at least 0, symmetric for a cloud against itself; weights a
-[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f and g likewise, in units of the cost,
-as is reg.
+[B, p] and b [B, q] that sum to 1, 0 for padding; potentials f [B, p] and g [B, q] in units of the
+cost, as is reg.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -53,13 +53,13 @@ _DAMPING_MIN = 1e-4
 _DAMPING_MAX = 10.0
 _DAMPING_DOWN = 0.2
 _DAMPING_UP = 10.0
-# Newton's coarse problem takes every fourth row, where there are more than eight rows a column.
+# Newton's coarse problem takes every fourth row, if there are over eight times as many as columns.
 _STRIDE = 4
 _MANY_ROWS = 8
 _MAX_EXPONENT = 30.0
 # Far below rounding, and above the denormal numbers, which make a CPU many times slower.
 _MIN_EXPONENT = -80.0
-# Exponents that are computed at once: as many as a cache holds, or as keep a GPU busy.
+# Number of exponents that are computed at once: they fit into a cache, or keep a GPU busy.
 _CPU_ELEMENTS = 2**18
 _GPU_ELEMENTS = 2**26
 
@@ -69,10 +69,10 @@ class Solution(NamedTuple):
 
     f: Tensor
     g: Tensor
-    # [B], a dual value: never above the true one, and below it by the square of the error only.
+    # [B], a dual value: never above the true value, and below it by the order of the squared error.
     value: Tensor
-    # [B], L1 distance of the plan's column sums from their weights; of symmetric problems, that of
-    # the row sums, which are the same.
+    # [B], L1 distance of the plan's column sums from their weights. In symmetric problems the row
+    # sums have the same distance.
     error: Tensor
     iterations: int  # annealing included
 
@@ -82,15 +82,15 @@ class Transport:
     """The solvers of a metric, with their settings."""
 
     tolerance: float = 1e-2  # L1 error of a plan's column sums at which a problem counts as solved
-    max_iterations: int = 500  # of Sinkhorn's algorithm at the final reg
+    max_iterations: int = 500  # largest number of Sinkhorn iterations at the final reg
     # Transport onto more points than this is solved by Sinkhorn's algorithm.
     newton_points: int = 512
-    newton_steps: int = 15  # at the final reg
+    newton_steps: int = 15  # largest number of Newton steps at the final reg
 
     def solve(
         self, cost: Tensor, a: Tensor, b: Tensor, reg: float, start: Tensor | None = None
     ) -> Solution:
-        """Solve B problems by whichever method suits them.
+        """Solve B problems by the method that suits them.
 
         `start` has potentials g, [1, q], of a similar problem.
         """
@@ -102,8 +102,8 @@ class Transport:
         unsolved = (solution.error > self.tolerance).nonzero()[:, 0]
         if not len(unsolved):
             return solution
-        # Far from the solution Newton's steps are small. Sinkhorn's annealing comes near it, from
-        # where Newton's steps are large.
+        # Far from the solution Newton's steps are small. Sinkhorn's annealing comes close enough
+        # for large steps.
         problem = _Problem(cost=cost, a=a, b=b).at(unsolved)
         again = self.by_sinkhorn(*problem, reg)
         if (again.error > self.tolerance).any():
@@ -120,7 +120,7 @@ class Transport:
         )
 
     def by_sinkhorn(self, cost: Tensor, a: Tensor, b: Tensor, reg: float) -> Solution:
-        """Solve B problems; memory beyond the cost is only that of pieces of it."""
+        """Solve B problems; this needs no memory beyond the cost and pieces of it."""
         log_b = torch.where(b > 0, b.log(), 0.0)
         g = torch.zeros_like(b)
         log_sums = torch.empty_like(a)
@@ -143,7 +143,7 @@ class Transport:
                 unsolved = (error > goal).tolist()
                 if step == limit or not any(unsolved):
                     break
-                # Solved problems wait for the others; where the error rose, the update is
+                # Solved problems wait for the other problems. If the error rose, the update is
                 # Sinkhorn's own.
                 reach = torch.where(error <= previous, _RELAXATION, 1.0)
                 reach.masked_fill_(error <= goal, 0.0)
@@ -197,8 +197,8 @@ class Transport:
     def symmetric(self, softmin: Callable[[Tensor], Tensor], a: Tensor, reg: float) -> Solution:
         """Solve B problems of clouds against themselves, with one potential f = g for both sides.
 
-        The potential is the fixed point f = softmin(f), with `softmin` below, and is found by going
-        half the way at a time.
+        The potential is the fixed point f = softmin(f), with `softmin` below. Each iteration goes
+        half the way to softmin(f).
         """
         f = torch.zeros_like(a)
         update = softmin(f)
@@ -305,7 +305,7 @@ def _sweep(
 
     Write log sum_j exp(h_j - c_ij / reg) to `log_sums` [B, p], and the column sums of the plan with
     exact row sums to `column_sums` [B, q]. Pieces whose problems are all solved are left out: their
-    entries stay.
+    entries do not change.
     """
     memory = cost.new_empty(0)
     for problems, rows in pieces(cost):
@@ -340,7 +340,7 @@ class _State(NamedTuple):
 
     h: Tensor  # [B, q]
     exponentials: Tensor  # [B, p, q], exp(h_j - c_ij / reg), with largest entry 1 in every row
-    row_sums: Tensor  # [B, p], of the exponentials
+    row_sums: Tensor  # [B, p], row sums of the exponentials
     row_maxima: Tensor  # [B, p], the largest exponents
     column_sums: Tensor  # [B, q], column sums of the plan
     dual: Tensor  # [B], the semi-dual in units of reg, up to a constant
@@ -408,7 +408,7 @@ def _climb(
     step = 0
     while any(unsolved) and step < limit:
         if 2 * sum(unsolved) <= len(unsolved):
-            # The rest goes on alone: solved problems need no more arithmetic.
+            # Only the unsolved problems continue: solved problems need no more arithmetic.
             indices = _indices(unsolved, h.device)
             smaller = problem.at(indices)
             smaller_memory = [torch.empty_like(smaller.cost) for _ in range(3)]
@@ -430,12 +430,12 @@ def _climb(
         is_better = is_higher | (candidate.error < state.error)
         damping = torch.where(is_better, damping * _DAMPING_DOWN, damping * _DAMPING_UP)
         damping.clamp_(_DAMPING_MIN, _DAMPING_MAX)
-        # One transfer per step tells the host how to go on; on a GPU it takes little time compared
-        # with the step.
+        # One copy per step tells the CPU which problems continue; on a GPU it takes little time
+        # compared with the step.
         error = torch.where(is_better, candidate.error, state.error)
         unsolved, worse = torch.stack([error > tolerance, ~is_better]).tolist()
         if any(worse):
-            # These problems stay where they were.
+            # These problems keep their former state.
             indices = _indices(worse, h.device)
             candidate.put(indices, (field[indices] for field in state))
         # The memory of the former state is free for the next candidate.
@@ -449,7 +449,7 @@ def _climb(
 def _indices(flags: list[bool], device: torch.device) -> Tensor:
     """Return the indices of the flags that are True, [p] int64.
 
-    The flags are on the host, so that it does not wait for a GPU.
+    The flags are in the memory of the CPU, so that it does not wait for a GPU.
     """
     positions = [i for i, flag in enumerate(flags) if flag]
     return torch.tensor(positions).to(device, non_blocking=True)

@@ -19,13 +19,17 @@ from orca_cli.metrics.transport import clouds, entropic
 from orca_cli.metrics.transport.clouds import class_sizes, half_squared_distances
 from orca_cli.metrics.transport.entropic import Solution, Transport, pieces
 
-# Entries of the source's own cost that are stored between iterations, 256 MB in float32.
+# Largest number of entries of the source's own cost that are stored between iterations, 256 MB in
+# float32.
 _STORED_ELEMENTS = 2**26
-# Entries of plans that are computed at once, 4 MB in float32: enough for fast matrix products.
+# Number of entries of plans computed at once, 4 MB in float32: enough for fast matrix products.
 _PIECE_ELEMENTS = 2**20
-_CHUNK = 1024  # rows of the source's own cost that are computed at once
+_CHUNK = 1024  # number of rows of the source's own cost computed at once
 
-Reg = Annotated[Positive, "Entropic strength, absolute, in squared units of the features."]
+Reg = Annotated[
+    Positive,
+    "Strength of the entropic regularisation of the transport, in squared units of the features.",
+]
 Plan = Callable[[slice], Tensor]
 
 
@@ -96,7 +100,7 @@ def source_term(
 ) -> Tensor:
     """Return OT_reg(source, source), with W [k, k] between the source's classes.
 
-    Costs are computed in chunks; those of a small source once, of a large one in every iteration.
+    Costs are computed in chunks: once for a small source, and in every iteration for a large one.
     """
     x = source.x
     labels = source.labels
@@ -135,7 +139,7 @@ def class_plans(
 
     Args:
         cost: [n, m].
-        reg: that of the pairs' problems.
+        reg: reg of the pairs' problems.
         left, right: [n, l] and [k, m], the potentials of points against every class.
         row_labels, column_labels: [n] and [m], the points' classes.
         mass: [k, l], non-negative.

@@ -1,8 +1,8 @@
-"""The source side of stage 2: what the body's own embedding layer makes of the source data.
+"""The source side of stage 2: source data, embedded by the body's own embedding layer.
 
 Paper 3.2, f_s, and A.3.4: the source passes through the pretrained embedder once, and its features
-are kept in the cache. Also how far tokens are spread within and between samples, of the source and
-of the target.
+are kept in the cache. The module also measures how far tokens are spread within and between
+samples, for the source and for the target.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from orca_cli.models.predictors import pooled
 from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
-_VERSION = 3  # of what is stored; a change makes every cached entry a miss
-_FRESH = 1024  # further points, which count in the controls (`_variant`) alone
+_VERSION = 3  # version of the stored form; a change invalidates every cached entry
+_FRESH = 1024  # number of further points, which only the controls (`_variant`) use
 _RESTARTS = 3
 
 
@@ -36,7 +36,8 @@ class EmbeddedSource:
         cloud: the points that targets are compared with, float32 on the run's device.
         spread: `variances` of the tokens of all examples that were embedded, before points are
             drawn.
-        key: hash of what determines both but for the last bits, which depend on the machine.
+        key: hash of everything that determines cloud and spread, except for the last bits, which
+            depend on the machine.
     """
 
     cloud: Features
@@ -46,7 +47,7 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which points of a source to take; its text, name included, is part of keys of the cache.
+    """The selection of points of a source; its text, with the class name, is part of cache keys.
 
     Args:
         features: "tokens": every token that is not padding is a point with its example's label;
@@ -89,9 +90,9 @@ def variances(moments: Tensor) -> dict[str, float]:
     """Return how far tokens are spread, by the sums that `moments` returns.
 
     Returns:
-        variance_within (tokens around their sample's mean) and variance_between (those means around
-        that of all): sums over dimensions, in squared units of the features, which add up to the
-        mean squared distance to the mean.
+        variance_within (tokens around their sample's mean) and variance_between (samples' means
+        around the overall mean): sums over dimensions, in squared units of the features, which add
+        up to the mean squared distance to the mean.
     """
     count, squares, means = moments[:3].tolist()
     # Without any token all sums are 0, and so are the variances.
@@ -108,19 +109,19 @@ def variances(moments: Tensor) -> dict[str, float]:
 def collapse(tokens: Tokens) -> dict[str, float]:
     """Return how far embedded samples are spread.
 
-    Where that is below the source's variances, tokens have drawn together.
+    If the values are below the source's variances, the tokens have drawn together (collapsed).
 
     Returns:
-        variance_within and variance_between as in `variances`, and token_variance, the share of the
-        first in their sum: 0 where all tokens of a sample are alike, 1 where the means of samples
-        do not differ.
+        variance_within and variance_between as in `variances`, and token_variance, the share of
+        variance_within in their sum: 0 if all tokens of a sample are equal, 1 if the means of
+        samples do not differ.
 
     Raises:
         NonFiniteError: a token is NaN or infinite.
     """
     if not tokens.x.isfinite().all():
         raise NonFiniteError(
-            "a token of the embedder is NaN or infinite",
+            "some tokens of the embedder are NaN or infinite",
             where="align",
             hint="try a smaller align.lr",
         )
@@ -151,15 +152,15 @@ def source_features(
 
     Args:
         body: whose own layer embeds the source.
-        source, wanted: the examples, and which points of them.
-        device: of the run, for the points; they are computed where the body is.
-        cache_folder: where all entries are.
-        reporter: shows the progress.
-        all_examples: whether points are drawn from all examples; else no more of them are embedded
-            than that many points need.
+        source, wanted: the examples, and the selection of their points.
+        device: device of the run, for the points; they are computed on the device of the body.
+        cache_folder: folder of all cache entries.
+        reporter: display of the progress.
+        all_examples: whether points are drawn from all examples; otherwise only as many examples
+            are embedded as the points need.
 
     Raises:
-        ConfigError: features are sequences, and fewer than two examples have the length of one.
+        ConfigError: features are sequences, and fewer than two examples are long enough.
         DataError, UnsafeError: files of the source do not have the expected form.
     """
     # Only sequences depend on the target's length; all other targets share an entry.
@@ -198,12 +199,12 @@ def prepared_metric(
 ) -> dict[str, Tensor]:
     """Return what a metric with these settings computes from the source alone (`Metric.prepare`).
 
-    It is cached as the source is, and on the device of its points.
+    It is cached like the source, and returned on the device of the source's points.
     """
     x = source.cloud.x
     settings_text = json.dumps(settings, sort_keys=True)
     metric_key = _key(source.key, settings_text, x.dtype, numerics_key(x.device))
-    # The target has no part in it, so all tasks with this source share the entry.
+    # It does not depend on the target, so all tasks with this source share the entry.
     entry_folder = cache_folder / "metric_sources" / metric_key
     prepared = cached(entry_folder, lambda: Entry(metric.prepare(source.cloud)))
     return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
@@ -213,8 +214,8 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     """Return the points of a batch of sequences [B, T, D]; see `Wanted`.
 
     Returns:
-        the points [p, D], or of "sequence", which leaves out samples with fewer tokens,
-        [p, length * D]; and the sample that each belongs to, [p] int64.
+        the points, [p, D], or [p, length * D] for "sequence", which leaves out samples with fewer
+        tokens; and the sample of each point, [p] int64.
     """
     if features == "sequence":
         is_long = tokens.mask[:, :length].sum(1) == length
@@ -284,8 +285,8 @@ def _embed(
             moment_sums = moment_sums + moments(tokens)
             # [p, d] and [p]
             x, batch_rows = select_points(tokens, wanted.features, wanted.length)
-            # Ranks, since the number of points is known only at the end, and all may not fit into
-            # memory.
+            # Ranks, since the number of points is known only at the end, and the points may not all
+            # fit into memory.
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
             pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][batch_rows.cpu()], ranks=ranks))
             # Points that cannot be drawn any more are dropped before they take much memory.
@@ -297,10 +298,10 @@ def _embed(
                 break
     if num_points < 2:
         raise ConfigError(
-            f"only {num_points} source examples have the {wanted.length} tokens "
-            "that a target sample has",
+            f"needs at least 2 source examples with the {wanted.length} tokens "
+            f"of a target sample, got {num_points}",
             where="align.features",
-            hint="use align.features=tokens, or a lower embedder.max_tokens",
+            hint="use align.features=tokens or a lower embedder.max_tokens",
         )
     tensors = _ordered(_smallest(pieces, most_points), wanted.points)
     record = {"classes": len(source.examples.class_names), "spread": variances(moment_sums)}

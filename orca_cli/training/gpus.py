@@ -49,8 +49,9 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     A process that has taken a GPU keeps it.
 
     Args:
-        names: of the GPUs that may be taken, possibly none.
-        folder: of the locks; default: one of this user in the machine's folder for temporary files.
+        names: names of the GPUs that may be taken, possibly none.
+        folder: folder of the locks; default: this user's folder among the machine's temporary
+            files.
 
     Returns:
         the name of the GPU, which is put into CUDA_VISIBLE_DEVICES; None if `names` is empty, or
@@ -87,7 +88,9 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
         if not is_waiting:
             slot_count = len(names) * slots
             gpu_names = ", ".join(names)
-            log.info(f"all {slot_count} places of the GPUs {gpu_names} are taken: waiting for one")
+            log.info(
+                f"waiting for a GPU: all {slot_count} places on the GPUs {gpu_names} are taken"
+            )
             is_waiting = True
         # A wait may last hours, so it has to notice signals.
         signals.check()
@@ -98,14 +101,12 @@ def _slots_per_gpu() -> int:
     """Return how many jobs may share a GPU, by the environment."""
     setting = os.environ.get(JOBS_PER_GPU) or "1"
     if not setting.isdigit() or int(setting) < 1:
-        raise ConfigError(
-            f"'{setting}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more"
-        )
+        raise ConfigError(f"must be an integer of at least 1, got '{setting}'", where=JOBS_PER_GPU)
     return int(setting)
 
 
 def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
-    """Lock one slot of a GPU for the life of this process; False where another job has it."""
+    """Lock one slot of a GPU for the life of this process; False if another job has it."""
     # A name may be a UUID or a MIG device with characters such as "/", which would lead to another
     # folder.
     name_in_file = re.sub(r"[^A-Za-z0-9-]", "-", gpu_name)
@@ -131,6 +132,8 @@ def _lock_folder() -> Path:
     is_own_folder = lock_folder.lstat().st_uid == os.getuid()
     if lock_folder.is_symlink() or not is_own_folder:
         raise StorageError(
-            "does not belong to this user", where=str(lock_folder), hint="remove it, or set TMPDIR"
+            "does not belong to this user",
+            where=str(lock_folder),
+            hint="remove it, or set TMPDIR to another folder",
         )
     return lock_folder

@@ -1,9 +1,9 @@
 """The processes of one run: the first leads, the others follow.
 
 The first process goes through the program as if it were alone: only it claims the folder, reads
-checkpoints, writes, prints and decides. Where all processes share work, it sends an order, which
-names the work and brings the weights, and every process does its piece. So the others need no
-record and take no decision, and whatever ends the first process ends them.
+checkpoints, writes, prints and decides. If all processes share work, it sends an order, which names
+the work and brings the weights, and every process does its piece. So the other processes need no
+record and make no decision, and whatever ends the first process ends them.
 
 Orders, errors and numbers travel between CPUs by gloo; gradients and weights by the backend of
 their device.
@@ -32,8 +32,8 @@ from orca_cli.exceptions import (
 )
 from orca_cli.training.ranks import Rank
 
-# How long a process waits for the others to start, and for the next order: during stage 2 the first
-# process works alone.
+# Time that a process waits for the others to start, and time that it waits for the next order:
+# during stage 2 the first process works alone.
 _MEETING = datetime.timedelta(minutes=10)
 _WAITING = datetime.timedelta(days=30)
 _BUCKET = 2**26  # bytes of gradients that are added up at once
@@ -51,7 +51,7 @@ class Team:
         failure: the last exception of `gathered`, which all processes know of.
 
     Args:
-        rank: of this process.
+        rank: place of this process among those of the run.
 
     Raises:
         ConfigError: accelerate is configured to split the model, which this program does not
@@ -73,14 +73,14 @@ class Team:
             # An exception of a signal would leave the others waiting.
             with signals.postponed():
                 distributed.init_process_group(backend, timeout=_MEETING)
-                # A group of its own, since its timeout has to outlast stage 2, during which no
+                # A separate group, since its time-out must be longer than stage 2, during which no
                 # order comes.
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
             raise NetworkError(
-                f"the others cannot be reached: {error}",
+                f"the other processes cannot be reached: {error}",
                 where=f"process {rank.number} of {rank.size}",
-                hint="see MASTER_ADDR",
+                hint="check MASTER_ADDR and MASTER_PORT",
             ) from error
         # At the exit of a process that is still in its group, torch prints a warning.
         atexit.register(_leave)
@@ -102,18 +102,18 @@ class Team:
         rank = self.rank
         if chosen.type != "cuda" or chosen.index is not None:
             raise ConfigError(
-                f"'{chosen}' is one device, and there are {rank.size} processes",
+                f"'{chosen}' is a single device, but the run has {rank.size} processes",
                 where="device",
                 hint="use device=cuda, device=cpu or device=auto",
             )
         gpu_count = torch.cuda.device_count()
         if rank.local_size > gpu_count:
             raise UnavailableError(
-                f"{rank.local_size} processes and {gpu_count} GPUs on this machine",
+                f"{rank.local_size} processes need a GPU each, but this machine has {gpu_count}",
                 where="device",
                 hint="start as many processes as there are GPUs",
             )
-        # The default device of this process: nccl and libraries that say "cuda" use it.
+        # The default device of this process: nccl, and libraries that ask for "cuda", use it.
         torch.cuda.set_device(rank.local_number)
         return torch.device("cuda", rank.local_number)
 
@@ -192,12 +192,12 @@ class Team:
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
         """Return `count` numbers in every process, each computed by one of them.
 
-        `work` returns index -> number of those that this process computes. The first process also
-        learns of a signal that another one has received.
+        `work` returns index -> number, for the numbers that this process computes. The first
+        process also learns of a signal that another one has received.
 
         Raises:
             OrcaError: the work failed in another process.
-            Exception: what the work raised in this one.
+            Exception: the work raised it in this process.
         """
         error: Exception | None = None
         numbers: Mapping[int, float] = {}
@@ -223,7 +223,7 @@ class Team:
             # Only one record is shared: the failure of the process with the lowest number.
             first_failed = int(has_failed.nonzero()[0])
             error_record = self._broadcast(_error_record(error, self.rank), first_failed)
-            # A caller tells by it whether all processes know of an error that it catches.
+            # It shows a caller whether all processes know of an error that the caller catches.
             self.failure = _rebuilt_error(error_record) if error is None else error
             raise self.failure
         # A number of one process and zeros of the others: the sum is the number itself, to the bit.
@@ -256,10 +256,10 @@ def _check_engines() -> None:
     for variable in _ENGINES:
         if os.environ.get(variable, "").lower() in ("true", "1"):
             raise ConfigError(
-                "accelerate launch is configured to split the model over processes; here each "
-                "process holds all of it",
+                "accelerate launch is configured to split the model over processes, but here each "
+                "process needs the whole model",
                 where=variable,
-                hint="use accelerate launch --multi_gpu",
+                hint="use `accelerate launch --multi_gpu`",
             )
 
 

@@ -52,8 +52,8 @@ SWIN = ["body=swin_tiny", "task.layout=image"]
 @pytest.mark.parametrize(
     ("overrides", "texts"),
     [
-        ([*SWIN, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
-        ([*SWIN, "source=digits", "finetune=prompt"], ["takes no tokens before", "body=vit"]),
+        ([*SWIN, "source=stdlib_docs"], ["the body needs image", "source=cifar10 or source=digits for image"]),
+        ([*SWIN, "source=digits", "finetune=prompt"], ["accepts no learned tokens before", "body=vit"]),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
     ],
     ids=["body and source", "body and finetune", "validation and test"],
@@ -116,7 +116,7 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 
 ENDS = {"lengths": 3 + np.arange(60) % 6}
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
-NO_SAMPLE = "align.features=sequence: of some class no sample has all"
+NO_SAMPLE = "align.features=sequence: some class has no sample with all"
 # What else may be wrong with arrays is in tests/tasks/test_bad_arrays.py.
 BAD_DATA = [
     (

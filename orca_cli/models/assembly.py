@@ -94,7 +94,7 @@ def build_model(
 
 
 def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
-    """Return the body's tokens [P, D] that come before those of the input, or None."""
+    """Return the body's tokens [P, D] that come before the tokens of the input, or None."""
     # A dense task has an output at every position, so nothing is pooled.
     is_pooled = pooling == "class_token" and kind != "dense"
     if not (is_pooled or body.needs_prefix):
@@ -148,7 +148,7 @@ def _layout(
 
 def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
     """Raise ConfigError if an output would depend on inputs after its own position."""
-    # Pooling mixes all positions, and only a sequence has earlier and later ones.
+    # Pooling mixes all positions, and only a sequence has earlier and later positions.
     if kind != "dense" or len(token_layout.input_shape) != 2:
         raise ConfigError(
             "this task forecasts, so it needs dense outputs along a sequence", where="task"

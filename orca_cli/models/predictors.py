@@ -2,7 +2,7 @@
 
 The pooled one has an output per sample, the dense one an output at every position.
 
-Shapes: B samples, T tokens without those of the prefix, F the width of features, K outputs.
+Shapes: B samples, T tokens without the prefix, F the width of features, K outputs.
 """
 
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ class PooledPredictor(nn.Module):
     Args:
         width: F.
         outputs: K.
-        pooling: "mean" over the valid tokens without those of the prefix, or "class_token", the
-            first token of the prefix.
+        pooling: "mean" over the valid tokens without the prefix, or "class_token", the first token
+            of the prefix.
         sample_width: S, the width of `Tokens.samples`; 0 if no features bypass the body.
     """
 
@@ -30,7 +30,7 @@ class PooledPredictor(nn.Module):
         self.linear = nn.Linear(width, outputs)
         self.skip: nn.Linear | None = None
         if sample_width:
-            # At first the outputs are those of the body's features alone.
+            # At first the outputs depend on the body's features alone.
             self.skip = nn.Linear(sample_width, outputs, bias=False)
             nn.init.zeros_(self.skip.weight)
 
@@ -50,7 +50,7 @@ class PooledPredictor(nn.Module):
 
 
 def pooled(features: Tokens) -> Tensor:
-    """Return [B, F], the mean over the valid tokens without those of the prefix."""
+    """Return [B, F], the mean over the valid tokens without the prefix."""
     token_features = features.x[:, features.prefix :]  # [B, T, F]
     mask = features.mask[:, features.prefix :]  # [B, T]
     weight = mask.unsqueeze(-1).to(token_features.dtype)

@@ -101,7 +101,7 @@ class TransferModel(nn.Module):
         outputs = features.x
         if _is_mixed(x.device):
             outputs = outputs.float()
-        # What a body computes at padding depends on the batch's other samples; outputs must not.
+        # A body's features at padding depend on the batch's other samples; outputs must not.
         if valid is not None:
             is_padding = ~features.mask.unsqueeze(-1)
             outputs = outputs.masked_fill(is_padding, 0.0)
@@ -128,7 +128,7 @@ class TransferModel(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean over models: of probabilities of classes or labels (as logits), or of numbers.
+    """The mean over models, of probabilities of classes or labels (as logits) or of numbers.
 
     Args:
         members: models of one task.
@@ -172,9 +172,9 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
-    """Return a copy of a model that shares with it all tensors except those named in `unshared`.
+    """Return a copy of a model that shares with it all tensors except the `unshared` tensors.
 
-    In this way several models share one frozen body in memory. The names are those of parameters
+    In this way several models share one frozen body in memory. `unshared` has names of parameters
     and buffers, as in `trained_state`.
     """
     unshared_names = set(unshared)
@@ -195,7 +195,7 @@ def _is_mixed(device: torch.device) -> bool:
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which autocast, where it is on, does nothing."""
+    """Return the context in which autocast, if it is on, does nothing."""
     if _is_mixed(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

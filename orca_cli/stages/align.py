@@ -136,8 +136,8 @@ def obtain_trajectory(
             drawn sample of some class is.
         UnavailableError: the device has no float64.
         FingerprintError: the run began with another trajectory, and the user has not allowed it.
-        NonFiniteError: the distance or its gradient is NaN or infinite; the weights are those of
-            the last step taken.
+        NonFiniteError: the distance or its gradient is NaN or infinite; the model keeps the weights
+            of the last step.
         MemoryExhaustedError: the distance does not fit into memory.
         InterruptionError: a signal asked to stop; the steps so far are in a checkpoint.
     """
@@ -177,7 +177,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
     finally:
         for parameter, requires_grad in earlier_settings:
             parameter.requires_grad_(requires_grad)
-            # Stage 3 never clears the gradients of what it freezes: they would stay in memory.
+            # Stage 3 never clears the gradients of frozen parameters: they would stay in memory.
             parameter.grad = None
 
 
@@ -265,7 +265,7 @@ class Trainer:
     the first step.
 
     Args:
-        plan: of the run; its `align.*` says how many steps are taken, and how.
+        plan: plan of the run; its `align.*` says how many steps are taken, and how.
         problem: distance to minimise; the embedder of its model is trained.
         run, reporter: receivers of checkpoints, curve and messages.
     """
@@ -342,7 +342,7 @@ class Trainer:
             }
             return Entry(checkpoint.snapshot(self._embedder), trajectory_record)
         except InterruptionError:
-            # Between two groups of classes the weights are those of the last step.
+            # Between two groups of classes the model still has the weights of the last step.
             self._save()
             raise
 

@@ -1,7 +1,7 @@
 """Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes.
 
 Paper 3.1. `build` is the whole stage; `make_model` also makes further members of stage 3, and
-`read_task` is what `orca data check` calls.
+`orca data check` calls `read_task`.
 """
 
 import copy
@@ -79,7 +79,7 @@ def build(
 
     Args:
         config: the settings, as composed.
-        reporter: of the run, for messages.
+        reporter: receiver of messages.
         earlier: record of an earlier attempt of the run; its decisions are reused if the data are
             the same.
         is_trained: False for a dry run, which fits the embedder to fewer samples if these have very

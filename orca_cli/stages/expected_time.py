@@ -37,8 +37,8 @@ from orca_cli.training.engine import Engine
 
 _STEPS = 4  # at most this number is timed; the first is slower, and counts only if it is alone
 _ENOUGH_S = 4.0  # time after which no further step is timed
-_SLOW_S = 1.0  # a step of a few samples that takes longer is scaled up to the whole step
-_FIRST_SAMPLES = 2  # of a step; they double until one is slow
+_SLOW_S = 1.0  # time from which a step of a few samples is scaled up to the whole step
+_FIRST_SAMPLES = 2  # number of samples of the first timed step; it doubles until a step is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARDS_OF_STEP = 4  # forward passes that a training step is assumed to cost, per sample
 _USED = 0.9  # fraction of a budget in minutes; the remainder covers work that is not timed
@@ -183,7 +183,7 @@ def planned(
     (stage -> seconds), or nothing if no step could be timed.
 
     Args:
-        config, built, engine, reporter: of the run.
+        config, built, engine, reporter: objects of the run.
         earlier: summary of stage 1 of an earlier attempt, whose decisions and expected times are
             reused; empty if there was no earlier attempt.
         spent_s: seconds that the run has taken so far, which count against the budget.

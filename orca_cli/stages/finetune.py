@@ -39,7 +39,7 @@ from orca_cli.training.loop import predict, score
 # Maximum number of values of training targets that the constant predictor is fitted to.
 _WHOLE_TARGETS = 2**26
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
-UNCHOSEN = "stage 3 trained on the validation samples too, so none are left for validation"
+UNCHOSEN = "stage 3 trained on the validation samples too, so no samples are left to validate on"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Tested:
     """The outcome of `test` for the chosen weights.
 
     Args:
-        score, trivial: the test error, and that of the best constant predictor that the training
-            targets allow; None if undefined.
+        score, trivial: the test error, and the error of the best constant predictor that the
+            training targets allow; None if undefined.
         interval: 95 % interval of the test error over test sets like this one; None if it cannot be
             computed.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
@@ -119,7 +119,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             checkpoint is intact.
         MemoryExhaustedError: a batch does not fit.
         DataError: there are fewer samples, or groups of them, than folds.
-        CheckpointError: there are checkpoints, but none is valid, or they belong to another mode.
+        CheckpointError: checkpoints exist, but are not valid or belong to another mode.
         InterruptionError: a signal asked to stop; the state is in a checkpoint.
     """
     run.set_state("finetune")
@@ -142,7 +142,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 continue
             if member.folder:
                 load_start(built, engine, run, member=member, first_start=first_start)
-            # Members share a series of checkpoints; the newest is that of the interrupted member.
+            # Members share a series of checkpoints; the newest belongs to the interrupted member.
             member_checkpoint = None
             if last_checkpoint is not None and last_checkpoint.records["member"] == number:
                 member_checkpoint = last_checkpoint
@@ -205,7 +205,7 @@ def _finish(training: MemberTraining) -> Entry:
     weights = training.chosen()
     tensors = {}
     if member.held_out is not None:
-        # The chosen weights, which are not always those of the last step.
+        # The chosen weights, which are not always the weights of the last step.
         load_trained_state(built.model, weights)
         batch_size = built.plan.train.eval_batch_size
         with signals.immediate():
@@ -221,7 +221,7 @@ def _finish(training: MemberTraining) -> Entry:
 def _alone(training: MemberTraining, first_start: dict[str, Tensor]) -> Trained:
     """Return the outcome of a run with a single model; write last/ and best/.
 
-    `first_start` has the weights that it started from, except those of a fitted predictor.
+    `first_start` has the weights that it started from, except the weights of a fitted predictor.
     """
     built = training.built
     stage_folder = training.run.stage("finetune")
@@ -340,7 +340,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
     The read is counted in 3_finetune/test_reads.jsonl before it happens. Writes
     3_finetune/predictions.npz: outputs [n, K] or [n, K, *E] in the task's units, targets, and
-    groups [n] where samples have any. Logs a warning if test inputs were trained on.
+    groups [n] if samples have them. Logs a warning if test inputs were trained on.
 
     Raises:
         DataError: the split is missing, damaged or empty.
@@ -458,7 +458,9 @@ def _error_record(error: Error, tested: Tested | None) -> Record:
         measured = tested.score
         reason = None
         if measured.value is None:
-            reason = f"undefined for all {measured.skipped} samples or classes that it averages"
+            reason = (
+                f"undefined for all {measured.skipped} samples or classes over which it averages"
+            )
     return {
         "name": error.name,
         "value": measured.value,

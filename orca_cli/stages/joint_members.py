@@ -120,7 +120,7 @@ def load_start(
     member: Member,
     first_start: dict[str, Tensor],
 ) -> None:
-    """Give the model the weights that a member starts from, except those of a fitted predictor.
+    """Give the model the weights that a member starts from, except for a fitted predictor.
 
     `first_start` has the weights with the run's own aligned embedder, from which the first member
     starts.
@@ -143,7 +143,7 @@ def commit_starts(
 ) -> None:
     """Replace the weights of all members by their weights before any step.
 
-    The outputs in the folders remain those of the trained weights, so that a resumed run makes the
+    The outputs in the folders still come from the trained weights, so that a resumed run makes the
     same decision.
     """
     for member, entry in zip(members, entries, strict=True):

@@ -135,7 +135,7 @@ def drawn_again(
     have seen the labels of the samples that validate it. `built` is not changed.
 
     Args:
-        built, engine: of the run.
+        built, engine: objects of the run.
         run: a separate run folder, in which the alignment saves what it needs to resume.
         member: member whose model is returned.
 
@@ -175,7 +175,7 @@ class MemberTraining:
 
     Args:
         built: output of stage 1; its model has the weights that the member starts from.
-        engine, run: of the run.
+        engine, run: objects of the run.
         member: member to train.
         saver: checkpoints of the stage, one series for all members.
         first_step: number of steps in the stage before the member's own first step.
@@ -308,8 +308,7 @@ class MemberTraining:
         return trained_state(self.built.model)
 
     def _save(self) -> None:
-        # After the last step, what follows needs no optimizer, whose state is twice the size of the
-        # weights.
+        # After the last step, no optimizer is needed, whose state is twice the size of the weights.
         is_last = self._step == self._steps.total
         new_checkpoint = checkpoint.Checkpoint(
             step=self.first_step + self._step,

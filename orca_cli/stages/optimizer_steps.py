@@ -44,8 +44,8 @@ class OptimizerSteps:
     """The optimizer steps of stage 3 on some samples; close it, since it reads batches ahead.
 
     Args:
-        built: its model has to be on the engine's device.
-        engine: of the run.
+        built: output of stage 1; its model must be on the engine's device.
+        engine: engine of the run.
         samples: samples to train on.
         seed: seed of all draws: order, augmentation and dropout.
 
@@ -270,7 +270,7 @@ def share(team: Team, settings: Callable[[], Config]) -> int:
     So this function raises only an error that occurred in this process alone.
 
     Args:
-        team: of the run.
+        team: processes of the run.
         settings: function that composes the run's settings; it is called when the first process has
             read the data, and so has created the files that all processes share.
     """

@@ -144,7 +144,8 @@ class TrainPlan(Train):
             "validation", "test", "folds" or "nothing", and the samples; None with "nothing".
         """
         if self.folds:
-            # Before `refit`: folds hold out validation samples too, where those are trained on.
+            # Checked before `refit`: folds hold out validation samples too, if these are trained
+            # on.
             return "folds", learned
         if self.refit:
             return "nothing", None
@@ -153,7 +154,7 @@ class TrainPlan(Train):
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided.
+    """The settings of a run, with the settings of stage 3 decided.
 
     Args:
         decided: decisions about settings that were open, with their reasons.
@@ -263,7 +264,7 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
         decision = rule(facts, train)
         if decision is None:
             continue
-        # A resumed run keeps its own value, even where a rule has changed since.
+        # A resumed run keeps its own value, even if a rule has changed since.
         decided[dotted_key] = recorded.get(dotted_key, decision)
         # Rules further down read this setting.
         train = replace(train, **{name: decided[dotted_key].value})
@@ -298,7 +299,7 @@ def _select(facts: Facts, train: TrainPlan) -> Decision:
     if train.folds:
         return Decision(
             "last",
-            f"train.folds={train.folds} validates on all samples: none are left to choose weights",
+            f"train.folds={train.folds} validates on all samples and leaves none to choose weights",
         )
     if facts.typed.refit is True:
         return Decision("last", "train.refit=true leaves no samples to choose weights")

@@ -96,7 +96,7 @@ class ProblemForm:
 
 
 def form_of(metric: Metric, settings: Align) -> ProblemForm:
-    """Return the form of problems by the settings or, where these are null, by the metric."""
+    """Return the form of problems by the settings or, if these are null, by the metric."""
     classes_per_problem = settings.classes_per_problem  # 0 for all, as users write it
     if classes_per_problem is None:
         classes_per_problem = 0 if metric.all_classes else 1
@@ -158,7 +158,7 @@ class Problem:
 
         Returns:
             the weighted sum of all distances, and the worst diagnostics: the largest iterations and
-            marginal_error, where the metric has them.
+            marginal_error, if the metric has them.
         """
         loss = 0.0
         worst: dict[str, float] = {}
@@ -179,8 +179,8 @@ class Problem:
     ) -> Iterator[list[tuple[float, Distance]]]:
         """Yield weight and distance of every group of classes, on the points that `names` draw.
 
-        Groups whose points are embedded together come in one list, and share a graph: their sum is
-        to be differentiated.
+        Groups whose points are embedded together come in one list, and share a graph: differentiate
+        their sum.
         """
         groups = self.groups(split, *names)
         # The memory of their inputs and points limits how many groups are embedded together.
@@ -348,7 +348,7 @@ class Problem:
         def choose(owners: np.ndarray) -> np.ndarray:
             return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
-        # `Draw` takes ascending samples; no two classes have one in common.
+        # `Draw` takes ascending samples; no two classes have a sample in common.
         return Draw(indices=np.sort(np.concatenate(indices_read)), choose=choose)
 
     def _of_samples(
@@ -404,7 +404,7 @@ def make_problem(
     """Embed the source of a run that has an alignment, or read it from the cache; label the target.
 
     Args:
-        built, engine, reporter: of the run.
+        built, engine, reporter: objects of the run.
         all_examples: as in `source_features`; a few examples suffice if only time is measured.
 
     Raises:

@@ -22,7 +22,7 @@ _RESTARTS = 10
 _PASSES = 3
 
 
-Labels = tuple[np.ndarray, np.ndarray]  # of training and validation samples, [n] and [m]
+Labels = tuple[np.ndarray, np.ndarray]  # labels of training and validation samples, [n] and [m]
 
 
 def class_labels(
@@ -30,7 +30,7 @@ def class_labels(
 ) -> Labels:
     """Return a class for every training and validation sample, [n] and [m] int64.
 
-    Clusters are those of the training targets. Targets of kind "classes" are returned as they are.
+    Clusters are fitted to the training targets. Targets of kind "classes" are returned as they are.
     If a target is one number, it is binned, so that all classes have about as many training
     samples. All other targets are clustered by k-means after the mean of the known values is
     subtracted: label sets as they are, real values divided by the deviation of their channel,
@@ -40,7 +40,7 @@ def class_labels(
     as a whole.
 
     Args:
-        kind: of the task.
+        kind: kind of the task.
         train, validation: targets, shaped as `interfaces.Batch.y`.
         num_clusters: number of classes; there may be fewer if samples are few or numbers equal.
         seed: seed of the clustering.
@@ -105,7 +105,7 @@ def _bins(train: np.ndarray, validation: np.ndarray, num_bins: int) -> Labels:
     bin_edges = np.unique(np.quantile(known_numbers, levels, method="inverted_cdf"))
     # The bin above an edge at the largest number would be empty.
     bin_edges = bin_edges[bin_edges < known_numbers[-1]]
-    # The lower of two middle ones, so that it is one of the numbers.
+    # The lower of the two middle numbers, so that the median is itself one of the numbers.
     median = known_numbers[(len(known_numbers) - 1) // 2]
 
     def binned(targets: np.ndarray) -> np.ndarray:

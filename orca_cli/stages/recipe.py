@@ -40,7 +40,7 @@ def with_recipe(config: Config, task: TaskData, recorded: Decided) -> tuple[Conf
     if finetune.get(parts.TARGET) is None:
         has_bank = embedder[parts.TARGET] == _part("embedder", _BANK)[parts.TARGET]
         mode = "layernorm" if has_bank else "full"
-        decided["finetune"] = Decision(mode, f"the mode for the embedder {_name_of(embedder)}")
+        decided["finetune"] = Decision(mode, f"default for the embedder {_name_of(embedder)}")
         finetune = _part("finetune", mode)
     return replace(config, embedder=embedder, finetune=finetune), decided
 

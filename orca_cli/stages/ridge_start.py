@@ -130,12 +130,12 @@ class _Table(NamedTuple):
 
 
 def _standardised(features: np.ndarray) -> _Table:
-    """Return features [n, F] whose rows have length 1 on average; constant ones are 0."""
+    """Return features [n, F] whose rows have length 1 on average; constant features are 0."""
     mean = features.mean(0)
     deviation = features.std(0)
     is_varying = deviation > _CONSTANT
     reciprocal = np.where(is_varying, 1 / np.where(is_varying, deviation, 1.0), 0.0)
-    # The more features there are, the smaller each is: rows of both tables have the same length.
+    # With more features, each is smaller: rows of both tables have the same length.
     factor = reciprocal / max(1, is_varying.sum()) ** 0.5
     return _Table(x=(features - mean) * factor, mean=mean, factor=factor)
 

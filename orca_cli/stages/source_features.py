@@ -55,7 +55,7 @@ class Wanted:
             row, if it has that many.
         length: tokens of a target sample.
         points: upper bound on the number of points, drawn by the seed without replacement.
-        seed: of all draws.
+        seed: seed of all draws.
         cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
         labels: "given", "clusters" for k-means clusters of the points, as many as there are
             classes, or "shuffled".
@@ -70,7 +70,7 @@ class Wanted:
 
 
 def moments(batch: Tokens) -> Tensor:
-    """Return sums over the tokens of a batch that are not padding, to be added up over batches.
+    """Return sums over the non-padding tokens of a batch, which callers add up over batches.
 
     Returns:
         [3 + D] float64: the number of tokens, the sum of their squared lengths, the sum over tokens
@@ -147,7 +147,7 @@ def source_features(
 ) -> EmbeddedSource:
     """Return the source as labelled points.
 
-    Its examples are read only where the points are not in the cache, which has an entry for every
+    Its examples are read only if the points are not in the cache, which has an entry for every
     device, build of torch and number of threads, since last bits may differ.
 
     Args:
@@ -185,7 +185,7 @@ def source_features(
             _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
         ),
     )
-    # The points after the first `wanted.points` are the further ones (`_FRESH`).
+    # The points after the first `wanted.points` are the further points (`_FRESH`).
     cloud = Features(
         x=stored_entry.tensors["x"][: wanted.points].to(device),
         labels=stored_entry.tensors["labels"][: wanted.points].to(device),
@@ -197,7 +197,7 @@ def source_features(
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: EmbeddedSource, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric with these settings computes from the source alone (`Metric.prepare`).
+    """Return the tensors that a metric computes from the source alone (`Metric.prepare`).
 
     It is cached like the source, and returned on the device of the source's points.
     """
@@ -234,14 +234,14 @@ class _Ranked(NamedTuple):
 
 
 def _smallest(pieces: list[_Ranked], limit: int) -> _Ranked:
-    """Return at most `limit` points, those with the smallest ranks, in the order of the pieces."""
+    """Return the `limit` points with the smallest ranks, or all, in the order of the pieces."""
     points = _Ranked(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
     rows = torch.argsort(points.ranks)[:limit].sort().values
     return _Ranked(*(tensor[rows] for tensor in points))
 
 
 def _ordered(points: _Ranked, num_first: int) -> dict[str, Tensor]:
-    """Return points and labels: the first by rank, then the further ones (`_FRESH`).
+    """Return points and labels: the first by rank, then the further points (`_FRESH`).
 
     Within both, points keep their order.
     """
@@ -257,8 +257,8 @@ def _embed(
 ) -> Entry:
     """Embed the source and keep a uniform draw of its points.
 
-    Every point gets a random rank, and those with the smallest ranks are kept: first as many as
-    `wanted.points`, then the further ones (`_FRESH`), both in the order of the examples.
+    Every point gets a random rank, and those with the smallest ranks are kept: first
+    `wanted.points` points, then the further points (`_FRESH`), both in the order of the examples.
     """
     draw_name = ("align", "source", wanted.features, wanted.points)
     generator = seeding.torch_generator(wanted.seed, *draw_name)

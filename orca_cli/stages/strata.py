@@ -113,7 +113,7 @@ def by_class(
     members = {int(label): np.flatnonzero(labels == label) for label in np.unique(classes)}
     sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
     if fractions is not None:
-        # Scaled up to the whole side: reading a part of a class leaves its share as it is.
+        # Scaled up to the whole side: reading only a part of a class does not change its share.
         sizes = {label: size / fractions[label] for label, size in sizes.items()}
     strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:

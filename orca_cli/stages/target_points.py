@@ -128,8 +128,8 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
     """Return the embedder's tokens of some samples.
 
-    Large samples are read a few at a time: the gradient does not need their inputs, only what fits
-    onto the body's canvas.
+    Large samples are read a few at a time: the gradient does not need the inputs, but only their
+    content on the body's canvas.
     """
     # All pieces stay in one graph: the caller differentiates through every sample.
     pieces = [

@@ -156,7 +156,7 @@ def _weights(setting_name: str, setting: Any, task: TaskData) -> list[float]:
     Args:
         setting_name: `_CLASS_WEIGHTS` or `_LABEL_WEIGHTS`.
         setting: "balanced" or a list of weights.
-        task: that of the run.
+        task: task of the run.
     """
     if setting != "balanced":
         if len(setting) != task.num_outputs:
@@ -168,7 +168,7 @@ def _weights(setting_name: str, setting: Any, task: TaskData) -> list[float]:
         return [float(weight) for weight in setting]
     counts = target_counts(task)  # [K], or [2, K] of labels
     is_of_classes = setting_name == _CLASS_WEIGHTS
-    # Weights of classes need counts [K], those of labels counts [2, K].
+    # Weights of classes need counts [K], weights of labels need counts [2, K].
     if is_of_classes == (counts.ndim > 1):
         raise ConfigError(
             "does not apply to the targets of this task",

@@ -76,8 +76,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         bytes_needed += sum(tensor.nbytes for tensor in tensors.values())
     # Checked first, so that half a checkpoint does not take up the space that is left.
     storage.require_space(folder, bytes_needed)
-    # The checkpoint gets its name last, so a crash inside the block leaves none that is half
-    # written.
+    # The checkpoint gets its name last, so a crash inside the block leaves no half-written
+    # checkpoint.
     with storage.commit_folder(checkpoint_folder, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
         save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
@@ -107,7 +107,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     one before it is used.
 
     Raises:
-        CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
+        CheckpointError: checkpoints exist, but no checkpoint is valid, or a newer program wrote
+            them.
         StorageError: a checkpoint exists but cannot be read.
     """
     for checkpoint_folder in reversed(checkpoints(folder).values()):
@@ -116,8 +117,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         except ChecksumError as error:
             log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(checkpoint_folder)
-    # Folders that were moved aside match the pattern too. Where checkpoints existed, a silent start
-    # at step 0 would throw away the work in them.
+    # Folders that were moved aside match the pattern too. If checkpoints existed, a silent start at
+    # step 0 would throw away the work in them.
     if any(folder.glob("step-*")):
         raise CheckpointError(
             "no valid checkpoint found",
@@ -160,15 +161,15 @@ def _load(folder: Path, owner: str) -> Checkpoint:
 
 def _check_owner(folder: Path, owner: str) -> None:
     """Raise ChecksumError if a folder is damaged or belongs to another run."""
-    # A manifest proves only that the content is whole; the owner ties it to this run's settings.
+    # A manifest proves only that the content is intact; the owner ties it to this run's settings.
     if storage.verify_folder(folder) != owner:
         raise ChecksumError("belongs to another run", where=str(folder))
 
 
 class Saver:
-    """Loads the newest checkpoint of a stage, and saves new ones as training goes on.
+    """Loads the newest checkpoint of a stage, and saves new checkpoints during training.
 
-    A new one is due whenever `every_s` seconds have passed.
+    A new checkpoint is due whenever `every_s` seconds have passed.
     """
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:

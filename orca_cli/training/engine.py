@@ -29,8 +29,8 @@ _SMALL_TOKENS = 128
 def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
-    Apple's MPS has to be requested: it has no float64, which alignment and targets far from zero
-    need, and nothing was measured on it.
+    Apple's MPS must be requested: it has no float64, which alignment and targets far from zero
+    need, and no measurement was made on it.
 
     Raises:
         ConfigError: the kind of device is unknown.
@@ -40,7 +40,7 @@ def choose_device(setting: str) -> torch.device:
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, gpu_number = setting.partition(":")
-    # torch names more kinds of devices; on those nothing has been tried.
+    # torch has more kinds of devices, but this program was not tried on them.
     is_allowed_kind = kind in ("cpu", "cuda", "mps")
     is_numbered_gpu = kind == "cuda" and gpu_number.isdigit()
     if not is_allowed_kind or (gpu_number and not is_numbered_gpu):

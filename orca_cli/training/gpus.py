@@ -37,7 +37,7 @@ def visible() -> list[str]:
         listed_names = [name.strip() for name in variable.split(",")]
         # "-1" and an empty variable hide all GPUs.
         return [name for name in listed_names if name not in ("", "-1")]
-    # Imported only where the variable does not answer: torch takes seconds to load.
+    # Imported only if the variable is not set: torch takes seconds to load.
     import torch
 
     return list(map(str, range(torch.cuda.device_count())))
@@ -49,7 +49,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     A process that has taken a GPU keeps it.
 
     Args:
-        names: names of the GPUs that may be taken, possibly none.
+        names: names of the GPUs that may be taken; may be empty.
         folder: folder of the locks; default: this user's folder among the machine's temporary
             files.
 
@@ -92,7 +92,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
                 f"waiting for a GPU: all {slot_count} places on the GPUs {gpu_names} are taken"
             )
             is_waiting = True
-        # A wait may last hours, so it has to notice signals.
+        # A wait may last hours, so it must notice signals.
         signals.check()
         time.sleep(_LOOK_EVERY_S)
 

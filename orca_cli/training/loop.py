@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 _WAITING_BYTES = 2**26  # maximum size of the outputs that wait on a GPU
 _AHEAD = 2  # number of batches that are read ahead
-# Held while a thread reads: two readers of one process may share files, such as those of a split.
+# Held while a thread reads: two readers of one process may share files, such as the files of a
+# split.
 _READING = threading.Lock()
 
 
@@ -169,7 +170,8 @@ def train_step(
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
     The mean of a piece is weighted by the number of samples or known targets that it averages over,
-    so that the gradient is that of one batch of all samples. It is clipped once, as a whole.
+    so that the gradient equals the gradient of one batch of all samples. It is clipped once, as a
+    whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -220,7 +222,7 @@ def train_step(
         total_loss, gradient_norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
-    # The weights are still those before the step.
+    # The model still has the weights before the step.
     if not math.isfinite(total_loss):
         raise _not_finite("loss", total_loss, optimizer, step)
     # At fp16 the scaler leaves out such a step by itself and lowers the scale.
@@ -239,7 +241,7 @@ def _not_finite(
         f"the {quantity} is {number} at step {step}, with a learning rate of {rate:g}; the step "
         "was not taken",
         where="train.lr",
-        hint="try a smaller train.lr or train.clip=1",
+        hint="try a smaller train.lr, or set train.clip=1",
     )
 
 
@@ -260,7 +262,7 @@ def _with_factors(
         adds_batches: whether the loss of the step is the sum of its batches' means; else it is the
             mean over all samples.
     """
-    # A loss that adds up its samples needs no weights: the sums of pieces add up to that of the
+    # A loss that adds up its samples needs no weights: the sums of pieces add up to the sum of the
     # step.
     if is_sum(loss):
         return prepared, [1.0 for _ in pieces]
@@ -277,7 +279,7 @@ def _with_factors(
         read_batches: list[Batch] = []
 
         def weigh_own() -> dict[int, float]:
-            # Reading is part of the gathered work: if it fails, it has to fail in all processes.
+            # Reading is part of the gathered work: if it fails, it must fail in all processes.
             read_batches.extend(prepared)
             own_weights = {}
             for piece_index, piece in enumerate(pieces):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-BETAS = (0.9, 0.98)  # of adam and adamw in stage 3, as in the released code
+BETAS = (0.9, 0.98)  # betas of adam and adamw in stage 3, as in the released code
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -59,7 +59,7 @@ def make_optimizer(
 
     Args:
         kind: sgd, adam or adamw.
-        parameters: those that require a gradient are trained.
+        parameters: parameters, of which those that require a gradient are trained.
         lr, weight_decay, momentum, betas: as in torch.
         outer: further parameters, whose rate is multiplied by `outer_rate`.
         outer_rate: factor on the rate of `outer`.

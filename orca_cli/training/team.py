@@ -67,7 +67,7 @@ class Team:
         _share_processors(rank)
         os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
-        # Tensors on the CPU go by gloo, those on a GPU by nccl.
+        # Tensors on the CPU travel by gloo, tensors on a GPU by nccl.
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
             # An exception of a signal would leave the others waiting.
@@ -111,7 +111,7 @@ class Team:
             raise UnavailableError(
                 f"{rank.local_size} processes need a GPU each, but this machine has {gpu_count}",
                 where="device",
-                hint="start as many processes as there are GPUs",
+                hint="start at most one process for each GPU",
             )
         # The default device of this process: nccl, and libraries that ask for "cuda", use it.
         torch.cuda.set_device(rank.local_number)
@@ -150,7 +150,7 @@ class Team:
     # Tensors
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the first process's tensors, on a device; those of other processes are ignored."""
+        """Return the first process's tensors, on a device; other processes' tensors are ignored."""
         own_header = []
         for name, tensor in tensors.items():
             dtype_name = str(tensor.dtype).removeprefix("torch.")
@@ -205,7 +205,7 @@ class Team:
             numbers = work()
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
-        # Whether the work failed, the signal, and the numbers, 0 for those of other processes.
+        # Whether the work failed, the signal, and the numbers, 0 for other processes' numbers.
         own_row = torch.zeros(2 + count, dtype=torch.float64)
         own_row[0] = error is not None
         own_row[1] = signals.pending() or 0
@@ -230,7 +230,7 @@ class Team:
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
-        """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
+        """Note in the first process the signals of the others, [processes - 1]; 0 means none."""
         signal_numbers = [int(number) for number in received if number]
         if self.leads and signal_numbers:
             # If several came, the first in the order of the processes counts.
@@ -239,7 +239,8 @@ class Team:
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
         encoded = json.dumps(facts).encode()
-        # A bytearray, since torch warns of memory that it must not write, such as that of bytes.
+        # A bytearray, since torch warns of memory that it must not write, such as the memory of
+        # bytes.
         content_bytes = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
         content_length = torch.tensor([len(content_bytes)])
         with _reaching_the_others():
@@ -271,14 +272,14 @@ def _share_processors(rank: Rank) -> None:
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))
         threads = max(1, processors // rank.local_size)
-    # In the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
+    # Set in the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 
 
 def _add_up_bucket(tensors: list[Tensor]) -> None:
     """Replace tensors of one type by their sums over the processes, in one exchange."""
-    # One exchange for many small tensors: each exchange has a latency of its own.
+    # One exchange for many small tensors: each exchange has its own latency.
     joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _reaching_the_others():
         distributed.all_reduce(joined)

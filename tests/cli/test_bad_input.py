@@ -52,8 +52,14 @@ SWIN = ["body=swin_tiny", "task.layout=image"]
 @pytest.mark.parametrize(
     ("overrides", "texts"),
     [
-        ([*SWIN, "source=stdlib_docs"], ["the body needs image", "source=cifar10 or source=digits for image"]),
-        ([*SWIN, "source=digits", "finetune=prompt"], ["accepts no learned tokens before", "body=vit"]),
+        (
+            [*SWIN, "source=stdlib_docs"],
+            ["the body needs image", "source=cifar10 or source=digits for image"],
+        ),
+        (
+            [*SWIN, "source=digits", "finetune=prompt"],
+            ["accepts no prompt tokens before", "body=vit"],
+        ),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
     ],
     ids=["body and source", "body and finetune", "validation and test"],

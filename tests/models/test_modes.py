@@ -272,11 +272,11 @@ def test_lora_without_layers_of_its_roles_is_refused(make):
 @pytest.mark.parametrize(
     ("body", "prompt", "message"),
     [
-        ("swin", Prompt(), "accepts no learned tokens before the tokens of the input; use another"),
+        ("swin", Prompt(), "accepts no prompt tokens before the tokens of the input; use another"),
         (
             "gpt2",
             Prompt(tokens=40),
-            "40 learned tokens and 40 tokens .* accepts; use embedder.max_tokens=24",
+            "40 prompt tokens and 40 tokens .* accepts; use embedder.max_tokens=24",
         ),
     ],
     ids=["windows", "too long"],

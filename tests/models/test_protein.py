@@ -102,7 +102,7 @@ def test_a_pickle_that_runs_code_is_refused(package, trap):
 
 def test_a_file_with_another_checksum_is_not_opened(package, trap):
     torch.save({"trap": trap}, package())
-    message = r"pytorch_model\.bin: .*differs from the published one"
+    message = r"pytorch_model\.bin: .*differs from the published checksum"
     with pytest.raises(ChecksumError, match=message):
         protein.load("antiberty")
 

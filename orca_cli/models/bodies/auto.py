@@ -50,7 +50,7 @@ def load(
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """Return the module of each family: those in this package that have `CLASSES` and `load`."""
+    """Return the module of each family: modules of this package with `CLASSES` and `load`."""
     modules = {}
     module_names = [module.name for module in pkgutil.iter_modules(bodies.__path__)]
     # Sorted, so that the order of the families does not depend on the file system.

@@ -150,7 +150,7 @@ class Body(nn.Module, ABC):
         return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
 
     def linear_names(self, role: Role) -> list[str]:
-        """Return the names of the linear layers with a role; empty if the family has none."""
+        """Return the names of the linear layers with a role; empty if no layer has it."""
         if role not in self.linears:
             return []
         pattern = self.linears[role]
@@ -210,7 +210,7 @@ class TextBody(Body):
             model,
             folder,
             embeddings,
-            # A model has no positions beyond those of its pretraining.
+            # A model has no positions beyond the length of its pretraining.
             max_tokens=min(max_tokens, _pretrained_length(model.config)),
             width=model.config.hidden_size,
         )
@@ -333,7 +333,7 @@ class ImageBody(Body):
     """A body for maps, such as images.
 
     Attributes:
-        patch: pixels per side of a patch of its own embedding layer.
+        patch: number of pixels per side of a patch of the embedding layer.
         patch_grid: (rows, columns) of the patches of its canvas.
         least_grid: smallest number of rows, and of columns, of patches that it accepts.
     """
@@ -386,8 +386,7 @@ class ImageBody(Body):
         if self.source_resolution != "body":
             canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
-        # The same weights as those that an embedder starts from, so that source and target start in
-        # one space.
+        # An embedder starts from the same weights, so that source and target start in one space.
         weights = self.embedder_init()
         assert weights.patch_weight is not None
         pixel_mean = torch.tensor(weights.pixel_mean, device=self.device).view(3, 1, 1)
@@ -431,7 +430,7 @@ class ImageBody(Body):
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the mean and deviation that images were normalised with in pretraining.
 
-        If the checkpoint does not record them, they are those of ImageNet.
+        If the checkpoint does not record them, the values of ImageNet are returned.
         """
         settings_file = self.folder / "preprocessor_config.json"
         if not settings_file.exists():

@@ -65,7 +65,7 @@ def _check_esm2(config: Any, folder: Any) -> None:
 
 
 class EncoderBody(TextBody):
-    """A body that computes its own, mostly relative, positions, so that the embedder adds none.
+    """A body that computes its own, mostly relative, positions; the embedder adds no positions.
 
     Attributes:
         reader: name of the submodule that reads the tokens.

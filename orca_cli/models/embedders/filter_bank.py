@@ -39,7 +39,7 @@ class FilterBank(nn.Module):
 
     The filters are random and never trained. `fit` learns from training data how to standardise the
     features. Two linear layers, which are trained, map the features to the body's width D. The
-    features of a sample are added to those of each of its tokens.
+    features of a sample are added to the features of each of its tokens.
 
     Args:
         layout: how the canvas is cut into tokens.
@@ -89,7 +89,7 @@ class FilterBank(nn.Module):
         self._has_values = values and is_sequence and num_values <= _MAX_VALUES
         self._has_means = not self._has_values and num_means <= _MAX_VALUES
         self.adds = width is not None
-        # `_answers` has two features of every filter, and one of every scale.
+        # `_answers` returns two features of every filter, and one feature of every scale.
         self.sample_width = num_scales * (2 * filters + 1)
         if self._has_values:
             self.sample_width += num_values
@@ -358,7 +358,7 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
 def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     """Return positions [..., axes] as numbers in row-major order, [...].
 
-    All positions outside the input get the number P, which follows the last one inside.
+    All positions outside the input get the number P, which follows the last number inside.
     """
     sizes = np.array(extent)
     is_inside = ((positions >= 0) & (positions < sizes)).all(-1)

@@ -74,8 +74,8 @@ class Overlap(Embedder):
 
     The kernel is three strides wide and centred on the token's own patch. Padding and positions
     beyond the input's ends count as zeros. The body's patch filter, if any, starts in the centre of
-    the kernel with zeros around it, so that the initial outputs are those of `Patch`. The arguments
-    are those of `Patch`.
+    the kernel with zeros around it, so that the initial outputs are the same as with `Patch`. The
+    arguments are the same, too.
     """
 
     init: Init = "pretrained"
@@ -117,8 +117,12 @@ class Multiscale(Embedder):
     max_tokens: MaxTokens = None
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
-    filters: Annotated[Count, "number of filters per scale, as features of the sample"] = 128
-    token_filters: Annotated[Count, "number of filters per scale, as features of a token"] = 32
+    filters: Annotated[
+        Count, "number of filters per scale whose outputs are features of the whole sample"
+    ] = 128
+    token_filters: Annotated[
+        Count, "number of filters per scale whose outputs are features of a token"
+    ] = 32
     scales: Annotated[
         Count,
         "number of scales, whose filters read values 1, 2, 4, ... positions apart; "
@@ -164,19 +168,19 @@ class Multiscale(Embedder):
 
 
 class ConvolutionEmbedder(nn.Module, InputLayer):
-    """Maps inputs to tokens in the body's space, one for every k positions along every axis.
+    """Maps inputs to tokens in the body's space, a token for every k positions along every axis.
 
         token = norm(convolution(x) + features of `beside`) + position
 
-    The initial weights come from torch's global generator and the body. For bodies without a norm
-    or positions, the embedder has none either.
+    The initial weights come from torch's global generator and the body. If the body has no norm or
+    no positions, neither has the embedder.
 
     Args:
         layout, width, body, prefix: as in `interfaces.Embedder`.
         init: "pretrained": norm, positions and, if the body has one, the patch filter start with
             the body's weights; "random": the convolution is drawn as in the paper, the norm has
             weight 1 and bias 0, positions are drawn from N(0, 0.02).
-        reach: number of patches that a token sees on either side of its own.
+        reach: number of patches that a token sees on either side of its own patch.
         beside: filter bank whose features are added to the convolution's outputs, unless the filter
             bank has no width.
         has_bypass: whether the filter bank's features of whole samples bypass the body and go to

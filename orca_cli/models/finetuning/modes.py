@@ -205,7 +205,7 @@ class LoRA(Finetune):
             body.set_submodule(name, layer)
 
     def _layer_names(self, body: Any) -> list[str]:
-        """Return the names of the linear layers with these roles; ConfigError if there are none."""
+        """Return the names of the linear layers with these roles; ConfigError without any."""
         # A layer may have several roles; a dictionary keeps the order.
         layer_names: dict[str, None] = {}
         for role in self.roles:
@@ -256,10 +256,10 @@ class Prompt(Finetune):
     numbers the prompt too. Stage 2 runs without the prompt.
     """
 
-    tokens: Annotated[Count, "number of learned tokens"] = 10
+    tokens: Annotated[Count, "number of prompt tokens, which are learned"] = 10
     depth: Annotated[
         Literal["shallow", "deep"],
-        "shallow: learned tokens before the first layer; deep: others before every layer",
+        "shallow: prompt tokens before the first layer; deep: other tokens before every layer",
     ] = "shallow"
     train_embedder: Annotated[
         bool, "true: the embedder is trained too (in the paper it is not)"
@@ -286,7 +286,7 @@ class Prompt(Finetune):
         """Raise ConfigError if the body does not accept the prompt."""
         if not body.takes_prefix:
             raise ConfigError(
-                "this body accepts no learned tokens before the tokens of the input",
+                "this body accepts no prompt tokens before the tokens of the input",
                 where="finetune",
                 hint="use another body such as body=vit or body=minilm",
             )
@@ -300,7 +300,7 @@ class Prompt(Finetune):
             if available_tokens > 0:
                 hint = f"use embedder.max_tokens={available_tokens}"
             raise ConfigError(
-                f"{self.tokens} learned tokens and {input_tokens} tokens of the input are more "
+                f"{self.tokens} prompt tokens and {input_tokens} tokens of the input are more "
                 "than this body accepts",
                 where="finetune.tokens",
                 hint=hint,
@@ -333,7 +333,7 @@ def _prefix_length(model: Any) -> int:
 
 
 class PromptTokens(nn.Module):
-    """Learned tokens [p, D] after those of the prefix.
+    """Learned tokens [p, D] after the tokens of the prefix.
 
     Their first values are uniform, with VPT's bound for a patch filter of D weights.
 

@@ -170,8 +170,7 @@ def train_step(
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
     The mean of a piece is weighted by the number of samples or known targets that it averages over,
-    so that the gradient equals the gradient of one batch of all samples. It is clipped once, as a
-    whole.
+    so that the gradient is as with one batch of all samples. It is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.

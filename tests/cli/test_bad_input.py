@@ -75,7 +75,7 @@ def test_settings_that_contradict_each_other(refused, small, tiny, overrides, te
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("task.loss={_target_:torch.nn.Module}", "task.loss: Module is not a loss"),
+        ("task.loss={_target_:torch.nn.Module}", "task.loss: Module does not accept"),
         ("task.error={_target_:torch.nn.L1Loss}", "task.error: L1Loss is not an error"),
     ],
 )

@@ -1,6 +1,6 @@
 """The predictors (paper 3.1, h).
 
-The pooled one has an output per sample, the dense one an output at every position.
+The pooled predictor has outputs for each sample, the dense predictor for each position.
 
 Shapes: B samples, T tokens without the prefix, F the width of features, K outputs.
 """

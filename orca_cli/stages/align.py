@@ -149,7 +149,7 @@ def obtain_trajectory(
         with signals.immediate():
             problem, source = make_problem(built, engine, reporter)
         trajectory_name = fingerprint(built, source.key, engine.device)
-        # Before the cache is asked: the steps of a resumed run must all belong to one trajectory.
+        # Checked before the cache: the steps of a resumed run must all belong to one trajectory.
         run.check_fingerprint("align", {"trajectory": trajectory_name})
         trajectory = cached(
             cache_folder(plan) / _CACHE / trajectory_name,

@@ -110,8 +110,8 @@ class OptimizerSteps:
         team = self._engine.team
         sample_rows = self._rows(step)
         with (
-            # A signal that raised inside a step would leave the others in a collective call forever
-            # (decision 0019).
+            # An exception by a signal inside a step would leave the other processes in a collective
+            # call forever (decision 0019).
             signals.postponed() if team is not None else nullcontext(),
             governed_by("train.batch_size", _SMALLER),
         ):

@@ -319,7 +319,7 @@ def _refit(facts: Facts, train: TrainPlan) -> Decision:
     # Samples that the user set apart stay apart.
     if not facts.task.validation_drawn:
         return Decision(False, "the validation samples were not drawn from the training data")
-    # The validation samples are the test split here, which nothing may train on.
+    # The validation samples are the test split here, on which no run may train.
     if facts.typed.validate_on == "test":
         return Decision(False, "train.validate_on=test, and no run trains on the test split")
     if facts.config.task.get("train_fraction") is not None:
@@ -341,7 +341,7 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     """
     num_samples = train.count_learned(facts.task)
     steps_per_epoch = train.steps_per_epoch(num_samples)
-    # Bounds are in steps, since a pass over a small set takes only a few.
+    # Bounds are in steps, since a pass over a small data set takes only a few steps.
     if num_samples <= _SMALL_SET:
         total_steps = 400.0
     elif num_samples <= _MIDDLE_SET:
@@ -363,7 +363,7 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
 def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
     num_samples = train.count_learned(facts.task)
-    # The gain of a second member was not measured on larger sets and bodies (decision 0021).
+    # The gain of a second member was not measured on larger data sets and bodies (decision 0021).
     is_cheap = facts.is_small and num_samples <= _MIDDLE_SET and facts.tokens <= _SHORT
     # Members differ in their random filters, which a body's own layer and plain patches lack.
     is_bank = facts.starts_as_ridge and not facts.starts_with_features

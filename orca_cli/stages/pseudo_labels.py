@@ -67,7 +67,7 @@ def class_labels(
             clusters = MiniBatchKMeans(num_clusters, n_init=_RESTARTS, random_state=random_state)
             generator = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
-                order = generator.permutation(len(train))  # another one in every pass
+                order = generator.permutation(len(train))  # a new order in every pass
                 # k-means cannot begin with a batch of fewer samples than clusters.
                 for rows in _batches(train, order, encoder.width, least_size=num_clusters):
                     # Ascending rows are read from a file faster.

@@ -109,7 +109,7 @@ def variances(moments: Tensor) -> dict[str, float]:
 def collapse(tokens: Tokens) -> dict[str, float]:
     """Return how far embedded samples are spread.
 
-    If the values are below the source's variances, the tokens have drawn together (collapsed).
+    If the values are below the source's variances, the tokens have collapsed.
 
     Returns:
         variance_within and variance_between as in `variances`, and token_variance, the share of

@@ -118,6 +118,6 @@ def by_class(
     strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:
         return strata
-    # A sample would have no point at all: all points count as one class, 0.
+    # Otherwise samples would have no points: all points count as one class, 0.
     one_class = [np.zeros(1, dtype=np.int64) for _ in classes]
     return Strata(members={0: np.arange(len(labels))}, sizes={0: len(labels)}, classes=one_class)

@@ -72,7 +72,7 @@ def _check_loss(loss: Any, task: TaskData) -> None:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
             loss_value = loss(outputs, targets)
-    # Such an error already says where, and what to do.
+    # An OrcaError already says where the error is, and what to do.
     except OrcaError:
         raise
     except Exception as error:  # noqa: BLE001 - the loss may be the user's own module

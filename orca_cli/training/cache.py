@@ -85,7 +85,7 @@ _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "po
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return all that can change a bit of a run besides settings and data, as plain values.
+    """Return everything apart from settings and data that can change a bit of a run.
 
     A run adds the precision that `precision=auto` chose, since that depends on the body as well.
     """

@@ -84,7 +84,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
                     message += f", place {slot + 1} of {slots}"
                 log.info(message)
                 return gpu_name
-        # The message is said once, not at every look.
+        # The message is logged once, not at every attempt.
         if not is_waiting:
             slot_count = len(names) * slots
             gpu_names = ", ".join(names)
@@ -120,7 +120,7 @@ def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
 def _lock_folder() -> Path:
     """Return the folder of the locks; StorageError unless it belongs to this user.
 
-    By a link, another user could lead the locks elsewhere.
+    Through a link, another user could redirect the locks to another folder.
     """
     folder_name = f"orca-gpus-{os.getuid()}"
     # SLURM may number the GPUs of each job from 0: on one machine two jobs then use the same name

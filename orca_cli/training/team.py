@@ -43,7 +43,7 @@ END = "end"
 
 
 class Team:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, as seen by one of them.
 
     Every exchange raises OrcaError if another process has ended.
 

@@ -30,7 +30,7 @@ def load(
         "some families do not have this setting",
     ] = None,
 ) -> Body:
-    """Load a checkpoint from a hub id or a local folder by the code for its family.
+    """Load a checkpoint from a hub id or a local folder with the code for its family.
 
     Raises ConfigError if a setting is not None and that code does not have it.
     """

@@ -195,7 +195,8 @@ class TextBody(Body):
     Args:
         model, folder: as in `Body`.
         max_source_tokens: maximum number of tokens of a source text; longer texts are truncated.
-        max_tokens: upper bound on the length of a sequence; the length in pretraining is another.
+        max_tokens: upper bound on the length of a sequence, which may not exceed the length in
+            pretraining either.
     """
 
     modality = "text"

@@ -95,7 +95,8 @@ class OptimizerSteps:
     def take(self, step: int) -> tuple[float, np.ndarray]:
         """Take one optimizer step; steps are numbered from 0.
 
-        Steps may be taken in any order, but out of order the batches that were read ahead are lost.
+        Steps may be taken in any order, but out of order, batches that were read ahead are read
+        again.
 
         Returns:
             the loss as `train_step` reports it, and the rows of its samples, [m] int64.

@@ -116,7 +116,7 @@ class TrainPlan(Train):
         return fitted_plan.batch_size * fitted_plan.accumulation
 
     def steps_per_epoch(self, num_samples: int) -> int:
-        """Return the optimizer steps of one pass over a number of samples."""
+        """Return the number of optimizer steps of one pass over a number of samples."""
         return -(-num_samples // self.step_size(num_samples))
 
     def learned(self, task: TaskData) -> Samples:
@@ -134,7 +134,7 @@ class TrainPlan(Train):
         return num_learned
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return which samples validate the run's weights, and their name.
+        """Return the name of the samples that validate the run's weights, and the samples.
 
         Args:
             task: task of the run.

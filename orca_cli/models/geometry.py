@@ -1,10 +1,10 @@
-"""How an input is cut into tokens (paper 3.1), and its way to a body's resolution and back.
+"""How an input is cut into tokens (paper 3.1), and resized to a body's resolution and back.
 
 Bodies that take sequences get a token for every k positions along every axis, in row-major order,
 whatever the number of axes. Bodies that take images get a map. A sequence is resampled to
 rows * columns steps (at most one row more than it has) and folded row by row; a volume is resampled
-likewise along its first axis, and its slices are laid side by side, row by row. The map is then
-resized; nothing is padded. The way back undoes the steps in reverse order.
+in the same way along its first axis, and its slices are laid side by side, row by row. The map is
+then resized; nothing is padded. The way back undoes the steps in reverse order.
 """
 
 import math
@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
-# Tokens that suffice for features that go past the body, and for a small image (`input_grid`).
+# Number of tokens that suffices for features that bypass the body, and for a small image
+# (`input_grid`).
 _COARSE_TOKENS = 64
 
 
@@ -24,14 +25,14 @@ def layout(
 ) -> TokenLayout:
     """Return how inputs become at most `max_tokens` tokens.
 
-    The kernel k is the smallest one that does (paper 3.1). Bodies without a canvas (text) take the
-    input as it is: a map is cut into k x k patches, which are read row by row. Bodies with a canvas
-    (images) get every input resized to it; the steps of a sequence and the slices of a volume are
-    first folded into a near-square arrangement.
+    The kernel k is the smallest that gives no more tokens (paper 3.1). Bodies without a canvas
+    (text) take the input as it is: a map is cut into k x k patches, which are read row by row.
+    Bodies with a canvas (images) get every input resized to it; the steps of a sequence and the
+    slices of a volume are first folded into a near-square arrangement.
 
     Args:
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
-        max_tokens: 1 or more.
+        max_tokens: upper bound on the number of tokens, at least 1.
         canvas: (height, width), or None for bodies that take sequences.
     """
     extent = input_shape[1:]
@@ -52,8 +53,8 @@ def layout(
 
 
 def coarse(layout: TokenLayout) -> TokenLayout:
-    """Return the layout of the same canvas with at most 64 tokens; `layout` itself if it has."""
-    # The kernel is never smaller than that of the tokens themselves.
+    """Return a layout of the same canvas with at most 64 tokens; an equal one if it has no more."""
+    # The kernel is never smaller than the kernel of `layout`.
     kernel = max(layout.kernel, smallest_kernel(layout.extent, _COARSE_TOKENS))
     return replace(layout, kernel=kernel, grid=token_grid(layout.extent, kernel))
 
@@ -66,17 +67,17 @@ def input_grid(
     smallest_side: int,
     max_tokens: int | None,
 ) -> tuple[int, int]:
-    """Return (rows, columns) of the patches that an image body cuts an input into at its own size.
+    """Return (rows, columns) of an image body's patches for an input at the input's own size.
 
     A patch covers as few positions of the input per side as 64 patches allow, but at most as many
-    as it has pixels per side. So an input is enlarged to the grid, and made smaller only where the
+    as it has pixels per side. So an input is enlarged to the grid, and made smaller only if the
     body was pretrained with fewer rows or columns.
 
     Args:
         input_shape: (C, L), (C, H, W) or (C, D, H, W).
         patch: pixels per side of a patch.
         largest_grid: rows and columns that the body was pretrained with.
-        smallest_side: the fewest rows, and columns, that the body takes.
+        smallest_side: smallest number of rows, and of columns, that the body accepts.
         max_tokens: upper bound on the number of patches; if it is set, it alone decides.
     """
     extent = input_shape[1:]
@@ -92,7 +93,7 @@ def input_grid(
     kernel = min(patch, smallest_kernel(extent, _COARSE_TOKENS))
     rows, columns = token_grid(extent, kernel)
     largest_rows, largest_columns = largest_grid
-    # At least what the body takes, and at most what it was pretrained with.
+    # At least the smallest grid that the body accepts, and at most the grid of its pretraining.
     return (
         min(max(rows, smallest_side), largest_rows),
         min(max(columns, smallest_side), largest_columns),
@@ -100,7 +101,7 @@ def input_grid(
 
 
 def smallest_kernel(extent: tuple[int, ...], max_tokens: int) -> int:
-    """Return the smallest k with product of ceil(size / k) over the axes at most `max_tokens`."""
+    """Return the smallest k for which the product of ceil(size / k) is at most `max_tokens`."""
 
     def token_count(kernel: int) -> int:
         return math.prod(token_grid(extent, kernel))
@@ -123,14 +124,14 @@ def token_grid(extent: tuple[int, ...], kernel: int) -> tuple[int, ...]:
 
 
 def fold_shape(length: int) -> tuple[int, int]:
-    """Return (rows, columns), nearly square; fewer than `rows` of their positions are left over."""
+    """Return (rows, columns), nearly square; fewer than `rows` of their positions are unused."""
     # ceil(sqrt(length)), exact in integers.
     rows = math.isqrt(length - 1) + 1 if length > 1 else 1
     return rows, -(-length // rows)
 
 
 def to_canvas(x: Tensor, layout: TokenLayout) -> Tensor:
-    """Return [B, C, *layout.extent] for inputs [B, C, *E]."""
+    """Return inputs [B, C, *E] on the canvas, [B, C, *layout.extent]."""
     if layout.canvas is None:
         return x
     if layout.fold is not None:
@@ -144,7 +145,7 @@ def to_canvas(x: Tensor, layout: TokenLayout) -> Tensor:
 
 
 def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
-    """Return [B, K, *E] for maps [B, K, *layout.extent]."""
+    """Return maps [B, K, *layout.extent] at the extent of the input, [B, K, *E]."""
     if layout.canvas is None:
         return maps
     if layout.fold is None:
@@ -164,7 +165,7 @@ def from_canvas(maps: Tensor, layout: TokenLayout) -> Tensor:
 
 
 def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return maps [B, C, *size] for [B, C, H, W]; bilinear, with antialiasing where it shrinks."""
+    """Return maps [B, C, H, W] resized to [B, C, *size]: bilinear, antialiased if smaller."""
     # The same size needs no interpolation, which would change last bits.
     present_size = tuple(x.shape[-2:])
     if present_size == tuple(size):
@@ -191,7 +192,7 @@ def resize_positions(
 
 
 def _resample(inputs: Tensor, length: int) -> Tensor:
-    """Return inputs [B, C, length, ...] for [B, C, L, ...], linear along that axis."""
+    """Return inputs [B, C, L, ...] resampled linearly to [B, C, length, ...]."""
     if inputs.shape[2] == length:
         return inputs
     axis_last = inputs.movedim(2, -1)  # [B, C, ..., L]

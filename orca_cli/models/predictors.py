@@ -1,8 +1,8 @@
 """The predictors (paper 3.1, h).
 
-The pooled one has an output per sample, the dense one an output at every position.
+The pooled predictor has outputs for each sample, the dense predictor for each position.
 
-Shapes: B samples, T tokens without those of the prefix, F the width of features, K outputs.
+Shapes: B samples, T tokens without the prefix, F the width of features, K outputs.
 """
 
 from torch import Tensor, nn
@@ -14,14 +14,14 @@ from orca_cli.models.geometry import from_canvas
 class PooledPredictor(nn.Module):
     """Features to K outputs: pooling, then a linear layer (paper 3.1).
 
-    A second linear layer, which starts at 0, takes the features that went past the body.
+    A second linear layer, which starts at 0, takes the features that bypassed the body.
 
     Args:
         width: F.
         outputs: K.
-        pooling: "mean" over the valid tokens without those of the prefix, or "class_token", the
-            first token of the prefix.
-        sample_width: S, the width of `Tokens.samples`; 0 where no features go past the body.
+        pooling: "mean" over the valid tokens without the prefix, or "class_token", the first token
+            of the prefix.
+        sample_width: S, the width of `Tokens.samples`; 0 if no features bypass the body.
     """
 
     def __init__(self, width: int, outputs: int, pooling: str, sample_width: int = 0) -> None:
@@ -30,12 +30,12 @@ class PooledPredictor(nn.Module):
         self.linear = nn.Linear(width, outputs)
         self.skip: nn.Linear | None = None
         if sample_width:
-            # At first the outputs are those of the body's features alone.
+            # At first the outputs depend on the body's features alone.
             self.skip = nn.Linear(sample_width, outputs, bias=False)
             nn.init.zeros_(self.skip.weight)
 
     def forward(self, features: Tokens) -> Tensor:
-        """Return [B, K]."""
+        """Return the outputs, [B, K]."""
         outputs: Tensor = self.linear(self.pool(features))
         if self.skip is not None:
             outputs = outputs + self.skip(features.samples)
@@ -50,7 +50,7 @@ class PooledPredictor(nn.Module):
 
 
 def pooled(features: Tokens) -> Tensor:
-    """Return [B, F], the mean over the valid tokens without those of the prefix."""
+    """Return [B, F], the mean over the valid tokens without the prefix."""
     token_features = features.x[:, features.prefix :]  # [B, T, F]
     mask = features.mask[:, features.prefix :]  # [B, T]
     weight = mask.unsqueeze(-1).to(token_features.dtype)
@@ -64,7 +64,7 @@ class DensePredictor(nn.Module):
     """Features to a map with K channels of the input's extent: linear layer, then pixel shuffle.
 
     A feature gives K values at each of the (k * downsampling)^axes positions of the canvas that it
-    stands for (paper 3.1, Shi et al. 2016). Values beyond the canvas are cut off, and the map is
+    covers (paper 3.1, Shi et al. 2016). Values beyond the canvas are cut off, and the map is
     brought back to the input's extent.
 
     Args:
@@ -82,7 +82,7 @@ class DensePredictor(nn.Module):
         self.linear = nn.Linear(width, outputs * positions_per_token)
 
     def forward(self, features: Tokens) -> Tensor:
-        """Return [B, K, *E]."""
+        """Return the outputs, [B, K, *E]."""
         token_features = features.x[:, features.prefix :]  # [B, T, F]
         values = self.linear(token_features)  # [B, T, K * factor^axes]
         maps = shuffle(values, features.grid, self.factor)
@@ -93,13 +93,13 @@ class DensePredictor(nn.Module):
 
 
 def shuffle(values: Tensor, grid: tuple[int, ...], factor: int) -> Tensor:
-    """Spread each token's values over the patch that it stands for, `factor` along each axis.
+    """Spread each token's values over the patch that it covers, `factor` along each axis.
 
     Args:
         values: [B, T, K * factor^axes], the channel first, then the position inside the patch, row
             by row.
         grid: extent of the T tokens.
-        factor: positions of a token along each axis.
+        factor: number of positions of a token along each axis.
 
     Returns:
         [B, K, *(grid * factor)].

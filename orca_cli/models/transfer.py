@@ -76,9 +76,9 @@ class TransferModel(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return outputs [B, K] or [B, K, *E] in the task's units, for `x` and `valid` as in Batch.
 
-        Outputs have the dtype of the scale, float32 without one. Under autocast only the body
-        computes in half precision: bfloat16 has three digits, too few for the inputs and outputs of
-        a regression, and embedder and predictor are a small part of the work.
+        Outputs have the dtype of the scale, or float32 without a scale. Under autocast only the
+        body computes in half precision: bfloat16 has three digits, too few for the inputs and
+        outputs of a regression, and embedder and predictor are a small part of the work.
         """
         features = self.features(x, valid)
         with _full_precision(x.device):
@@ -91,7 +91,7 @@ class TransferModel(nn.Module):
     def features(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return the body's features [B, P + T', F] in full precision, 0 at padding.
 
-        Those of the prefix come first.
+        Features of the prefix come first.
         """
         with _full_precision(x.device):
             # Inputs of a regression need more digits than bfloat16 has.
@@ -101,7 +101,7 @@ class TransferModel(nn.Module):
         outputs = features.x
         if _is_mixed(x.device):
             outputs = outputs.float()
-        # What a body computes at padding depends on the batch's other samples; outputs must not.
+        # A body's features at padding depend on the batch's other samples; outputs must not.
         if valid is not None:
             is_padding = ~features.mask.unsqueeze(-1)
             outputs = outputs.masked_fill(is_padding, 0.0)
@@ -128,7 +128,7 @@ class TransferModel(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean over models: of probabilities of classes or labels (as logits), or of numbers.
+    """The mean over models, of probabilities of classes or labels (as logits) or of numbers.
 
     Args:
         members: models of one task.
@@ -156,7 +156,7 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
     """Return the average [B, K, ...] of the outputs of several models; `kind` as in `Ensemble`.
 
     For numbers it is the mean. For classes it is the logarithm of the mean probability, for labels
-    its logit: softmax and sigmoid give the mean probability back.
+    its logit: softmax and sigmoid then return the mean probability.
     """
     joined = torch.stack(list(outputs))  # [models, B, K, ...]
     # In logarithms, so that the small probabilities of confident models do not underflow.
@@ -172,20 +172,20 @@ def averaged(outputs: Sequence[Tensor], kind: str) -> Tensor:
 
 
 def twin(model: TransferModel, unshared: Iterable[str]) -> TransferModel:
-    """Return a copy of a model that shares all tensors with it but those named in `unshared`.
+    """Return a copy of a model that shares with it all tensors except the `unshared` tensors.
 
-    So several models hold a frozen body once. The names are those of parameters and buffers, as in
-    `trained_state`.
+    In this way several models share one frozen body in memory. `unshared` has names of parameters
+    and buffers, as in `trained_state`.
     """
     unshared_names = set(unshared)
     tensors = (*model.named_parameters(), *model.named_buffers())
     shared: list[Any] = [tensor for name, tensor in tensors if name not in unshared_names]
-    # These are large, though neither parameters nor buffers.
+    # These attributes are large, although they are neither parameters nor buffers.
     attributes = vars(model.body)
     for name in ("embeddings", "_tokenizer", "config"):
         if name in attributes:
             shared.append(attributes[name])
-    # deepcopy does not copy an object that its memo has, under the object's id.
+    # deepcopy does not copy an object that is in its memo under the object's id.
     memo = {id(original): original for original in shared}
     return copy.deepcopy(model, memo)
 
@@ -195,7 +195,7 @@ def _is_mixed(device: torch.device) -> bool:
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which autocast, where it is on, does nothing."""
+    """Return the context in which autocast, if it is on, does nothing."""
     if _is_mixed(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

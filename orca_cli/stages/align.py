@@ -1,13 +1,14 @@
 """Stage 2: train the embedder alone, to bring embedded target data close to embedded source data.
 
-Paper 3.2, A.3.4. What is minimised is `problem.Problem`, between f_t(x_t), y_t and f_s(x_s), y_s:
-f_t is the embedder, f_s the body's own input layer, which stays as it is. One optimizer step is
-taken per epoch, on all of `Problem.groups`.
+Paper 3.2, A.3.4. The stage minimises the distance `problem.Problem` between f_t(x_t), y_t and
+f_s(x_s), y_s: f_t is the embedder, f_s the body's own input layer, which is not trained. One
+optimizer step is taken per epoch, on all of `Problem.groups`.
 
-A trajectory depends on data, body, source, metric, embedder, seed and `align.*`, but not on stage 3
-(except for its optimizer in the protocols of paper and release). So runs that agree in these share
-one (`fingerprint`, `training.cache`). `align` is the stage of a run, with its files;
-`obtain_trajectory` is the part of it that members of stage 3 need as well.
+A trajectory (all steps of an alignment, and the embedder after them) depends on data, body, source,
+metric, embedder, seed and `align.*`, but not on stage 3 (except for its optimizer with
+protocol=paper and protocol=release). So runs that agree in these share a trajectory (`fingerprint`,
+`training.cache`). `align` is the stage of a run, with its files; `obtain_trajectory` is the part of
+it that members of stage 3 need as well.
 """
 
 import hashlib
@@ -42,28 +43,28 @@ from orca_cli.training.schedule import BETAS, make_optimizer, step_decay
 _CACHE = "alignments"  # below the cache folder: a trajectory for each fingerprint
 _EMBEDDER = "embedder.safetensors"
 _COLUMNS = ("epoch", "loss", "heldout", "heldout_exact")
-_COLLAPSED = 0.1  # part of the earlier variance below which a warning is due
-_VERSION = 9  # of what is stored; a change makes every cached entry a miss
-# Factor on `Align.largest_step` for an embedder that begins as the body's own layer: larger steps
-# lose what it knows (decision 0025).
+_COLLAPSED = 0.1  # fraction of the earlier variance below which a warning is due
+_VERSION = 9  # version of the stored form; a change invalidates every cached entry
+# Factor on `Align.largest_step` for an embedder that starts as the body's own layer: larger steps
+# destroy what it has learned (decision 0025).
 _BODY_LAYER_STEP = 0.001
-_COLLAPSE_SAMPLES = 64  # of the validation split; enough for two digits of both diagnostics
+_COLLAPSE_SAMPLES = 64  # from the validation split; enough for two digits of all diagnostics
 
 
 def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -> Record:
     """Train the embedder in place, or load the one that an earlier attempt or another run trained.
 
     Writes 2_align/metrics.jsonl, embedder.safetensors and summary.json, then seals the folder and
-    drops its checkpoints. Logs a warning where the tokens have drawn together: where token_variance
-    falls below a tenth of its value before the first step, or the whole variance below a tenth of
-    that before the first step and of the source's.
+    drops its checkpoints. Logs a warning if the tokens have collapsed: if token_variance falls
+    below a tenth of its value before the first step, or the total variance falls below a tenth of
+    both its value before the first step and the source's.
 
     Returns:
         "before" and "after", the metric on a fixed draw of training points, before the first step
         and after the last; "steps"; "collapse": name of a diagnostic (`source_features.collapse`)
-        -> its values "before" and "after" on held-out samples, and that of the "source" where it
-        has one; "curve", at most 100 lines; "seconds" of the steps, in the run that took them,
-        which may be another. Empty where nothing was minimised.
+        -> its values "before" and "after" on held-out samples, and the value of the "source" if it
+        has one; "curve", at most 100 lines; "seconds", the time of the steps in the run that took
+        them, which may be another run. Empty without alignment.
 
     Raises:
         OrcaError: any that `obtain_trajectory` raises.
@@ -84,13 +85,13 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     spread = {}
     for name, after in trajectory_record["collapse"].items():
         spread[name] = {"before": step_lines[0][name], "after": after}
-    # The source has the two variances only; token_variance is compared with its own start.
+    # The source has the two variances only; token_variance is compared with its earlier value.
     for name, variance in source.spread.items():
         spread[name]["source"] = variance
     if _have_drawn_together(spread):
         log.warning(
-            "align: the tokens have drawn together, so a lower distance does not mean a better "
-            "match; compare with metric=none, or lower align.epochs"
+            "align: the tokens have collapsed (they differ far less than before), so a lower "
+            "distance does not mean a better match; compare with metric=none or lower align.epochs"
         )
     aligned = {
         "before": trajectory_record["before"],
@@ -100,7 +101,7 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         "curve": short_curve(step_lines, _COLUMNS),
         "seconds": round(sum(line["seconds"] for line in step_lines), 3),
     }
-    # A trajectory from the cache has left the model's embedder as it was.
+    # A trajectory from the cache has not changed the model's embedder.
     built.model.embedder.load_state_dict(trajectory.tensors)
     storage.write_with(embedder_file, lambda path: save_tensors(path, trajectory.tensors))
     run.write_summary("align", {"aligned": aligned})
@@ -111,12 +112,12 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
 def _have_drawn_together(spread: Record) -> bool:
     """Return whether a warning is due: see `align`."""
     token_variance = spread["token_variance"]
-    # The two variances add up to the mean squared distance of tokens to the mean of all.
+    # The two variances add up to the mean squared distance of tokens to their overall mean.
     within = spread["variance_within"]
     between = spread["variance_between"]
     variance = {name: within[name] + between[name] for name in ("before", "after", "source")}
     is_alike = token_variance["after"] < _COLLAPSED * token_variance["before"]
-    # Below both bounds: coming down to the spread of the source is the aim, not a collapse.
+    # Below both bounds: shrinking to the spread of the source is the aim, not a collapse.
     is_shrunk = variance["after"] < _COLLAPSED * min(variance["before"], variance["source"])
     return is_alike or is_shrunk
 
@@ -124,19 +125,19 @@ def _have_drawn_together(spread: Record) -> bool:
 def obtain_trajectory(
     built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
 ) -> tuple[EmbeddedSource, Entry]:
-    """Return the source and the trajectory (see `Trainer.train`), from the cache or made here.
+    """Return the source and the trajectory (see `Trainer.train`), from the cache or computed now.
 
     The caller loads the trajectory's weights: one from the cache leaves the model's embedder as it
     was. Writes the stage's fingerprint.json and metrics.jsonl, checkpoints while steps are taken,
     and the cache entry, unless the run is inexact.
 
     Raises:
-        ConfigError: with `align.features=sequence`, too few source examples, or no drawn sample of
-            a class, are long enough.
+        ConfigError: with `align.features=sequence`, too few source examples are long enough, or no
+            drawn sample of some class is.
         UnavailableError: the device has no float64.
         FingerprintError: the run began with another trajectory, and the user has not allowed it.
-        NonFiniteError: the distance or its gradient is NaN or infinite; the weights are those of
-            the last step taken.
+        NonFiniteError: the distance or its gradient is NaN or infinite; the model keeps the weights
+            of the last step.
         MemoryExhaustedError: the distance does not fit into memory.
         InterruptionError: a signal asked to stop; the steps so far are in a checkpoint.
     """
@@ -148,7 +149,7 @@ def obtain_trajectory(
         with signals.immediate():
             problem, source = make_problem(built, engine, reporter)
         trajectory_name = fingerprint(built, source.key, engine.device)
-        # Before the cache is asked: the steps of a resumed run must all belong to one trajectory.
+        # Checked before the cache: the steps of a resumed run must all belong to one trajectory.
         run.check_fingerprint("align", {"trajectory": trajectory_name})
         trajectory = cached(
             cache_folder(plan) / _CACHE / trajectory_name,
@@ -168,7 +169,7 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
 
     Its gradients are dropped at the end.
     """
-    # The finetune mode may have frozen some of it, which concerns stage 3 only.
+    # The finetune mode may have frozen some parameters, which concerns stage 3 only.
     earlier_settings = [(parameter, parameter.requires_grad) for parameter in embedder.parameters()]
     embedder.requires_grad_(True)
     try:
@@ -176,30 +177,30 @@ def trainable(embedder: nn.Module) -> Iterator[None]:
     finally:
         for parameter, requires_grad in earlier_settings:
             parameter.requires_grad_(requires_grad)
-            # Stage 3 never clears the gradients of what it freezes: they would stay in memory.
+            # Stage 3 never clears the gradients of frozen parameters: they would stay in memory.
             parameter.grad = None
 
 
 def fingerprint(built: Built, source_key: str, device: torch.device) -> str:
     """Return the name of a trajectory, 32 hexadecimal digits.
 
-    Runs with equal names have trajectories of the same bits.
+    Runs with equal names have trajectories with the same bits.
     """
     plan = built.plan
     embedder = built.model.embedder
     splits = built.summary["splits"]
     facts = {
         "version": _VERSION,
-        # Decides how pseudo-labels are made.
+        # The kind decides how pseudo-labels are made.
         "kind": built.task.kind,
-        # Validation samples count as well: the lines hold their distances.
+        # Validation samples count as well: the lines contain their distances.
         "data": [splits["train"]["sha256"], splits["val"]["sha256"]],
         "source": source_key,
         "metric": plan.metric,
         "align": asdict(plan.align),
         "optimizer": _optimizer_settings(plan),
         "embedder": [plan.embedder, repr(embedder.layout)],
-        # Whatever made the embedder: the body's layer, random draws, inputs that it was fitted to.
+        # They depend on the body's layer, random draws, and inputs that the embedder was fitted to.
         "first_weights": checkpoint.weights_sha256(embedder.state_dict()),
         "seed": plan.seed,
         # Versions, threads and device decide the last bits (decision 0012).
@@ -223,14 +224,14 @@ def limited_rates(
     lr: float,
     largest_step: float | None,
 ) -> list[float]:
-    """Give every parameter a group of its own and return the factor on the rate of each, in (0, 1].
+    """Give every parameter its own group, and return the factors on their rates, in (0, 1].
 
-    With it no rate exceeds `Align.largest_step` times the root mean square of the parameter at the
-    call, before the first step. A bias has the factor of its layer's weight, since it starts at 0;
-    any other parameter that is 0 has no limit.
+    With its factor, no rate exceeds `Align.largest_step` times the root mean square of the
+    parameter before the first step, that is, at the call. A bias has the factor of its layer's
+    weight, since it starts at 0; any other parameter that is 0 has no limit.
 
     Args:
-        optimizer: of one group, of all parameters of the embedder in their order.
+        optimizer: optimizer with one group: all parameters of the embedder, in their order.
         embedder: an `InputLayer`.
         lr, largest_step: as in `Align`.
     """
@@ -247,7 +248,7 @@ def limited_rates(
     # A long sequence makes a wide filter with small weights, which a common rate would erase.
     factors = []
     for name, parameter_size in parameter_sizes.items():
-        # Of a bias, the size of its layer's weight; of other parameters, their own.
+        # For a bias, the size of its layer's weight; for other parameters, their own size.
         limiting_size = parameter_sizes.get(f"{name.removesuffix('bias')}weight", parameter_size)
         factor = 1.0
         if limiting_size > 0:
@@ -258,15 +259,15 @@ def limited_rates(
 
 @dataclass(kw_only=True)
 class Trainer:
-    """The steps of one alignment; it is made where the cache has no trajectory.
+    """The steps of one alignment; it is needed only if the cache has no trajectory.
 
-    It resumes from the run's last checkpoint or, where there is none, measures the distance before
+    It resumes from the run's last checkpoint or, without a checkpoint, measures the distance before
     the first step.
 
     Args:
-        plan: of the run; its `align.*` says how many steps are taken, and how.
-        problem: what is minimised; the embedder of its model is trained.
-        run, reporter: take checkpoints, the curve and messages.
+        plan: plan of the run; its `align.*` says how many steps are taken, and how.
+        problem: distance to minimise; the embedder of its model is trained.
+        run, reporter: receivers of checkpoints, curve and messages.
     """
 
     plan: Plan
@@ -294,7 +295,7 @@ class Trainer:
         )
         self._lines: list[Record] = []  # one for each step taken
         last_checkpoint = self._saver.load()
-        # Measured once: the embedder of a checkpoint has moved already.
+        # Measured once: the embedder of a checkpoint has been trained already.
         if last_checkpoint is None:
             self._before = self.problem.value(self.problem.train)
         else:
@@ -311,12 +312,12 @@ class Trainer:
 
         Returns:
             The embedder's state and a record: "before" and "after" as in `align`; "collapse", its
-            values after the last step; and "lines", those of metrics.jsonl, one for each step. A
-            line has epoch (from 0), loss (the distance that was differentiated), lr (before
-            `limited_rates`), gradient_norm (before `align.unit_gradient`), seconds, iterations and
-            marginal_error where the metric has them and, every `align.check_every` epochs, of
-            validation samples before the step: heldout (their distance), heldout_exact (with
-            `align.exact`) and what `source_features.collapse` returns.
+            values after the last step; and "lines", the lines of metrics.jsonl, one for each step.
+            A line has epoch (from 0), loss (the distance that was differentiated), lr (before
+            `limited_rates`), gradient_norm (before `align.unit_gradient`) and seconds; iterations
+            and marginal_error if the metric has them. Every `align.check_every` epochs it also has
+            values of validation samples before the step: heldout (their distance), heldout_exact
+            (with `align.exact`) and the values of `source_features.collapse`.
         """
         lines = self._lines
         epochs = self.plan.align.epochs
@@ -341,7 +342,7 @@ class Trainer:
             }
             return Entry(checkpoint.snapshot(self._embedder), trajectory_record)
         except InterruptionError:
-            # Between two groups of classes the weights are those of the last step.
+            # Between two groups of classes the model still has the weights of the last step.
             self._save()
             raise
 
@@ -359,7 +360,7 @@ class Trainer:
         """Take one optimizer step; returns its line.
 
         Raises:
-            NonFiniteError: a number is NaN or infinite; the weights are as they were.
+            NonFiniteError: a number is NaN or infinite; the weights are unchanged.
         """
         start = time.monotonic()
         problem = self.problem
@@ -384,12 +385,12 @@ class Trainer:
             parameters = self._embedder.parameters()
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             gradient_norm = float(nn.utils.get_total_norm(gradients))
-            # Before the step: the weights would take over a NaN, and keep it.
+            # Checked before the step: a NaN would get into the weights and stay there.
             if not math.isfinite(gradient_norm):
                 raise NonFiniteError(f"the gradient of the distance is {gradient_norm}")
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"{error.what}, with a rate of {rate:g}; the step was not taken",
+                f"{error.what}, with a learning rate of {rate:g}; the step was not taken",
                 where=f"align, epoch {step}",
                 hint="try a smaller align.lr",
             ) from error

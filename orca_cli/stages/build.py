@@ -1,7 +1,7 @@
 """Stage 1: read the task, load the body, and build embedder and predictor for the task's shapes.
 
 Paper 3.1. `build` is the whole stage; `make_model` also makes further members of stage 3, and
-`read_task` is what `orca data check` calls.
+`orca data check` calls `read_task`.
 """
 
 import copy
@@ -32,9 +32,9 @@ from orca_cli.stages.task_loss import is_real_valued, make_loss, target_counts
 from orca_cli.training.engine import checkpoint_layers, limit_threads
 from orca_cli.training.loop import batches
 
-_FITTED = 2000  # samples that an embedder sees before any training
+_FITTED = 2000  # maximum number of samples that an embedder is fitted to before any training
 _FITTED_AT_ONCE = 64
-_DRY_TOKENS = 2**18  # that an embedder sees in a dry run, in about a second
+_DRY_TOKENS = 2**18  # number of tokens that an embedder is fitted to in a dry run, in a second
 _UNEVEN = 4  # ratio of the largest class to the smallest above which a note is due
 
 Record = dict[str, Any]  # plain values by name, as a run writes them down as JSON
@@ -42,17 +42,17 @@ Record = dict[str, Any]  # plain values by name, as a run writes them down as JS
 
 @dataclass(frozen=True)
 class Built:
-    """What stage 1 hands to the next stages; `build` makes it.
+    """The output of stage 1, which the next stages use; `build` makes it.
 
     Args:
-        task: the data, split.
-        learned: what stage 3 trains on (`TrainPlan.learned`).
-        plan: the settings, with none left open.
-        loss, error: what stage 3 minimises, and what is reported.
-        model: on the CPU; the finetune mode is applied.
-        embedder: a copy of the model's as it is before any training, so the same for all metrics.
+        task: the data with their splits.
+        learned: samples that stage 3 trains on (`TrainPlan.learned`).
+        plan: settings of the run with everything decided.
+        loss, error: the loss that stage 3 minimises, and the error that is reported.
+        model: the transfer, on the CPU; the finetune mode is applied.
+        embedder: copy of the model's embedder before any training, so the same for all metrics.
         summary: JSON-able: shapes, kernel, tokens, parameters per part, splits.
-        source: what stage 2 compares with; None where nothing is aligned.
+        source: source data that stage 2 compares with; None without alignment.
     """
 
     task: TaskData
@@ -75,14 +75,15 @@ def build(
 ) -> Built:
     """Read the data and build the transfer model.
 
-    A small model leaves the process with one thread (`limit_threads`).
+    After building a small model, the process has one thread (`limit_threads`).
 
     Args:
         config: the settings, as composed.
-        reporter: of the run, for messages.
-        earlier: what an earlier attempt of the run recorded; its decisions are taken if the data
-            are the same.
-        is_trained: False for a dry run, whose embedder sees fewer samples of very many tokens.
+        reporter: receiver of messages.
+        earlier: record of an earlier attempt of the run; its decisions are reused if the data are
+            the same.
+        is_trained: False for a dry run, which fits the embedder to fewer samples if these have very
+            many tokens.
 
     Raises:
         ConfigError: settings do not fit the data or the body, or the source is of another modality
@@ -93,19 +94,19 @@ def build(
     # Read the source first: if its files are missing, fail before spending minutes on the task's.
     source = read_source(config, reporter) if has_alignment(config) else None
     task = read_task(config, reporter)
-    # By these hashes recorded decisions are known to be of the same data.
+    # These hashes show whether recorded decisions belong to the same data.
     splits = {"train": split_record(task.train), "val": split_record(task.validation)}
     recorded = read_decisions(earlier or {}, splits)
     config, recipe = with_recipe(config, task, recorded)
     _note_uneven_classes(task, reporter)
     model, _ = make_model(config, task, is_trained=is_trained)
     body = model.body
-    # The body's own input layer embeds the source, so it has to take such examples.
+    # The body's own input layer embeds the source, so it must accept such examples.
     if source is not None and source.modality != body.modality:
         raise ConfigError(
-            f"the source holds {source.modality} data, but the body takes {body.modality}",
+            f"the source contains {source.modality} data, but the body needs {body.modality} data",
             where="source",
-            hint="use stdlib_docs for text, cifar10 or digits for images",
+            hint="use source=stdlib_docs for text, source=cifar10 or source=digits for images",
         )
     # Threads speed up a small model a little, but slow down runs side by side (decision 0022).
     limit_threads(_count_parameters(model), model.embedder.layout.tokens)
@@ -141,7 +142,7 @@ def build(
 
 
 def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
-    """Say so where one class has far more training samples than another."""
+    """Print a note if one class has far more training samples than another."""
     if task.kind != "classes":
         return
     class_sizes = target_counts(task)
@@ -150,8 +151,8 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
     smallest = class_sizes[class_sizes > 0].min(initial=largest)
     if largest > _UNEVEN * smallest:
         reporter.say(
-            f"build: classes have {smallest} to {largest} training samples; "
-            "train.class_weights=balanced weighs them alike in the loss, "
+            f"build: the classes have {smallest} to {largest} training samples; "
+            "train.class_weights=balanced gives them equal weight in the loss, "
             "task.error=balanced in the error"
         )
 
@@ -159,11 +160,12 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
 def make_model(
     settings: Config, task: TaskData, *, is_trained: bool = True
 ) -> tuple[TransferModel, Finetune]:
-    """Return a model for the task's shapes and the finetune mode, which is applied to it.
+    """Return a transfer for the task's shapes, and the finetune mode, which is applied to it.
 
-    An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn by the
-    seed. One that begins as the body's own layer, with a ridge as predictor, is frozen where the
-    mode freezes any part of the body; its norm is trained where all of the body's are.
+    An embedder that learns from inputs (`fit`) sees at most 2,000 training samples, drawn with the
+    seed. An embedder that starts as the body's own layer, with a ridge regression as predictor, is
+    frozen if the mode freezes any part of the body; its norm is trained if all norms of the body
+    are trained.
 
     Raises:
         OrcaError: any that `checkpoints.load_model`, `build_model` or `Finetune.apply` raises.
@@ -189,7 +191,7 @@ def make_model(
     finetune_mode.apply(model)
     if starts_with_features(settings, model) and not _is_trained(model.body):
         # The embedder is the body's own layer: it is frozen as the body is, and its norm is trained
-        # where the body's norms are.
+        # if the body's norms are.
         model.embedder.requires_grad_(False)
         body_norms = model.body.norms()
         if all(map(_is_trained, body_norms)):
@@ -205,9 +207,9 @@ def _fit_embedder(model: TransferModel, samples: Samples, seed: int, *, is_train
         dry_samples = _DRY_TOKENS // model.embedder.layout.tokens
         num_fitted = max(_FITTED_AT_ONCE, min(_FITTED, dry_samples))
     generator = seeding.numpy_generator(seed, "build", "fit")
-    # All where they are fewer.
+    # All samples if there are fewer.
     fitted_rows = np.sort(generator.permutation(len(samples))[:num_fitted])
-    # Read as they are asked for: an embedder that does not learn from inputs reads none.
+    # Read on demand: an embedder that does not learn from inputs reads none.
     fitted_batches = map(samples.batch, batches(fitted_rows, _FITTED_AT_ONCE))
     model.embedder.fit((batch.x, batch.valid) for batch in fitted_batches)
 
@@ -222,8 +224,8 @@ def _count_parameters(model: nn.Module) -> int:
 
 
 def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
-    """Return whether a run's predictor begins as a ridge (`predictor.init`)."""
-    # Only this predictor has a linear layer for each table of features, as a ridge gives it.
+    """Return whether a run's predictor starts as a ridge regression (`predictor.init`)."""
+    # Only this predictor has a linear layer for each table of features, as the ridge needs.
     if not isinstance(model.predictor, PooledPredictor):
         return False
     if settings.predictor.init == "auto":
@@ -233,23 +235,23 @@ def starts_as_ridge(settings: Config, model: TransferModel) -> bool:
 
 
 def starts_with_features(settings: Config, model: TransferModel) -> bool:
-    """Return whether a model starts with its body's own features and a ridge on them.
+    """Return whether a transfer starts with its body's own features and a ridge on them.
 
-    Such a model needs fewer steps (decision 0025).
+    Such a transfer needs fewer steps (decision 0025).
     """
     return model.embedder.is_body_layer and starts_as_ridge(settings, model)
 
 
 def with_train(built: Built, **changes: Any) -> Built:
-    """Return a copy of what was built, with other settings of stage 3."""
+    """Return a copy of `built` with other settings of stage 3."""
     train = replace(built.plan.train, **changes)
     return replace(built, plan=replace(built.plan, train=train))
 
 
 def replanned(built: Built, config: Config, recorded: Decided) -> Built:
-    """Return a copy of what was built, whose plan takes these decisions.
+    """Return a copy of `built` whose plan takes the recorded decisions.
 
-    All other open settings are decided anew around them.
+    All other open settings are decided again, with these decisions given.
     """
     recipe = {name: built.plan.decided[name] for name in RECIPE if name in built.plan.decided}
     with_parts = replace(config, embedder=built.plan.embedder, finetune=built.plan.finetune)
@@ -276,22 +278,22 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 
     Raises:
         DataError: data are missing or damaged, or a split is empty.
-        ConfigError: they are not of `task.kind`.
+        ConfigError: the data do not have the kind `task.kind`.
     """
     kind = config.task.get("kind")
     task: TaskData = parts.build(
         part_node(config, "task"), "task", kind=kind, reporter=reporter, **_folders(config)
     )
     if kind and task.kind != kind:
-        raise ConfigError(f"the data are of kind '{task.kind}', not {kind}", where="task.kind")
+        raise ConfigError(f"must be {task.kind} for these data, got '{kind}'", where="task.kind")
     if config.task.get("train_on_validation"):
-        task_note = "warning: the validation samples are trained on"
+        task_note = "warning: the training samples include the validation samples"
         if task.note:
             task_note = f"{task.note}; {task_note}"
         task = replace(task, note=task_note)
-    # Drawn by the split's seed, so that runs of all seeds learn from the same part.
+    # Drawn with the seed of the splits, so that runs with all seeds learn from the same part.
     task = with_fraction(task, config.task.get("train_fraction"), config.task.get("split_seed", 0))
-    # The way of the released code (docs/selection.md).
+    # The released code validates on the test split (docs/selection.md).
     if config.train.validate_on == "test":
         task = replace(task, validation=task.open_test(), validation_drawn=False)
     # Checked last: fraction and protocol have decided the splits by now.
@@ -308,8 +310,8 @@ def read_task(config: Config, reporter: Reporter) -> TaskData:
 def read_source(settings: Config, reporter: Reporter) -> SourceData:
     """Return the labelled examples of the body's own modality.
 
-    They take the place of its pretraining data (paper 4, A.3.4), and are read when they are first
-    asked for (`SourceData.examples`).
+    They take the place of its pretraining data (paper 4, A.3.4), and are read on first use
+    (`SourceData.examples`).
     """
     return parts.build(
         part_node(settings, "source"),
@@ -326,12 +328,12 @@ def source_seed(settings: Config) -> int:
 
 
 def split_record(samples: Samples) -> Record:
-    """Return a split's size and content hash, as result.json holds them."""
+    """Return a split's size and content hash, as in result.json."""
     return {"n": len(samples), "sha256": samples.digest()}
 
 
 def cache_folder(settings: Config) -> Path:
-    """Return where computed source features, alignments and generated data are kept."""
+    """Return the folder of cached source features, alignments and generated data."""
     return Path(settings.paths.cache or "")
 
 
@@ -342,7 +344,7 @@ def _folders(settings: Config) -> dict[str, Path]:
 def _summary(
     config: Config, task: TaskData, model: TransferModel, *, error: Error, recipe: Decided
 ) -> Record:
-    """Return what stage 1 records of data and model."""
+    """Return stage 1's record of the data and the model."""
     num_trained = 0
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -368,10 +370,10 @@ def _summary(
 
 
 def _training_summary(plan: Plan, task: TaskData) -> Record:
-    """Return what stage 1 records of the plan."""
+    """Return stage 1's record of the plan."""
     train = plan.train
     align_steps = plan.align.epochs if has_alignment(plan) else 0
-    # With folds an upper bound: the largest training set of a member counts for all.
+    # With folds, this is an upper bound: every member counts with the largest training split.
     member_steps = train.epochs * train.steps_per_epoch(train.count_learned(task))
     return {
         "steps": {"align": align_steps, "finetune": train.models * member_steps},

@@ -1,8 +1,9 @@
-"""How long the stages of a run will take, and a budget of minutes: a few steps of each are timed.
+"""The expected time of a run's stages, and budgets in minutes: a few steps are timed.
 
-The weights are put back, so a run ends with the same bits whether it was timed or not. A budget of
-minutes is the one decision that is not a function of settings and data. The numbers that came out
-are recorded, so that a resumed run goes on with them, and typing them repeats the run anywhere.
+The weights are restored afterwards, so a run ends with the same bits whether it was timed or not.
+Only decisions for a budget in minutes are not a function of settings and data. The decided numbers
+are recorded: a resumed run uses them again, and setting them explicitly repeats the run on any
+machine.
 """
 
 import math
@@ -34,13 +35,13 @@ from orca_cli.stages.problem import make_problem
 from orca_cli.training import checkpoint
 from orca_cli.training.engine import Engine
 
-_STEPS = 4  # to time at most; the first is slower, and counts only where it is the only one
-_ENOUGH_S = 4.0  # after which no further step is timed
-_SLOW_S = 1.0  # a step of a few samples that takes longer is scaled up to the whole step
-_FIRST_SAMPLES = 2  # of a step; they double until one is slow
+_STEPS = 4  # at most this number is timed; the first is slower, and counts only if it is alone
+_ENOUGH_S = 4.0  # time after which no further step is timed
+_SLOW_S = 1.0  # time from which a step of a few samples is scaled up to the whole step
+_FIRST_SAMPLES = 2  # number of samples of the first timed step; it doubles until a step is slow
 _STILL = 1e-30  # a learning rate that leaves the weights finite
 _FORWARDS_OF_STEP = 4  # forward passes that a training step is assumed to cost, per sample
-_USED = 0.9  # of a budget of minutes; the remainder covers what is not timed
+_USED = 0.9  # fraction of a budget in minutes; the remainder covers work that is not timed
 _EPOCHS = "train.epochs"
 _MEMBERS = "train.members"
 
@@ -58,30 +59,31 @@ def time_steps(built: Built, engine: Engine, reporter: Reporter) -> Costs | None
     The model is moved to the device; its weights end as they were.
 
     Returns:
-        None where a number in these steps is NaN or infinite, which the stage itself will report.
+        None if a number in these steps is NaN or infinite, which the stage itself will report.
 
     Raises:
-        MemoryExhaustedError: a batch does not fit, as it would not in the run.
+        MemoryExhaustedError: a batch does not fit into memory, so the run would fail too.
     """
     built.model.to(engine.device)
     weights = checkpoint.snapshot(built.model)
     costs = None
     # A stage itself will report numbers that are not finite.
-    # Dropout draws from torch's generator, which the run has to find as it was.
+    # Dropout draws from torch's generator, whose state the run must find unchanged.
     with signals.immediate(), torch.random.fork_rng(devices=[]), suppress(NonFiniteError):
         costs = Costs(
             step=_time_step(built, engine), align=_time_alignment(built, engine, reporter)
         )
-    # Not in a `finally`: other errors end the run, and a failure to go back would hide them.
+    # Not in a `finally`: other errors end the run, and a failure to restore the weights would hide
+    # them.
     built.model.load_state_dict(weights)
     built.model.zero_grad()
     return costs
 
 
 def expected(built: Built, costs: Costs) -> dict[str, float]:
-    """Return stage -> seconds; finetune with the test.
+    """Return stage -> seconds; the time of "finetune" includes the test.
 
-    The test split is taken to be as large as training and validation.
+    The test split is assumed to be as large as training and validation split together.
     """
     train = built.plan.train
     num_tested = len(built.task.train) + len(built.task.validation)
@@ -89,7 +91,7 @@ def expected(built: Built, costs: Costs) -> dict[str, float]:
     # Seconds of a forward pass over all samples of the test.
     test_s = num_tested * costs.step / _FORWARDS_OF_STEP / step_size
     finetune_s = train.models * (train.epochs * _epoch_seconds(built, costs) + test_s)
-    # Every fold aligns an embedder of its own, and so does every member but the first.
+    # Every fold aligns its own embedder, and so does every member except the first.
     num_aligned = train.folds or train.models - 1
     finetune_s += num_aligned * costs.align
     return {"align": costs.align, "finetune": finetune_s}
@@ -112,7 +114,8 @@ def _epoch_seconds(built: Built, costs: Costs) -> float:
 def _time_step(built: Built, engine: Engine) -> float:
     """Return the seconds of an optimizer step.
 
-    A step that is slow with a few of its samples is not timed as a whole, but scaled up from these.
+    A step that is slow with a few of its samples is not timed as a whole, but scaled up from these
+    samples.
     """
     train = built.plan.train
     num_learned = len(built.learned)
@@ -131,7 +134,7 @@ def _time_step(built: Built, engine: Engine) -> float:
 
 
 def _mean_seconds(built: Built, engine: Engine, most_steps: int) -> float:
-    """Return the mean seconds of a few optimizer steps; the first counts only where it is alone."""
+    """Return the mean seconds of a few optimizer steps; the first counts only if it is alone."""
     step_seconds: list[float] = []
     built_at_rest = with_train(built, lr=_STILL)
     with closing(OptimizerSteps(built_at_rest, engine, built.learned, built.plan.seed)) as steps:
@@ -174,15 +177,15 @@ def planned(
     spent_s: float,
     reporter: Reporter,
 ) -> Built:
-    """Return what was built, with the expected time in its summary.
+    """Return `built` with the expected time in its summary.
 
-    With a budget of minutes, its plan is cut to what fits into them. The summary gets expected_s:
-    stage -> seconds, or nothing where no step could be timed.
+    With a budget in minutes, the plan is shortened until it fits. The summary gets expected_s
+    (stage -> seconds), or nothing if no step could be timed.
 
     Args:
-        config, built, engine, reporter: of the run.
-        earlier: the summary of stage 1 of an earlier attempt, whose decisions and expected times
-            are taken; empty for none.
+        config, built, engine, reporter: objects of the run.
+        earlier: summary of stage 1 of an earlier attempt, whose decisions and expected times are
+            reused; empty if there was no earlier attempt.
         spent_s: seconds that the run has taken so far, which count against the budget.
     """
     # Not timed again: the plan of a resumed run must not change with the machine's load.
@@ -191,7 +194,7 @@ def planned(
     costs = time_steps(built, engine, reporter)
     if costs is None:
         return built
-    # A number of epochs that the user typed is never cut.
+    # A number of epochs that the user set is never lowered.
     if is_minutes(config) and _EPOCHS in built.plan.decided:
         built = replanned(built, config, _fitting(built, costs, spent_s, reporter))
     expected_s = {stage: round(seconds, 2) for stage, seconds in expected(built, costs).items()}
@@ -199,9 +202,9 @@ def planned(
 
 
 def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> Decided:
-    """Return the epochs that fit into the time and, where they are open, the members that do.
+    """Return the numbers of epochs and, if open, of members that fit into the budget.
 
-    The epochs are from one to those of the plan.
+    The number of epochs is between 1 and the plan's number.
     """
 
     def seconds(**settings: int) -> float:
@@ -215,8 +218,8 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
     epoch_s = train.models * _epoch_seconds(built, costs)
     if left_s < epoch_s:
         reporter.say(
-            f"build: {budget_setting} is too short: one epoch takes about {epoch_s:.2g} s, "
-            "and one is trained anyway"
+            f"build: {budget_setting} is too short, since one epoch takes about {epoch_s:.2g} s; "
+            "the run trains one epoch anyway"
         )
     fitting_epochs = min(left_s / epoch_s, train.epochs)
     fitting_numbers = {_EPOCHS: max(1, int(fitting_epochs))}
@@ -226,12 +229,12 @@ def _fitting(built: Built, costs: Costs, spent_s: float, reporter: Reporter) -> 
         if not train.folds:
             # A further member with its own alignment and test.
             member_s = seconds(members=2) - seconds()
-            # Further members come only where all epochs of the first fit.
+            # Further members are added only if all epochs of the first member fit.
             further_members = (left_s - train.epochs * epoch_s) / member_s
             fitting_numbers[_MEMBERS] += max(0, int(min(further_members, MOST_MEMBERS - 1)))
     typed_settings = " ".join(f"{key}={number}" for key, number in fitting_numbers.items())
     reason = (
         f"{budget_setting}: a step takes {costs.step:.2g} s on this machine; "
-        f"repeat this run with {typed_settings}"
+        f"to repeat this run, set {typed_settings}"
     )
     return {key: Decision(value=number, why=reason) for key, number in fitting_numbers.items()}

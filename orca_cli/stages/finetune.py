@@ -36,25 +36,25 @@ from orca_cli.training.cache import Entry
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import predict, score
 
-# Values of the training targets that the constant predictor may see at once.
+# Maximum number of values of training targets that the constant predictor is fitted to.
 _WHOLE_TARGETS = 2**26
 _COLUMNS = ("epoch", "step", "train_loss", "validation_error", "validation_loss")
-UNCHOSEN = "stage 3 trained on the validation samples too, so that none are left to judge by"
+UNCHOSEN = "stage 3 trained on the validation samples too, so no samples are left to validate on"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What `finetune` returns.
+    """The outcome of stage 3, which `finetune` returns.
 
     Args:
         model: a TransferModel with the chosen weights, or an Ensemble of several, on the device.
-        validation_error: of the model, on what `TrainPlan.judged_on` returns; with folds, of every
-            sample's outputs by the model that has not seen it. None where nothing validates, or the
-            error is undefined.
-        selected: what chose the weights, as in docs/selection.md.
-        curve: training loss and validation after every epoch, at most 100 lines; means over several
-            members.
-        weights_sha256: of the whole model.
+        validation_error: error of the model on the samples that `TrainPlan.judged_on` returns; with
+            folds, every sample's outputs come from the model that has not seen it. None without
+            validation samples, or if the error is undefined.
+        selected: record of how the weights were chosen, as in docs/selection.md.
+        curve: training loss and validation after every epoch, at most 100 lines; with several
+            members, means over them.
+        weights_sha256: SHA-256 of the weights of the whole model.
     """
 
     model: nn.Module
@@ -66,16 +66,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tested:
-    """What `test` measures of the chosen weights.
+    """The outcome of `test` for the chosen weights.
 
     Args:
-        score, trivial: the test error, and that of the best constant predictor that the training
-            targets allow; None where undefined.
-        interval: 95 % interval of the test error over test sets like this one; None where it cannot
-            be computed.
+        score, trivial: the test error, and the error of the best constant predictor that the
+            training targets allow; None if undefined.
+        interval: 95 % interval of the test error over test sets like this one; None if it cannot be
+            computed.
         split: size and hash of the test split, and how many of its inputs were trained on as well.
-        reads: how often the test split was opened.
-        samples: the split, for what else is measured on it.
+        reads: number of times that the test split was opened.
+        samples: the test split, for further measurements.
     """
 
     score: Score
@@ -93,8 +93,8 @@ class Validated:
     `experiment.train` makes it.
 
     Args:
-        built, trained, engine: of the run.
-        aligned: what `align` returned.
+        built, trained, engine: objects of the run.
+        aligned: record that `align` returned.
         seconds: stage -> wall time of this attempt, to which `experiment.test` adds "test".
     """
 
@@ -109,24 +109,24 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
     """Train the model, whose embedder is aligned, and choose the weights.
 
     It resumes from the last checkpoint; the test split stays closed. Writes
-    3_finetune/metrics.jsonl and checkpoints; for one model last/ and, where there is validation,
-    best/; for several a folder each, member-0/ or fold-0/ and so on; with folds also
+    3_finetune/metrics.jsonl and checkpoints; for a single model last/ and, with validation, best/;
+    for each of several models a folder member-0/ or fold-0/ and so on; with folds also
     out_of_fold.npz: outputs, targets and fold of every sample. The model of `built` is moved to the
-    device and ends with the chosen weights, of several models with those of the first.
+    device and ends with the chosen weights; with several models, with the weights of the first.
 
     Raises:
         NonFiniteError: a loss, a gradient or a validated output is NaN or infinite; the last
             checkpoint is intact.
         MemoryExhaustedError: a batch does not fit.
         DataError: there are fewer samples, or groups of them, than folds.
-        CheckpointError: there are checkpoints, but none is valid, or they are of another mode.
+        CheckpointError: checkpoints exist, but are not valid or belong to another mode.
         InterruptionError: a signal asked to stop; the state is in a checkpoint.
     """
     run.set_state("finetune")
     built.model.to(engine.device)
     train = built.plan.train
     members = members_of(built)
-    # Folds may differ in size by a sample or a group, so each member has its own number.
+    # Folds may differ in size by a sample or a group, so each member has its own number of steps.
     steps = [train.epochs * train.steps_per_epoch(len(member.samples)) for member in members]
     checkpoints = run.stage("finetune") / CHECKPOINTS
     saver = checkpoint.Saver(checkpoints, owner=run.name.identity, every_s=train.checkpoint_s)
@@ -142,7 +142,7 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
                 continue
             if member.folder:
                 load_start(built, engine, run, member=member, first_start=first_start)
-            # Members share a series of checkpoints; the newest is that of the interrupted member.
+            # Members share a series of checkpoints; the newest belongs to the interrupted member.
             member_checkpoint = None
             if last_checkpoint is not None and last_checkpoint.records["member"] == number:
                 member_checkpoint = last_checkpoint
@@ -158,13 +158,13 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
             )
             training.train(advance)
             if not member.folder:
-                # A single model writes best/ and last/ in place of a folder of its own.
+                # A single model writes best/ and last/ instead of its own folder.
                 return _alone(training, first_start)
             finished[number] = _finish(training)
     entries = [finished[member.number] for member in members]
     joint = joint_errors(built, run, members=members, entries=entries)
     if joint.is_start_better:
-        # A run never ends worse than it began.
+        # A run never ends with a higher validation error than it started with.
         commit_starts(built, engine, run, members=members, entries=entries, first=first_start)
     return _outcome_of_members(built, run, members=members, entries=entries, joint=joint)
 
@@ -172,10 +172,11 @@ def finetune(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter
 def _resumed(
     run: RunDirectory, members: Sequence[Member], saver: checkpoint.Saver
 ) -> tuple[dict[int, Entry], checkpoint.Checkpoint | None]:
-    """Return what earlier attempts have done, and make its lines the curve of the stage.
+    """Return the finished work of earlier attempts, and make its lines the curve of the stage.
 
     Returns:
-        number -> outputs and record of each finished member, and the checkpoint of another one.
+        number -> outputs and record of each finished member, and the checkpoint of an unfinished
+        member, if any.
     """
     last_checkpoint = saver.load()
     finished = {}
@@ -188,7 +189,7 @@ def _resumed(
                 finished[member.number] = entry
                 lines += entry.record["lines"]
     if last_checkpoint is not None and last_checkpoint.records["member"] in finished:
-        # It is of the last step of a member whose folder was committed afterwards.
+        # It belongs to the last step of a member whose folder was committed afterwards.
         last_checkpoint = None
     if last_checkpoint is not None:
         lines += last_checkpoint.records["lines"]
@@ -198,13 +199,13 @@ def _resumed(
 
 
 def _finish(training: MemberTraining) -> Entry:
-    """Commit a member's folder; returns its record and its outputs for what validates it."""
+    """Commit a member's folder; return its record, and its outputs for its validation samples."""
     built = training.built
     member = training.member
     weights = training.chosen()
     tensors = {}
     if member.held_out is not None:
-        # The chosen weights, which are not always those of the last step.
+        # The chosen weights, which are not always the weights of the last step.
         load_trained_state(built.model, weights)
         batch_size = built.plan.train.eval_batch_size
         with signals.immediate():
@@ -218,9 +219,9 @@ def _finish(training: MemberTraining) -> Entry:
 
 
 def _alone(training: MemberTraining, first_start: dict[str, Tensor]) -> Trained:
-    """Return the only member; writes last/ and best/.
+    """Return the outcome of a run with a single model; write last/ and best/.
 
-    `first_start` is what it started from, but for a predictor that was fitted.
+    `first_start` has the weights that it started from, except the weights of a fitted predictor.
     """
     built = training.built
     stage_folder = training.run.stage("finetune")
@@ -230,7 +231,7 @@ def _alone(training: MemberTraining, first_start: dict[str, Tensor]) -> Trained:
     error = training.error
     epoch = training.epoch
     errors = JointErrors(error=error, start_error=training.start_error)
-    # Few validation samples choose by the loss, which may prefer an epoch with a higher error.
+    # With few validation samples the loss chooses, and may prefer an epoch with a higher error.
     if built.plan.train.select == "best" and errors.is_start_better:
         load_trained_state(built.model, first_start)
         ridge_start.start(built, training.engine, training.member.samples, training.member.seed)
@@ -238,7 +239,7 @@ def _alone(training: MemberTraining, first_start: dict[str, Tensor]) -> Trained:
         training.best = chosen
         error = training.start_error
         epoch = 0
-    # Empty where nothing validates.
+    # Empty without validation samples.
     if training.best:
         checkpoint.commit_weights(stage_folder / "best", training.best, owner=owner)
     # Only now: until last/ was written, the model had to keep the weights of the last step.
@@ -286,14 +287,14 @@ def _outcome(
     epochs: list[int],
     lines: list[Record],
 ) -> Trained:
-    """Return what stage 3 has trained.
+    """Return the outcome of stage 3.
 
     Args:
-        built: of the run.
-        model: with the chosen weights.
-        error, start_error: its validation error, and that before any step, where it was fitted.
-        epochs: after which each member's weights were taken, 0 for those before any step.
-        lines: of its curve.
+        built: output of stage 1.
+        model: model with the chosen weights.
+        error, start_error: validation error of the model, and of its start if that was fitted.
+        epochs: epoch after which each member's weights were taken, 0 for its start.
+        lines: lines of its curve.
     """
     train = built.plan.train
     judged_on, judging_samples = train.judged_on(built.task, built.learned)
@@ -339,11 +340,11 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
     The read is counted in 3_finetune/test_reads.jsonl before it happens. Writes
     3_finetune/predictions.npz: outputs [n, K] or [n, K, *E] in the task's units, targets, and
-    groups [n] where samples have any. Logs a warning where inputs were trained on.
+    groups [n] if samples have them. Logs a warning if test inputs were trained on.
 
     Raises:
         DataError: the split is missing, damaged or empty.
-        NonFiniteError: an output is NaN or infinite, and the error would be.
+        NonFiniteError: an output is NaN or infinite, so the error would be too.
         MemoryExhaustedError: a batch does not fit.
     """
     num_reads = run.count_test_read()  # before the read: an interrupted one counts as well
@@ -385,9 +386,9 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
 
 
 def best_constant(built: Built) -> Tensor:
-    """Return the output [K] or [K, *E] of the best constant predictor for what was trained on.
+    """Return the output [K] or [K, *E] of the best constant predictor for the trained samples.
 
-    Of targets with more than 2^26 values in all, a part is drawn by the run's seed.
+    If targets have more than 2^26 values in total, a part of them is drawn with the run's seed.
     """
     targets = built.learned.targets()
     target_size = max(1, targets[0].size)
@@ -405,7 +406,7 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
 
     Args:
         validated: the trained model.
-        tested: None where the test split stays closed.
+        tested: test results; None if the test split stays closed.
     """
     built = validated.built
     aligned = validated.aligned
@@ -449,15 +450,17 @@ def result_of(validated: Validated, tested: Tested | None) -> Record:
 
 
 def _error_record(error: Error, tested: Tested | None) -> Record:
-    """Return the test error as a result holds it, and the reason where there is none."""
-    # The record has the same keys where the test split stayed closed.
+    """Return the test error for result.json, with the reason if there is no value."""
+    # The record has the same keys if the test split stayed closed.
     measured = Score(value=None, n=0)
     reason: str | None = "the test split stayed closed (test=false)"
     if tested is not None:
         measured = tested.score
         reason = None
         if measured.value is None:
-            reason = f"undefined on all {measured.skipped} that it averages over"
+            reason = (
+                f"undefined for all {measured.skipped} samples or classes over which it averages"
+            )
     return {
         "name": error.name,
         "value": measured.value,

@@ -1,4 +1,4 @@
-"""The members of a run as one model, whose start competes with what training made of it.
+"""The members of a run as one model, whose start competes with its trained weights.
 
 A member is a fold's model, or one of several whose random draws differ (`member_training`). Nothing
 here trains.
@@ -34,8 +34,8 @@ OUT_OF_FOLD = "out_of_fold.npz"
 class JointErrors:
     """The validation errors of all members as one model, after training and before any step.
 
-    Both are None where nothing validates or the error is undefined, that of the start also where
-    the predictor did not start fitted.
+    Both are None without validation samples, or if the error is undefined. The error of the start
+    is also None if the predictor did not start fitted.
     """
 
     error: float | None
@@ -45,7 +45,7 @@ class JointErrors:
     def is_start_better(self) -> bool:
         """Return whether the members should keep the weights that they started with.
 
-        They should where training has not lowered the error: nothing speaks for what it changed.
+        They should if training has not lowered the error: then nothing supports its changes.
         """
         if self.start_error is None:
             return False
@@ -55,10 +55,10 @@ class JointErrors:
 def joint_errors(
     built: Built, run: RunDirectory, *, members: Sequence[Member], entries: Sequence[Entry]
 ) -> JointErrors:
-    """Validate several members as one; with folds, writes out_of_fold.npz.
+    """Validate several members as one model; with folds, write out_of_fold.npz.
 
-    The error is that of each sample's outputs by the fold that has not seen it; without folds, that
-    of the members' joint outputs.
+    With folds, the error is computed from each sample's outputs by the fold that has not seen it;
+    without folds, from the members' joint outputs.
     """
     has_folds = bool(built.plan.train.folds)
     judging_samples = built.learned if has_folds else members[0].held_out
@@ -88,7 +88,7 @@ def joint_errors(
 
 
 def _joint(built: Built, members: Sequence[Member], outputs: Sequence[Tensor]) -> Tensor:
-    """Return the outputs of all members as one model: folds in the order of the samples."""
+    """Return the outputs of all members as one model, in the order of the samples."""
     if not built.plan.train.folds:
         return averaged(outputs, _output_kind(built))
     sample_order = np.argsort(_fold_rows(members))
@@ -120,9 +120,10 @@ def load_start(
     member: Member,
     first_start: dict[str, Tensor],
 ) -> None:
-    """Give the model the weights that a member starts from, but for a predictor that is fitted.
+    """Give the model the weights that a member starts from, except for a fitted predictor.
 
-    `first_start` are those of the run's own aligned embedder, with which the first member starts.
+    `first_start` has the weights with the run's own aligned embedder, from which the first member
+    starts.
     """
     weights = first_start
     if member.number > 0 or member.rows is not None:
@@ -140,9 +141,10 @@ def commit_starts(
     entries: Sequence[Entry],
     first: dict[str, Tensor],
 ) -> None:
-    """Replace the weights of all members by those before any step.
+    """Replace the weights of all members by their weights before any step.
 
-    The outputs in the folders stay those of the trained weights: a resumed run decides as this one.
+    The outputs in the folders still come from the trained weights, so that a resumed run makes the
+    same decision.
     """
     for member, entry in zip(members, entries, strict=True):
         load_start(built, engine, run, member=member, first_start=first)
@@ -153,7 +155,7 @@ def commit_starts(
 
 
 def ensemble(built: Built, run: RunDirectory, members: Sequence[Member]) -> Ensemble:
-    """Return the members' models, which share what none of them trains."""
+    """Return the members' models, which share all tensors that no member trains."""
     folder = run.stage("finetune")
     member_states = [storage.read_tensors(folder / member.folder / WEIGHTS) for member in members]
     # Twins share the tensors that no member trains.
@@ -179,7 +181,7 @@ def mean_lines(entries: Sequence[Entry]) -> list[Record]:
     for epoch_lines in zip(*(entry.record["lines"] for entry in entries), strict=True):
         mean_line = dict(epoch_lines[0])
         for name in _MEANS:
-            # A mean over some of the members only would not compare with other lines.
+            # A mean over only some of the members would not be comparable with other lines.
             numbers = [member_line[name] for member_line in epoch_lines]
             mean_line[name] = None if None in numbers else sum(numbers) / len(numbers)
         mean_curve.append(mean_line)

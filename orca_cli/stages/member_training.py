@@ -1,9 +1,9 @@
 """The models that one run fine-tunes in stage 3, and how each trains.
 
-They are one, one for each fold, or several whose random draws differ. Models that differ in their
-random features err on different samples. So the mean of their outputs has a lower error than one
-model, and than the mean over models that differ in the order of training alone
-(docs/evidence/defaults.md).
+A run fine-tunes one model, one model for each fold, or several models whose random draws differ.
+Models that differ in their random features err on different samples. So the mean of their outputs
+has a lower error than one model, and than the mean over models that differ in the order of training
+alone (docs/evidence/defaults.md).
 """
 
 from collections.abc import Callable
@@ -43,18 +43,18 @@ from orca_cli.training.loop import predict, score, whole_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One fine-tuning: what it learns from, and what it is validated on.
+    """One member of a run: the samples that it is trained on and validated on.
 
     Args:
-        number: from 0.
-        folder: where its weights are, below 3_finetune; empty for the only one of a run, whose
-            weights are best/ and last/.
-        seed: of its order, dropout and what a task draws; of folds, and of members after the first,
-            of embedder and predictor as well.
-        samples: what it trains on.
-        held_out: what it is validated on after every epoch; None where nothing is left.
-        rows: those of `held_out` among the run's training samples, [m]; None where it is no fold of
-            them.
+        number: number of the member, from 0.
+        folder: folder of its weights, below 3_finetune; empty for the only member of a run, whose
+            weights are in best/ and last/.
+        seed: seed of its sample order, its dropout and the draws of its task; for folds, and for
+            members after the first, also of embedder and predictor.
+        samples: samples that it is trained on.
+        held_out: samples that it is validated on after every epoch; None if there are none.
+        rows: rows of `held_out` among the run's training samples, [m]; None if the member is not a
+            fold.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Member:
 def members_of(built: Built) -> list[Member]:
     """Return the members of a run.
 
-    Folds are drawn as splits are: every class in proportion, groups and identical inputs together.
+    Folds are drawn like splits: every class in proportion, groups and identical inputs together.
 
     Raises:
         DataError: there are fewer samples than folds.
@@ -109,7 +109,7 @@ def _folds(built: Built) -> list[Member]:
         seed=plan.task.get("split_seed", 0),
         classes=sample_classes,
         groups=groups,
-    )  # [n], of the fold that holds each sample out
+    )  # [n], number of the fold that holds each sample out
     members = []
     for number in range(plan.train.folds):
         # [m], the samples that this member holds out
@@ -131,24 +131,23 @@ def drawn_again(
 ) -> dict[str, Tensor]:
     """Return the weights of a model drawn by a member's seed and aligned with the same source.
 
-    The model of a fold is aligned with the fold's own training samples: with all of them, it would
-    have seen the labels of those that judge it. `built` stays as it is.
+    The model of a fold is aligned with the fold's own training samples: with all samples, it would
+    have seen the labels of the samples that validate it. `built` is not changed.
 
     Args:
-        built, engine: of the run.
-        run: a folder apart from the run's own, in which the alignment leaves what it needs to
-            resume.
-        member: whose model it is.
+        built, engine: objects of the run.
+        run: a separate run folder, in which the alignment saves what it needs to resume.
+        member: member whose model is returned.
 
     Returns:
-        the weights as `trained_state`.
+        the weights, as from `trained_state`.
 
     Raises:
         OrcaError: any that `align.obtain_trajectory` raises.
     """
     # Fixed here: a null `align.source_seed` would follow the new seed to other source points.
     align_settings = replace(built.plan.align, source_seed=source_seed(built.plan))
-    # A seed that a run can have, which then starts from the same weights.
+    # A seed that is valid for a run, which then starts from the same weights.
     plan = replace(built.plan, seed=member.seed % (LARGEST_SEED + 1), align=align_settings)
     task = built.task
     summary = built.summary
@@ -157,7 +156,7 @@ def drawn_again(
         splits = {"train": split_record(task.train), "val": split_record(task.validation)}
         # The name of an alignment in the cache contains the digests of its data.
         summary = summary | {"splits": splits}
-    # To the bit the model that a run of this seed makes (decision 0021).
+    # To the bit the same model as in a run with this seed (decision 0021).
     model, _ = make_model(plan, task)
     if has_alignment(plan):
         # Aligned silently: the run shows its own alignment.
@@ -169,22 +168,22 @@ def drawn_again(
 
 @dataclass(kw_only=True)
 class MemberTraining:
-    """The training of one member; the model holds its current weights.
+    """The training of one member; the model of `built` has its current weights.
 
-    Making it gives the model the checkpoint's weights or, where there is none, the predictor its
-    start (`ridge_start`).
+    The constructor gives the model the checkpoint's weights or, without a checkpoint, gives the
+    predictor its start (`ridge_start`).
 
     Args:
-        built: its model holds what the member starts from.
-        engine, run: of the run.
-        member: what it trains on.
-        saver: the checkpoints of the stage, in which members follow one another.
-        first_step: steps of the stage before the member's own first one.
-        saved: the checkpoint to resume from; None starts.
+        built: output of stage 1; its model has the weights that the member starts from.
+        engine, run: objects of the run.
+        member: member to train.
+        saver: checkpoints of the stage, one series for all members.
+        first_step: number of steps in the stage before the member's own first step.
+        saved: checkpoint to resume from; None to start from the beginning.
 
     Attributes:
-        best: the weights that validated best; empty where nothing validates.
-        lines: of its curve, one an epoch.
+        best: weights with the best validation so far; empty without validation samples.
+        lines: lines of its curve, one for each epoch.
     """
 
     built: Built
@@ -207,8 +206,8 @@ class MemberTraining:
         self._step = 0
         self._outputs = torch.empty(0)
         self.best: dict[str, Tensor] = {}
-        # What a checkpoint holds besides tensors; "start": validation of the weights before any
-        # step, if they may be chosen.
+        # The content of a checkpoint in addition to tensors; "start": validation of the weights
+        # before any step, if they may be chosen.
         self._records: Record = {
             "start": None,
             "lines": [],
@@ -233,7 +232,8 @@ class MemberTraining:
         `train.checkpoint_s` seconds, after the last step, and before an InterruptionError.
 
         Args:
-            advance: is called after each step with the steps since the last call, and a note.
+            advance: function that is called after each step with the number of steps since the last
+                call, and a note.
 
         Raises:
             OrcaError: any that `OptimizerSteps.take` and `predict` raise.
@@ -244,12 +244,12 @@ class MemberTraining:
             if self._is_start_fitted and self.member.held_out is not None:
                 self._records["start"] = self._validated()
                 self.best = trained_state(self.built.model)
-                # Kept, since the starts of all members may together be better than their ends.
+                # Kept, because all starts together may be better than all trained members together.
                 self.run.write_arrays(
                     "finetune", start_file(self.member.number), outputs=self._outputs.numpy()
                 )
             while True:
-                # Asked before the step: a checkpoint may lie between an epoch's last step and its
+                # Checked before the step: a checkpoint may lie between an epoch's last step and its
                 # validation.
                 epoch_end = self._steps.per_epoch * (len(self.lines) + 1)
                 if self._step == epoch_end:
@@ -262,7 +262,7 @@ class MemberTraining:
                 shown_steps = self._step
                 is_last = self._step == self._steps.total
                 is_due = self.saver.is_due(self.first_step + self._step)
-                # What follows the last step may be interrupted.
+                # The work after the last step may be interrupted.
                 if is_last or is_due or signals.pending() is not None:
                     self._save()
                 signals.check()
@@ -275,9 +275,9 @@ class MemberTraining:
 
     @property
     def epoch(self) -> int:
-        """Return after which epoch the chosen weights were taken, 1 for the first.
+        """Return the epoch after which the chosen weights were taken, 1 for the first.
 
-        It is 0 for those before any step.
+        It is 0 for the weights before any step.
         """
         if self._train.select == "best":
             return self._records["best_epoch"]
@@ -287,7 +287,7 @@ class MemberTraining:
     def error(self) -> float | None:
         """Return the validation error of the chosen weights.
 
-        None where it is undefined, or nothing validates.
+        It is None if it is undefined, or without validation samples.
         """
         chosen_line = self.lines[self.epoch - 1] if self.epoch else self._records["start"]
         return chosen_line["validation_error"]
@@ -299,17 +299,16 @@ class MemberTraining:
         return None if start is None else start["validation_error"]
 
     def chosen(self) -> dict[str, Tensor]:
-        """Return the weights that `train.select` says, as `trained_state`.
+        """Return the weights that `train.select` chooses, as from `trained_state`.
 
-        It is called once all steps are taken. The model has those of the last step.
+        Call it after all steps, when the model has the weights of the last step.
         """
         if self._train.select == "best":
             return self.best
         return trained_state(self.built.model)
 
     def _save(self) -> None:
-        # After the last step, what follows needs no optimizer, whose state is twice the size of the
-        # weights.
+        # After the last step, no optimizer is needed, whose state is twice the size of the weights.
         is_last = self._step == self._steps.total
         new_checkpoint = checkpoint.Checkpoint(
             step=self.first_step + self._step,
@@ -339,7 +338,7 @@ class MemberTraining:
         earlier_lines = list(self.lines)
         if records["start"] is not None:
             earlier_lines.append(records["start"])
-        # Few samples choose by the loss, which moves with each of them (docs/selection.md).
+        # With few samples the loss chooses, since it changes with every sample (docs/selection.md).
         rule = "validation_loss" if self._train.select_by == "loss" else "validation_error"
         # Kept with select=last too: a single model writes both best/ and last/.
         if member.held_out is not None and is_better(line, earlier_lines, rule):
@@ -350,7 +349,7 @@ class MemberTraining:
         self.run.record("finetune", line)
 
     def _validated(self) -> dict[str, float | None]:
-        """Return error and loss on what validates.
+        """Return error and loss on the validation samples.
 
         On an interruption, save a checkpoint first so that no step is repeated.
         """
@@ -387,10 +386,10 @@ def start_file(number: int) -> str:
 
 
 def is_better(line: Record, earlier: list[Record], rule: str) -> bool:
-    """Return whether an epoch's value of `rule` is at most that of every earlier one.
+    """Return whether an epoch's value of `rule` is at most that of every earlier epoch.
 
-    Of equal ones the later wins. An undefined value (of only one class, say) is never better than a
-    defined one; among undefined ones the latest wins.
+    Among equal values the latest wins. An undefined value (for example, with only one class) is
+    never better than a defined value; among undefined values the latest wins.
     """
     earlier_values = [epoch[rule] for epoch in earlier if epoch[rule] is not None]
     if line[rule] is None:

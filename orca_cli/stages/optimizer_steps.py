@@ -1,8 +1,9 @@
-"""The optimizer steps of stage 3: which samples each sees, and at what rate.
+"""The optimizer steps of stage 3: the samples and the learning rate of each step.
 
-Both are a function of the seed and the step. The rate follows A.3.5 of the paper; a step may add up
-the gradients of several batches, as in A.3.3. Also what the other processes of a run do
-(`training/team.py`): their part of each step, as ordered.
+Both are functions of the seed and the step. The rate follows A.3.5 of the paper; a step may add up
+the gradients of several batches, as in A.3.3. The module also has the work of the other processes
+of a run (`training/team.py`): they compute their part of each step when the first process orders
+it.
 """
 
 import dataclasses
@@ -34,24 +35,27 @@ _BUILD = "build"
 _PLAN = "plan"
 _STEP = "step"
 _CPU = torch.device("cpu")
-_SMALLER = "lower it and raise train.accumulation, or use a smaller body or embedder.max_tokens"
+_SMALLER = (
+    "lower it and raise train.accumulation, or use a smaller body or a lower embedder.max_tokens"
+)
 
 
 class OptimizerSteps:
-    """The optimizer steps of stage 3 on some samples. Batches are read ahead, so close it.
+    """The optimizer steps of stage 3 on some samples; close it, since it reads batches ahead.
 
     Args:
-        built: its model has to be on the engine's device.
-        engine: of the run.
-        samples: those that are trained on.
-        seed: of all draws: order, augmentation and dropout.
+        built: output of stage 1; its model must be on the engine's device.
+        engine: engine of the run.
+        samples: samples to train on.
+        seed: seed of all draws: order, augmentation and dropout.
 
     Attributes:
-        per_epoch: steps of one pass over the samples, the last of which may be smaller.
-        total: steps of all passes.
-        optimizer: whose state belongs into a checkpoint. What starts at random of embedder and
-            predictor has `outer_rate` times the rate of all others.
-        unit: of outputs and targets in the loss, in the task's: one for all, or one for each, [K].
+        per_epoch: number of steps of one pass over the samples; the last step may be smaller.
+        total: number of steps of all passes.
+        optimizer: optimizer whose state belongs into a checkpoint. Parameters of embedder and
+            predictor that start at random have `outer_rate` times the rate of all others.
+        unit: unit of outputs and targets in the loss, in the task's units: one number for all
+            outputs, or one for each, [K].
     """
 
     def __init__(self, built: Built, engine: Engine, samples: Samples, seed: int) -> None:
@@ -63,7 +67,7 @@ class OptimizerSteps:
         # A fold or a part may have fewer samples than a step would see.
         self._settings = train.fitted(len(samples))
         if isinstance(built.loss, nn.Module):
-            built.loss.to(engine.device)  # weights of classes
+            built.loss.to(engine.device)  # class weights
         self.per_epoch = train.steps_per_epoch(len(samples))
         self.total = train.epochs * self.per_epoch
         self.optimizer = engine.prepare(_make_optimizer(built, engine.device))
@@ -76,7 +80,7 @@ class OptimizerSteps:
             unit = 1.0
         self.unit = unit.to(engine.device) if isinstance(unit, Tensor) else unit
 
-        # Drawn once an epoch; what is read ahead may be of the next one.
+        # Drawn once an epoch; batches that are read ahead may belong to the next epoch.
         @functools.lru_cache(2)
         def order(epoch: int) -> np.ndarray:
             # Named by the epoch, so that a resumed run has the same order (decision 0003).
@@ -89,25 +93,26 @@ class OptimizerSteps:
         self._is_shared = False
 
     def take(self, step: int) -> tuple[float, np.ndarray]:
-        """Take step 0, 1, ...
+        """Take one optimizer step; steps are numbered from 0.
 
-        Steps may be taken in another order, but batches that were read ahead are read again.
+        Steps may be taken in any order, but out of order, batches that were read ahead are read
+        again.
 
         Returns:
             the loss as `train_step` reports it, and the rows of its samples, [m] int64.
 
         Raises:
-            NonFiniteError, MemoryExhaustedError: the weights are as they were.
+            NonFiniteError, MemoryExhaustedError: the step failed; the weights are unchanged.
         """
-        # Set anew at every step, so that no checkpoint needs the state of a schedule.
+        # Set at every step, so that no checkpoint needs the state of a schedule.
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = self.rate(step) * parameter_group["rate"]
         batch_size = self._settings.batch_size
         team = self._engine.team
         sample_rows = self._rows(step)
         with (
-            # A signal that raised inside a step would leave the others in a collective call forever
-            # (decision 0019).
+            # An exception by a signal inside a step would leave the other processes in a collective
+            # call forever (decision 0019).
             signals.postponed() if team is not None else nullcontext(),
             governed_by("train.batch_size", _SMALLER),
         ):
@@ -118,7 +123,7 @@ class OptimizerSteps:
                     self._share(team)
                 team.order(_STEP, step=step)
             if self._feed is None or step != self._next:
-                # The first step, or one out of turn.
+                # The first step, or a step out of order.
                 self.close()
                 self._feed = read_ahead(self._reads(step))
             self._next = -1  # an error leaves the feed inside the step
@@ -205,7 +210,7 @@ class OptimizerSteps:
 
 
 def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer:
-    """Return an optimizer in which what starts at random has the outer rate."""
+    """Return an optimizer in which parameters that start at random have the outer rate."""
     train = built.plan.train
     is_body_layer = built.model.embedder.is_body_layer
     is_ridge = starts_as_ridge(built.plan, built.model)
@@ -240,15 +245,15 @@ def _make_optimizer(built: Built, device: torch.device) -> torch.optim.Optimizer
 
 
 def _await_all(team: Team) -> None:
-    """Return once all processes have carried out an order; raises what failed in one of them."""
+    """Return once all processes have carried out an order; raise the error if one has failed."""
     team.gathered(lambda: {}, 0)
 
 
 def lead(team: Team, built: Built, engine: Engine) -> None:
-    """Let the other processes build what this one has built.
+    """Make the other processes build the same model as this process.
 
     Raises:
-        OrcaError: one of them cannot, or has read other data.
+        OrcaError: a process cannot build the model, or has read different data.
     """
     team.order(
         _BUILD,
@@ -262,13 +267,13 @@ def lead(team: Team, built: Built, engine: Engine) -> None:
 def share(team: Team, settings: Callable[[], Config]) -> int:
     """Share the work of a run that another process leads; returns the exit code once it is over.
 
-    What fails in a step fails in all processes, and the first one decides what is next; only what
-    this process alone has met is raised.
+    A failure in a step is a failure in all processes, and the first process decides how to go on.
+    So this function raises only an error that occurred in this process alone.
 
     Args:
-        team: of the run.
-        settings: composes the run's settings; it is called when the first process has read the
-            data, and so has made what others share.
+        team: processes of the run.
+        settings: function that composes the run's settings; it is called when the first process has
+            read the data, and so has created the files that all processes share.
     """
     with ExitStack() as plans:
         order = team.listen()
@@ -299,7 +304,7 @@ def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> Opt
     # Received in the order in which `_share` sends: rows, weights, optimizer.
     sample_rows = team.share({}, _CPU)["rows"].numpy()
     samples = built.learned
-    # As many rows as samples are all of them, in their own order.
+    # If there are as many rows as samples, the rows are all samples in their own order.
     if len(sample_rows) != len(built.learned):
         samples = Part(built.learned, sample_rows)
     team.share_weights(built.model, engine.device)
@@ -314,7 +319,7 @@ def _follow_plan(team: Team, built: Built, engine: Engine, order: Record) -> Opt
 
 
 def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[Built, Engine]:
-    """Build what the first process has built, on the device of this one."""
+    """Build the same model as the first process, on the device of this process."""
     # `gathered` tells all processes of a failure in `make`, but returns numbers only.
     built_engines: list[tuple[Built, Engine]] = []
 
@@ -327,7 +332,7 @@ def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[B
             first_split = order["splits"][name]
             if split != first_split:
                 raise DataError(
-                    f"process {team.rank.number} reads other data than process 0: "
+                    f"process {team.rank.number} has read different data from process 0: "
                     f"{split['n']} samples, not {first_split['n']}",
                     where=f"task ({name})",
                     hint="give all processes the same paths.data",

@@ -1,9 +1,10 @@
-"""The plan of a run: its settings once the data are known, in which nothing is open any more.
+"""The plan of a run: its settings once the data are known, with everything decided.
 
-What settings leave open (null or auto) is decided by rules: what chooses the weights by the number
-of validation samples (docs/selection.md), how long and how to train by budget, samples and size of
-the model (docs/evidence/defaults.md). The paper searches for rate, decay and batch size instead
-(A.3.3: `orca tune`). A resumed run takes the decisions that it recorded.
+Rules decide the settings that are left open (null or auto). The number of validation samples
+decides how the weights are chosen (docs/selection.md). Budget, number of samples and size of the
+model decide how and how long to train (docs/evidence/defaults.md). The paper searches for learning
+rate, weight decay and batch size instead (A.3.3: `orca tune`). A resumed run takes the decisions
+that it recorded.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +18,22 @@ from orca_cli.data.contents import contents, joined
 from orca_cli.data.fraction import Joined
 from orca_cli.interfaces import Samples, TaskData
 
-# From this number on, validation samples judge a run and choose its epoch. The error of fewer is
-# mostly noise, so folds of all samples judge in their place.
+# With at least this number, validation samples evaluate a run and choose its epoch. The error on
+# fewer samples is mostly noise, so cross-validation over all samples replaces it.
 BEST_FROM = 100
 _FOLDS = 5
-# From this number on they choose by the error; fewer by the loss, which moves with every sample.
+# With at least this number, the error chooses the epoch; with fewer, the loss, which changes with
+# every sample.
 ERROR_FROM = 300
 _OPEN = (None, "auto")
 RECIPE = (
     "embedder",
     "finetune",
-)  # groups whose choice `recipe.with_recipe` decides where it is open
+)  # groups that `recipe.with_recipe` decides if they are open
 
 
 class Decision(NamedTuple):
-    """What an open setting is set to, JSON-able, and why: the rule, and what it was applied to."""
+    """The value decided for an open setting, JSON-able, and why: the rule, and the facts for it."""
 
     value: Any
     why: str
@@ -43,7 +45,7 @@ Decided = Mapping[str, Decision]  # by dotted key
 def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Decided:
     """Return the decisions in a run's summary of stage 1 or its result.
 
-    There are none where its data were not these `splits`.
+    Empty if its data were not these `splits`.
     """
     recorded_splits = record.get("splits", {})
     # Rules read numbers of samples, so their decisions hold for these data alone.
@@ -58,7 +60,7 @@ def read_decisions(record: Mapping[str, Any], splits: Mapping[str, Any]) -> Deci
 class TrainPlan(Train):
     """The settings of stage 3, decided by `decide`.
 
-    `select_by` is "auto" where `select` is "last", which does not read it.
+    `select_by` stays "auto" if `select` is "last", which does not use it.
     """
 
     epochs: int
@@ -79,24 +81,25 @@ class TrainPlan(Train):
 
     @property
     def falling_epochs(self) -> float:
-        """Return the epochs that the run takes before its rate is 0."""
+        """Return the number of epochs before the learning rate is 0."""
         return min(self.epochs, self.decay_epochs or self.epochs)
 
     @property
     def warmup_length(self) -> float:
         """Return the length of the warm-up in epochs.
 
-        It is as set, or `warmup_limit` of the epochs before the rate is 0.
+        It is `warmup_epochs`, but at most the fraction `warmup_limit` of the epochs before the rate
+        is 0.
         """
         if self.warmup_limit is None:
             return self.warmup_epochs
         return min(self.warmup_epochs, self.warmup_limit * self.falling_epochs)
 
     def fitted(self, num_samples: int) -> Self:
-        """Return the plan with optimizer steps of no more samples than this number.
+        """Return the plan with at most this number of samples in an optimizer step.
 
-        It is the plan itself where its steps are no larger. Otherwise their batches get smaller; a
-        step gets fewer batches only where it would have more of them than there are samples.
+        It is the plan itself if its steps are no larger. Otherwise batches get smaller; a step gets
+        fewer batches only if it would have more batches than there are samples.
         """
         if self.batch_size * self.accumulation <= num_samples:
             return self
@@ -108,12 +111,12 @@ class TrainPlan(Train):
         return replace(self, batch_size=batch_size, accumulation=accumulation)
 
     def step_size(self, num_samples: int) -> int:
-        """Return how many samples an optimizer step sees, of this number in all."""
+        """Return the number of samples in an optimizer step, given the number of all samples."""
         fitted_plan = self.fitted(num_samples)
         return fitted_plan.batch_size * fitted_plan.accumulation
 
     def steps_per_epoch(self, num_samples: int) -> int:
-        """Return the optimizer steps of one pass over a number of samples."""
+        """Return the number of optimizer steps of one pass over a number of samples."""
         return -(-num_samples // self.step_size(num_samples))
 
     def learned(self, task: TaskData) -> Samples:
@@ -123,7 +126,7 @@ class TrainPlan(Train):
         return task.train
 
     def count_learned(self, task: TaskData) -> int:
-        """Return how many samples a fine-tuning of stage 3 trains on; of several, the largest."""
+        """Return how many samples a model of stage 3 trains on; with folds, the largest number."""
         num_learned = len(self.learned(task))
         if self.folds:
             # The smallest fold leaves the most samples to train on.
@@ -131,17 +134,18 @@ class TrainPlan(Train):
         return num_learned
 
     def judged_on(self, task: TaskData, learned: Samples) -> tuple[str, Samples | None]:
-        """Return where the run's weights are validated, and on which samples.
+        """Return the name of the samples that validate the run's weights, and the samples.
 
         Args:
-            task: that of the run.
+            task: task of the run.
             learned: the samples that stage 3 trains on; folds together validate on all of them.
 
         Returns:
-            "validation", "test", "folds" or "nothing", and the samples; None for nothing.
+            "validation", "test", "folds" or "nothing", and the samples; None with "nothing".
         """
         if self.folds:
-            # Before `refit`: folds hold out validation samples too, where those are trained on.
+            # Checked before `refit`: folds hold out validation samples too, if these are trained
+            # on.
             return "folds", learned
         if self.refit:
             return "nothing", None
@@ -150,42 +154,43 @@ class TrainPlan(Train):
 
 @dataclass(kw_only=True)
 class Plan(Config):
-    """The settings of a run, with those of stage 3 decided.
+    """The settings of a run, with the settings of stage 3 decided.
 
     Args:
-        decided: what was open, and why it is as it is.
+        decided: decisions about settings that were open, with their reasons.
     """
 
     train: TrainPlan
     decided: Decided
 
 
-# Sets of samples by their size, which decides the length of stage 3 and the batch size. These are
-# for protocol=clean: the other protocols set the paper's numbers in their own files.
+# Numbers of training samples up to which a data set is small or middle-sized, which decides the
+# length of stage 3 and the batch size. They apply to protocol=clean: the other protocols set the
+# paper's numbers in their own files.
 _SMALL_SET = 500
 _MIDDLE_SET = 5000
-_SHORT = 128  # tokens of a sample, up to which members of a small model cost little
-_SMALL = 50_000_000  # parameters of the largest model that learns at the higher rate
-# Rates and numbers of steps and members were chosen by test errors on small sets; other sets have
-# to confirm them (docs/evidence/defaults.md).
+_SHORT = 128  # number of tokens of a sample up to which members of a small model cost little
+_SMALL = 50_000_000  # number of parameters up to which a model learns at the higher rate
+# Rates and numbers of steps and members were chosen by test errors on small data sets; other data
+# sets have to confirm them (docs/evidence/defaults.md).
 _SMALL_RATE = 2e-4
 _LARGE_RATE = 5e-5
 _OUTER_RATE = 10.0
 _WEIGHT_DECAY = 0.01
 _CLIP = 1.0
-_WARMUP = 0.1  # of the steps
-_QUICK = 0.25  # of the steps at budget=normal
-_FOLDED = 0.5  # of the steps, for each fold
-MOST_MEMBERS = 5  # that a budget of minutes takes, as `thorough` does
+_WARMUP = 0.1  # fraction of the steps
+_QUICK = 0.25  # fraction of the steps with budget=normal
+_FOLDED = 0.5  # fraction of the steps, for each fold
+MOST_MEMBERS = 5  # number with budget=thorough, and upper bound with a budget in minutes
 
 
 def is_minutes(settings: Config) -> bool:
-    """Return whether the budget is a time."""
+    """Return whether the budget is a time in minutes."""
     return not isinstance(settings.budget, str)
 
 
 def budget_name(settings: Config) -> str:
-    """Return the budget as people read it."""
+    """Return the budget in readable form."""
     if is_minutes(settings):
         return f"{settings.budget:g} min"
     return str(settings.budget)
@@ -193,13 +198,13 @@ def budget_name(settings: Config) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the rules read and none of them changes.
+    """The facts that the rules read, and that no rule changes.
 
     Args:
-        config, task: as composed and read.
-        tokens: of a sample.
-        parameters: of the whole model.
-        starts_as_ridge: whether the predictor starts as a ridge.
+        config, task: composed settings, and the task's data.
+        tokens: number of tokens of a sample.
+        parameters: number of parameters of the whole model.
+        starts_as_ridge: whether the predictor starts as a ridge regression.
         starts_with_features: whether in addition the embedder starts as the body's own layer.
     """
 
@@ -217,7 +222,7 @@ class Facts:
 
     @property
     def is_small(self) -> bool:
-        """Return whether the model is a small one."""
+        """Return whether the model is small."""
         return self.parameters <= _SMALL
 
     def by_budget(self, train: TrainPlan, value: Any) -> Decision:
@@ -230,11 +235,11 @@ class Facts:
         return Decision(value=value, why=reason)
 
     def by_validation(self, bound: int, *, fewer: str, enough: str) -> Decision:
-        """Return one of two values by whether there are as many validation samples as a bound."""
+        """Return `fewer` if there are fewer validation samples than the bound, else `enough`."""
         num_validation = len(self.task.validation)
         if num_validation < bound:
             return Decision(fewer, f"{num_validation} validation samples, fewer than {bound}")
-        return Decision(enough, f"{num_validation} validation samples, not fewer than {bound}")
+        return Decision(enough, f"{num_validation} validation samples, the minimum is {bound}")
 
 
 def decide(facts: Facts, recorded: Decided) -> Plan:
@@ -244,7 +249,7 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
 
     Args:
         facts: settings, data and model.
-        recorded: decisions of an earlier attempt, or by a time that was measured, which take
+        recorded: decisions of an earlier attempt, or decisions from a measured time, which take
             precedence over the rules.
     """
     config = facts.config
@@ -259,7 +264,7 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
         decision = rule(facts, train)
         if decision is None:
             continue
-        # A resumed run keeps its own value, even where a rule has changed since.
+        # A resumed run keeps its own value, even if a rule has changed since.
         decided[dotted_key] = recorded.get(dotted_key, decision)
         # Rules further down read this setting.
         train = replace(train, **{name: decided[dotted_key].value})
@@ -268,15 +273,19 @@ def decide(facts: Facts, recorded: Decided) -> Plan:
 
 def _folds(facts: Facts, train: TrainPlan) -> Decision:
     typed = facts.typed
-    # Each of these says how the weights are chosen, or how many models there are.
+    # Each of these settings decides how the weights are chosen, or how many models there are.
     if typed.select != "auto" or typed.refit is True or (typed.members or 1) > 1:
-        return Decision(0, "train.select, train.refit or train.members is typed")
+        return Decision(0, "train.select, train.refit or train.members is set explicitly")
     num_validation = len(facts.task.validation)
     if typed.validate_on == "test" or num_validation >= BEST_FROM:
-        return Decision(0, f"{num_validation} samples validate, not fewer than {BEST_FROM}")
+        return Decision(
+            0,
+            f"{num_validation} validation samples; folds replace fewer than {BEST_FROM}, unless "
+            "train.validate_on=test",
+        )
     num_units = _count_units(facts.task)
     if num_units < _FOLDS:
-        return Decision(0, f"{num_units} samples or groups, fewer than {_FOLDS} folds")
+        return Decision(0, f"{num_units} samples or groups, too few for {_FOLDS} folds")
     return Decision(_FOLDS, f"{num_validation} validation samples, fewer than {BEST_FROM}")
 
 
@@ -290,15 +299,15 @@ def _select(facts: Facts, train: TrainPlan) -> Decision:
     if train.folds:
         return Decision(
             "last",
-            f"train.folds={train.folds} judges by all samples, and none are left to choose by",
+            f"train.folds={train.folds} validates on all samples and leaves none to choose weights",
         )
     if facts.typed.refit is True:
-        return Decision("last", "train.refit=true leaves no samples to choose by")
+        return Decision("last", "train.refit=true leaves no samples to choose weights")
     return facts.by_validation(BEST_FROM, fewer="last", enough="best")
 
 
 def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
-    # Left open, since nothing reads it.
+    # Left open, since nothing uses it.
     if train.select != "best":
         return None
     return facts.by_validation(ERROR_FROM, fewer="loss", enough="error")
@@ -306,16 +315,16 @@ def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
 
 def _refit(facts: Facts, train: TrainPlan) -> Decision:
     if train.select == "best":
-        return Decision(False, "validation chooses")
+        return Decision(False, "the validation samples choose the weights")
     # Samples that the user set apart stay apart.
     if not facts.task.validation_drawn:
-        return Decision(False, "validation was not drawn from the training data")
-    # The validation samples are the test split here, which nothing may train on.
+        return Decision(False, "the validation samples were not drawn from the training data")
+    # The validation samples are the test split here, on which no run may train.
     if facts.typed.validate_on == "test":
-        return Decision(False, "train.validate_on=test")
+        return Decision(False, "train.validate_on=test, and no run trains on the test split")
     if facts.config.task.get("train_fraction") is not None:
-        return Decision(False, "task.train_fraction says how much is trained on")
-    return Decision(True, "nothing is chosen by validation, which was drawn from the training data")
+        return Decision(False, "task.train_fraction sets the number of training samples")
+    return Decision(True, "the validation samples choose nothing, so they are trained on as well")
 
 
 def _batch_size(facts: Facts, train: TrainPlan) -> Decision:
@@ -327,12 +336,12 @@ def _batch_size(facts: Facts, train: TrainPlan) -> Decision:
 def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     """Decide the number of passes over the samples.
 
-    For a budget of minutes it is that of `normal`, until the time of a step is known
+    For a budget in minutes it is the same as with budget=normal, until the time of a step is known
     (stages/expected_time.py).
     """
     num_samples = train.count_learned(facts.task)
     steps_per_epoch = train.steps_per_epoch(num_samples)
-    # Bounds are in steps, since a pass over a small set takes only a few.
+    # Bounds are in steps, since a pass over a small data set takes only a few steps.
     if num_samples <= _SMALL_SET:
         total_steps = 400.0
     elif num_samples <= _MIDDLE_SET:
@@ -340,25 +349,25 @@ def _epochs(facts: Facts, train: TrainPlan) -> Decision:
     else:
         total_steps = min(5000, max(2000, 10 * steps_per_epoch))
     budget = facts.config.budget
-    # From the body's features and a ridge on them, training gains little (docs/evidence/start.md).
+    # If a model starts as a ridge on features, training gains little (docs/evidence/start.md).
     is_short = facts.starts_with_features or (train.folds > 0 and facts.starts_as_ridge)
     if budget == "quick" or (budget == "normal" and is_short):
         total_steps *= _QUICK
     elif train.folds:
         # The steps of five folds add up.
         total_steps *= _FOLDED
-    # One whole pass at least, whatever the bound on steps (docs/budget.md).
+    # At least one whole pass, whatever the bound on steps (docs/budget.md).
     return facts.by_budget(train, max(1, round(total_steps / steps_per_epoch)))
 
 
 def _members(facts: Facts, train: TrainPlan) -> Decision:
     budget = facts.config.budget
     num_samples = train.count_learned(facts.task)
-    # The gain of a second member was not measured on larger sets and bodies (decision 0021).
+    # The gain of a second member was not measured on larger data sets and bodies (decision 0021).
     is_cheap = facts.is_small and num_samples <= _MIDDLE_SET and facts.tokens <= _SHORT
     # Members differ in their random filters, which a body's own layer and plain patches lack.
     is_bank = facts.starts_as_ridge and not facts.starts_with_features
-    # A length that was typed is that of one model.
+    # A number of epochs that the user set applies to one model.
     has_open_length = facts.typed.epochs is None
     if train.folds:
         num_members = 1  # each fold is a model already
@@ -376,7 +385,7 @@ def _lr(facts: Facts, train: TrainPlan) -> Decision:
 
 
 def _outer_rate(facts: Facts, train: TrainPlan) -> Decision:
-    # A rate that the user typed holds for all parameters.
+    # A rate that the user set applies to all parameters.
     return facts.by_budget(train, _OUTER_RATE if facts.typed.lr is None else 1.0)
 
 
@@ -386,9 +395,9 @@ def _warmup_epochs(facts: Facts, train: TrainPlan) -> Decision:
 
 _Rule = Callable[[Facts, TrainPlan], Decision | None]
 
-# Setting of stage 3 -> the rule that decides it where it is open, from the facts and from the plan
-# so far; it returns None to leave the setting open. Rules apply in this order: how long to train
-# depends on what is trained on, and that on what chooses the weights.
+# Setting of stage 3 -> the rule that decides it if it is open, from the facts and from the plan so
+# far; a rule returns None to leave the setting open. Rules apply in this order: the length of
+# training depends on the training samples, and these depend on how the weights are chosen.
 _RULES: Mapping[str, _Rule] = {
     "folds": _folds,
     "select": _select,

@@ -1,13 +1,14 @@
-"""What stage 2 minimises: the class-wise distance of embedded target data to the fixed source.
+"""The objective of stage 2: the class-wise distance of embedded target data to the fixed source.
 
 Paper A.1.2, Algorithm 1, for target classes k with n_k of the n training samples and a metric d
 between labelled clouds:
 
     D(f_t) = sum_k n_k / n  d(f_s(source), f_t(points of class k))
 
-Every d is taken on a limited number of points (`ProblemForm`), drawn anew at every step. A metric
-may ask for several classes or all in one d, whose weight is then the sum of theirs, and for samples
-of the source in place of all of its points (`interfaces.Metric`). The default `otdd` asks for both.
+Every d is computed on a limited number of points (`ProblemForm`), which are drawn again at every
+step. A metric may ask for several classes, or all classes, in one d, whose weight is then the sum
+of theirs. A metric may also ask for samples of the source instead of all of its points
+(`interfaces.Metric`). The default `otdd` asks for both.
 """
 
 import math
@@ -41,13 +42,15 @@ from orca_cli.stages.target_points import Draw, embed_points, samples_at_once
 from orca_cli.training.engine import Engine
 from orca_cli.training.loop import batches
 
-# Input values of a class's samples that are read: of large samples, fewer give more tokens each.
+# Maximum number of input values that are read from the samples of a class: fewer large samples are
+# read, since each gives more tokens.
 _DRAWN_VALUES = 2**27
 _FEWEST_SAMPLES = 8
-# Points of a problem, by default.
+# Default numbers of points of a problem.
 _POINTS_OF_A_CLASS = 128
 _POINTS_OF_CLASSES = 256
-# Points of several problems that are embedded at once: each call costs as much as a thousand.
+# Maximum number of points of several problems that are embedded at once: each call costs as much as
+# a thousand points.
 _EMBEDDED_POINTS = 2**13
 _EXACT_SOURCE_POINTS = 500
 _EXACT_TARGET_POINTS = 200
@@ -71,7 +74,7 @@ class Labelled:
 
 
 class Sides(NamedTuple):
-    """The source and the target that a metric is given."""
+    """The points of source and target that a metric compares."""
 
     source: Features
     target: Features
@@ -79,12 +82,12 @@ class Sides(NamedTuple):
 
 @dataclass(frozen=True)
 class ProblemForm:
-    """What a problem holds of the target; `form_of` makes it.
+    """The target side of one problem; `form_of` makes it.
 
     Args:
-        features: what a point is, as `Align.features`.
-        classes: target classes in one problem; None: all of a split.
-        points: the most points of one problem.
+        features: kind of point, as in `Align.features`.
+        classes: number of target classes in one problem; None: all classes of a split.
+        points: maximum number of points of one problem.
     """
 
     features: str
@@ -93,7 +96,7 @@ class ProblemForm:
 
 
 def form_of(metric: Metric, settings: Align) -> ProblemForm:
-    """Return what problems hold by the settings or, where they say nothing, by the metric."""
+    """Return the form of problems by the settings or, if these are null, by the metric."""
     classes_per_problem = settings.classes_per_problem  # 0 for all, as users write it
     if classes_per_problem is None:
         classes_per_problem = 0 if metric.all_classes else 1
@@ -106,7 +109,7 @@ def form_of(metric: Metric, settings: Align) -> ProblemForm:
 
 
 class _Drawing(NamedTuple):
-    """What is drawn for a group of classes; `source` is None where a metric takes all of it."""
+    """The draw for a group of classes; `source` is None if a metric uses the whole source."""
 
     source: Strata | None
     target: Draw
@@ -115,18 +118,18 @@ class _Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """The distance that stage 2 minimises, of groups of target classes to the source.
+    """The distance that stage 2 minimises, from groups of target classes to the source.
 
     `make_problem` makes it. Values are in the metric's units (its `convention`).
 
     Args:
-        model, engine: what embeds the target, on the run's device.
+        model, engine: transfer and engine, which embed the target on the run's device.
         metric: the distance.
-        source, prepared: the source's points on that device, and what the metric computed from
-            them.
+        source, prepared: the source's points on that device, and the tensors that the metric
+            computed from them.
         train, heldout: the training split, and the validation split.
-        form: what one problem holds.
-        seed: of the draws.
+        form: target side of one problem.
+        seed: seed of the draws.
     """
 
     model: TransferModel
@@ -142,7 +145,7 @@ class Problem:
     def groups(self, split: Labelled, *names: str | int) -> list[Group]:
         """Return the classes of a split in a seeded order, cut into groups of a problem each."""
         generator = seeding.numpy_generator(self.seed, "align", "order", *names)
-        # The names include the step, so that other classes share a problem at every step.
+        # The names include the step, so that different classes share a problem at every step.
         order = generator.permutation(list(split.members))
         group_size = self.form.classes or len(order)
         return [tuple(labels.tolist()) for labels in batches(order, group_size)]
@@ -150,11 +153,12 @@ class Problem:
     def backward(self, step: int) -> tuple[float, dict[str, float]]:
         """Add the gradients of all groups to the embedder's.
 
-        An InterruptionError comes between two lists of `distances`, with the gradient incomplete.
+        An InterruptionError is raised between two lists of `distances`; the gradient is then
+        incomplete.
 
         Returns:
             the weighted sum of all distances, and the worst diagnostics: the largest iterations and
-            marginal_error, where the metric has them.
+            marginal_error, if the metric has them.
         """
         loss = 0.0
         worst: dict[str, float] = {}
@@ -175,14 +179,14 @@ class Problem:
     ) -> Iterator[list[tuple[float, Distance]]]:
         """Yield weight and distance of every group of classes, on the points that `names` draw.
 
-        Groups whose points are embedded together come in one list, and share a graph: their sum is
-        to be differentiated.
+        Groups whose points are embedded together come in one list, and share a graph: differentiate
+        their sum.
         """
         groups = self.groups(split, *names)
-        # As many groups are embedded together as inputs and points of little memory allow.
+        # The memory of their inputs and points limits how many groups are embedded together.
         most_points = self.form.points
         samples_per_group = min(most_points, self._readable_samples)
-        # It is 0 where the samples of a group exceed the limit, and the group is embedded alone.
+        # It is 0 if the samples of a group exceed the limit; the group is then embedded alone.
         by_inputs = samples_at_once(self.model) // samples_per_group
         groups_at_once = max(1, min(by_inputs, _EMBEDDED_POINTS // most_points))
         for start in range(0, len(groups), groups_at_once):
@@ -216,7 +220,7 @@ class Problem:
 
     @torch.no_grad()
     def exact_value(self) -> float:
-        """Return the exact OTDD of fixed samples of held-out data to some of the source (Figure 6).
+        """Return the exact OTDD of fixed held-out samples to a part of the source (Figure 6).
 
         It is computed by linear programming. All classes are in one problem, of at most 200 target
         and 500 source points for every metric: the figure compares their curves.
@@ -231,15 +235,15 @@ class Problem:
         return float(metric.distance(source, metric.prepare(source), sides.target).value)
 
     def clouds(self, split: Labelled, groups: Sequence[Group], *names: str | int) -> list[Sides]:
-        """Return for every group the source and its classes' points, drawn and embedded.
+        """Return, for every group, points of the source and of its classes, drawn and embedded.
 
-        A metric of clouds gets the whole source, and at most `form.points` of the target, each
-        class by its share. One of samples (`Metric.sample_size`) gets samples of both, of at most
-        that many points a side, as `stages.strata` draws them.
+        A metric of clouds gets the whole source, and at most `form.points` points of the target,
+        each class by its share. A metric of samples (`Metric.sample_size`) gets samples of both, at
+        most `form.points` points on each side, as `stages.strata` draws them.
 
         Raises:
             ConfigError: a point is all tokens of a sample, and all drawn samples of a class are too
-                short for one.
+                short for a point.
         """
         # All draws come first: samples of several groups go through the embedder together.
         drawings = [self._drawing(split, group, *names) for group in groups]
@@ -262,7 +266,8 @@ class Problem:
                 labels = labels[0]
                 source = self.source
             else:
-                # The target may have come out smaller than its limit; samples of the source follow.
+                # Samples of the target may be smaller than the limit; samples of the source get the
+                # same size.
                 source_rows = drawing.source.draw(points.shape[1], drawing.generator)
                 source = points_at(self.source, source_rows)
             target = Features(x=points, labels=labels, num_classes=len(group))
@@ -270,11 +275,11 @@ class Problem:
         return clouds
 
     def _drawing(self, split: Labelled, group: Group, *names: str | int) -> _Drawing:
-        """Return what is drawn for a group of classes.
+        """Return the draw for a group of classes.
 
-        There are as many samples of full size as fit into the points of a problem and into both
-        sides; where fewer than two fit, there are two smaller ones. There is one sample where a
-        side has a single point, or the metric compares clouds.
+        It has as many samples of full size as fit into the points of a problem and into both sides;
+        if fewer than two fit, it has two smaller samples. It has one sample if a side has a single
+        point, or if the metric compares clouds.
         """
         generator = seeding.numpy_generator(self.seed, "align", "draw", *group, *names)
         points_of_sample = 1
@@ -282,7 +287,7 @@ class Problem:
         if self.form.features == "tokens":
             points_of_sample = self.model.embedder.layout.tokens
             draw_target = self._of_tokens
-        # With padding, which is known only once samples are read: an upper bound.
+        # An upper bound, since it includes padding, which is known only once samples are read.
         class_sizes = {label: split.sizes[label] * points_of_sample for label in group}
         sample_size = self.metric.sample_size
         most_classes = self.metric.sample_classes
@@ -292,12 +297,13 @@ class Problem:
         if sample_size:
             # Both sides give the same number of points, so the smaller side decides.
             num_points = min(most_points, len(self.source.x), sum(class_sizes.values()))
-            # Two samples of a side at least: debiasing subtracts their distance from each other.
+            # At least two samples of each side, since debiasing subtracts the distance between
+            # them.
             num_samples = max(min(2, num_points), num_points // sample_size)
             source_labels = self.source.labels.cpu().numpy()
             source_sizes = Counter(source_labels.tolist())
-            # By the rule of the target: sides that are drawn by different rules leave a gradient
-            # where source and target are alike (decision 0016).
+            # Drawn by the same rule as the target: different rules would leave a gradient even if
+            # source and target are equal (decision 0016).
             source = by_class(
                 source_labels, choose_classes(source_sizes, num_samples, most_classes, generator)
             )
@@ -316,17 +322,19 @@ class Problem:
     ) -> Draw:
         """Return the draw of samples of these classes, of at most `limit` tokens each.
 
-        As many samples of a class are read as tokens of it could be taken, or all that it has.
+        The number of samples of a class that are read is the number of tokens that could be taken
+        from the class, or the size of the class if that is smaller.
         """
         sizes = split.sizes
-        shares: dict[int, int] = {}  # class -> tokens that any sample takes of it, at most
+        shares: dict[int, int] = {}  # class -> maximum number of tokens that a sample takes
         for labels in classes:
             sample_total = sum(sizes[label] for label in labels)
             for label in labels.tolist():
                 # Rounded up, as systematic sampling may do.
                 label_share = math.ceil(limit * sizes[label] / sample_total)
                 shares[label] = max(label_share, shares.get(label, 0))
-        sharing = Counter(np.concatenate(classes).tolist())  # class -> samples that take from it
+        # Class -> number of drawn samples that take tokens from it.
+        sharing = Counter(np.concatenate(classes).tolist())
         indices_read = []
         fractions = {}
         for label, label_share in shares.items():
@@ -340,7 +348,7 @@ class Problem:
         def choose(owners: np.ndarray) -> np.ndarray:
             return by_class(split.labels[owners], classes, fractions).draw(limit, generator)
 
-        # `Draw` takes ascending samples; no two classes have one in common.
+        # `Draw` takes ascending samples; no two classes have a sample in common.
         return Draw(indices=np.sort(np.concatenate(indices_read)), choose=choose)
 
     def _of_samples(
@@ -350,10 +358,10 @@ class Problem:
         limit: int,
         generator: Generator,
     ) -> Draw:
-        """Return the draw where a point is a sample of the split; only drawn ones are read.
+        """Return the draw in which a point is a sample of the split; only drawn samples are read.
 
-        Those that are shorter than a point are left out, and all samples of points are cut to the
-        size of the smallest.
+        Samples of the split that are shorter than a point are left out, and all samples of points
+        are cut to the size of the smallest.
         """
         candidates = np.flatnonzero(np.isin(split.labels, np.concatenate(classes)))
         strata = by_class(split.labels[candidates], classes)
@@ -370,9 +378,9 @@ class Problem:
             lost_classes = np.setdiff1d(split.labels[drawn], split.labels[owners])
             if sample_size == 0 or len(lost_classes) > 0:
                 raise ConfigError(
-                    f"of some class no sample has all {self.model.embedder.layout.tokens} tokens",
+                    f"some class has no sample with all {self.model.embedder.layout.tokens} tokens",
                     where="align.features=sequence",
-                    hint="use align.features=tokens or pooled",
+                    hint="use align.features=tokens or align.features=pooled",
                 )
             return np.array([rows[:sample_size] for rows in present_rows])
 
@@ -380,9 +388,9 @@ class Problem:
 
     @property
     def _readable_samples(self) -> int:
-        """Return the largest number of samples of a class that are read.
+        """Return the maximum number of samples of a class that are read.
 
-        Where a sample is a point, it is the number of points in a problem.
+        If a sample is a point, it is the number of points in a problem.
         """
         if self.form.features != "tokens":
             return self.form.points
@@ -396,8 +404,8 @@ def make_problem(
     """Embed the source of a run that has an alignment, or read it from the cache; label the target.
 
     Args:
-        built, engine, reporter: of the run.
-        all_examples: as in `source_features`; a few examples do where only time is measured.
+        built, engine, reporter: objects of the run.
+        all_examples: as in `source_features`; a few examples suffice if only time is measured.
 
     Raises:
         UnavailableError: the device has no float64.
@@ -406,7 +414,9 @@ def make_problem(
     # Sums over the source are taken in float64 (`source_features.moments`).
     if engine.device.type == "mps":
         raise UnavailableError(
-            "mps has no float64", where="device", hint="use device=cpu, or metric=none"
+            "mps has no float64, which the alignment needs",
+            where="device",
+            hint="use device=cpu or metric=none",
         )
     assert built.source is not None
     model = built.model
@@ -469,6 +479,6 @@ def _labelled_splits(built: Built, source_classes: int) -> tuple[Labelled, Label
 
 
 def points_at(points: Features, rows: np.ndarray) -> Features:
-    """Return the points with these rows, [*rows.shape, d]."""
+    """Return the points in these rows, [*rows.shape, d]."""
     chosen_rows = torch.from_numpy(rows).to(points.x.device)
     return replace(points, x=points.x[chosen_rows], labels=points.labels[chosen_rows])

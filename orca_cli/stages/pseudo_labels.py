@@ -1,6 +1,6 @@
-"""Labels for targets that are not classes, which distances with labels need (paper A.3.4).
+"""Pseudo-labels for targets that are not classes; distances with labels need them (paper A.3.4).
 
-They are cluster numbers of the targets.
+A pseudo-label is the number of a target's cluster.
 """
 
 import warnings
@@ -14,15 +14,15 @@ from orca_cli.data.blocks import in_turn
 from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.interfaces import IGNORED_CLASS, Kind
 
-# Values that k-means may see at once (256 MiB in float32); more come in batches.
+# Maximum number of values for k-means at once (256 MiB in float32); more come in batches.
 WHOLE_VALUES = 2**26
-# Values of a batch (64 MiB in float32).
+# Maximum number of values of a batch (64 MiB in float32).
 BATCH_VALUES = 2**24
 _RESTARTS = 10
 _PASSES = 3
 
 
-Labels = tuple[np.ndarray, np.ndarray]  # of training and validation samples, [n] and [m]
+Labels = tuple[np.ndarray, np.ndarray]  # labels of training and validation samples, [n] and [m]
 
 
 def class_labels(
@@ -30,20 +30,20 @@ def class_labels(
 ) -> Labels:
     """Return a class for every training and validation sample, [n] and [m] int64.
 
-    Clusters are those of the training targets. Targets of kind "classes" are returned as they are.
+    Clusters are fitted to the training targets. Targets of kind "classes" are returned as they are.
     If a target is one number, it is binned, so that all classes have about as many training
-    samples. All others are clustered by k-means after the mean of the known ones is subtracted:
-    label sets as they are, real values divided by the deviation of their channel, classes at every
-    position as indicators. Unknown targets count as the mean.
+    samples. All other targets are clustered by k-means after the mean of the known values is
+    subtracted: label sets as they are, real values divided by the deviation of their channel,
+    classes at every position as indicators. Unknown targets count as the mean.
 
     Targets above 256 MiB (in float32) are clustered in batches, so that a memory map is never read
     as a whole.
 
     Args:
-        kind: of the task.
+        kind: kind of the task.
         train, validation: targets, shaped as `interfaces.Batch.y`.
-        num_clusters: number of classes; there may be fewer, of few samples or equal numbers.
-        seed: of the clustering.
+        num_clusters: number of classes; there may be fewer if samples are few or numbers equal.
+        seed: seed of the clustering.
     """
     if kind == "classes":
         return np.asarray(train, dtype=np.int64), np.asarray(validation, dtype=np.int64)
@@ -67,14 +67,14 @@ def class_labels(
             clusters = MiniBatchKMeans(num_clusters, n_init=_RESTARTS, random_state=random_state)
             generator = seeding.numpy_generator(seed, "align", "pseudo_labels", "order")
             for _ in range(_PASSES):
-                order = generator.permutation(len(train))  # another one in every pass
+                order = generator.permutation(len(train))  # a new order in every pass
                 # k-means cannot begin with a batch of fewer samples than clusters.
                 for rows in _batches(train, order, encoder.width, least_size=num_clusters):
                     # Ascending rows are read from a file faster.
                     clusters.partial_fit(encoder.encode(train[np.sort(rows)]))
 
         def nearest(targets: np.ndarray) -> np.ndarray:
-            # In batches however the clusters were made: a split may be a memory map.
+            # Always in batches, since a split may be a memory map.
             batch_labels = []
             for rows in _batches(targets, np.arange(len(targets)), encoder.width):
                 batch_labels.append(clusters.predict(encoder.encode(targets[rows])))
@@ -105,7 +105,7 @@ def _bins(train: np.ndarray, validation: np.ndarray, num_bins: int) -> Labels:
     bin_edges = np.unique(np.quantile(known_numbers, levels, method="inverted_cdf"))
     # The bin above an edge at the largest number would be empty.
     bin_edges = bin_edges[bin_edges < known_numbers[-1]]
-    # The lower of two middle ones, so that it is one of the numbers.
+    # The lower of the two middle numbers, so that the median is itself one of the numbers.
     median = known_numbers[(len(known_numbers) - 1) // 2]
 
     def binned(targets: np.ndarray) -> np.ndarray:
@@ -117,11 +117,11 @@ def _bins(train: np.ndarray, validation: np.ndarray, num_bins: int) -> Labels:
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Turns targets into columns that k-means can compare.
+    """Encoder that turns targets into columns that k-means can compare.
 
     Args:
-        num_classes: of class numbers, which become indicators; None for real values.
-        mean, scale: [width]; a column loses its mean and is divided by its scale.
+        num_classes: number of classes, whose numbers become indicators; None for real values.
+        mean, scale: [width]; the mean of a column is subtracted, then it is divided by its scale.
     """
 
     num_classes: int | None
@@ -140,7 +140,7 @@ class _Encoder:
 
 
 def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:
-    """Return [n, width] in the dtype of the targets, of classes float32; NaN for unknown ones."""
+    """Return targets as [n, width] in their dtype, classes as float32; NaN if unknown."""
     flat_targets = np.asarray(targets).reshape(len(targets), -1)
     if num_classes is None:
         return flat_targets
@@ -154,7 +154,8 @@ def _columns(targets: np.ndarray, num_classes: int | None) -> np.ndarray:
 def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
     """Return the encoder for targets like these.
 
-    Its mean and scale are of the known values of the training targets, read a batch at a time.
+    Its mean and scale are computed from the known values of the training targets, which are read a
+    batch at a time.
     """
     num_classes = None
     width = train[0].size
@@ -169,7 +170,7 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
         for rows in _batches(train, np.arange(len(train)), width):
             yield _columns(train[rows], num_classes).astype(np.float64)
 
-    counts = np.zeros(width)  # of known values
+    counts = np.zeros(width)  # number of known values
     totals = np.zeros(width)
     for block in blocks():
         counts += (~np.isnan(block)).sum(0)
@@ -182,8 +183,8 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
         squares = np.zeros(width)
         for block in blocks():
             squares += np.nansum((block - mean) ** 2, axis=0)
-        # One deviation a channel: where a position hardly varies, noise must not weigh as much as
-        # content.
+        # One deviation per channel: if a position hardly varies, its noise must not weigh as much
+        # as content.
         num_channels = train.shape[1] if train.ndim > 1 else 1
         channel_counts = counts.reshape(num_channels, -1).sum(1)
         channel_squares = squares.reshape(num_channels, -1).sum(1)
@@ -196,7 +197,7 @@ def _encoder(kind: Kind, train: np.ndarray) -> _Encoder:
 def _batches(
     targets: np.ndarray, order: np.ndarray, width: int, least_size: int = 1
 ) -> Iterator[np.ndarray]:
-    """Yield indices of batches of bounded size; smaller ones than `least_size` are left out."""
+    """Yield indices of batches of bounded size; batches below `least_size` are left out."""
     batch_size = max(least_size, BATCH_VALUES // max(1, width))
     for rows in in_turn(order, batch_size):
         if len(rows) >= least_size:

@@ -1,7 +1,7 @@
-"""The recipe of a run on own data: its embedder, and which parameters stage 3 trains.
+"""The recipe of a run on own data: its embedder and its finetune mode.
 
-Left open (`auto`), both are decided by the form and the number of the samples, as
-docs/evidence/recipes.md measured it.
+If they are left open (`auto`), the form and the number of the samples decide both;
+docs/evidence/recipes.md has the measurements.
 """
 
 from dataclasses import replace
@@ -13,8 +13,8 @@ from orca_cli.data.own_data import has_single_rows
 from orca_cli.interfaces import TaskData
 from orca_cli.stages.plan import Decided, Decision
 
-# Steps of a sequence, and training samples: from a token for every step all weights can learn what
-# the steps mean, if the samples are many.
+# Upper bound on the steps of a sequence, and lower bound on the training samples, for `overlap`:
+# with a token for every step and many samples, all weights can learn what the steps mean.
 SHORT = 64
 MANY = 500
 _BANK = "multiscale"
@@ -24,8 +24,8 @@ _AUTO_KEYS = ("init", "max_tokens", "resolution")
 def with_recipe(config: Config, task: TaskData, recorded: Decided) -> tuple[Config, Decided]:
     """Return the settings with embedder and finetune mode decided, and the decisions.
 
-    What is typed stays. A mode that is open follows the embedder. A resumed run takes the decisions
-    that it `recorded`.
+    Explicitly set parts stay. A finetune mode that is open follows the embedder. A resumed run
+    takes the decisions that it `recorded`.
     """
     decided: dict[str, Decision] = {}
     embedder = config.embedder
@@ -40,22 +40,22 @@ def with_recipe(config: Config, task: TaskData, recorded: Decided) -> tuple[Conf
     if finetune.get(parts.TARGET) is None:
         has_bank = embedder[parts.TARGET] == _part("embedder", _BANK)[parts.TARGET]
         mode = "layernorm" if has_bank else "full"
-        decided["finetune"] = Decision(mode, f"goes with the embedder {_name_of(embedder)}")
+        decided["finetune"] = Decision(mode, f"default for the embedder {_name_of(embedder)}")
         finetune = _part("finetune", mode)
     return replace(config, embedder=embedder, finetune=finetune), decided
 
 
 def _embedder(config: Config, task: TaskData) -> Decision:
     if task.kind == "dense":
-        return Decision("patch", "outputs are dense")
+        return Decision("patch", "the outputs are dense")
     is_sequence = len(task.input_shape) == 2
     if not is_sequence or has_single_rows(config.task, task.input_shape):
-        return Decision(_BANK, "inputs are not sequences")
+        return Decision(_BANK, "the inputs are not sequences")
     steps = task.input_shape[1]
     count = len(task.train)
     reason = (
-        f"{count:,} training sequences of {steps:,} steps; `overlap` is for at least {MANY} "
-        f"of at most {SHORT} steps"
+        f"{count:,} training sequences of {steps:,} steps; `overlap` is used for at least {MANY} "
+        f"sequences of at most {SHORT} steps"
     )
     if steps <= SHORT and count >= MANY:
         return Decision("overlap", reason)
@@ -63,12 +63,12 @@ def _embedder(config: Config, task: TaskData) -> Decision:
 
 
 def _part(group: str, name: str) -> dict[str, Any]:
-    """Return the node of a part that the program brings along."""
+    """Return the configuration of one of the program's own parts."""
     return configuration.content(configuration.choices(group)[name])
 
 
 def _typed(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of an open embedder that every embedder has."""
+    """Return those settings of an open embedder that every embedder has."""
     return {key: node[key] for key in _AUTO_KEYS if node.get(key) is not None}
 
 

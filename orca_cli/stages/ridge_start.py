@@ -1,8 +1,8 @@
-"""The predictor's start: a ridge regression on what it sees of training samples before any step.
+"""The predictor's start: a ridge regression on its inputs for training samples.
 
-Fine-tuning from a random predictor first changes the features to fit that predictor, and loses what
-the body knows; from one that is fitted to them it does not (Kumar et al. 2022, "Fine-Tuning can
-Distort Pretrained Features").
+Fine-tuning from a random predictor first changes the features to fit that predictor, and so loses
+what the body knows. Fine-tuning from a predictor that is fitted to the features does not (Kumar et
+al. 2022, "Fine-Tuning can Distort Pretrained Features").
 """
 
 import copy
@@ -25,7 +25,8 @@ _MOST_SAMPLES = 2000
 _FEWEST_SAMPLES = 4
 _AT_ONCE = 64
 _PENALTIES = np.logspace(-3, 5, 33)
-# The share of the features that went past the body: both alike, the body's alone, these alone.
+# The weight of the features that bypass the body: equal weights, the body's features alone, the
+# bypassing features alone.
 _SHARES = (0.5, 0.0, 1.0)
 _SCALES = np.logspace(-1, 2, 61)
 _CONSTANT = 1e-7  # deviation of a feature below which it is left out
@@ -36,12 +37,13 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     """Fit the predictor of a run to training samples.
 
     Features are standardised. The leave-one-out error chooses the penalty and which features are
-    used: the body's, those that went past it, or both with equal weight. For classes and labels the
-    outputs are then scaled so that the loss of the samples left out is lowest. At most 2,000
-    samples are used, drawn by the seed; with fewer than 4 known targets nothing is fitted.
+    used: the body's features, the features that bypass the body, or both with equal weight. For
+    classes and labels the outputs are then scaled so that the loss of the left-out samples is
+    lowest. At most 2,000 samples are used, drawn by the seed; with fewer than 4 known targets
+    nothing is fitted.
 
     Returns:
-        whether it was fitted: only where `predictor.init` asks for it.
+        whether it was fitted, which happens only if `predictor.init` asks for it.
     """
     if not starts_as_ridge(built.plan, built.model):
         return False
@@ -51,19 +53,20 @@ def start(built: Built, engine: Engine, samples: Samples, seed: int) -> bool:
     predictor = cast(PooledPredictor, built.model.predictor)
     tables = [_standardised(x) for x in _inputs(built.model, engine, samples, rows)]
     weight, bias, held_out = _ridge([table.x for table in tables], _regressed(built, targets))
-    # Outputs near 0 and 1 would make the probabilities of all classes nearly alike.
+    # Outputs near 0 and 1 would make the probabilities of all classes nearly equal.
     if built.task.kind != "values":
-        # By the loss of samples left out: on fitted samples the outputs look surer than they are.
+        # By the loss of left-out samples: on fitted samples the outputs look surer than they are.
         scale = _best_scale(built.loss, torch.from_numpy(held_out).float(), targets)
         weight = scale * weight
         bias = scale * bias
-    # The layers get raw features, the ridge had standardised ones: mean and factor go into them.
+    # The layers get raw features, but the ridge had standardised features: mean and factor are
+    # built into the layers.
     layers = [predictor.linear]
     if predictor.skip is not None:
         layers.append(predictor.skip)
     # Rows of `weight` at which a table ends, [tables - 1].
     table_ends = np.cumsum([len(table.mean) for table in tables])[:-1]
-    weight_blocks = np.split(weight, table_ends)  # [F, K] and, of what went past the body, [S, K]
+    weight_blocks = np.split(weight, table_ends)  # [F, K] and, for bypassing features, [S, K]
     for layer, weight_block, table in zip(layers, weight_blocks, tables, strict=True):
         layer_weight = weight_block * table.factor[:, None]
         layer.weight.copy_(torch.from_numpy(layer_weight.T))
@@ -84,7 +87,7 @@ def _best_scale(loss: Loss, outputs: Tensor, targets: Tensor) -> float:
 def _known(kind: str, samples: Samples, seed: int) -> tuple[np.ndarray, Tensor]:
     """Return rows of samples with a known target, ascending, and their targets."""
     generator = seeding.numpy_generator(seed, "finetune", "ridge")
-    rows = np.sort(generator.permutation(len(samples))[:_MOST_SAMPLES])  # all where they are fewer
+    rows = np.sort(generator.permutation(len(samples))[:_MOST_SAMPLES])  # all if there are fewer
     targets = torch.from_numpy(np.array(samples.targets()[rows]))
     if kind == "classes":
         is_known = targets >= 0
@@ -99,7 +102,7 @@ def _inputs(
     """Return the features of samples that the predictor's layers see.
 
     Returns:
-        [n, F] and, where features go past the body, [n, S].
+        [n, F] and, if features bypass the body, [n, S].
     """
     # Without dropout, whose noise the ridge would fit.
     model.eval()
@@ -119,7 +122,7 @@ def _inputs(
 
 
 class _Table(NamedTuple):
-    """Standardised features `x` [n, F]: the raw ones less their `mean`, times a `factor`, [F]."""
+    """Standardised features `x` [n, F]: raw features minus their `mean`, times a `factor`, [F]."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -127,20 +130,21 @@ class _Table(NamedTuple):
 
 
 def _standardised(features: np.ndarray) -> _Table:
-    """Return features [n, F] whose rows have length 1 on average; constant ones are 0."""
+    """Return features [n, F] whose rows have length 1 on average; constant features are 0."""
     mean = features.mean(0)
     deviation = features.std(0)
     is_varying = deviation > _CONSTANT
     reciprocal = np.where(is_varying, 1 / np.where(is_varying, deviation, 1.0), 0.0)
-    # The more features there are, the smaller each is: rows of both tables are of one length.
+    # With more features, each is smaller: rows of both tables have the same length.
     factor = reciprocal / max(1, is_varying.sum()) ** 0.5
     return _Table(x=(features - mean) * factor, mean=mean, factor=factor)
 
 
 def _regressed(built: Built, targets: Tensor) -> np.ndarray:
-    """Return the outputs [n, K] float64 that the ridge is to give.
+    """Return the targets of the ridge regression, [n, K] float64.
 
-    They are 1 of the class and 0 elsewhere, 1 and -1 of labels, numbers in the model's units.
+    For classes they are 1 at the class and 0 elsewhere, for labels 1 and -1; numbers are in the
+    model's units.
     """
     if built.task.kind == "classes":
         return np.eye(built.task.num_outputs)[targets.numpy()]
@@ -155,7 +159,7 @@ def _regressed(built: Built, targets: Tensor) -> np.ndarray:
 
 
 def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit y [n, K] to one or two tables, of which the second is what went past the body.
+    """Fit y [n, K] to one or two tables; the second has the features that bypass the body.
 
     Returns:
         weights [F, K], bias [K], and for every sample the outputs [n, K] of a ridge that has not
@@ -174,7 +178,7 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
         # outputs of samples left out, not their errors.
         ridge = RidgeCV(_PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
         with warnings.catch_warnings():
-            # Of matrices that are nearly singular, at the lowest penalties.
+            # Warnings of nearly singular matrices, at the lowest penalties.
             warnings.simplefilter("ignore")
             ridge.fit(np.concatenate(tables, 1) * factor, y)
         candidates.append((ridge, factor))
@@ -182,7 +186,7 @@ def _ridge(tables: list[np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndar
     best_model, factor = max(candidates, key=lambda candidate: candidate[0].best_score_)
     penalty_index = np.argmin(np.abs(_PENALTIES - best_model.alpha_))
     coefficients = best_model.coef_.reshape(y.shape[1], -1)  # [K, F]
-    # Back to the tables as they came, [F, K].
+    # Weights for the tables as they were given, [F, K].
     weight = coefficients.T * factor[:, None]
     held_out = best_model.cv_results_[..., penalty_index].reshape(y.shape)
     return weight, np.atleast_1d(best_model.intercept_), held_out

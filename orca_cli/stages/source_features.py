@@ -1,8 +1,8 @@
-"""The source side of stage 2: what the body's own embedding layer makes of the source data.
+"""The source side of stage 2: source data, embedded by the body's own embedding layer.
 
 Paper 3.2, f_s, and A.3.4: the source passes through the pretrained embedder once, and its features
-are kept in the cache. Also how far tokens are spread within and between samples, of the source and
-of the target.
+are kept in the cache. The module also measures how far tokens are spread within and between
+samples, for the source and for the target.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from orca_cli.models.predictors import pooled
 from orca_cli.training.cache import Entry, cached, numerics_key
 
 _BATCH = 64
-_VERSION = 3  # of what is stored; a change makes every cached entry a miss
-_FRESH = 1024  # further points, which count in the controls (`_variant`) alone
+_VERSION = 3  # version of the stored form; a change invalidates every cached entry
+_FRESH = 1024  # number of further points, which only the controls (`_variant`) use
 _RESTARTS = 3
 
 
@@ -36,7 +36,8 @@ class EmbeddedSource:
         cloud: the points that targets are compared with, float32 on the run's device.
         spread: `variances` of the tokens of all examples that were embedded, before points are
             drawn.
-        key: hash of what determines both but for the last bits, which depend on the machine.
+        key: hash of everything that determines cloud and spread, except for the last bits, which
+            depend on the machine.
     """
 
     cloud: Features
@@ -46,7 +47,7 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which points of a source to take; its text, name included, is part of keys of the cache.
+    """The selection of points of a source; its text, with the class name, is part of cache keys.
 
     Args:
         features: "tokens": every token that is not padding is a point with its example's label;
@@ -54,7 +55,7 @@ class Wanted:
             row, if it has that many.
         length: tokens of a target sample.
         points: upper bound on the number of points, drawn by the seed without replacement.
-        seed: of all draws.
+        seed: seed of all draws.
         cloud: "embedded", or "gaussian" for points of a Gaussian with the same mean and covariance.
         labels: "given", "clusters" for k-means clusters of the points, as many as there are
             classes, or "shuffled".
@@ -69,7 +70,7 @@ class Wanted:
 
 
 def moments(batch: Tokens) -> Tensor:
-    """Return sums over the tokens of a batch that are not padding, to be added up over batches.
+    """Return sums over the non-padding tokens of a batch, which callers add up over batches.
 
     Returns:
         [3 + D] float64: the number of tokens, the sum of their squared lengths, the sum over tokens
@@ -89,9 +90,9 @@ def variances(moments: Tensor) -> dict[str, float]:
     """Return how far tokens are spread, by the sums that `moments` returns.
 
     Returns:
-        variance_within (tokens around their sample's mean) and variance_between (those means around
-        that of all): sums over dimensions, in squared units of the features, which add up to the
-        mean squared distance to the mean.
+        variance_within (tokens around their sample's mean) and variance_between (samples' means
+        around the overall mean): sums over dimensions, in squared units of the features, which add
+        up to the mean squared distance to the mean.
     """
     count, squares, means = moments[:3].tolist()
     # Without any token all sums are 0, and so are the variances.
@@ -108,19 +109,19 @@ def variances(moments: Tensor) -> dict[str, float]:
 def collapse(tokens: Tokens) -> dict[str, float]:
     """Return how far embedded samples are spread.
 
-    Where that is below the source's variances, tokens have drawn together.
+    If the values are below the source's variances, the tokens have collapsed.
 
     Returns:
-        variance_within and variance_between as in `variances`, and token_variance, the share of the
-        first in their sum: 0 where all tokens of a sample are alike, 1 where the means of samples
-        do not differ.
+        variance_within and variance_between as in `variances`, and token_variance, the share of
+        variance_within in their sum: 0 if all tokens of a sample are equal, 1 if the means of
+        samples do not differ.
 
     Raises:
         NonFiniteError: a token is NaN or infinite.
     """
     if not tokens.x.isfinite().all():
         raise NonFiniteError(
-            "a token of the embedder is NaN or infinite",
+            "some tokens of the embedder are NaN or infinite",
             where="align",
             hint="try a smaller align.lr",
         )
@@ -146,20 +147,20 @@ def source_features(
 ) -> EmbeddedSource:
     """Return the source as labelled points.
 
-    Its examples are read only where the points are not in the cache, which has an entry for every
+    Its examples are read only if the points are not in the cache, which has an entry for every
     device, build of torch and number of threads, since last bits may differ.
 
     Args:
         body: whose own layer embeds the source.
-        source, wanted: the examples, and which points of them.
-        device: of the run, for the points; they are computed where the body is.
-        cache_folder: where all entries are.
-        reporter: shows the progress.
-        all_examples: whether points are drawn from all examples; else no more of them are embedded
-            than that many points need.
+        source, wanted: the examples, and the selection of their points.
+        device: device of the run, for the points; they are computed on the device of the body.
+        cache_folder: folder of all cache entries.
+        reporter: display of the progress.
+        all_examples: whether points are drawn from all examples; otherwise only as many examples
+            are embedded as the points need.
 
     Raises:
-        ConfigError: features are sequences, and fewer than two examples have the length of one.
+        ConfigError: features are sequences, and fewer than two examples are long enough.
         DataError, UnsafeError: files of the source do not have the expected form.
     """
     # Only sequences depend on the target's length; all other targets share an entry.
@@ -184,7 +185,7 @@ def source_features(
             _embed(body, source, wanted, reporter=reporter, all_examples=all_examples), wanted
         ),
     )
-    # The points after the first `wanted.points` are the further ones (`_FRESH`).
+    # The points after the first `wanted.points` are the further points (`_FRESH`).
     cloud = Features(
         x=stored_entry.tensors["x"][: wanted.points].to(device),
         labels=stored_entry.tensors["labels"][: wanted.points].to(device),
@@ -196,14 +197,14 @@ def source_features(
 def prepared_metric(
     metric: Metric, settings: dict[str, Any], source: EmbeddedSource, cache_folder: Path
 ) -> dict[str, Tensor]:
-    """Return what a metric with these settings computes from the source alone (`Metric.prepare`).
+    """Return the tensors that a metric computes from the source alone (`Metric.prepare`).
 
-    It is cached as the source is, and on the device of its points.
+    It is cached like the source, and returned on the device of the source's points.
     """
     x = source.cloud.x
     settings_text = json.dumps(settings, sort_keys=True)
     metric_key = _key(source.key, settings_text, x.dtype, numerics_key(x.device))
-    # The target has no part in it, so all tasks with this source share the entry.
+    # It does not depend on the target, so all tasks with this source share the entry.
     entry_folder = cache_folder / "metric_sources" / metric_key
     prepared = cached(entry_folder, lambda: Entry(metric.prepare(source.cloud)))
     return {name: tensor.to(x.device) for name, tensor in prepared.tensors.items()}
@@ -213,8 +214,8 @@ def select_points(tokens: Tokens, features: str, length: int) -> tuple[Tensor, T
     """Return the points of a batch of sequences [B, T, D]; see `Wanted`.
 
     Returns:
-        the points [p, D], or of "sequence", which leaves out samples with fewer tokens,
-        [p, length * D]; and the sample that each belongs to, [p] int64.
+        the points, [p, D], or [p, length * D] for "sequence", which leaves out samples with fewer
+        tokens; and the sample of each point, [p] int64.
     """
     if features == "sequence":
         is_long = tokens.mask[:, :length].sum(1) == length
@@ -233,14 +234,14 @@ class _Ranked(NamedTuple):
 
 
 def _smallest(pieces: list[_Ranked], limit: int) -> _Ranked:
-    """Return at most `limit` points, those with the smallest ranks, in the order of the pieces."""
+    """Return the `limit` points with the smallest ranks, or all, in the order of the pieces."""
     points = _Ranked(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
     rows = torch.argsort(points.ranks)[:limit].sort().values
     return _Ranked(*(tensor[rows] for tensor in points))
 
 
 def _ordered(points: _Ranked, num_first: int) -> dict[str, Tensor]:
-    """Return points and labels: the first by rank, then the further ones (`_FRESH`).
+    """Return points and labels: the first by rank, then the further points (`_FRESH`).
 
     Within both, points keep their order.
     """
@@ -256,8 +257,8 @@ def _embed(
 ) -> Entry:
     """Embed the source and keep a uniform draw of its points.
 
-    Every point gets a random rank, and those with the smallest ranks are kept: first as many as
-    `wanted.points`, then the further ones (`_FRESH`), both in the order of the examples.
+    Every point gets a random rank, and those with the smallest ranks are kept: first
+    `wanted.points` points, then the further points (`_FRESH`), both in the order of the examples.
     """
     draw_name = ("align", "source", wanted.features, wanted.points)
     generator = seeding.torch_generator(wanted.seed, *draw_name)
@@ -284,8 +285,8 @@ def _embed(
             moment_sums = moment_sums + moments(tokens)
             # [p, d] and [p]
             x, batch_rows = select_points(tokens, wanted.features, wanted.length)
-            # Ranks, since the number of points is known only at the end, and all may not fit into
-            # memory.
+            # Ranks, since the number of points is known only at the end, and the points may not all
+            # fit into memory.
             ranks = torch.rand(len(x), generator=generator, dtype=torch.float64)
             pieces.append(_Ranked(x=x.cpu(), labels=labels[batch][batch_rows.cpu()], ranks=ranks))
             # Points that cannot be drawn any more are dropped before they take much memory.
@@ -297,10 +298,10 @@ def _embed(
                 break
     if num_points < 2:
         raise ConfigError(
-            f"only {num_points} source examples have the {wanted.length} tokens "
-            "that a target sample has",
+            f"needs at least 2 source examples with the {wanted.length} tokens "
+            f"of a target sample, got {num_points}",
             where="align.features",
-            hint="use align.features=tokens, or a lower embedder.max_tokens",
+            hint="use align.features=tokens or a lower embedder.max_tokens",
         )
     tensors = _ordered(_smallest(pieces, most_points), wanted.points)
     record = {"classes": len(source.examples.class_names), "spread": variances(moment_sums)}

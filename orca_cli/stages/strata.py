@@ -1,13 +1,14 @@
 """Which points a draw of stage 2 takes: one rule for the source and for the target.
 
-A draw has one sample of each side or several. A sample takes classes at random, and of each class
+A draw has one or several samples of each side. A sample takes classes at random, and of each class
 its share of the side's points. No two samples of a side have a point in common; apart from that
-they are drawn independently and by the same law. So where source and target are one distribution,
-any two samples of a draw are alike, whichever sides they are of.
+they are drawn independently and by the same law. So if source and target have the same
+distribution, any two samples of a draw have the same distribution too, whichever sides they come
+from.
 
-Shares are never bent to fill a sample: where a class is too small, all samples of the draw are
-smaller. A class with fewer points than a draw has samples is left out; where all classes are as
-small, they count as one.
+Shares are never changed to fill a sample: if a class is too small, all samples of the draw are
+smaller. A class with fewer points than a draw has samples is left out; if all classes are that
+small, they count as one class.
 """
 
 from collections import Counter
@@ -21,16 +22,16 @@ from numpy.random import Generator
 def choose_classes(
     sizes: Mapping[int, int], samples: int, most_classes: int, generator: Generator
 ) -> list[np.ndarray]:
-    """Return the classes of every sample in random order, drawn anew for each.
+    """Return the classes of every sample in random order, drawn again for each sample.
 
     They are drawn from the classes that have a point for every sample or, if there are none, from
-    all.
+    all classes.
 
     Args:
         sizes: class -> number of its points.
         samples: number of samples.
-        most_classes: how many classes a sample has at most; 0: no limit, as in `Metric`.
-        generator: of the draw.
+        most_classes: maximum number of classes in a sample; 0: no limit, as in `Metric`.
+        generator: generator of the draw.
     """
     # A class with fewer points than samples would leave some sample without any of them.
     large_classes = [label for label, size in sizes.items() if size >= samples]
@@ -45,8 +46,8 @@ class Strata:
 
     Args:
         members: class -> rows of the points that can be drawn.
-        sizes: class -> number of points that the side has of it; `members` may hold fewer.
-        classes: of each sample, as `choose_classes` returns them.
+        sizes: class -> number of points that the side has in it; `members` may have fewer.
+        classes: classes of each sample, as `choose_classes` returns them.
     """
 
     members: dict[int, np.ndarray]
@@ -64,7 +65,8 @@ class Strata:
             for label in labels:
                 # A class without points takes no share, and so sets no limit.
                 if self.sizes[label]:
-                    # The size of the sample whose share of this class is all that there is for it.
+                    # The size at which the sample's share of this class takes all points that it
+                    # may have.
                     class_share = len(self.members[label]) // sharing[label]
                     limits.append(class_share * sample_total / self.sizes[label])
         return int(min(limits, default=0))
@@ -72,15 +74,15 @@ class Strata:
     def draw(self, size: int, generator: Generator) -> np.ndarray:
         """Return the rows of every sample, [samples, size], in random order.
 
-        Samples have `limit` points where that is below `size`. Each class of a sample has its share
+        Samples have `limit` points if that is below `size`. Each class of a sample gets its share
         by systematic sampling: exact in expectation, and never off by a whole point.
         """
         size = min(size, self.limit)
-        # Each sample has a start of its own: with a common one, all would round up the same class.
+        # Each sample has its own start: with a common start, all would round up the same class.
         counts = [self._counts(labels, size, generator.random()) for labels in self.classes]
-        pieces = []  # of each class, the rows of every sample
+        pieces = []  # for each class, the rows of every sample
         for label, rows in self.members.items():
-            # One draw for all samples, cut into theirs, so that none has a point of another.
+            # One draw for all samples, cut into a piece for each, so that no two share a point.
             sample_ends = np.cumsum([count.get(label, 0) for count in counts])  # [samples]
             drawn_rows = generator.choice(rows, size=sample_ends[-1], replace=False)
             pieces.append(np.split(drawn_rows, sample_ends[:-1]))
@@ -105,17 +107,17 @@ def by_class(
 
     Args:
         labels: class of each point.
-        classes: those of each sample.
-        fractions: class -> fraction of the side's points that are among these; None: all are.
+        classes: classes of each sample.
+        fractions: class -> fraction of its points on this side that are among these; None: all.
     """
     members = {int(label): np.flatnonzero(labels == label) for label in np.unique(classes)}
     sizes: dict[int, float] = {label: len(rows) for label, rows in members.items()}
     if fractions is not None:
-        # Scaled up to the whole side: reading a part of a class leaves its share as it is.
+        # Scaled up to the whole side: reading only a part of a class does not change its share.
         sizes = {label: size / fractions[label] for label, size in sizes.items()}
     strata = Strata(members=members, sizes=sizes, classes=classes)
     if strata.limit:
         return strata
-    # A sample would have no point at all: all points count as one class, 0.
+    # Otherwise samples would have no points: all points count as one class, 0.
     one_class = [np.zeros(1, dtype=np.int64) for _ in classes]
     return Strata(members={0: np.arange(len(labels))}, sizes={0: len(labels)}, classes=one_class)

@@ -19,12 +19,12 @@ EMBEDDED_VALUES = 2**26  # input values that are read at once (256 MiB in float3
 
 
 class Draw(NamedTuple):
-    """Which points of some samples to take.
+    """The selection of points of some samples.
 
     Args:
-        indices: the samples to read, ascending.
-        choose: is given the index of the sample that each point belongs to, [p], and returns the
-            rows of points to take, each once, in an array of any shape.
+        indices: indices of the samples to read, ascending.
+        choose: function that gets the index of each point's sample, [p], and returns the rows of
+            the points to take, each once, in an array of any shape.
     """
 
     indices: np.ndarray
@@ -40,12 +40,12 @@ def embed_points(
 ) -> list[DrawnPoints]:
     """Return the points of each draw.
 
-    Where points are tokens and the embedder can compute single ones (its `tokens_at`), only those
-    that are drawn are embedded.
+    If points are tokens and the embedder can compute single tokens (its `tokens_at`), only the
+    drawn tokens are embedded.
 
     Args:
-        model, engine: what embeds the samples.
-        samples: those that the draws index.
+        model, engine: transfer and engine, which embed the samples.
+        samples: split that the draws index.
         draws: which points to take.
         features: as in `Align.features`; d is T * D for "sequence", else D.
     """
@@ -69,19 +69,21 @@ def embed_points(
 def _embed_drawn(
     model: TransferModel, read_batches: Sequence[Batch], draws: Sequence[Draw], indices: np.ndarray
 ) -> list[DrawnPoints]:
-    """Return the tokens of each draw without embedding any other.
+    """Return the tokens of each draw without embedding other tokens.
 
     Args:
         model: its embedder has `tokens_at`.
-        read_batches: those of the samples of all draws, in their order.
+        read_batches: batches with the samples of all draws, in their order.
         draws: which tokens to take.
-        indices: of the samples of all draws.
+        indices: indices of the samples of all draws.
     """
     token_masks = [model.embedder.mask(batch.x, batch.valid) for batch in read_batches]
-    # Of every token but padding: its sample (a row of `indices`), and its position in the sample.
+    # For every token except padding: its sample (a row of `indices`), and its position in the
+    # sample.
     owners, positions = torch.cat(token_masks).cpu().numpy().nonzero()
     rows_of_draws = _chosen(draws, owners)
-    # Ascending rows are in the order of samples, so that each batch embeds a run of them.
+    # Ascending rows are in the order of samples, so that each batch embeds a contiguous piece of
+    # them.
     rows = np.sort(np.concatenate(rows_of_draws, axis=None))
     pieces = []
     first_sample = 0
@@ -107,7 +109,7 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
 
     Args:
         draws: which points to take.
-        owners: of every point, the position of its sample in all draws' indices, ascending.
+        owners: for every point, the position of its sample in all draws' indices, ascending.
     """
     rows_of_draws = []
     first_sample = 0
@@ -115,7 +117,7 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
         end_sample = first_sample + len(draw.indices)
         # `owners` ascend, so the points of a draw are neighbouring rows.
         first_point, end_point = np.searchsorted(owners, [first_sample, end_sample])
-        # Of every point of the draw, the sample that owns it.
+        # For every point of the draw, the sample that owns it.
         point_samples = draw.indices[owners[first_point:end_point] - first_sample]
         # `choose` counts rows from the first of them.
         rows_of_draws.append(first_point + draw.choose(point_samples))
@@ -126,8 +128,8 @@ def _chosen(draws: Sequence[Draw], owners: np.ndarray) -> list[np.ndarray]:
 def embed(model: TransferModel, engine: Engine, samples: Samples, indices: np.ndarray) -> Tokens:
     """Return the embedder's tokens of some samples.
 
-    Large samples are read a few at a time: the gradient does not need their inputs, only what fits
-    onto the body's canvas.
+    Large samples are read a few at a time: the gradient does not need the inputs, but only their
+    content on the body's canvas.
     """
     # All pieces stay in one graph: the caller differentiates through every sample.
     pieces = [

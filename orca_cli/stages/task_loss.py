@@ -1,4 +1,4 @@
-"""What stage 3 minimises: the loss of a task, and how it weighs classes and labels."""
+"""The loss of a task, which stage 3 minimises, and its weights of classes and labels."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_target
 
 _CLASS_WEIGHTS = "train.class_weights"
 _LABEL_WEIGHTS = "train.positive_weight"
-_LOSSES = "give a short name, or a class of orca_cli.scoring.losses"
+_LOSSES = "use a loss for such targets: cross_entropy, bce, mse, huber, mae or relative_l2"
 
 
 def is_real_valued(targets: np.ndarray) -> bool:
@@ -25,11 +25,11 @@ def is_real_valued(targets: np.ndarray) -> bool:
 
 
 def make_loss(config: Config, task: TaskData) -> Loss:
-    """Return what stage 3 minimises: `task.loss`, or the default of the task's kind of targets.
+    """Return the loss that stage 3 minimises: `task.loss`, or the default for such targets.
 
     Raises:
-        ConfigError: the loss does not suit such targets, would count unknown ones, or does not take
-            the weights that are set.
+        ConfigError: the loss does not suit such targets, would count unknown targets, or does not
+            accept the weights that are set.
     """
     targets = task.train.targets()
     has_real_targets = is_real_valued(targets)
@@ -38,14 +38,14 @@ def make_loss(config: Config, task: TaskData) -> Loss:
         loss: Loss = default_loss(task.kind, not has_real_targets)
     else:
         loss = parts.build(loss_node, "task.loss")
-        # A loss of the user's own fails now rather than after the alignment.
+        # A user's own loss fails now rather than after the alignment.
         _check_loss(loss, task)
-    # A loss that counts all targets, such as torch's, is NaN at the first sample without one.
+    # A loss that counts all targets, such as torch's, is NaN if a target is unknown.
     if has_real_targets and not counts_targets(loss):
         for block in blocks(targets, np.arange(len(targets))):
             if np.isnan(block).any():
                 raise ConfigError(
-                    f"{type(loss).__name__} does not leave out unknown targets",
+                    f"{type(loss).__name__} does not skip unknown targets, which these data have",
                     where="task.loss",
                     hint=_LOSSES,
                 )
@@ -58,7 +58,8 @@ def _check_loss(loss: Any, task: TaskData) -> None:
     Raises:
         ConfigError: it does not return one number with a gradient.
     """
-    # Not as many samples as outputs: shapes that do not fit could pass.
+    # The number of samples differs from the number of outputs, since wrong shapes could pass if the
+    # two were equal.
     num_samples = 3 if task.num_outputs == 2 else 2
     first_targets = task.train.targets()[:num_samples]
     targets = torch.from_numpy(np.array(first_targets))
@@ -71,13 +72,13 @@ def _check_loss(loss: Any, task: TaskData) -> None:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="Using a target size")  # torch broadcasts
             loss_value = loss(outputs, targets)
-    # Such an error already says where, and what to do.
+    # An OrcaError already says where the error is, and what to do.
     except OrcaError:
         raise
-    except Exception as error:  # noqa: BLE001 - what is called may be a module of the user's own
+    except Exception as error:  # noqa: BLE001 - the loss may be the user's own module
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"{loss_name} is not a loss of this task's outputs and targets: {reason}",
+            f"{loss_name} does not accept this task's outputs and targets: {reason}",
             where="task.loss",
             hint=_LOSSES,
         ) from error
@@ -115,13 +116,13 @@ def target_counts(task: TaskData) -> np.ndarray:
 def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     """Return a loss with the weights of `train.class_weights` or `train.positive_weight`.
 
-    Where both are null, it is the loss itself. With "balanced", a class with n_k of n training
-    targets gets n / (K n_k), where K classes occur, as in scikit-learn; a label gets the number of
-    samples without it over that of samples with it. A weight that would be 0 or infinite is 1.
+    If both are null, it is the loss itself. With "balanced", a class with n_k of n training targets
+    gets n / (K n_k), where K classes occur, as in scikit-learn; a label gets the number of samples
+    without it, divided by the number of samples with it. A weight that would be 0 or infinite is 1.
 
     Raises:
-        ConfigError: there are not as many weights as outputs, or they do not suit the targets or
-            the loss.
+        ConfigError: the number of weights differs from the number of outputs, or the weights do not
+            suit the targets or the loss.
     """
     if train.class_weights is not None:
         setting_name = _CLASS_WEIGHTS
@@ -143,7 +144,7 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     else:
         return loss
     raise ConfigError(
-        f"does not apply to the loss {type(loss).__name__}, or that has weights of its own",
+        f"does not apply to the loss {type(loss).__name__}, which takes no weights or has its own",
         where=setting_name,
         hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
     )
@@ -154,23 +155,23 @@ def _weights(setting_name: str, setting: Any, task: TaskData) -> list[float]:
 
     Args:
         setting_name: `_CLASS_WEIGHTS` or `_LABEL_WEIGHTS`.
-        setting: "balanced" or a list.
-        task: that of the run.
+        setting: "balanced" or a list of weights.
+        task: task of the run.
     """
     if setting != "balanced":
         if len(setting) != task.num_outputs:
             raise ConfigError(
-                f"{len(setting)} weights, but {task.num_outputs} outputs",
+                f"needs {task.num_outputs} weights, one for each output, got {len(setting)}",
                 where=setting_name,
-                hint="give one for each, in their order",
+                hint="give them in the order of the outputs",
             )
         return [float(weight) for weight in setting]
     counts = target_counts(task)  # [K], or [2, K] of labels
     is_of_classes = setting_name == _CLASS_WEIGHTS
-    # Weights of classes need counts [K], those of labels counts [2, K].
+    # Weights of classes need counts [K], weights of labels need counts [2, K].
     if is_of_classes == (counts.ndim > 1):
         raise ConfigError(
-            "does not fit the targets of this task",
+            "does not apply to the targets of this task",
             where=setting_name,
             hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
         )

@@ -1,6 +1,7 @@
-"""Entries of the cache: the first run that needs one computes it, and the others read it.
+"""Entries of the cache: the first run that needs an entry computes it, other runs read it.
 
-`numerics` lists what decides the bits of a computation; the names of entries depend on it.
+`numerics` lists everything that decides the bits of a computation; the names of entries depend on
+this list.
 """
 
 import json
@@ -60,7 +61,7 @@ def cached(
             record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
             return Entry(storage.read_tensors(path / _TENSORS), record)
         entry = compute()
-        # The content serves this run either way; `keep` only decides whether others may have it.
+        # This run uses the content either way; `keep` only decides whether other runs may use it.
         if keep():
             # The manifest of a committed folder lets `storage.cached` notice a damaged entry later.
             with storage.commit_folder(path) as temporary:
@@ -79,12 +80,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file(contiguous, path)
 
 
-# Packages whose computations a run's numbers depend on.
+# Packages on whose computations a run's numbers depend.
 _PACKAGES = ("transformers", "accelerate", "numpy", "scipy", "scikit-learn", "pot", "pandas")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Return all that can change a bit of a run besides settings and data, as plain values.
+    """Return everything apart from settings and data that can change a bit of a run.
 
     A run adds the precision that `precision=auto` chose, since that depends on the body as well.
     """
@@ -98,7 +99,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
     }
     for package in _PACKAGES:
         facts[package] = version_of(package)
-    # The number of threads decides how sums are split, the instructions which kernels run.
+    # The number of threads decides how sums are split; the instructions decide which kernels run.
     facts["threads"] = torch.get_num_threads()
     facts["blas_threads"] = _blas_threads()
     facts["instructions"] = torch.backends.cpu.get_cpu_capability()

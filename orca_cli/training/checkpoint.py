@@ -1,8 +1,8 @@
 """Checkpoints of stages 2 and 3.
 
-They are folders `step-00000120` with a manifest, safetensors and JSON only. A checkpoint holds
-weights, optimizer state, fp16's gradient scale and the records so far. It holds no generator state:
-every draw is a function of (seed, name, step), see `seeding`.
+They are folders `step-00000120` with a manifest, safetensors and JSON only. A checkpoint contains
+weights, optimizer state, fp16's gradient scale and the records so far. It contains no generator
+state: every draw is a function of (seed, name, step), see `seeding`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from orca_cli.runs.directory import checkpoints
 from orca_cli.terminal import log
 from orca_cli.training.cache import Entry, save_tensors
 
-_KEEP = 2  # checkpoints of a stage
+_KEEP = 2  # number of checkpoints kept in a stage
 _SCHEMA = 1
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -30,7 +30,7 @@ _TRAINER = "trainer.json"
 _KEPT = "kept.safetensors"  # the best weights so far
 _MEMBER_RECORD = "member.json"
 _MEMBER_OUTPUTS = "outputs.safetensors"
-_ROOM = 2**20  # bytes that a checkpoint takes besides its tensors
+_ROOM = 2**20  # number of bytes that a checkpoint takes in addition to its tensors
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         weights: the trained module's state.
         optimizer: the optimizer's tensors, flat; see `optimizer_tensors`.
-        kept: the best weights so far, where the stage chooses by validation; else empty.
+        kept: the best weights so far, if the stage chooses by validation; otherwise empty.
         records: plain values, such as the lines of metrics.jsonl.
         scaler: state of fp16's gradient scaler, plain values; empty at other precisions.
     """
@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
     checkpoint_folder = folder / _folder_name(checkpoint.step)
     # An earlier attempt of the run may have reached this step.
     if checkpoint_folder.exists():
-        # If it is whole, it holds the same state: every draw is a function of the step.
+        # If it is intact, it contains the same state: every draw is a function of the step.
         try:
             storage.verify_folder(checkpoint_folder)
             return
@@ -76,8 +76,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, owner: str = "") -> None:
         bytes_needed += sum(tensor.nbytes for tensor in tensors.values())
     # Checked first, so that half a checkpoint does not take up the space that is left.
     storage.require_space(folder, bytes_needed)
-    # The checkpoint gets its name last, so a crash inside the block leaves none that is half
-    # written.
+    # The checkpoint gets its name last, so a crash inside the block leaves no half-written
+    # checkpoint.
     with storage.commit_folder(checkpoint_folder, owner=owner) as temporary:
         save_tensors(temporary / _WEIGHTS, checkpoint.weights)
         save_tensors(temporary / _OPTIMIZER, checkpoint.optimizer)
@@ -107,8 +107,9 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
     one before it is used.
 
     Raises:
-        CheckpointError: there are checkpoints but none is valid, or a newer program wrote them.
-        StorageError: one exists but cannot be read.
+        CheckpointError: checkpoints exist, but no checkpoint is valid, or a newer program wrote
+            them.
+        StorageError: a checkpoint exists but cannot be read.
     """
     for checkpoint_folder in reversed(checkpoints(folder).values()):
         try:
@@ -116,8 +117,8 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
         except ChecksumError as error:
             log.warning(f"skipping a damaged checkpoint: {error}")
             storage.quarantine(checkpoint_folder)
-    # Folders that were moved aside match the pattern too. Where checkpoints existed, a silent start
-    # at step 0 would throw away the work that they hold.
+    # Folders that were moved aside match the pattern too. If checkpoints existed, a silent start at
+    # step 0 would throw away the work in them.
     if any(folder.glob("step-*")):
         raise CheckpointError(
             "no valid checkpoint found",
@@ -128,7 +129,7 @@ def load_latest(folder: Path, *, owner: str = "") -> Checkpoint | None:
 
 
 def _load(folder: Path, owner: str) -> Checkpoint:
-    """Return the checkpoint in a folder; ChecksumError where it is damaged or of another run."""
+    """Return the checkpoint in a folder; ChecksumError if it is damaged or another run's."""
     # Nothing is parsed before its checksum has been compared.
     _check_owner(folder, owner)
     # A manifest that is valid in itself may still lack one of these files.
@@ -137,9 +138,9 @@ def _load(folder: Path, owner: str) -> Checkpoint:
     trainer_state = json.loads((folder / _TRAINER).read_text(encoding="utf-8"))
     if trainer_state["schema"] != _SCHEMA:
         raise CheckpointError(
-            f"schema {trainer_state['schema']} is not supported",
+            f"has schema {trainer_state['schema']}, which this version does not support",
             where=str(folder),
-            hint="use a newer program",
+            hint="use a newer version of orca",
         )
     # A folder that was copied or renamed would resume at the wrong step.
     step = trainer_state["step"]
@@ -159,16 +160,16 @@ def _load(folder: Path, owner: str) -> Checkpoint:
 
 
 def _check_owner(folder: Path, owner: str) -> None:
-    """Raise ChecksumError where a folder is damaged or of another run."""
-    # A manifest proves only that the content is whole; the owner ties it to this run's settings.
+    """Raise ChecksumError if a folder is damaged or belongs to another run."""
+    # A manifest proves only that the content is intact; the owner ties it to this run's settings.
     if storage.verify_folder(folder) != owner:
         raise ChecksumError("belongs to another run", where=str(folder))
 
 
 class Saver:
-    """Loads the newest checkpoint of a stage, and saves new ones as training goes on.
+    """Loads the newest checkpoint of a stage, and saves new checkpoints during training.
 
-    A new one is due whenever `every_s` seconds have passed.
+    A new checkpoint is due whenever `every_s` seconds have passed.
     """
 
     def __init__(self, folder: Path, *, owner: str, every_s: float) -> None:
@@ -203,10 +204,10 @@ class Saver:
 def commit_weights(
     folder: Path, weights: Mapping[str, Tensor], *, owner: str, finished: Entry | None = None
 ) -> None:
-    """Commit a folder with model.safetensors and a manifest; one that exists is replaced.
+    """Commit a folder with model.safetensors and a manifest; an existing folder is replaced.
 
-    If several models are trained, `finished` has the outputs and the record of the one whose
-    weights these are, for `read_finished`: outputs.safetensors and member.json.
+    If several models are trained, `finished` has the outputs and the record of the member with
+    these weights, for `read_finished`: outputs.safetensors and member.json.
     """
     # Weights, outputs and record appear together, so that a member counts as finished or not at
     # all.
@@ -220,7 +221,7 @@ def commit_weights(
 def read_finished(folder: Path, *, owner: str) -> Entry | None:
     """Return outputs and record of a finished member, as `commit_weights` wrote them.
 
-    None where the member is not finished, or where its folder was damaged and is now moved aside.
+    None if the member is not finished, or if its folder was damaged and is now moved aside.
     """
     if not folder.exists():
         return None
@@ -228,7 +229,7 @@ def read_finished(folder: Path, *, owner: str) -> Entry | None:
         _check_owner(folder, owner)
         member_record = json.loads((folder / _MEMBER_RECORD).read_text(encoding="utf-8"))
     except ChecksumError as error:
-        log.warning(f"damaged, training it again: {error}")
+        log.warning(f"training a member again, since its folder is damaged: {error}")
         storage.quarantine(folder)
         return None
     return Entry(storage.read_tensors(folder / _MEMBER_OUTPUTS), member_record)

@@ -29,27 +29,28 @@ _SMALL_TOKENS = 128
 def choose_device(setting: str) -> torch.device:
     """Return the device that a run asks for; "auto" takes CUDA, else the CPU.
 
-    Apple's MPS has to be requested: it has no float64, which alignment and targets far from zero
-    need, and nothing was measured on it.
+    Apple's MPS must be requested: it has no float64, which alignment and targets far from zero
+    need, and no measurement was made on it.
 
     Raises:
-        ConfigError: no such kind of device.
-        UnavailableError: it was requested by name and is absent. It never falls back silently.
+        ConfigError: the kind of device is unknown.
+        UnavailableError: the device was requested by name and is absent. There is no silent
+            fallback.
     """
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, gpu_number = setting.partition(":")
-    # torch names more kinds of devices; on those nothing has been tried.
+    # torch has more kinds of devices, but this program was not tried on them.
     is_allowed_kind = kind in ("cpu", "cuda", "mps")
     is_numbered_gpu = kind == "cuda" and gpu_number.isdigit()
     if not is_allowed_kind or (gpu_number and not is_numbered_gpu):
         raise ConfigError(
-            f"'{setting}' is not a device",
+            f"unknown device '{setting}'",
             where="device",
             hint="allowed: auto, cpu, cuda, cuda:N, mps",
         )
-    # A number that is missing is noticed here: torch would fail only at the first use, after the
-    # model has been built.
+    # A GPU number that does not exist is noticed here: torch would fail only at the first use,
+    # after the model has been built.
     device_count = _device_count(kind)
     if int(gpu_number or 0) >= device_count:
         plural = "" if device_count == 1 else "s"
@@ -79,15 +80,15 @@ def check_precision(device: torch.device, precision: str) -> None:
 
 
 def choose_precision(setting: str, device: torch.device, width: int) -> str:
-    """Return the precision that a run asks for; "auto" takes bf16 where it is faster.
+    """Return the precision that a run asks for; "auto" takes bf16 if it is faster.
 
     Facts of the machine alone decide that: a measured time could differ between two runs of one
     command, and with it their bits (docs/decisions/0015-precision.md has the measurements).
 
     Args:
         setting: auto, fp32, bf16 or fp16.
-        device: of the run.
-        width: D, of the body's tokens.
+        device: device of the run.
+        width: D, the width of the body's tokens.
     """
     if setting != "auto":
         return setting
@@ -100,7 +101,7 @@ def choose_precision(setting: str, device: torch.device, width: int) -> str:
 
 
 def _has_bf16_processor() -> bool:
-    """Return whether the processor has instructions for bf16, and torch a library with them."""
+    """Return whether the processor has instructions for bf16, and torch a library for them."""
     if not torch.backends.mkldnn.is_available():
         return False
     for function_name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
@@ -115,8 +116,8 @@ def limit_threads(parameters: int, tokens: int) -> None:
     """Give this process one thread for a small model, unless OMP_NUM_THREADS is set.
 
     Args:
-        parameters: of the model.
-        tokens: of a sample.
+        parameters: number of parameters of the model.
+        tokens: number of tokens of a sample.
     """
     is_small = parameters <= _SMALL_PARAMETERS and tokens <= _SMALL_TOKENS
     if is_small and "OMP_NUM_THREADS" not in os.environ:
@@ -137,7 +138,7 @@ def same_threads_after() -> Iterator[None]:
 def checkpoint_layers(body: nn.Module) -> None:
     """Let the layers of a body keep only their inputs for the backward pass.
 
-    The backward pass computes everything else again, with the same dropout, so that all bits stay
+    The backward pass computes all other values again, with the same dropout, so that all bits stay
     the same. A step takes one more forward pass (Chen et al. 2016).
 
     Raises:
@@ -154,9 +155,9 @@ def checkpoint_layers(body: nn.Module) -> None:
     innermost_layers = [layer for layer in marked_layers(body) if marked_layers(layer) == [layer]]
     if not innermost_layers:
         raise ConfigError(
-            "transformers does not mark the layers of this body",
+            "is not supported for this body, since transformers does not mark its layers",
             where="train.gradient_checkpointing",
-            hint="leave it out, or use another body",
+            hint="remove it or use another body",
         )
     for layer in innermost_layers:
         layer.gradient_checkpointing = True
@@ -233,9 +234,9 @@ class Engine:
         return {} if scaler is None else scaler.state_dict()
 
     def restore_scaler(self, state: dict[str, Any]) -> None:
-        """Give the gradient scaler, where there is one, the state that `scaler_state` returned.
+        """Give the gradient scaler, if there is one, the state that `scaler_state` returned.
 
-        CheckpointError where the state is empty.
+        Raises CheckpointError if the state is empty.
         """
         scaler = self._accelerator.scaler
         if scaler is None:
@@ -243,7 +244,7 @@ class Engine:
         # Such a checkpoint was written at another precision.
         if not state:
             raise CheckpointError(
-                "the checkpoint has no gradient scale",
+                "the checkpoint has no gradient scale: it was written at another precision",
                 where="precision=fp16",
                 hint="use --force to restart the run",
             )

@@ -37,7 +37,7 @@ def visible() -> list[str]:
         listed_names = [name.strip() for name in variable.split(",")]
         # "-1" and an empty variable hide all GPUs.
         return [name for name in listed_names if name not in ("", "-1")]
-    # Imported only where the variable does not answer: torch takes seconds to load.
+    # Imported only if the variable is not set: torch takes seconds to load.
     import torch
 
     return list(map(str, range(torch.cuda.device_count())))
@@ -49,8 +49,9 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
     A process that has taken a GPU keeps it.
 
     Args:
-        names: of the GPUs that may be taken, possibly none.
-        folder: of the locks; default: one of this user in the machine's folder for temporary files.
+        names: names of the GPUs that may be taken; may be empty.
+        folder: folder of the locks; default: this user's folder among the machine's temporary
+            files.
 
     Returns:
         the name of the GPU, which is put into CUDA_VISIBLE_DEVICES; None if `names` is empty, or
@@ -83,13 +84,15 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
                     message += f", place {slot + 1} of {slots}"
                 log.info(message)
                 return gpu_name
-        # The message is said once, not at every look.
+        # The message is logged once, not at every attempt.
         if not is_waiting:
             slot_count = len(names) * slots
             gpu_names = ", ".join(names)
-            log.info(f"all {slot_count} places of the GPUs {gpu_names} are taken: waiting for one")
+            log.info(
+                f"waiting for a GPU: all {slot_count} places on the GPUs {gpu_names} are taken"
+            )
             is_waiting = True
-        # A wait may last hours, so it has to notice signals.
+        # A wait may last hours, so it must notice signals.
         signals.check()
         time.sleep(_LOOK_EVERY_S)
 
@@ -98,14 +101,12 @@ def _slots_per_gpu() -> int:
     """Return how many jobs may share a GPU, by the environment."""
     setting = os.environ.get(JOBS_PER_GPU) or "1"
     if not setting.isdigit() or int(setting) < 1:
-        raise ConfigError(
-            f"'{setting}' is not a number of jobs", where=JOBS_PER_GPU, hint="allowed: 1 or more"
-        )
+        raise ConfigError(f"must be an integer of at least 1, got '{setting}'", where=JOBS_PER_GPU)
     return int(setting)
 
 
 def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
-    """Lock one slot of a GPU for the life of this process; False where another job has it."""
+    """Lock one slot of a GPU for the life of this process; False if another job has it."""
     # A name may be a UUID or a MIG device with characters such as "/", which would lead to another
     # folder.
     name_in_file = re.sub(r"[^A-Za-z0-9-]", "-", gpu_name)
@@ -119,7 +120,7 @@ def _lock_slot(lock_folder: Path, gpu_name: str, slot: int) -> bool:
 def _lock_folder() -> Path:
     """Return the folder of the locks; StorageError unless it belongs to this user.
 
-    By a link, another user could lead the locks elsewhere.
+    Through a link, another user could redirect the locks to another folder.
     """
     folder_name = f"orca-gpus-{os.getuid()}"
     # SLURM may number the GPUs of each job from 0: on one machine two jobs then use the same name
@@ -131,6 +132,8 @@ def _lock_folder() -> Path:
     is_own_folder = lock_folder.lstat().st_uid == os.getuid()
     if lock_folder.is_symlink() or not is_own_folder:
         raise StorageError(
-            "does not belong to this user", where=str(lock_folder), hint="remove it, or set TMPDIR"
+            "does not belong to this user",
+            where=str(lock_folder),
+            hint="remove it, or set TMPDIR to another folder",
         )
     return lock_folder

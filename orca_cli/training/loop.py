@@ -34,9 +34,10 @@ from orca_cli.training.engine import Engine
 
 T = TypeVar("T")
 
-_WAITING_BYTES = 2**26  # of outputs that wait on a GPU
-_AHEAD = 2  # batches that are read before they are asked for
-# Held while a thread reads: two readers of one process may share files, such as those of a split.
+_WAITING_BYTES = 2**26  # maximum size of the outputs that wait on a GPU
+_AHEAD = 2  # number of batches that are read ahead
+# Held while a thread reads: two readers of one process may share files, such as the files of a
+# split.
 _READING = threading.Lock()
 
 
@@ -44,7 +45,7 @@ def read_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
     """Yield the results of calls in their order; a thread makes the calls, two results ahead.
 
     A result must not depend on when its call is made. The exception of a call is raised in place of
-    its result, and ends the generator. Close a generator that is not used up.
+    its result, and ends the generator. Close the generator if it is not used up.
     """
 
     def read(call: Callable[[], T]) -> T:
@@ -101,12 +102,12 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
     Pieces without samples are left out.
 
     Args:
-        sizes: of the step's batches; the last may be smaller.
-        batch_size: of the other batches.
+        sizes: sizes of the step's batches; the last may be smaller.
+        batch_size: size of the other batches.
         rank: number of this process.
         processes: number of processes.
     """
-    # Every process gets a piece of the same length, but for the last samples of a short batch.
+    # Every process gets a piece of the same length, except at the end of a short batch.
     piece_length = math.ceil(batch_size / processes)
     pieces = []
     for batch_number, samples_in_batch in enumerate(sizes):
@@ -117,7 +118,7 @@ def pieces_of(sizes: Sequence[int], batch_size: int, rank: int, processes: int) 
                 break
             piece = Piece(
                 batch=batch_number,
-                # Unique within the step; the number of the batch where one process does it all.
+                # Unique within the step; with a single process, the number of the batch.
                 part=batch_number * processes + process,
                 start=start,
                 stop=min(start + piece_length, samples_in_batch),
@@ -135,9 +136,9 @@ def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
 def read_step(
     samples: Samples, indices: np.ndarray, batch_size: int, *, seed: int, step: int
 ) -> Iterator[Callable[[], Batch]]:
-    """Yield a function for each batch of one optimizer step, which reads the batch.
+    """Yield, for each batch of one optimizer step, a function that reads the batch.
 
-    The draws of its augmentation are named by the step and the batch's number in it.
+    The draws of its augmentation are named by the step and by the batch's number in the step.
     """
 
     def read(rows: np.ndarray, batch_number: int) -> Batch:
@@ -169,7 +170,7 @@ def train_step(
 
     The samples go through the model in batches of `batch_size`, of which each process has a piece.
     The mean of a piece is weighted by the number of samples or known targets that it averages over,
-    so that the gradient is that of one batch of all samples. It is clipped once, as a whole.
+    so that the gradient is as with one batch of all samples. It is clipped once, as a whole.
 
     Args:
         samples, indices: the training split, and the rows of this step.
@@ -220,7 +221,7 @@ def train_step(
         total_loss, gradient_norm = _gradient_of_team(
             engine, add_gradients, trained, clip=clip, num_pieces=len(pieces)
         )
-    # The weights are still those before the step.
+    # The model still has the weights before the step.
     if not math.isfinite(total_loss):
         raise _not_finite("loss", total_loss, optimizer, step)
     # At fp16 the scaler leaves out such a step by itself and lowers the scale.
@@ -236,10 +237,10 @@ def _not_finite(
     """Return the error of a step whose loss or gradient is NaN or infinite."""
     rate = optimizer.param_groups[0]["lr"]
     return NonFiniteError(
-        f"the {quantity} is {number} at step {step}, with a rate of {rate:g}; the step was not "
-        "taken",
+        f"the {quantity} is {number} at step {step}, with a learning rate of {rate:g}; the step "
+        "was not taken",
         where="train.lr",
-        hint="try a smaller train.lr, or train.clip=1",
+        hint="try a smaller train.lr, or set train.clip=1",
     )
 
 
@@ -254,13 +255,13 @@ def _with_factors(
     """Return the batches of a step, and the factor of each piece's mean loss in the step's loss.
 
     Args:
-        engine, loss: of the step.
-        pieces: of all processes.
+        engine, loss: engine and loss of the step.
+        pieces: pieces of all processes.
         prepared: the step's batches; they are read here if their known targets have to be counted.
         adds_batches: whether the loss of the step is the sum of its batches' means; else it is the
             mean over all samples.
     """
-    # A loss that adds up its samples needs no weights: the sums of pieces add up to that of the
+    # A loss that adds up its samples needs no weights: the sums of pieces add up to the sum of the
     # step.
     if is_sum(loss):
         return prepared, [1.0 for _ in pieces]
@@ -277,7 +278,7 @@ def _with_factors(
         read_batches: list[Batch] = []
 
         def weigh_own() -> dict[int, float]:
-            # Reading is part of the gathered work: if it fails, it has to fail in all processes.
+            # Reading is part of the gathered work: if it fails, it must fail in all processes.
             read_batches.extend(prepared)
             own_weights = {}
             for piece_index, piece in enumerate(pieces):
@@ -311,7 +312,7 @@ def _add_gradient(
     batch_on_device = engine.move(batch)
     with engine.autocast():
         outputs = model(batch_on_device.x, batch_on_device.valid)
-    # Looking at the targets of `batch`, which is still on the CPU, waits for no GPU.
+    # Looking at the targets of `batch`, which is still on the CPU, does not wait for a GPU.
     if is_undefined(loss, batch.y):
         # With this loss, the parameters get gradients of 0.
         differentiated = outputs.sum() * 0
@@ -393,11 +394,11 @@ def loss_values(
     """Return the loss to differentiate and the loss to report, of one batch.
 
     The loss to differentiate takes outputs and targets divided by `unit`, since a gradient depends
-    on the units of the task: that of a squared error shrinks with their square, and may fall below
-    Adam's epsilon. The loss to report is in the task's units.
+    on the units of the task: the gradient of a squared error shrinks with their square, and may
+    fall below Adam's epsilon. The loss to report is in the task's units.
 
     Args:
-        loss, outputs, targets: of the batch.
+        loss, outputs, targets: loss, and outputs and targets of the batch.
         unit: one number for all outputs, which keeps the direction of the gradient, or one for each
             output, [K], in which the loss to report is measured as well.
     """
@@ -427,7 +428,7 @@ def predict(
         outputs [n, K] or [n, K, *E] in the dtype that the model gives, and targets [n, ...].
 
     Raises:
-        MemoryExhaustedError: a batch does not fit.
+        MemoryExhaustedError: a batch does not fit into memory.
     """
     model.eval()
     outputs: list[Tensor] = []
@@ -445,7 +446,7 @@ def predict(
         outputs.extend(output.cpu() for output in on_device)
         on_device.clear()
 
-    advice = f"use less than {batch_size}" if batch_size > 1 else "use a smaller body"
+    advice = f"lower it (now {batch_size})" if batch_size > 1 else "use a smaller body"
     reads = (functools.partial(read, rows) for rows in batches(np.arange(len(samples)), batch_size))
     with (
         governed_by("train.eval_batch_size", advice),

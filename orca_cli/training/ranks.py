@@ -20,9 +20,9 @@ class Rank:
     """The place of a process among those of its run.
 
     Args:
-        number: of the process, from 0; process 0 leads.
+        number: number of the process, from 0; process 0 leads.
         size: number of processes of the run, at least 2.
-        local_number: of the process among those of this machine; also the number of its GPU.
+        local_number: number of the process on this machine; also the number of its GPU.
         local_size: number of processes on this machine.
     """
 
@@ -38,7 +38,7 @@ class Rank:
 
 
 def from_environment() -> Rank | None:
-    """Return the place of this process; None where it is the only one of its run.
+    """Return the place of this process; None if it is the only process of its run.
 
     Raises:
         UsageError: the environment contradicts itself.
@@ -57,14 +57,14 @@ def from_environment() -> Rank | None:
         )
     except ValueError as error:
         raise UsageError(
-            f"not a number: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
+            f"must be integers: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
         ) from error
     # torchrun with one process: the run is like any other.
     if rank.size <= 1:
         return None
     if not 0 <= rank.number < rank.size:
         raise UsageError(
-            f"{rank.number} is not in 0..{rank.size - 1} (WORLD_SIZE={rank.size})",
+            f"must be between 0 and {rank.size - 1}, got {rank.number} (WORLD_SIZE={rank.size})",
             where="RANK",
             hint="use torchrun",
         )
@@ -82,15 +82,15 @@ def silence() -> None:
 
 
 def check_command(arguments: Sequence[str], rank: Rank) -> None:
-    """Raise UsageError for a command line that several processes do not share.
+    """Raise UsageError for a command line that several processes cannot share.
 
-    They share a single run: not a sweep, a dry run or another command.
+    They can share a single run, but not a sweep, a dry run or another command.
     """
     command = arguments[:1]
     if command == ["run"] and not {"--dry-run", "-m", "--multirun"} & set(arguments):
         return
     raise UsageError(
-        "is done by one process",
+        f"must run in one process, not in {rank.size}",
         where=" ".join(["orca", *command]),
-        hint=f"start it once, without torchrun or accelerate launch ({rank.size} processes now)",
+        hint="start it once, without torchrun or accelerate launch",
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-BETAS = (0.9, 0.98)  # of adam and adamw in stage 3, as in the released code
+BETAS = (0.9, 0.98)  # betas of adam and adamw in stage 3, as in the released code
 
 
 def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_steps: float) -> float:
@@ -22,8 +22,8 @@ def warmup_then_linear(step: int, *, peak: float, warmup_steps: float, decay_ste
         decay_steps: the step at which the rate reaches 0.
     """
     if step < warmup_steps:
-        # By 1 on both sides: the rate is above 0 at step 0 and below the peak until the warm-up
-        # ends.
+        # With 1 added in both terms, the rate is above 0 at step 0 and below the peak until the
+        # warm-up ends.
         return peak * (step + 1) / (warmup_steps + 1)
     # If the warm-up ends where the decay does, the rate falls within one step.
     decay_length = max(decay_steps - warmup_steps, 1.0)
@@ -59,12 +59,13 @@ def make_optimizer(
 
     Args:
         kind: sgd, adam or adamw.
-        parameters: those that require a gradient are trained.
+        parameters: parameters, of which those that require a gradient are trained.
         lr, weight_decay, momentum, betas: as in torch.
         outer: further parameters, whose rate is multiplied by `outer_rate`.
         outer_rate: factor on the rate of `outer`.
         fused: whether adam and adamw update a parameter in one pass, by torch's fused kernel,
-            instead of some ten: a third of the time on a CPU, with other last bits.
+            instead of about ten passes. This takes a third of the time on a CPU, and changes the
+            last bits.
     """
     groups = [_parameter_group(parameters, 1.0), _parameter_group(outer, outer_rate)]
     trained_groups = [group for group in groups if group["params"]]

@@ -1,9 +1,9 @@
 """The processes of one run: the first leads, the others follow.
 
 The first process goes through the program as if it were alone: only it claims the folder, reads
-checkpoints, writes, prints and decides. Where all processes share work, it sends an order, which
-names the work and brings the weights, and every process does its piece. So the others need no
-record and take no decision, and whatever ends the first process ends them.
+checkpoints, writes, prints and decides. If all processes share work, it sends an order, which names
+the work and brings the weights, and every process does its piece. So the other processes need no
+record and make no decision, and whatever ends the first process ends them.
 
 Orders, errors and numbers travel between CPUs by gloo; gradients and weights by the backend of
 their device.
@@ -32,8 +32,8 @@ from orca_cli.exceptions import (
 )
 from orca_cli.training.ranks import Rank
 
-# How long a process waits for the others to start, and for the next order: during stage 2 the first
-# process works alone.
+# Time that a process waits for the others to start, and time that it waits for the next order:
+# during stage 2 the first process works alone.
 _MEETING = datetime.timedelta(minutes=10)
 _WAITING = datetime.timedelta(days=30)
 _BUCKET = 2**26  # bytes of gradients that are added up at once
@@ -43,7 +43,7 @@ END = "end"
 
 
 class Team:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, as seen by one of them.
 
     Every exchange raises OrcaError if another process has ended.
 
@@ -51,7 +51,7 @@ class Team:
         failure: the last exception of `gathered`, which all processes know of.
 
     Args:
-        rank: of this process.
+        rank: place of this process among those of the run.
 
     Raises:
         ConfigError: accelerate is configured to split the model, which this program does not
@@ -67,20 +67,20 @@ class Team:
         _share_processors(rank)
         os.environ.setdefault("LOCAL_RANK", str(rank.local_number))  # accelerate asks for it
         has_nccl = torch.cuda.is_available() and distributed.is_nccl_available()
-        # Tensors on the CPU go by gloo, those on a GPU by nccl.
+        # Tensors on the CPU travel by gloo, tensors on a GPU by nccl.
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         try:
             # An exception of a signal would leave the others waiting.
             with signals.postponed():
                 distributed.init_process_group(backend, timeout=_MEETING)
-                # A group of its own, since its timeout has to outlast stage 2, during which no
+                # A separate group, since its time-out must be longer than stage 2, during which no
                 # order comes.
                 self._all = distributed.new_group(backend="gloo", timeout=_WAITING)
         except (RuntimeError, ValueError) as error:
             raise NetworkError(
-                f"the others cannot be reached: {error}",
+                f"the other processes cannot be reached: {error}",
                 where=f"process {rank.number} of {rank.size}",
-                hint="see MASTER_ADDR",
+                hint="check MASTER_ADDR and MASTER_PORT",
             ) from error
         # At the exit of a process that is still in its group, torch prints a warning.
         atexit.register(_leave)
@@ -102,18 +102,18 @@ class Team:
         rank = self.rank
         if chosen.type != "cuda" or chosen.index is not None:
             raise ConfigError(
-                f"'{chosen}' is one device, and there are {rank.size} processes",
+                f"'{chosen}' is a single device, but the run has {rank.size} processes",
                 where="device",
                 hint="use device=cuda, device=cpu or device=auto",
             )
         gpu_count = torch.cuda.device_count()
         if rank.local_size > gpu_count:
             raise UnavailableError(
-                f"{rank.local_size} processes and {gpu_count} GPUs on this machine",
+                f"{rank.local_size} processes need a GPU each, but this machine has {gpu_count}",
                 where="device",
-                hint="start as many processes as there are GPUs",
+                hint="start at most one process for each GPU",
             )
-        # The default device of this process: nccl and libraries that say "cuda" use it.
+        # The default device of this process: nccl, and libraries that ask for "cuda", use it.
         torch.cuda.set_device(rank.local_number)
         return torch.device("cuda", rank.local_number)
 
@@ -150,7 +150,7 @@ class Team:
     # Tensors
 
     def share(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the first process's tensors, on a device; those of other processes are ignored."""
+        """Return the first process's tensors, on a device; other processes' tensors are ignored."""
         own_header = []
         for name, tensor in tensors.items():
             dtype_name = str(tensor.dtype).removeprefix("torch.")
@@ -192,12 +192,12 @@ class Team:
     def gathered(self, work: Callable[[], Mapping[int, float]], count: int) -> list[float]:
         """Return `count` numbers in every process, each computed by one of them.
 
-        `work` returns index -> number of those that this process computes. The first process also
-        learns of a signal that another one has received.
+        `work` returns index -> number, for the numbers that this process computes. The first
+        process also learns of a signal that another one has received.
 
         Raises:
             OrcaError: the work failed in another process.
-            Exception: what the work raised in this one.
+            Exception: the work raised it in this process.
         """
         error: Exception | None = None
         numbers: Mapping[int, float] = {}
@@ -205,7 +205,7 @@ class Team:
             numbers = work()
         except Exception as failure:  # noqa: BLE001 - the others wait for this process
             error = failure
-        # Whether the work failed, the signal, and the numbers, 0 for those of other processes.
+        # Whether the work failed, the signal, and the numbers, 0 for other processes' numbers.
         own_row = torch.zeros(2 + count, dtype=torch.float64)
         own_row[0] = error is not None
         own_row[1] = signals.pending() or 0
@@ -223,14 +223,14 @@ class Team:
             # Only one record is shared: the failure of the process with the lowest number.
             first_failed = int(has_failed.nonzero()[0])
             error_record = self._broadcast(_error_record(error, self.rank), first_failed)
-            # A caller tells by it whether all processes know of an error that it catches.
+            # It shows a caller whether all processes know of an error that the caller catches.
             self.failure = _rebuilt_error(error_record) if error is None else error
             raise self.failure
         # A number of one process and zeros of the others: the sum is the number itself, to the bit.
         return table[:, 2:].sum(0).tolist()
 
     def _note_signal(self, received: Tensor) -> None:
-        """Note in the first process the signals of the others, [processes - 1]; 0 is no signal."""
+        """Note in the first process the signals of the others, [processes - 1]; 0 means none."""
         signal_numbers = [int(number) for number in received if number]
         if self.leads and signal_numbers:
             # If several came, the first in the order of the processes counts.
@@ -239,7 +239,8 @@ class Team:
     def _broadcast(self, facts: dict[str, Any], sender: int) -> dict[str, Any]:
         """Return the facts of one process in all of them."""
         encoded = json.dumps(facts).encode()
-        # A bytearray, since torch warns of memory that it must not write, such as that of bytes.
+        # A bytearray, since torch warns of memory that it must not write, such as the memory of
+        # bytes.
         content_bytes = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
         content_length = torch.tensor([len(content_bytes)])
         with _reaching_the_others():
@@ -256,10 +257,10 @@ def _check_engines() -> None:
     for variable in _ENGINES:
         if os.environ.get(variable, "").lower() in ("true", "1"):
             raise ConfigError(
-                "accelerate launch is configured to split the model over processes; here each "
-                "process holds all of it",
+                "accelerate launch is configured to split the model over processes, but here each "
+                "process needs the whole model",
                 where=variable,
-                hint="use accelerate launch --multi_gpu",
+                hint="use `accelerate launch --multi_gpu`",
             )
 
 
@@ -271,14 +272,14 @@ def _share_processors(rank: Rank) -> None:
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))
         threads = max(1, processors // rank.local_size)
-    # In the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
+    # Set in the environment as well, where `engine.limit_threads` and `cache.numerics` read it.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 
 
 def _add_up_bucket(tensors: list[Tensor]) -> None:
     """Replace tensors of one type by their sums over the processes, in one exchange."""
-    # One exchange for many small tensors: each exchange has a latency of its own.
+    # One exchange for many small tensors: each exchange has its own latency.
     joined = torch.cat([tensor.reshape(-1) for tensor in tensors])
     with _reaching_the_others():
         distributed.all_reduce(joined)

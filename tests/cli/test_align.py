@@ -43,7 +43,7 @@ def test_tokens_that_draw_together_are_warned_of(run, small):
         "align.check_every=100",
     ]
     done = run(*small, *far, "train.epochs=1")
-    assert "the tokens have drawn together" in done.err
+    assert "the tokens have collapsed" in done.err
     assert done.result["alignment"]["steps"] == 20
 
 

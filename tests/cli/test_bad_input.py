@@ -52,8 +52,14 @@ SWIN = ["body=swin_tiny", "task.layout=image"]
 @pytest.mark.parametrize(
     ("overrides", "texts"),
     [
-        ([*SWIN, "source=stdlib_docs"], ["the body takes image", "cifar10 or digits for image"]),
-        ([*SWIN, "source=digits", "finetune=prompt"], ["takes no tokens before", "body=vit"]),
+        (
+            [*SWIN, "source=stdlib_docs"],
+            ["the body needs image", "source=cifar10 or source=digits for image"],
+        ),
+        (
+            [*SWIN, "source=digits", "finetune=prompt"],
+            ["accepts no prompt tokens before", "body=vit"],
+        ),
         (["test=false", "train.validate_on=test"], ["train.validate_on"]),
     ],
     ids=["body and source", "body and finetune", "validation and test"],
@@ -69,7 +75,7 @@ def test_settings_that_contradict_each_other(refused, small, tiny, overrides, te
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("task.loss={_target_:torch.nn.Module}", "task.loss: Module is not a loss"),
+        ("task.loss={_target_:torch.nn.Module}", "task.loss: Module does not accept"),
         ("task.error={_target_:torch.nn.L1Loss}", "task.error: L1Loss is not an error"),
     ],
 )
@@ -116,8 +122,13 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 
 ENDS = {"lengths": 3 + np.arange(60) % 6}
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
+<<<<<<< HEAD
 NO_SAMPLE = "align.features=sequence: of some class no sample has all"
 # Other faults of arrays are in tests/tasks/test_bad_arrays.py.
+=======
+NO_SAMPLE = "align.features=sequence: some class has no sample with all"
+# What else may be wrong with arrays is in tests/tasks/test_bad_arrays.py.
+>>>>>>> words-w4
 BAD_DATA = [
     (
         11,

@@ -168,7 +168,7 @@ def test_runs_and_exports_predict_elsewhere(
     checkpoint = []
     if run.result["finetune"] not in ("full", "scratch"):
         checkpoint = ["--checkpoint", aside / "checkpoint"]
-        message = "trained a part of its body only and needs its checkpoint: no such folder"
+        message = "trained a part of its body only and needs its checkpoint: '"
         assert refused(10, ["predict", moved, "test.npz"], message, "--checkpoint") == ""
     run.predict("--out", "p.npz", *checkpoint, run=moved)
     assert np.array_equal(np.load("p.npz")["outputs"], run.expected)

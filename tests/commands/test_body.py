@@ -79,7 +79,7 @@ def test_get_says_that_the_hub_cannot_be_reached(cache):
 
 
 def test_get_refuses_a_name_that_no_body_or_hub_has(cache):
-    message = "no such folder: 'no such'; give a folder or a hub id"
+    message = "'no such' is neither an existing folder nor a valid hub id; give"
     code, _, err = call("get", "body=roberta", "body.checkpoint='no such'")
     assert (code, message in err) == (10, True)
 
@@ -120,10 +120,10 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     (first, _, pickled_error), (second, _, gone_error) = refusals
     assert (first, second) == (11, 10)
     assert (
-        "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched"
+        "own/pickled: has no *.safetensors file; its weights may be pickled, which are not fetched"
         in pickled_error
     )
-    assert "the hub has no 'own/gone'" in gone_error
+    assert "the model hub has no checkpoint 'own/gone'" in gone_error
     code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert code == 0, err
     assert f"here, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out

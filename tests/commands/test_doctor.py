@@ -77,7 +77,7 @@ def test_a_damaged_file_of_the_program_is_named(tmp_path, monkeypatch, name, tex
 
 def test_weights(packaged, tmp_path, monkeypatch):
     (packaged / "model.safetensors").write_bytes(b"Weights")
-    assert "differ from the published ones" in verdict(14)
+    assert "differs from the published checksum" in verdict(14)
     (packaged / "model.safetensors").unlink()
     snapshot = tmp_path / "hub" / f"models--{CHECKPOINT.replace('/', '--')}" / "snapshots" / "main"
     snapshot.mkdir(parents=True)

@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_family_is_refused(node, folder, tmp_path):
     file = Path(checkpoint) / "config.json"
     config = json.loads(file.read_text()) | {"model_type": "perceiver"}
     file.write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="is of family 'perceiver', but this body takes"):
+    with pytest.raises(ConfigError, match="belongs to the family 'perceiver', but this body needs"):
         parts.build(node | {"checkpoint": checkpoint}, "body")
 
 

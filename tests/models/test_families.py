@@ -56,7 +56,7 @@ def test_layers_of_all_towers_count_and_wavelengths_do_not(write_config):
 
 
 def test_a_config_with_a_size_of_no_model_is_refused(write_config):
-    with pytest.raises(UnsafeError, match="holds the number 5000000"):
+    with pytest.raises(UnsafeError, match="contains the number 5000000"):
         checkpoints.check_modest(write_config(hidden_size=5 * 10**6))
 
 

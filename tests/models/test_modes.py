@@ -264,7 +264,7 @@ def test_the_future_stays_out_with_a_prompt(prompted):
 def test_lora_without_layers_of_its_roles_is_refused(make):
     model = make("bert")
     model.body.linears = {"output": model.body.linears["output"]}
-    message = "no linear layers of the roles query, value; allowed for this body: output"
+    message = "no linear layers with the roles query, value; allowed for this body: output"
     with pytest.raises(ConfigError, match=message):
         LoRA().apply(model)
 
@@ -272,11 +272,11 @@ def test_lora_without_layers_of_its_roles_is_refused(make):
 @pytest.mark.parametrize(
     ("body", "prompt", "message"),
     [
-        ("swin", Prompt(), "takes no tokens before those of the input; use another"),
+        ("swin", Prompt(), "accepts no prompt tokens before the tokens of the input; use another"),
         (
             "gpt2",
             Prompt(tokens=40),
-            "a prompt of 40 beside 40 tokens .* takes; use embedder.max_tokens=24",
+            "40 prompt tokens and 40 tokens .* accepts; use embedder.max_tokens=24",
         ),
     ],
     ids=["windows", "too long"],

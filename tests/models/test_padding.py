@@ -131,7 +131,7 @@ LEAKS = {
         {"embedder": Overlap()},
         "embedder: .* beyond its own step; use embedder=patch",
     ),
-    "tokens": ("bert", {"embedder": Patch(max_tokens=6)}, f"{STEPS} steps in 6 tokens"),
+    "tokens": ("bert", {"embedder": Patch(max_tokens=6)}, f"6 tokens for {STEPS} steps"),
     "kind": ("bert", {"kind": "classes"}, "needs dense outputs along a sequence"),
 }
 

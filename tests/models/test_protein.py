@@ -96,13 +96,13 @@ def trap(tmp_path):
 def test_a_pickle_that_runs_code_is_refused(package, trap):
     """Even if its checksum is the recorded one."""
     package(lambda content: content | {"trap": trap})
-    with pytest.raises(DataError, match="does not hold the model's weights"):
+    with pytest.raises(DataError, match="does not contain the model's weights"):
         protein.load("antiberty")
 
 
 def test_a_file_with_another_checksum_is_not_opened(package, trap):
     torch.save({"trap": trap}, package())
-    message = r"pytorch_model\.bin: .*differ from the published ones"
+    message = r"pytorch_model\.bin: .*differs from the published checksum"
     with pytest.raises(ChecksumError, match=message):
         protein.load("antiberty")
 

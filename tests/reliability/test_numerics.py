@@ -175,7 +175,7 @@ def test_no_step_is_taken_with_values_that_are_not_finite(
         err
     )  # the step itself was not taken
     where = f"the {what} is" if stage == "finetune" else f"align, epoch {step}: "
-    assert re.search(rf"orca: error: .*{where}.*(nan|inf).*, with a rate of", err), err
+    assert re.search(rf"orca: error: .*{where}.*(nan|inf).*, with a learning rate of", err), err
     (run,) = run_folders(environment)
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert not check(run).damaged

@@ -53,8 +53,13 @@ def test_balanced_labels_weigh_present_and_absent_alike():
 @pytest.mark.parametrize(
     ("weights", "kind", "settings", "message"),
     [
-        ([1, 1, 2], "classes", BALANCED, "weights of its own; use task.loss=cross"),
-        (None, "classes", {"class_weights": [1.0]}, "1 weights, but 3 outputs; give one for each"),
+        ([1, 1, 2], "classes", BALANCED, "takes no weights or has its own; use task.loss=cross"),
+        (
+            None,
+            "classes",
+            {"class_weights": [1.0]},
+            "needs 3 weights, one for each output, got 1; give them in the order",
+        ),
         (None, "dense", POSITIVE, "train.positive_weight for labels"),
     ],
 )
@@ -67,7 +72,7 @@ COUNTS_ALL = Config(task={"loss": {"_target_": "torch.nn.L1Loss"}})
 
 
 def test_a_loss_that_counts_unknown_targets_is_refused():
-    with pytest.raises(ConfigError, match="L1Loss does not leave out unknown"):
+    with pytest.raises(ConfigError, match="L1Loss does not skip unknown"):
         make_loss(COUNTS_ALL, task(np.where(np.eye(3), np.nan, 1.0), "values"))
 
 

@@ -48,7 +48,7 @@ def test_every_loss_that_may_be_named_suits_some_targets(target):
 def test_a_loss_that_would_broadcast_is_refused_for_one_output():
     """Torch only warns: outputs (B, 1) against classes (B,) would be B x B differences."""
     assert not suits("classes", "torch.nn.MSELoss")
-    with pytest.raises(ConfigError, match="MSELoss is not a loss .* target size"):
+    with pytest.raises(ConfigError, match="MSELoss does not accept .* target size"):
         made("classes", {"_target_": "torch.nn.MSELoss"}, num_outputs=1)
 
 
@@ -57,8 +57,8 @@ def test_a_loss_that_would_broadcast_is_refused_for_one_output():
     [
         ("classes", "torch.nn.CrossEntropyLoss", {"reduction": "none"}, "one number with a gradient"),
         ("classes", "torch.nn.CrossEntropyLoss", {"reduction": "all"}, "is not a valid value"),
-        ("classes", "torch.nn.MSELoss", {}, "MSELoss is not a loss of this task's outputs"),
-        ("values", "torch.nn.NLLLoss", {}, "NLLLoss is not a loss of this task's outputs"),
+        ("classes", "torch.nn.MSELoss", {}, "MSELoss does not accept this task's outputs"),
+        ("values", "torch.nn.NLLLoss", {}, "NLLLoss does not accept this task's outputs"),
     ],
 )  # fmt: skip
 def test_a_loss_that_does_not_suit_is_refused(kind, target, settings, message):

@@ -1,4 +1,4 @@
-"""A body of the family that a checkpoint's config.json names, whatever it is."""
+"""A body of any supported family: the checkpoint's config.json names the family."""
 
 import functools
 import importlib
@@ -17,24 +17,27 @@ check_settings = checkpoints.check_name  # before anything is read
 
 
 def load(
-    checkpoint: Annotated[str, "hub id (with @commit to pin it) or local folder"],
+    checkpoint: Annotated[
+        str, "id on the Hugging Face hub (ID@COMMIT pins a commit) or local folder"
+    ],
     max_source_tokens: Annotated[
         Annotated[int, Ge(3)] | None,
-        "source texts are cut to this many tokens; null: the default of the family",
+        "maximum number of tokens of a source text; null: the default of the checkpoint's family",
     ] = None,
     max_tokens: Annotated[
         Count | None,
-        "longest sequence; null: the default of the family; not for families without this setting",
+        "maximum number of tokens of a sample; null: the default of the checkpoint's family; "
+        "some families do not have this setting",
     ] = None,
 ) -> Body:
-    """Load a checkpoint from a hub id or a local folder by the code for its family.
+    """Load a checkpoint from a hub id or a local folder with the code for its family.
 
-    ConfigError where that code does not have a setting that is not None here.
+    Raises ConfigError if a setting is not None and that code does not have it.
     """
     modules = families()
     family = modules[checkpoints.family(checkpoint, tuple(modules))]
     settings: dict[str, Any] = {"checkpoint": checkpoint}
-    # Only what was set: a family keeps its own default for the rest.
+    # Only settings that are not None: a family keeps its own defaults for the others.
     if max_source_tokens is not None:
         settings["max_source_tokens"] = max_source_tokens
     if max_tokens is not None:
@@ -47,7 +50,7 @@ def load(
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """Return the module of each family: those in this package that have `CLASSES` and `load`."""
+    """Return the module of each family: modules of this package with `CLASSES` and `load`."""
     modules = {}
     module_names = [module.name for module in pkgutil.iter_modules(bodies.__path__)]
     # Sorted, so that the order of the families does not depend on the file system.
@@ -56,7 +59,7 @@ def families() -> dict[str, ModuleType]:
         if module_name == "auto":
             continue
         module = importlib.import_module(f"{bodies.__name__}.{module_name}")
-        # A module without CLASSES, such as `base`, is no family.
+        # A module without CLASSES, such as `base`, is not a family.
         for family in getattr(module, "CLASSES", ()):
             modules[family] = module
     return modules

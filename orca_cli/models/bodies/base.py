@@ -1,4 +1,4 @@
-"""The common ground of all bodies: weights and digests, embedding layer, source embedding."""
+"""The parts common to all bodies: weights and digests, embedding layer, source embedding."""
 
 import copy
 import functools
@@ -20,13 +20,13 @@ from orca_cli.interfaces import EmbedderInit, Modality, Role, Tokens
 from orca_cli.models import checkpoints
 from orca_cli.models.geometry import input_grid, resize, resize_positions
 
-# Longer than any sequence; then the model's own configuration sets the limit.
+# Longer than any sequence, so that the model's own configuration sets the limit.
 _UNBOUNDED = 2**31
 # Statistics of ImageNet's pixels in 0..1: red, green, blue.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-# The names that families of transformers give their linear layers; c_attn and Wqkv are query, key
-# and value in one.
+# Names of the linear layers in the families of the library transformers; c_attn and Wqkv are query,
+# key and value in one layer.
 _LINEARS: dict[Role, str] = {
     "query": r"\.(q|q_proj|query|query_proj|c_attn|Wqkv)",
     "key": r"\.(k|k_proj|key|key_proj|c_attn|Wqkv)",
@@ -40,8 +40,8 @@ _LINEARS: dict[Role, str] = {
 class Body(nn.Module, ABC):
     """A pretrained transformer between embedder and predictor (paper 3.1, g).
 
-    It is a transformers model without its input layer. The embedding layer is kept aside: it embeds
-    the source and is neither trained nor stored with checkpoints.
+    It is a transformers model without its input layer. The embedding layer is kept separately: it
+    embeds the source and is neither trained nor stored with checkpoints.
 
     A family defines `forward`, `embedder_init` and, where they differ from the defaults below,
     `submodules`, `linears` (role -> regular expression for the end of the names of its nn.Linear
@@ -50,28 +50,29 @@ class Body(nn.Module, ABC):
 
     Args:
         model: a transformers model, without pooler.
-        folder: where it was read from.
-        embeddings: its embedding layer.
-        max_tokens: S, the longest sequence that it takes, prefix tokens included.
-        width: D, of the tokens that it takes, and F, of its features, unless the family sets
+        folder: folder of the checkpoint.
+        embeddings: the model's embedding layer.
+        max_tokens: S, length of the longest sequence that it accepts, including prefix tokens.
+        width: D, the width of its tokens; also F, the width of its features, unless the family sets
             `feature_width`.
 
     Attributes:
-        embeddings: its own embedding layer.
-        modality: of the examples that the embedding layer takes.
-        canvas: (height, width) that inputs are brought to before they are cut into tokens; None for
+        embeddings: the model's own embedding layer.
+        modality: modality of the examples that the embedding layer accepts.
+        canvas: (height, width) that inputs are resized to before they are cut into tokens; None for
             sequences.
         source_resolution: resolution of source images, "input" or "body" as in
             `Embedder.resolution`.
-        downsampling: how much coarser the grid of its features is than that of its tokens, per
-            axis; 1 for text.
-        can_be_causal: whether it can keep a feature from depending on later tokens.
-        needs_prefix: True where its prefix tokens always come before the others, False where only
-            pooling asks for them.
-        takes_prefix: whether further tokens, such as a prompt, may come before those of the grid.
-            They do not count towards `max_tokens` where the embedder adds the positions
-            (`EmbedderInit.positions`).
-        checkpoint_digest: SHA-256 of the weights as loaded; identifies them in caches and records.
+        downsampling: factor per axis by which the grid of its features is coarser than the grid of
+            its tokens; 1 for text.
+        can_be_causal: whether it can prevent features from depending on later tokens.
+        needs_prefix: True if its prefix tokens always come before the other tokens, False if they
+            are added only when pooling needs them.
+        takes_prefix: whether further tokens, such as a prompt, may come before the tokens of the
+            grid. Further tokens do not count towards `max_tokens` if the embedder adds the
+            positions (`EmbedderInit.positions`).
+        checkpoint_digest: SHA-256 over the checkpoint's config.json and weights; identifies them in
+            caches and records.
         preparation_digest: SHA-256 of the checkpoint's files that decide how data become inputs:
             tokenizer, pixel statistics.
     """
@@ -94,7 +95,7 @@ class Body(nn.Module, ABC):
         for name, module in self.submodules(model).items():
             self.add_module(name, module)
         # nn.Module's own setter would make the layer a submodule.
-        # Also in evaluation mode: the source's features must not depend on dropout.
+        # In evaluation mode, because the source's features must not depend on dropout.
         vars(self)["embeddings"] = embeddings.eval().requires_grad_(False)
         self._model_type = type(model)
         self.config = model.config
@@ -109,13 +110,13 @@ class Body(nn.Module, ABC):
     def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the parts of a model that are trained and stored, by their names in the body.
 
-        By default that is the encoder.
+        The default is the encoder.
         """
         return {"encoder": model.encoder}
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights are."""
+        """Return the device of the weights."""
         return next(self.parameters()).device
 
     @abstractmethod
@@ -127,7 +128,7 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
-        """Return its own embedding layer's output for source examples.
+        """Return the output of the body's own embedding layer for source examples.
 
         It is computed in evaluation mode, without gradient and without prefix.
         """
@@ -145,15 +146,15 @@ class Body(nn.Module, ABC):
 
     def norms(self) -> list[nn.Module]:
         """Return all normalisation layers, of any kind."""
-        # By name, since families define norms of their own, such as RMSNorm.
+        # By name, because families define their own norms, such as RMSNorm.
         return [module for module in self.modules() if type(module).__name__.endswith("Norm")]
 
     def linear_names(self, role: Role) -> list[str]:
-        """Return the names of the linear layers with a role; empty where the family has none."""
+        """Return the names of the linear layers with a role; empty if no layer has it."""
         if role not in self.linears:
             return []
         pattern = self.linears[role]
-        # The whole name has to end so: "query" must not match "query_proj".
+        # The pattern must match up to the end of the name: "query" must not match "query_proj".
         ending = re.compile(f"({pattern})$")
         layer_names = []
         for name, module in self.named_modules():
@@ -162,13 +163,13 @@ class Body(nn.Module, ABC):
         return layer_names
 
     def reset_weights(self) -> None:
-        """Draw the weights of all submodules by the architecture's own initialisation.
+        """Draw the weights of all submodules with the architecture's own initialisation.
 
         The embedding layer stays as it is.
         """
         options = checkpoints.without_pooler(self._model_type)
-        # A copy of the configuration, since models write into theirs.
-        # Without weights: the constructor draws them from torch's global generator, which the
+        # A copy of the configuration, because models modify their configuration.
+        # No weights are loaded: the constructor draws them from torch's global generator, which the
         # caller has seeded.
         fresh_model = self._model_type(copy.deepcopy(self.config), **options)
         for name, module in self.submodules(fresh_model).items():
@@ -176,7 +177,7 @@ class Body(nn.Module, ABC):
             self.get_submodule(name).load_state_dict(module.state_dict())
 
     def attention_mask(self, x: Tensor, mask: Tensor, *, causal: bool = False) -> Tensor | None:
-        """Return the mask that transformers' attention takes for tokens [B, T, D]; None for none.
+        """Return the mask for transformers' attention over tokens [B, T, D]; None if not needed.
 
         `mask` [B, T] is False at padding.
         """
@@ -189,12 +190,13 @@ class Body(nn.Module, ABC):
 
 
 class TextBody(Body):
-    """A body that takes sequences, with a tokenizer; a family also defines `encode`.
+    """A body for sequences, with a tokenizer; a family also defines `encode`.
 
     Args:
         model, folder: as in `Body`.
-        max_source_tokens: number of tokens that source texts are cut to.
-        max_tokens: longest sequence, if the model was pretrained with sequences of that length.
+        max_source_tokens: maximum number of tokens of a source text; longer texts are truncated.
+        max_tokens: upper bound on the length of a sequence, which may not exceed the length in
+            pretraining either.
     """
 
     modality = "text"
@@ -202,13 +204,14 @@ class TextBody(Body):
     def __init__(
         self, model: Any, folder: Path, max_source_tokens: int, max_tokens: int = _UNBOUNDED
     ) -> None:
-        # BERT and its kin keep words, positions and norm in one layer; others have words alone.
+        # BERT and similar families keep words, positions and norm in one layer; other families have
+        # a layer for words only.
         embeddings = getattr(model, "embeddings", None) or model.get_input_embeddings()
         super().__init__(
             model,
             folder,
             embeddings,
-            # A model has no positions beyond those of its pretraining.
+            # A model has no positions beyond the length of its pretraining.
             max_tokens=min(max_tokens, _pretrained_length(model.config)),
             width=model.config.hidden_size,
         )
@@ -219,21 +222,21 @@ class TextBody(Body):
         """Return features [B, T, D] of tokens [B, T, D] whose mask [B, T] is False at padding."""
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Return features, 0 behind the batch's last real token.
+        """Return features, which are 0 after the batch's last real token.
 
-        Nothing attends to padding nor, where tokens are causal, to what comes later.
+        No token attends to padding or, if tokens are causal, to later tokens.
         """
         whole_length = tokens.mask.shape[1]
         length = whole_length
-        # Where all sequences end in padding, it is not computed. An exported graph cannot cut by
-        # what is in the batch.
+        # Padding at the end of all sequences is not computed. An exported graph cannot do this,
+        # because the cut depends on the content of the batch.
         if not torch.compiler.is_exporting():
             is_real_anywhere = tokens.mask.any(0)  # [T], over the batch
             real_positions = is_real_anywhere.nonzero()
             if len(real_positions):
                 length = int(real_positions.max()) + 1
         features = self.encode(tokens.x[:, :length], tokens.mask[:, :length], causal=tokens.causal)
-        # Zeros behind the last token keep the shape that the predictor expects.
+        # Zeros after the last token keep the shape that the predictor expects.
         features = functional.pad(features, (0, 0, 0, whole_length - length))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
 
@@ -241,7 +244,7 @@ class TextBody(Body):
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for B texts, [CLS] and the like included.
 
-        Texts are cut to `max_source_tokens`.
+        Texts are truncated to `max_source_tokens`.
 
         Raises:
             DataError: the checkpoint has no usable tokenizer.
@@ -253,7 +256,7 @@ class TextBody(Body):
             max_length=self.max_source_tokens,
             return_tensors="pt",
         ).to(self.device)
-        # The layer is no submodule, so `Body.to` does not move it.
+        # The layer is not a submodule, so `Body.to` does not move it.
         self.embeddings.to(self.device).eval()
         embedded = self.embeddings(encoded["input_ids"])
         return Tokens(embedded, encoded["attention_mask"].bool(), grid=(embedded.shape[1],))
@@ -262,10 +265,10 @@ class TextBody(Body):
     def prefix_tokens(self) -> Tensor | None:
         """Return the embedded [CLS] or <s> [1, D] at the first position, or None.
 
-        It is None where the tokenizer has no such token.
+        It is None if the tokenizer has no such token.
         """
         weights = next(self.embeddings.parameters())
-        # On "meta" there are no values; they are loaded later, over a token of this shape.
+        # On "meta" tensors have no values; they are loaded later, into a token of this shape.
         if weights.is_meta:
             return weights.new_empty(1, self.width)
         token_number = self._tokenizer.cls_token_id
@@ -278,15 +281,15 @@ class TextBody(Body):
     def embedder_init(self) -> EmbedderInit:
         """Return a norm that gives tokens the mean and deviation of the word embeddings.
 
-        Models without a norm of their inputs need it: the scale in which they compute differs by
+        Models that do not normalise their inputs need it: the scale of their embeddings differs by
         orders of magnitude between families.
         """
-        # BERT's kin keep the words inside an embedding layer; a decoder's layer is the words
-        # themselves.
+        # BERT and similar families keep word embeddings inside the embedding layer; a decoder's
+        # embedding layer contains nothing else.
         word_layer = getattr(self.embeddings, "word_embeddings", self.embeddings)
         word_vectors = word_layer.weight
         norm = nn.LayerNorm(self.width, device=word_vectors.device)
-        # Deviation and mean over the vocabulary, of each of the D numbers.
+        # Deviation and mean of each of the D numbers over the vocabulary.
         norm.weight.copy_(word_vectors.std(0))
         norm.bias.copy_(word_vectors.mean(0))
         return EmbedderInit(norm=norm)
@@ -311,13 +314,13 @@ class TextBody(Body):
                 where=f"{checkpoints.KEY}={self.folder}",
                 hint="save the tokenizer into the same folder",
             ) from error
-        # Padding is masked, so any token will do where the tokenizer has none for it.
+        # Padding is masked, so any token can serve if the tokenizer has no padding token.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
 
 def _pretrained_length(config: Any) -> int:
-    """Return the longest sequence that a model takes, by its transformers configuration."""
+    """Return the length of the longest sequence that a model's configuration allows."""
     # The names under which families keep that number.
     for setting_name in ("max_position_embeddings", "n_positions"):
         length = getattr(config, setting_name, None)
@@ -328,12 +331,12 @@ def _pretrained_length(config: Any) -> int:
 
 
 class ImageBody(Body):
-    """A body that takes maps.
+    """A body for maps, such as images.
 
     Attributes:
-        patch: pixels per side of a patch of its own embedding layer.
+        patch: number of pixels per side of a patch of the embedding layer.
         patch_grid: (rows, columns) of the patches of its canvas.
-        least_grid: the fewest rows, and columns, of patches that it takes.
+        least_grid: smallest number of rows, and of columns, of patches that it accepts.
     """
 
     modality = "image"
@@ -355,13 +358,13 @@ class ImageBody(Body):
     def canvas_for(
         self, input_shape: tuple[int, ...], max_tokens: int | None
     ) -> tuple[tuple[int, int], int]:
-        """Return the canvas of the patches that an input is worth, and the number of patches.
+        """Return the canvas for an input at the input's own size, and its number of patches.
 
-        It is the canvas of `resolution=input`.
+        It is the canvas with `resolution=input`.
 
         Args:
             input_shape: (C, L), (C, H, W) or (C, D, H, W).
-            max_tokens: the embedder's upper bound; None for the rule of `input_grid`.
+            max_tokens: the embedder's upper bound on tokens; None applies the rule of `input_grid`.
         """
         rows, columns = input_grid(
             input_shape,
@@ -384,12 +387,12 @@ class ImageBody(Body):
         if self.source_resolution != "body":
             canvas, _ = self.canvas_for(tuple(images.shape[1:]), None)
         self.embeddings.to(self.device).eval()
-        # The same weights that an embedder starts from: source and target begin in one space.
+        # An embedder starts from the same weights, so that source and target start in one space.
         weights = self.embedder_init()
         assert weights.patch_weight is not None
         pixel_mean = torch.tensor(weights.pixel_mean, device=self.device).view(3, 1, 1)
         pixel_deviation = torch.tensor(weights.pixel_std, device=self.device).view(3, 1, 1)
-        # Computed step by step, since the layers of some families take one size of images only.
+        # Computed step by step, because the layers of some families accept only one image size.
         pixels = (resize(images, canvas) - pixel_mean) / pixel_deviation
         maps = functional.conv2d(
             pixels, weights.patch_weight, weights.patch_bias, stride=self.patch
@@ -407,7 +410,7 @@ class ImageBody(Body):
         return Tokens(patches, mask, grid)
 
     def embedder_init(self) -> EmbedderInit:
-        """Return patch filter, pixel statistics and, where there are any, norm and positions."""
+        """Return patch filter, pixel statistics and, if the body has them, norm and positions."""
         pixel_mean, pixel_deviation = self._pixel_statistics()
         patch_filter = self.embeddings.patch_embeddings.projection
         positions = self.embeddings.position_embeddings  # [1, S, D]
@@ -428,7 +431,7 @@ class ImageBody(Body):
     def _pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the mean and deviation that images were normalised with in pretraining.
 
-        They are ImageNet's where the checkpoint does not record them.
+        If the checkpoint does not record them, the values of ImageNet are returned.
         """
         settings_file = self.folder / "preprocessor_config.json"
         if not settings_file.exists():
@@ -442,7 +445,7 @@ class ImageBody(Body):
         are_deviations = fits(pixel_deviation, tuple[Positive, Positive, Positive])
         if not (are_means and are_deviations):
             raise DataError(
-                "image_mean and image_std are not three numbers each, the latter positive",
+                "image_mean and image_std must be three numbers each, and image_std positive",
                 where=str(settings_file),
             )
         return tuple(pixel_mean), tuple(pixel_deviation)

@@ -1,6 +1,6 @@
-"""Decoder-only language models as bodies: GPT-2, and those built like Llama.
+"""Decoder-only language models as bodies: GPT-2, and models with Llama's architecture.
 
-The latter are Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
+Models with Llama's architecture are Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
 """
 
 from typing import Annotated, Any
@@ -26,9 +26,11 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(1), "source texts are cut to this many tokens"] = 32,
+    max_source_tokens: Annotated[int, Ge(1), "maximum number of tokens of a source text"] = 32,
     max_tokens: Annotated[
-        Count, "longest sequence, if the model takes it; longer inputs get coarser tokens"
+        Count,
+        "maximum number of tokens of a sample, at most the model's own limit; "
+        "each token of a longer input covers more positions",
     ] = 512,
 ) -> EncoderBody:
     """Load a decoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
@@ -37,7 +39,7 @@ def load(
 
 
 class DecoderBody(EncoderBody):
-    """A decoder that takes tokens in the place of word embeddings, and adds its own positions.
+    """A decoder that gets tokens instead of word embeddings, and adds its own positions.
 
     Its attention is causal for every task, as in pretraining: a feature never depends on later
     inputs.
@@ -50,20 +52,19 @@ class DecoderBody(EncoderBody):
         """Return the model without word embeddings, and with nn.Linear for GPT-2's Conv1D."""
         from transformers.pytorch_utils import Conv1D
 
-        # The word embeddings embed the source; `Body` keeps them aside.
+        # The word embeddings embed the source; `Body` keeps them separately.
         model.set_input_embeddings(None)
         # A list, since the tree of modules changes during the loop.
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                # Conv1D is no nn.Linear, which modes such as LoRA look for.
+                # Conv1D is not an nn.Linear, the class that modes such as LoRA look for.
                 if isinstance(child, Conv1D):
                     setattr(parent, name, _as_linear(child))
         return {"model": model}
 
     def encode(self, x: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
-        """Return the last norm's outputs."""
-        # The model takes embedded inputs in the place of numbers of words; the cache serves
-        # generation only.
+        """Return the outputs of the last norm."""
+        # The model gets embedded inputs instead of word numbers; its cache serves generation only.
         outputs = self.model(inputs_embeds=x, attention_mask=mask.to(torch.int64), use_cache=False)
         return outputs.last_hidden_state
 

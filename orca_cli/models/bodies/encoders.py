@@ -28,9 +28,11 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(3), "source texts are cut to this many tokens"] = 32,
+    max_source_tokens: Annotated[int, Ge(3), "maximum number of tokens of a source text"] = 32,
     max_tokens: Annotated[
-        Count, "longest sequence, if the model takes it; longer inputs get coarser tokens"
+        Count,
+        "maximum number of tokens of a sample, at most the model's own limit; "
+        "each token of a longer input covers more positions",
     ] = 512,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
@@ -43,7 +45,7 @@ def load(
     }
     body_class = classes[family]
     attention = {"attn_implementation": "sdpa"}
-    # transformers has no other implementation of DeBERTa's attention than its own.
+    # transformers implements DeBERTa's attention in one way only.
     if body_class is DebertaBody:
         attention = {}
     model, folder = checkpoints.load_model(CLASSES, checkpoint, **attention)
@@ -56,14 +58,14 @@ def _check_esm2(config: Any, folder: Any) -> None:
     """Raise ConfigError for ESM-1, whose embedding layer has absolute positions and a norm."""
     if config.position_embedding_type != "rotary" or config.emb_layer_norm_before:
         raise ConfigError(
-            f"'{folder}' is an ESM-1 model, but this body takes ESM-2",
+            f"'{folder}' is an ESM-1 model, but this body needs an ESM-2 model",
             where=checkpoints.KEY,
-            hint="for example facebook/esm2_t12_35M_UR50D",
+            hint="use for example body.checkpoint=facebook/esm2_t12_35M_UR50D",
         )
 
 
 class EncoderBody(TextBody):
-    """A body that computes its own positions, mostly relative ones, so that the embedder has none.
+    """A body that computes its own, mostly relative, positions; the embedder adds no positions.
 
     Attributes:
         reader: name of the submodule that reads the tokens.
@@ -80,7 +82,7 @@ class EncoderBody(TextBody):
 
 
 class ModernBertBody(EncoderBody):
-    """All of a ModernBERT model but its word embeddings and their norm, which the embedder gets."""
+    """A ModernBERT model without its word embeddings and their norm, which the embedder gets."""
 
     model: nn.Module
 
@@ -145,13 +147,13 @@ class T5Body(EncoderBody):
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:
         """Return the stack without word embeddings."""
-        # The word embeddings embed the source; `Body` keeps them aside.
+        # The word embeddings embed the source; `Body` keeps them separately.
         model.encoder.embed_tokens = None
         return {"stack": model.encoder}
 
 
 class EsmBody(EncoderBody):
-    """All of an ESM-2 model but its word embeddings and its prediction of contacts."""
+    """An ESM-2 model without its word embeddings and its prediction of contacts."""
 
     @staticmethod
     def submodules(model: Any) -> dict[str, nn.Module]:

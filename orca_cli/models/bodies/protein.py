@@ -16,7 +16,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(3), "source sequences are cut to this many tokens"] = 64,
+    max_source_tokens: Annotated[int, Ge(3), "maximum number of tokens of a source sequence"] = 64,
 ) -> BertBody:
     """Load a protein encoder from the package `antiberty`, a hub id or a local folder.
 
@@ -30,13 +30,13 @@ def load(
 class ProteinBody(BertBody):
     """The encoder layers of a BERT whose vocabulary is the letters of amino acids.
 
-    Letters that the vocabulary lacks (for AntiBERTy B, J, O, U, X, Z) become its unknown token.
+    Letters that the vocabulary lacks (B, J, O, U, X, Z for AntiBERTy) become its unknown token.
     """
 
     def embed_source(self, inputs: Sequence[str] | np.ndarray) -> Tokens:
         """Return the embedding layer's outputs [B, T, D] for B sequences of letters.
 
-        They are cut to `max_source_tokens`.
+        Sequences are truncated to `max_source_tokens`.
         """
         # The tokenizer separates words at spaces, and its words are letters.
         # The letters of amino acids are upper case in the vocabulary.
@@ -45,8 +45,8 @@ class ProteinBody(BertBody):
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        # The package antiberty has no file of a tokenizer but its letters, next to the folder of
-        # the weights.
+        # The only tokenizer file of the package antiberty is its list of letters, next to the
+        # folder of the weights.
         letters = self.folder.parent / "vocab.txt"
         own_files = [self.folder / name for name in ("vocab.txt", "tokenizer.json")]
         has_tokenizer = any(file.is_file() for file in own_files)

@@ -25,9 +25,9 @@ def load(checkpoint: str) -> ImageBody:
 class SwinBody(ImageBody):
     """Encoder and last norm of a Swin model.
 
-    Its windows take no padding mask, so padded tokens enter as zeros and are left out of pooling.
-    So the content of padding has no effect, but its presence has: the other tokens of a window
-    attend to these zeros.
+    Its windows accept no padding mask, so padded tokens enter as zeros and are left out of pooling.
+    The content of padding therefore has no effect, but its presence does: the other tokens of a
+    window attend to these zeros.
     """
 
     encoder: nn.Module
@@ -43,7 +43,7 @@ class SwinBody(ImageBody):
         # Between its stages, a Swin merges 2 x 2 tokens into one.
         self._merges = len(config.depths) - 1
         self.downsampling = 2**self._merges
-        # From this size on, the windows of every layer are whole.
+        # With at least this size, the windows of every layer are complete.
         self.least_grid = config.window_size * self.downsampling
 
     @staticmethod
@@ -53,12 +53,12 @@ class SwinBody(ImageBody):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return features [B, T', F] on a grid that is coarser by `downsampling`."""
-        # Padding enters as 0, as there is no mask for it.
+        # Padding enters as 0, because the windows accept no mask for it.
         inputs = tokens.x * tokens.mask.unsqueeze(-1)
         mask_maps = tokens.mask.reshape(-1, 1, *tokens.grid)  # [B, 1, rows, columns]
-        # Max pooling: a merged token is valid where any of its four is.
+        # Max pooling: a merged token is valid if any of its four tokens is valid.
         pooled = mask_maps.to(inputs.dtype)
-        # Each merge takes 2 x 2, padding odd sides at the end.
+        # Each merge joins 2 x 2 tokens, and pads odd sides at the end.
         for _ in range(self._merges):
             pooled = functional.max_pool2d(pooled, 2, ceil_mode=True)
         feature_grid = (pooled.shape[2], pooled.shape[3])

@@ -18,7 +18,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: str,
-    max_source_tokens: Annotated[int, Ge(3), "source texts are cut to this many tokens"] = 32,
+    max_source_tokens: Annotated[int, Ge(3), "maximum number of tokens of a source text"] = 32,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")

@@ -16,10 +16,10 @@ CLASSES = {
     "deit": "DeiTModel",
     "beit": "BeitModel",
     "dinov2": "Dinov2Model",
-    "siglip": "SiglipVisionModel",  # of a checkpoint with both towers
+    "siglip": "SiglipVisionModel",  # for a checkpoint with both towers
     "siglip_vision_model": "SiglipVisionModel",
 }
-# Where a family keeps its layers and its last norm, if not in "layers" and "layernorm".
+# Names of a family's layers and of its last norm, if they are not "layers" and "layernorm".
 _LAYERS = {"dinov2": "encoder.layer", "siglip_vision_model": "encoder.layers"}
 _NORMS = {"siglip_vision_model": "post_layernorm"}
 
@@ -31,9 +31,10 @@ def load(checkpoint: str) -> ImageBody:
     model, folder = checkpoints.load_model(CLASSES, checkpoint, attn_implementation="sdpa")
     if getattr(model, "shared_position_bias", None) is not None:
         raise ConfigError(
-            f"'{folder}' is a BEiT whose layers share their position biases, as before fine-tuning",
+            f"'{folder}' is a BEiT model whose layers share position biases; this body needs a "
+            "fine-tuned BEiT model, whose layers have their own",
             where=checkpoints.KEY,
-            hint="for example microsoft/beit-base-patch16-224",
+            hint="use for example body.checkpoint=microsoft/beit-base-patch16-224",
         )
     classes: dict[str, type[ViTBody]] = {"beit": BeitBody, "siglip_vision_model": SiglipBody}
     body_class = classes.get(model.config.model_type, ViTBody)
@@ -41,9 +42,9 @@ def load(checkpoint: str) -> ImageBody:
 
 
 class ViTBody(ImageBody):
-    """Layers and last norm.
+    """The layers and the last norm of a vision transformer.
 
-    Classification and distillation tokens, where there are any, always come before the patches.
+    Classification and distillation tokens, if the model has them, always come before the patches.
     """
 
     layers: nn.ModuleList
@@ -67,13 +68,13 @@ class ViTBody(ImageBody):
             raise ConfigError(
                 f"the installed transformers is too old for {type(model).__name__}",
                 where="body",
-                hint="pip install -U transformers",
+                hint="upgrade it: pip install -U transformers",
             ) from error
         norm = model.get_submodule(_NORMS.get(family, "layernorm"))
         return {"layers": layers, "norm": norm}
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """Return features; nothing attends to padding."""
+        """Return features; no token attends to padding."""
         mask = self.attention_mask(tokens.x, tokens.mask)
         features = self.norm(self.run(tokens, mask))
         return Tokens(features, tokens.mask, tokens.grid, prefix=tokens.prefix)
@@ -87,7 +88,7 @@ class ViTBody(ImageBody):
 
     @torch.no_grad()
     def prefix_tokens(self) -> Tensor | None:
-        """Return the tokens [P, D] at their positions; None where the model has none."""
+        """Return the prefix tokens [P, D] with positions added; None if the model has none."""
         prefix = _prefix(self.embeddings)
         if not prefix:
             return None
@@ -105,13 +106,13 @@ class BeitBody(ViTBody):
     For a coarser grid they are interpolated. Models that pool by the mean have no last norm.
     """
 
-    # The layers have biases for the classification token and the patches alone.
+    # The layers have biases only for the classification token and the patches.
     takes_prefix = False
 
     def run(self, tokens: Tokens, mask: Tensor | None) -> Tensor:
         """Return the last layer's outputs [B, T, D]."""
         hidden = tokens.x
-        # The layers add the mask to their biases, so it has to hold numbers.
+        # The layers add the mask to their biases, so it must contain numbers.
         if mask is not None and mask.dtype == torch.bool:
             # As small as the type allows, so that softmax gives padding no weight; infinity would
             # give NaN in a row without tokens.
@@ -131,7 +132,7 @@ class SiglipBody(ViTBody):
     """SigLIP's vision tower, without the layer that pools; it has no classification token."""
 
     def __init__(self, model: Any, folder: Path) -> None:
-        # transformers gives this family's embedding layer names of its own.
+        # In transformers, the embedding layer of this family uses other names.
         embeddings = model.embeddings
         # The names under which `ImageBody` looks for filter and positions.
         embeddings.patch_embeddings = nn.Module()

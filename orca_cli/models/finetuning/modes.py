@@ -1,6 +1,7 @@
-"""Which parameters stage 3 trains, and which tensors a checkpoint has to hold.
+"""Which parameters stage 3 trains, and which tensors a checkpoint must contain.
 
-A checkpoint holds all tensors but the body's frozen parameters, which are in the body's own files.
+A checkpoint contains all tensors except the body's frozen parameters, which are in the body's own
+files.
 """
 
 import math
@@ -23,7 +24,7 @@ def train_parts(
 ) -> None:
     """Make the predictor, the `extra` modules or parameters and the embedder trainable.
 
-    Everything else is frozen, with `embedder=False` the embedder too.
+    Everything else is frozen; with `embedder=False`, the embedder too.
     """
     # All are frozen first, since another mode may have been applied before.
     model.requires_grad_(False)
@@ -34,15 +35,15 @@ def train_parts(
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of the tensors that a checkpoint of the model has to hold.
+    """Return copies, on the CPU, of the tensors that a checkpoint of the model must contain.
 
-    These are embedder and predictor, all buffers, and the body's trained parameters.
+    These are the tensors of embedder and predictor, all buffers, and the body's trained parameters.
     """
     state = model.state_dict()
     copies = {}
     for name in _stored_names(model):
         tensor = state[name].detach()
-        # On the CPU, so that a GPU need not hold both; cloned, since training goes on.
+        # On the CPU, to save GPU memory; cloned, because training goes on changing the tensors.
         copies[name] = tensor.cpu().clone()
     return copies
 
@@ -51,10 +52,10 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model the state that `trained_state` returned.
 
     Raises:
-        CheckpointError: the state is that of another mode or model.
+        CheckpointError: the state belongs to another mode or model.
     """
     stored_names = set(_stored_names(model))
-    # Asked before loading, which would silently leave out what is missing.
+    # Checked before loading, because loading would silently skip missing tensors.
     unmatched_names = stored_names.symmetric_difference(state)
     if unmatched_names:
         raise CheckpointError(
@@ -68,11 +69,11 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _stored_names(model: nn.Module) -> list[str]:
-    """Return the names of the tensors that a checkpoint of the model has to hold."""
+    """Return the names of the tensors that a checkpoint of the model must contain."""
     frozen = {
         name
         for name, parameter in model.named_parameters()
-        # Only the body's: embedder and predictor have no files of their own.
+        # Only the body's parameters: embedder and predictor are in no other file.
         if name.startswith("body.") and not parameter.requires_grad
     }
     return [name for name in model.state_dict() if name not in frozen]
@@ -87,10 +88,10 @@ class Full(Finetune):
 
 
 class Scratch(Full):
-    """Train all of them from a body with random weights (paper 4.2.1).
+    """Train embedder, body and predictor, starting from a body with random weights (paper 4.2.1).
 
-    The weights are drawn by the architecture's own initialisation. conf/finetune/scratch.yaml also
-    draws the embedder's weights at random and leaves stage 2 out.
+    The body's weights are drawn by the architecture's own initialisation.
+    conf/finetune/scratch.yaml also draws the embedder's weights at random and leaves stage 2 out.
     """
 
     pretrained = False
@@ -113,7 +114,7 @@ class BitFit(Finetune):
     def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the body's biases trainable, and nothing else.
 
-        ConfigError where the body has no biases.
+        Raises ConfigError if the body has no biases.
         """
         biases = []
         for name, parameter in model.body.named_parameters():
@@ -129,11 +130,11 @@ class BitFit(Finetune):
 class Frozen(Finetune):
     """Train embedder and predictor around a body that stays as it was pretrained, norms included.
 
-    It is an ablation's control.
+    It is a control in ablations.
     """
 
     def apply(self, model: TransferModel) -> None:
-        """Make every parameter trainable but the body's."""
+        """Make every parameter trainable except the body's."""
         train_parts(model)
 
 
@@ -150,15 +151,20 @@ class Head(Finetune):
 
 @dataclass(frozen=True)
 class LoRA(Finetune):
-    """Add (alpha / rank) B A to the weights of linear layers, and train A and B, by peft.
+    """Add (alpha / rank) B A to the weights of linear layers, and train A and B, with peft.
 
     B is 0 at first (Hu et al. 2022).
     """
 
-    rank: Annotated[Count, "rank of every update"] = 8
-    alpha: Annotated[Positive, "updates are multiplied by alpha / rank"] = 16.0
-    dropout: Annotated[float, Interval(ge=0, lt=1), "dropout of the updates' inputs"] = 0.0
-    roles: Annotated[Sequence[Role], "roles of the linear layers that get an update"] = (
+    rank: Annotated[Count, "rank of the low-rank updates"] = 8
+    alpha: Annotated[Positive, "the updates are multiplied by alpha / rank"] = 16.0
+    dropout: Annotated[
+        float, Interval(ge=0, lt=1), "dropout rate for the inputs of the updates"
+    ] = 0.0
+    roles: Annotated[
+        Sequence[Role],
+        "which linear layers get an update: query, key, value, output, feed_forward",
+    ] = (
         "query",
         "value",
     )
@@ -166,19 +172,19 @@ class LoRA(Finetune):
     def apply(self, model: TransferModel) -> None:
         """Make embedder, predictor and the updates trainable, and nothing else.
 
-        Adds the updates where there are none.
+        Adds the updates if the model has none.
 
         Raises:
             ConfigError: the body has no linear layers of these roles.
             UnavailableError: the package peft is not installed.
         """
-        # A model that the mode was applied to before has its updates.
+        # A model to which the mode was applied before already has its updates.
         if not _updates(model.body):
             self._inject(model.body)
         train_parts(model, _updates(model.body))
 
     def _inject(self, body: Any) -> None:
-        """Put peft's layers in the place of the body's layers of the roles."""
+        """Replace the body's layers with these roles by peft's layers."""
         layer_names = self._layer_names(body)
         peft = need("peft", "finetune=lora", "lora")
         # peft gets the layers only: in a whole model it would choose targets by transformers' model
@@ -199,7 +205,7 @@ class LoRA(Finetune):
             body.set_submodule(name, layer)
 
     def _layer_names(self, body: Any) -> list[str]:
-        """Return the names of the body's linear layers of the roles; ConfigError without any."""
+        """Return the names of the linear layers with these roles; ConfigError without any."""
         # A layer may have several roles; a dictionary keeps the order.
         layer_names: dict[str, None] = {}
         for role in self.roles:
@@ -209,7 +215,7 @@ class LoRA(Finetune):
             allowed_roles = [role for role in get_args(Role) if body.linear_names(role)]
             choices = ", ".join(allowed_roles) or "none; use finetune=layernorm"
             raise ConfigError(
-                f"this body has no linear layers of the roles {', '.join(self.roles)}",
+                f"this body has no linear layers with the roles {', '.join(self.roles)}",
                 where="finetune.roles",
                 hint=f"allowed for this body: {choices}",
             )
@@ -250,24 +256,25 @@ class Prompt(Finetune):
     numbers the prompt too. Stage 2 runs without the prompt.
     """
 
-    tokens: Annotated[Count, "number of tokens of the prompt"] = 10
+    tokens: Annotated[Count, "number of prompt tokens, which are learned"] = 10
     depth: Annotated[
-        Literal["shallow", "deep"], "shallow: before the first layer; deep: anew before every layer"
+        Literal["shallow", "deep"],
+        "shallow: prompt tokens before the first layer; deep: other tokens before every layer",
     ] = "shallow"
     train_embedder: Annotated[
-        bool, "true: the embedder is trained too, which the paper does not do"
+        bool, "true: the embedder is trained too (in the paper it is not)"
     ] = True
 
     def apply(self, model: TransferModel) -> None:
-        """Make prompt, predictor and, where set, embedder trainable, and nothing else.
+        """Make prompt, predictor and, if set, embedder trainable, and nothing else.
 
-        Adds the prompt where there is none.
+        Adds the prompt if the model has none.
 
         Raises:
-            ConfigError: the body takes no prompt, or none of this length, or the prompt is deep and
-                the body has no list of its layers.
+            ConfigError: the body accepts no prompt, or no prompt of this length, or the prompt is
+                deep and the body has no list of its layers.
         """
-        # A model that the mode was applied to before has its prompt.
+        # A model to which the mode was applied before already has its prompt.
         if not hasattr(model.body, "prompt"):
             prefix_length = _prefix_length(model)
             self._check(model.body, model.embedder, prefix_length)
@@ -276,41 +283,41 @@ class Prompt(Finetune):
         train_parts(model, prompts, embedder=self.train_embedder)
 
     def _check(self, body: Any, embedder: Any, prefix_length: int) -> None:
-        """Raise ConfigError where the body does not take the prompt."""
+        """Raise ConfigError if the body does not accept the prompt."""
         if not body.takes_prefix:
             raise ConfigError(
-                "this body takes no tokens before those of the input",
+                "this body accepts no prompt tokens before the tokens of the input",
                 where="finetune",
                 hint="use another body such as body=vit or body=minilm",
             )
         input_tokens = embedder.layout.tokens
         available_tokens = body.max_tokens - self.tokens - prefix_length
         positions = body.embedder_init().positions
-        # Positions that the embedder adds do not limit a prompt. A body that starts no embedder
-        # with positions numbers its tokens itself, the prompt too.
+        # Positions that the embedder adds do not limit a prompt. A body that gives the embedder no
+        # positions numbers its tokens itself, including the prompt.
         if positions is None and input_tokens > available_tokens:
-            hint = "use fewer"
+            hint = "lower it"
             if available_tokens > 0:
                 hint = f"use embedder.max_tokens={available_tokens}"
             raise ConfigError(
-                f"a prompt of {self.tokens} beside {input_tokens} tokens is more than the body "
-                "takes",
+                f"{self.tokens} prompt tokens and {input_tokens} tokens of the input are more "
+                "than this body accepts",
                 where="finetune.tokens",
                 hint=hint,
             )
         if self.depth == "deep" and not body.layer_list:
             raise ConfigError(
-                "this body has no list of layers",
+                "this body does not support depth=deep",
                 where="finetune.depth",
                 hint="use finetune.depth=shallow",
             )
 
     def _add(self, body: Any, prefix_length: int) -> None:
-        """Give the body a prompt and, if it is deep, one to each of its layers but the first."""
+        """Give the body a prompt and, if it is deep, each layer except the first its own prompt."""
         body.add_module("prompt", PromptTokens(self.tokens, body.width, prefix_length))
         # A hook, so that no family needs code for prompts.
         body.register_forward_pre_hook(_insert_prompt)
-        # The first layer sees the body's prompt; each further layer gets a prompt of its own.
+        # The first layer sees the body's prompt; each further layer gets its own prompt.
         if self.depth == "deep":
             layer_list = body.get_submodule(body.layer_list)
             for layer in [*layer_list.children()][1:]:
@@ -326,7 +333,7 @@ def _prefix_length(model: Any) -> int:
 
 
 class PromptTokens(nn.Module):
-    """Learned tokens [p, D] after those of the prefix.
+    """Learned tokens [p, D] after the tokens of the prefix.
 
     Their first values are uniform, with VPT's bound for a patch filter of D weights.
 
@@ -371,8 +378,8 @@ def _insert_prompt(body: Any, arguments: tuple[Tokens]) -> tuple[Tokens]:
 
 
 def _replace_prompt(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Put the layer's prompt in the place of the last one, as the layer before has changed it."""
-    # A layer takes hidden states first, and then whatever its family passes.
+    """Replace the previous layer's prompt, as that layer returned it, by this layer's own."""
+    # A layer gets hidden states as its first argument, and then whatever its family passes.
     hidden, *more_arguments = arguments
     prompt = layer.prompt
     stop = prompt.start + len(prompt.x)

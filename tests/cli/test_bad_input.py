@@ -122,13 +122,8 @@ def test_unexpected_failure_outside_a_run_is_one_line(refused, monkeypatch):
 
 ENDS = {"lengths": 3 + np.arange(60) % 6}
 SEQUENCE = ["metric=otdd", "align.features=sequence", "source.size=160"]
-<<<<<<< HEAD
-NO_SAMPLE = "align.features=sequence: of some class no sample has all"
-# Other faults of arrays are in tests/tasks/test_bad_arrays.py.
-=======
 NO_SAMPLE = "align.features=sequence: some class has no sample with all"
-# What else may be wrong with arrays is in tests/tasks/test_bad_arrays.py.
->>>>>>> words-w4
+# Other faults of arrays are in tests/tasks/test_bad_arrays.py.
 BAD_DATA = [
     (
         11,

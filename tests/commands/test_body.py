@@ -120,10 +120,10 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     (first, _, pickled_error), (second, _, gone_error) = refusals
     assert (first, second) == (11, 10)
     assert (
-        "own/pickled: no *.safetensors; its weights may be pickled, which are not fetched"
+        "own/pickled: no *.safetensors; if its weights are pickled, which orca does not fetch"
         in pickled_error
     )
     assert "the hub has no 'own/gone'" in gone_error
     code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert code == 0, err
-    assert f"here, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out
+    assert f"already present, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out

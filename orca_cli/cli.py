@@ -20,8 +20,9 @@ from orca_cli.training import ranks
 # Command -> its line in the help, in this order. Each command is the module of the same name in
 # orca_cli/commands.
 COMMANDS = {
-    "run": "transfer a body to a task, compare it with baselines, and measure the test error",
-    "get": "fetch the files that a run needs: data sets and body",
+    "run": "transfer a body (a pretrained transformer) to a task (a data set), compare the result "
+    "with baselines, and measure the test error",
+    "get": "fetch the files that a run needs: data sets and body (the pretrained transformer)",
     "tune": "try several settings on validation data within minutes, then run the best ones",
     "predict": "apply a finished run to new data; show the error if they have targets",
     "export": "write a folder with all that a finished run needs to predict, and a model card",
@@ -187,7 +188,7 @@ def _dispatch(command_line: Sequence[str], call: _Call) -> int:
         return _execute(name, verb, arguments, call)
     if not arguments or arguments[0] in _HELP:
         descriptions = {verb_name: verb.about for verb_name, verb in verbs.items()}
-        examples = f"examples: orca {name} COMMAND --help"
+        examples = f"`orca {name} COMMAND --help` shows options and examples."
         _print_commands(f"orca {name}", COMMANDS[name], descriptions, examples)
         return 0
     verb_name, *arguments = arguments

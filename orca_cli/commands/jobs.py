@@ -95,7 +95,7 @@ class JobRunner:
             time_limit_s=self._time_limit_s,
             shared_file=shared_file,
         )
-        # The folder of runs of this job; the trials of a search have another one than the driver.
+        # The folder of runs of this job; the trials of a search have a different folder.
         root = runs_root(composed).absolute()
         return Job(command=command, root=root, name=experiment.run_name(composed))
 

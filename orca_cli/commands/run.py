@@ -40,15 +40,16 @@ or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      \
 only show shapes, parameters, steps and expected time
   orca run -m metric=otdd,none seed=0,1,2           \
-a sweep of six runs; the same command again runs only those that are missing
+a sweep of six runs; if you repeat the command, it skips the completed runs
   orca run -m study=alignment metric=none,otdd seed=0         \
 a part of a study (`orca list studies`); add --dry-run to see its runs
   orca run --config-dir my_conf task=mine           a task of your own, in my_conf/task/mine.yaml
   orca run -m seed='range(40)' --at-once 2          \
 a sweep of 40 runs, two at a time; for clusters see docs/cluster.md
 
-At its end a run prints the test error, and compares the trained model (the transfer) with \
-baselines, such as a random forest, that it has fitted to the same data.
+`orca --help` explains words such as metric, sweep and study. At its end a run prints the test \
+error, and compares the trained model (the transfer) with baselines, such as a random forest, that \
+it has fitted to the same data.
 
 A command that is run again skips completed runs, and resumes an interrupted run from its last \
 checkpoint. SIGTERM, SIGHUP and Ctrl-C save the state and stop the run; a second Ctrl-C stops it \
@@ -142,7 +143,7 @@ def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
 
 
 def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
-    """Compose the job where it runs, check that it is the one the sweep planned, and run it."""
+    """Compose the job where it runs, check that it equals the planned job, and run it."""
     from orca_cli.config import compose
 
     signals.check()

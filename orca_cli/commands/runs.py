@@ -248,7 +248,7 @@ def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
         f"seed {run.seed}",
     )
     if run.variant:
-        yield "set", settings_text(run.variant.items(), " ")
+        yield "settings", settings_text(run.variant.items(), " ")
     for decision in decisions(record["decided"]):
         yield "decided", decision
 

@@ -12,8 +12,8 @@ examples:
   orca score runs/digits/2026-...       a run by its folder
   orca score 1e791e76                   a run by the end of its name
 
-The command reads neither the model nor the data, but the outputs and targets of the test split in \
-3_finetune/predictions.npz. Numbers count as equal if they agree to six digits, since the last \
+The command reads the outputs and targets of the test split from 3_finetune/predictions.npz, and \
+neither the model nor the data. Numbers count as equal if they agree to six digits, since the last \
 digits of a sum depend on the number of threads.
 
 exit codes:

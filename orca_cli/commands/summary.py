@@ -154,7 +154,7 @@ def result_parts(result: Mapping[str, Any], run: Path) -> Iterator[RenderableTyp
     yield facts(_result_rows(result, has_table=has_table))
     if has_table:
         headers = ("model", "validation", "test (95 % interval)", "seconds")
-        yield table(headers, _candidate_rows(result))
+        yield from ("", table(headers, _candidate_rows(result)), "")
     yield facts(_conclusion(result, run, has_table=has_table))
 
 

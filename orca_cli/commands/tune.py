@@ -50,7 +50,7 @@ weights that are fine-tuned
   orca tune task=digits space=small trials=20           \
 20 trials: the default settings, and 19 draws from the space `small` (orca list spaces)
   orca tune task=ecg space=paper_roberta trials=50 metric=none      \
-the space of the paper for text bodies; space=FILE.yaml uses your own
+the space of the ORCA paper for bodies that read text; space=FILE.yaml uses your own
 
 A trial is a run that does not read the test split. Trial 0 has your settings unchanged; the other \
 trials change them. A trial that falls behind the others on validation data is stopped early (by \

@@ -38,10 +38,7 @@ def table_of(out):
     header = next(i for i, line in enumerate(lines) if line.startswith("model "))
     titles = "model validation test (95 % interval) seconds"
     assert " ".join(lines[header].split()) == titles
-    # The meanings of names follow the rows.
-    end = next(i for i, line in enumerate(lines) if line.startswith("transfer   the model"))
-    while lines[end - 1].split()[1][0] not in "-0123456789":
-        end -= 1
+    end = lines.index("", header)
     rows = lines[header + 1 : end]
     assert max(map(len, rows)) <= 80
     return [row.split() for row in rows], " ".join(" ".join(lines[end:]).split())

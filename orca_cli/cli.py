@@ -188,7 +188,7 @@ def _dispatch(command_line: Sequence[str], call: _Call) -> int:
         return _execute(name, verb, arguments, call)
     if not arguments or arguments[0] in _HELP:
         descriptions = {verb_name: verb.about for verb_name, verb in verbs.items()}
-        examples = f"`orca {name} COMMAND --help` shows options and examples."
+        examples = f"options and examples: orca {name} COMMAND --help"
         _print_commands(f"orca {name}", COMMANDS[name], descriptions, examples)
         return 0
     verb_name, *arguments = arguments

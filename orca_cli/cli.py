@@ -85,7 +85,7 @@ class _Call:
 class _Parser(argparse.ArgumentParser):
     # argparse would print the usage and exit; here a usage error is one line like any other error.
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(message, hint=f"see {self.prog} --help")
+        raise UsageError(message, hint=f"see `{self.prog} --help`")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -125,7 +125,7 @@ VERBS = {
                 "names",
                 nargs="*",
                 metavar="NAME",
-                help="a task or source, of which to show details; default: a list of all",
+                help="tasks or sources to show in detail; default: list all of them",
             ),
             CONFIG_DIR,
         ),

@@ -120,8 +120,9 @@ def _overlap_problems(overlaps: Iterable[Record]) -> Iterator[str]:
     for overlap in overlaps:
         if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
             verb = "is" if overlap["shared"] == 1 else "are"
-            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
-            yield f"{samples_text} {verb} also in {overlap['first']}"
+            counts = f"{overlap['shared']} of {overlap['of']} samples"
+            splits = f"of the split {overlap['second']} {verb} also in the split {overlap['first']}"
+            yield f"{counts} {splits}"
 
 
 def examine_split(

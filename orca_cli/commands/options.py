@@ -91,7 +91,7 @@ ALLOW_MODULE = argument(
     action="append",
     default=[],
     metavar="NAME",
-    help="allow YAML files to run code of this Python module of yours; may be repeated",
+    help="allow settings files to run code of your Python module NAME; may be repeated",
 )
 WHERE = argument(
     "--where",

@@ -269,7 +269,9 @@ def diff(arguments: argparse.Namespace) -> Result:
     for side, run in runs.items():
         record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
         shown.append(f"{side}  {run.path}")
-    shown.append("a and b are the same experiment" if is_same else "a and b are two experiments")
+    shown.append(
+        "a and b are the same experiment" if is_same else "a and b are different experiments"
+    )
     # The identity also depends on the content of data files and weights.
     if not is_same and not sections["settings"]:
         shown.append("no setting differs, but the data files or the weights of the body differ")

@@ -105,8 +105,8 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
         "task": f"{choices['task']} ({kind}), input {input_shape}",
         "data": samples,
         "body": f"{choices['body']}, width {summary['width']}, finetune={choices['finetune']}",
-        "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens per sample "
-        f"(grid {grid}), at most {summary['max_tokens']}",
+        "embedder": f"kernel size {summary['kernel']}; {summary['tokens']} tokens per sample "
+        f"(grid {grid}), limit {summary['max_tokens']}",
         "parameters": f"{sizes_text}; {parameters['trained']:,} of them are trained",
         "steps": steps,
     }

@@ -299,7 +299,7 @@ def test_check_finds_what_is_wrong(workspace, mine, orca):
     assert (
         sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
     )
-    assert "samples of test are also in train" in " ".join(record["problems"])
+    assert "samples of the split test are also in the split train" in " ".join(record["problems"])
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()
     code, out, err = orca("check", "mine")

@@ -125,7 +125,7 @@ class MemoryExhaustedError(OrcaError, code=31):
 
 
 class NonFiniteError(OrcaError, code=32):
-    """A loss, a gradient or a distance became NaN or infinite; no step was taken with it."""
+    """A loss, a gradient or a distance became NaN or infinite; no optimizer step used it."""
 
 
 class WorkerError(OrcaError, code=33):

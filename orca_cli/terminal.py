@@ -197,7 +197,7 @@ def counted(number: int, noun: str) -> str:
 def percent_or_number(value: float | None, percent: bool) -> str:
     """Return an error in per cent with two decimals, or with four significant digits.
 
-    An error of None is undefined.
+    None means an undefined error.
     """
     if value is None:
         return "undefined"

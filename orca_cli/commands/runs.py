@@ -59,7 +59,7 @@ results are shown."""
 # Settings that do not affect a run: descriptions of data in the files of conf/, and the rules of a
 # search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
-_LONGEST_NAME = 32  # of a data set
+_LONGEST_NAME = 32  # largest length of a data set's name
 # Runs in these states are shown with their settings, other runs in red with the reason.
 _HEALTHY = ("completed", "running")
 # Fields of a run that are in its record.

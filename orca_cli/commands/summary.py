@@ -277,7 +277,7 @@ def _test_text(result: Mapping[str, Any], *, has_interval: bool) -> str | Text:
     error = mapping(result.get("error"))
     splits = mapping(result.get("splits"))
     test_split = mapping(splits.get("test"))
-    # With test=false the test split stays closed.
+    # With test=false the test split is not read.
     if not test_split:
         return f"none: {error.get('reason')}"
     details = ""

@@ -42,8 +42,8 @@ _HELP = ("-h", "--help", "help")
 _ABOUT = """\
 ORCA transfers a transformer that was pretrained on text or images to data of another kind, such \
 as signals, tables, sequences or maps. A run has three stages. It builds a model around the \
-pretrained transformer, aligns your data with data that the transformer knows, and fine-tunes the \
-model. It also fits baselines, such as a random forest, to the same data.
+pretrained transformer, aligns your data with data of the kind that the transformer was pretrained \
+on, and fine-tunes the model. It also fits baselines, such as a random forest, to the same data.
 
 words:
   task       a data set with targets: one of `orca list tasks`, or your own files

@@ -1,6 +1,6 @@
 """Cross-modal transfer of pretrained transformers: the three stages of ORCA on the command line.
 
-From Python: `load` gives a finished run as a predictor, `run` makes a run.
+From Python, `run` executes a run, and `load` returns a finished run as a predictor.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ def load(
     batch_size: int | None = None,
     checkpoint: str | None = None,
 ) -> Predictor:
-    """Return a finished run, or an export of one, as an estimator like those of scikit-learn.
+    """Return a finished run, or an exported run, as an estimator like those of scikit-learn.
 
     Args:
-        run: its folder or name, or what `run` returned.
-        model: name of a model that the run kept, such as "forest" (its `leader` in result.json is
-            the best by validation); None takes "transfer", or what an export holds. A simple model
-            of tables or raw inputs is loaded without torch.
+        run: folder or name of the run, or the outcome that `run` returned.
+        model: name of a model that the run kept, such as "forest". The `leader` in result.json is
+            the model with the lowest validation error. None selects "transfer", the model that the
+            run trained, or the only model of an export. A baseline on table features or raw inputs
+            is loaded without torch.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: samples per forward pass; None takes that of the run, which keeps the bits of
-            its predictions.
-        checkpoint: the body's checkpoint, if the run needs it and it has moved.
+        batch_size: samples per forward pass; None uses the batch size of the run, which gives
+            exactly the run's predictions.
+        checkpoint: folder or hub id of the body's checkpoint, if the run needs it and it has moved.
 
     Raises:
-        DataError: there is no such run, or it is not completed.
-        ConfigError: the run kept no model of this name.
-        OrcaError: it is damaged or cannot predict (see `prediction.loading.open_model`); the device
-            is absent.
+        DataError: the run does not exist, or it is not completed.
+        ConfigError: the run kept no model with this name.
+        OrcaError: the run is damaged or cannot predict (see `prediction.loading.open_model`), or
+            this machine lacks the device.
     """
     from orca_cli.exceptions import DataError
     from orca_cli.prediction.loading import open_model
@@ -54,7 +55,9 @@ def load(
         if run.failure is not None:
             failure = f": {run.failure.error}"
         raise DataError(
-            f"the run has {run.state}{failure}", where="run", hint="only completed runs predict"
+            f"cannot predict, since its state is {run.state}{failure}",
+            where="run",
+            hint="use a completed run",
         )
     reference = run.path if isinstance(run, Outcome) else run
     folder = named(str(reference))
@@ -67,17 +70,19 @@ def run(
     force: bool = False,
     check: bool = True,
 ) -> Outcome:
-    """Run one job as `orca run KEY=VALUE ...` does, or find it completed, and return how it ended.
+    """Execute a run as `orca run KEY=VALUE ...` does, unless it is completed; return its outcome.
 
     Args:
-        overrides: such as "task=arrays", "task.train=my.npz".
-        config_dir: folder with the user's own files of settings.
-        force: run again what is already completed.
-        check: raise if the run fails or is stopped; without it, the outcome has a `failure`.
+        overrides: settings such as "task=arrays", "task.train=my.npz".
+        config_dir: folder with the user's own settings files.
+        force: whether to run a completed run again.
+        check: whether to raise an error if the run fails or is stopped; otherwise the outcome has a
+            `failure`.
 
     Raises:
         ConfigError: a setting is wrong.
-        OrcaError: with `check`, what the command line would print, as the class of its exit code.
+        OrcaError: the run failed or was stopped, and `check` is set. The message and the exit code
+            of the class are those of the command line.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`python -m orca_cli`."""
+"""Run the command line as `python -m orca_cli`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""One run as a call, from the claim of its folder to its result.
+"""One run as a function call, from the claim of its folder to its result.
 
-`run` never raises an expected failure: it records the failure in the run's folder and returns it.
-`train` and `test` are the two halves of a run's work; the test split stays closed until `test`.
+`run` never raises an expected failure, but records it in the run's folder and returns it. `train`
+and `test` are the two parts of a run; the test split is not read before `test`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from orca_cli.runs.preprocessing import BODY_CONFIG, write_preprocessing
 from orca_cli.runs.settings import flat
 from orca_cli.runs.tracking.services import Guarded
 
-if TYPE_CHECKING:  # torch and Hydra take seconds to import, and a completed run needs neither
+if TYPE_CHECKING:  # torch and Hydra take seconds to import; a completed run needs neither of them
     from orca_cli.config.composed import Composed
     from orca_cli.stages.build import Built
     from orca_cli.stages.finetune import Tested, Validated
     from orca_cli.training.engine import Engine
     from orca_cli.training.team import Team
 
-OnBuild = Callable[[dict[str, Any]], None]  # takes the summary of stage 1
+OnBuild = Callable[[dict[str, Any]], None]  # is called with the summary of stage 1
 
 
 def run(
@@ -57,20 +57,20 @@ def run(
     on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Outcome:
-    """Run one composed job, resume it, or find it completed; return how it ended.
+    """Start or resume the run of a composed job, or find it completed; return how it ended.
 
-    Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows it), whose status.json has the
-    outcome as well. A signal ends the work at its next step, whose state is saved. A completed run
-    gets the baselines that it lacks.
+    Writes one folder below `paths.runs` (docs/ARCHITECTURE.md shows its content); its status.json
+    also has the outcome. After a signal, the run saves its state at the next step and stops. If a
+    completed run lacks baselines, they are computed.
 
     Args:
-        job: returned by `config.compose` for one set of settings.
-        force: run again, in a new folder, a run that is already completed, or resume such a repeat
+        job: composed settings of one run, from `config.compose`.
+        force: whether to run a completed run again, in a new folder, or to resume such a repetition
             if it was interrupted.
-        allow_inexact: resume although program, threads, packages, data or weights have changed; the
-            result says so.
+        allow_inexact: whether to resume even if program, threads, packages, data or weights have
+            changed; the result records that.
         on_build: called once the model is built.
-        team: the processes that share the work, which this one leads; None for a single process.
+        team: processes that share the work, led by this process; None for a single process.
     """
     name = run_name(job)
     runs_folder = _runs_folder(job)
@@ -78,13 +78,13 @@ def run(
         _check_device(job, runs_folder, force=force)
         _check_files(job, runs_folder, force=force)
         with (
-            # Around the claim as well, so that a signal cannot leave it half done.
+            # Around the claim as well, so that a signal cannot interrupt the claim.
             signals.deferred(),
             signals.watched(),
             claim.claim(runs_folder, name, force=force, allow_inexact=allow_inexact) as folder,
             _logged(folder.path / "run.log"),
         ):
-            # Only now, with the lock: another process may have completed the run during the wait.
+            # Checked with the lock, since another process may have completed the run meanwhile.
             if folder.result():
                 return _with_baselines(job, folder)
             terminal.log.info(f"{folder.path}")
@@ -101,7 +101,7 @@ def _check_device(job: Composed, runs_folder: Path, *, force: bool) -> None:
     device = job.config.device
     precision = job.config.precision
     is_on_every_machine = device in ("auto", "cpu") and precision != "fp16"
-    # The cheap question first; the second one reads folders.
+    # The cheap check comes first; the second check reads folders.
     if is_on_every_machine:
         return
     if claim.peek(runs_folder, run_name(job), force=force) == "completed":
@@ -114,7 +114,7 @@ def _check_device(job: Composed, runs_folder: Path, *, force: bool) -> None:
 def _check_files(job: Composed, runs_folder: Path, *, force: bool) -> None:
     """Raise an error that names all data and weights that this machine lacks for a run.
 
-    A completed run needs none.
+    A completed run needs no files.
     """
     if claim.peek(runs_folder, run_name(job), force=force) == "completed":
         return
@@ -125,7 +125,7 @@ def _check_files(job: Composed, runs_folder: Path, *, force: bool) -> None:
 
 def _runs_folder(job: Composed) -> Path:
     """Return the folder of all runs."""
-    # `compose` has filled it in; only the schema allows None.
+    # `compose` always sets it; only the schema allows None.
     return Path(job.config.paths.runs or "")
 
 
@@ -152,11 +152,11 @@ def train(
     on_build: OnBuild = lambda summary: None,
     team: Team | None = None,
 ) -> Validated:
-    """Run the three stages up to the choice of the weights; the test split stays closed.
+    """Run the three stages up to the choice of the weights, without reading the test split.
 
-    Stages that the claimed `folder` has already are continued or read back; the other arguments are
-    those of `run`. Writes the folders of the stages, and starts the run's tracker, which is added
-    to `folder.trackers`.
+    Stages that are already in the claimed `folder` are continued or read; for the other arguments
+    see `run`. Writes the folders of the stages, and starts the run's tracker, which is added to
+    `folder.trackers`.
 
     Raises:
         OrcaError: an expected failure of a stage.
@@ -181,7 +181,9 @@ def train(
 def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Built, Engine]:
     """Record settings and machine in the run's folder, and build the model.
 
-    FingerprintError if an earlier start of the run had others, so that it cannot resume exactly.
+    Raises:
+        FingerprintError: an earlier start of the run had other settings or another machine, so the
+            run cannot resume exactly.
     """
     from orca_cli.config import compose
     from orca_cli.models.checkpoints import shareable_config
@@ -197,20 +199,19 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     config = job.config
     reporter = terminal.LogReporter()
     device = choose_device(config.device)
-    # A process of a team computes on the GPU of its number.
+    # A process of a team computes on the GPU with its own number.
     if team is not None:
         device = team.device(device)
-    # Settings come first, so that even a run that fails at once shows what it was.
+    # Settings are written first, so that even a run that fails at once has them.
     storage.write_text(folder.path / SETTINGS, compose.to_yaml(job.content))
     overrides = "".join(f"{override}\n" for override in job.overrides)
     storage.write_text(folder.path / "overrides.txt", overrides)
     machine = environment() | {"device": str(device), "files": job.identity.files}
     folder.write_environment(machine)
     folder.set_state("build")
-    # An earlier start may have made decisions that this start has to keep, such as the length of
-    # training.
+    # This start has to keep the decisions of an earlier start, such as the length of training.
     earlier = read_or_empty(folder.stage("build") / SUMMARY)
-    # It writes only whole files, so that a signal may end it anywhere.
+    # `build` writes only complete files, so a signal may end it anywhere.
     with signals.immediate():
         built = build(config, reporter, earlier)
     # The width is known only once the body is loaded.
@@ -218,18 +219,18 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
     engine = Engine(device, precision, team)
     if team is not None:
         lead(team, built, engine)
-    # A budget in minutes is turned into steps by measuring some, which needs engine and model.
+    # A budget in minutes is converted to steps by timing some steps, with engine and model.
     if is_minutes(config):
         spent_s = time.monotonic() - start
         built = planned(config, built, engine, earlier=earlier, spent_s=spent_s, reporter=reporter)
     fingerprint_facts = {**numerics(device), **_facts(built), "precision": engine.precision}
-    # The number of processes decides how sums are split, and with it the last bits.
+    # The number of processes determines how sums are split, and so the last bits.
     if team is not None:
         fingerprint_facts["processes"] = team.rank.size
-    # Before the stages, which would otherwise continue with other bits.
+    # Before the stages, which would otherwise continue with different bits.
     folder.check_fingerprint("build", fingerprint_facts)
     folder.write_summary("build", built.summary | {"precision": engine.precision})
-    # A run on own data can predict for new files, which need the same preprocessing.
+    # A run on the user's own data can predict for new files, which need the same preprocessing.
     if built.task.preprocessing is not None:
         write_preprocessing(folder.stage("build"), built.task.preprocessing)
         checkpoint = getattr(built.model.body, "folder", None)
@@ -239,7 +240,7 @@ def _build(job: Composed, folder: RunDirectory, team: Team | None) -> tuple[Buil
 
 
 def _facts(built: Built) -> dict[str, Any]:
-    """Return the data, weights and decisions that a run's bits depend on."""
+    """Return the checksums and decisions that a run's bits depend on."""
     facts: dict[str, Any] = {}
     for name, split in built.summary["splits"].items():
         facts[f"data.{name}"] = split["sha256"]
@@ -250,9 +251,9 @@ def _facts(built: Built) -> dict[str, Any]:
 
 
 def _track(job: Composed, folder: RunDirectory) -> None:
-    """Start the run's tracker, if it has one, and show it the lines of earlier attempts.
+    """Start the run's tracker, if any, and send it the curves of earlier attempts.
 
-    Accelerate has to be started before.
+    Accelerate must already be running.
     """
     tracker_node = job.config.tracker
     if tracker_node.get(parts.TARGET) is None:
@@ -271,7 +272,7 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
     _, _, class_name = tracker_node[parts.TARGET].rpartition(".")
     tracker = Guarded(make, class_name)
-    # Started before the stages: what it imports must not meet imports of the run.
+    # Started before the stages, so that its imports do not coincide with imports of the run.
     tracker.start()
     folder.trackers.append(tracker)
     for stage in ("align", "finetune"):
@@ -280,12 +281,12 @@ def _track(job: Composed, folder: RunDirectory) -> None:
 
 
 def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
-    """Open the test split, once, and measure the chosen weights and the best constant on it.
+    """Read the test split, once, and measure the chosen weights and the best constant on it.
 
-    Adds to `validated.seconds`.
+    Adds its time to `validated.seconds`.
 
     Raises:
-        OrcaError: an expected failure, such as a test split that is missing.
+        OrcaError: an expected failure, such as a missing test split.
     """
     from orca_cli.stages import finetune
 
@@ -294,9 +295,9 @@ def test(job: Composed, folder: RunDirectory, validated: Validated) -> Tested:
 
 
 def done_before(job: Composed) -> Outcome | None:
-    """Return the outcome of a run that is completed and lacks no baseline; None for any other.
+    """Return the outcome of a run that is completed and lacks no baseline; None for other runs.
 
-    Nothing is claimed.
+    The run's folder is not claimed.
     """
     from orca_cli.baselines import completion
 
@@ -321,7 +322,7 @@ def _with_baselines(
     """Return the outcome of a completed run, after computing its missing baselines.
 
     `validated` is None if an earlier process has completed the run; `tested` has the test split if
-    this process has opened it.
+    this process has read it.
     """
     from orca_cli.baselines import completion
 
@@ -330,9 +331,9 @@ def _with_baselines(
     state: State = "completed"
     built = None
     if validated is None:
-        # Unless baselines are added below.
+        # The state becomes "completed" if baselines are added below.
         state = "skipped"
-        work = "not run again (--force does)"
+        work = "not run again (use --force for that)"
         if lacking_names:
             work = f"computing the baselines that it lacks, {', '.join(lacking_names)}"
         terminal.log.info(f"already completed, {work}: {folder.path}")
@@ -353,7 +354,7 @@ def _with_baselines(
         state = "completed"
     if stop is None:
         return Outcome(state, path=folder.path, result=result)
-    # The run has its result, and yet the exit code says why its baselines are missing.
+    # The run has its result, but the exit code shows why its baselines are missing.
     return Outcome(
         state, code=stop.code, path=folder.path, result=result, failure=Failure(stop, stop)
     )
@@ -366,15 +367,15 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
     try:
         with same_threads_after():
             return _complete(job, folder, on_build, team)
-    # SystemExit too, which Rich raises for a closed pipe.
+    # Also SystemExit, which Rich raises for a closed pipe.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - every failure has to be recorded
-        # Looked for first: a signal inside a library appears as an error of that library.
+        # Checked first, since a signal inside a library appears as an error of that library.
         failure: OrcaError | None = interruption_in(error)
         if failure is None:
             try:
                 storage.check_pinned(folder.path)
             except OrcaError as lost:
-                # A lost folder can cause any other failure, and leaves no place to record it.
+                # A lost folder can cause any failure, which then cannot be recorded.
                 return ended_by(lost, error, folder.path)
             failure = _explained(error, folder)
         outcome = ended_by(failure, error, folder.path)
@@ -382,29 +383,29 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
         try:
             folder.set_state(outcome.state, code=outcome.code, error=failure_record)
         except OrcaError as full:
-            # A full disk can hold neither the result nor the record that the run failed.
+            # On a full disk, even the failure of the run cannot be recorded.
             terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
         folder.ended(outcome.state, {})
         return outcome
 
 
 def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
-    """Return the expected failure that an error means.
+    """Return the expected failure that corresponds to an error.
 
-    Any other error is a bug: its failure says so, and its traceback goes into error.log.
+    Any other error is a bug: the failure says so, and the traceback is written to error.log.
     """
     if isinstance(error, OrcaError):
         return error
     if is_exhausted(error):
         stage = folder.status().get("stage") or "build"
-        hint = "free some, or use a smaller body or less data"
+        hint = "free memory, or use a smaller body or less data"
         return MemoryExhaustedError("not enough memory", where=stage, hint=hint)
     expected = process_error(error) or storage.disk_error(error)
     if expected is not None:
         return expected
     error_log = folder.path / "error.log"
-    hint = "--traceback shows where"
-    # A full disk must not hide the bug: then the hint says how to see the traceback.
+    hint = "add --traceback to see where"
+    # A full disk must not hide the bug; in that case this hint says how to see the traceback.
     with suppress(OrcaError):
         storage.write_text(error_log, "".join(traceback.format_exception(error)))
         hint = f"the traceback is in {error_log}"
@@ -414,25 +415,25 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
 
 
 def _complete(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team | None) -> Outcome:
-    """Train, test unless the settings leave that out, write the result, and add baselines to it.
+    """Train, test (unless test=false), write the result, and add baselines to it.
 
     Returns how the run ended.
     """
     from orca_cli.baselines.leaderboard import leaderboard
     from orca_cli.stages.finetune import result_of
 
-    # The test split is opened after all choices are made; test=false keeps it closed.
+    # The test split is read after all choices have been made; with test=false it is never read.
     validated = train(job, folder, on_build, team)
     tested = test(job, folder, validated) if job.config.test else None
     result = result_of(validated, tested)
-    # These are filled in once the run is completed.
+    # These two are set once the run is completed.
     result["baselines"] = {}
     result["comparison"] = None
     result |= leaderboard(result)
     result["inexact"] = folder.inexact()
     result["program"] = program.record()
     folder.write_result(result)
-    # The run is completed before its baselines are: whatever ends them, it keeps its result.
+    # The run is completed before its baselines, so it has a result even if they fail.
     outcome = _with_baselines(job, folder, validated, tested)
     folder.ended("completed", outcome.result)
     return outcome
@@ -447,17 +448,17 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 @contextmanager
 def _logged(log_file: Path) -> Iterator[None]:
-    """Write the program's log into the run's own file as well."""
+    """Also write the program's log to the run's log file."""
     with storage.guarded(log_file):
         handler = logging.FileHandler(log_file, encoding="utf-8")
-    # With times, unlike the lines on the terminal: run.log is read long after.
+    # With times, unlike the lines on the terminal, since run.log may be read much later.
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     terminal.warn_once(handler, f"the log {log_file}")
     terminal.log.addHandler(handler)
     try:
         yield
     finally:
-        # Removed before it is closed: a line that comes meanwhile would open the file again.
+        # Removed before it is closed, since a further line would open the file again.
         terminal.log.removeHandler(handler)
-        with suppress(OSError):  # lines that a full disk still has no room for
+        with suppress(OSError):  # the disk may be too full for the last lines
             handler.close()

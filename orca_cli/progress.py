@@ -1,4 +1,4 @@
-"""How long-running work reports its progress; `terminal.LogReporter` prints it."""
+"""The interface by which long work reports its progress; `terminal.LogReporter` prints it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Takes messages and progress."""
+    """Receives messages and progress."""
 
     def say(self, text: str) -> None:
         """Log one line."""
@@ -19,10 +19,10 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A reporter that reports nothing."""
+    """A reporter that ignores all messages and progress."""
 
     def say(self, text: str) -> None:
-        """Say nothing."""
+        """Ignore the line."""
 
     def track(self, description: str, total: int) -> AbstractContextManager[Callable[..., None]]:
         """Return a function that does nothing."""

@@ -1,8 +1,8 @@
-"""Seeds: every random draw has a generator of its own, named by its purpose.
+"""Seeds: every random draw has its own generator, named by its purpose.
 
-A draw is a function of (seed, names), and does not depend on earlier draws. Neither a resumed run,
-nor another order of stages, nor one more draw elsewhere changes it, and checkpoints need no state
-of a generator.
+A draw is a function of (seed, names), and does not depend on earlier draws. It stays the same if a
+run resumes, if stages change their order, or if a draw is added elsewhere. Checkpoints need not
+store the states of generators.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """Return the NumPy generator of one named draw."""
+    """Return the NumPy generator of a named draw."""
     return np.random.default_rng(derive(seed, *names))
 
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return the torch generator (CPU) of one named draw."""
+    """Return the torch generator (on the CPU) of a named draw."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 def seed_torch(seed: int, *names: str | int) -> None:
-    """Seed torch's global generators for one named draw.
+    """Seed torch's global generators for a named draw.
 
-    Dropout and the initialisation of layers draw from them.
+    Dropout and the initialisation of layers draw from these generators.
     """
     import torch
 
     derived = derive(seed, *names)
-    # torch.manual_seed would look for every kind of device: a millisecond at each step.
+    # torch.manual_seed would check for every kind of device, which costs a millisecond per step.
     torch.default_generator.manual_seed(derived)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(derived)

@@ -1,8 +1,8 @@
 """Signals set a flag that every long loop polls, so that state is saved before the process ends.
 
 SIGTERM, SIGHUP (unless it is ignored, as under nohup), SIGINT and the signal of preemption set the
-flag, however often they come. A second SIGINT does not wait for a loop: it ends the process at
-once, and the last commit is intact.
+flag, however often they arrive. A second SIGINT ends the process at once, without waiting for a
+loop; the last saved state is intact.
 """
 
 import ctypes
@@ -16,24 +16,25 @@ from types import FrameType
 
 from orca_cli.exceptions import InterruptionError
 
-# A scheduler sends it before it takes the machine away.
+# A scheduler sends this signal before it takes the machine away.
 PREEMPTION = signal.SIGUSR1
 _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, PREEMPTION)
 
-_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 _pending: int | None = None  # the first signal that has asked this process to stop
 _deferred = False  # whether signals set the flag
 _insistent = True  # whether a second SIGINT ends the process at once
-_immediate = False  # whether a signal raises as well
+_immediate = False  # whether a signal also raises an error
 
 
 @contextmanager
 def deferred(*, insistent: bool = True) -> Iterator[None]:
     """Turn signals inside the block into a flag.
 
-    A block inside another such block, or in another thread, changes nothing. With `insistent`, a
-    second SIGINT ends the process at once; a job of a sweep leaves that to the sweep.
+    A block inside another such block, or in a thread other than the main thread, changes nothing.
+    With `insistent`, a second SIGINT ends the process at once; a job of a sweep leaves that to the
+    sweep.
     """
     global _pending, _deferred, _insistent
     # Python lets only the main thread set handlers.
@@ -45,24 +46,24 @@ def deferred(*, insistent: bool = True) -> Iterator[None]:
     _deferred = True
     _insistent = insistent
     signal_numbers = list(_ALL)
-    # Under nohup a hangup has to stay ignored.
+    # Under nohup, SIGHUP has to stay ignored.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal_numbers.remove(signal.SIGHUP)
     previous_handlers = {number: signal.signal(number, _set) for number in signal_numbers}
-    # The process may have been started with signals held back by `block`; the handlers are set now.
+    # The process may have been started with signals blocked by `block`; the handlers are set now.
     unblock()
     try:
         yield
     finally:
         _deferred = False
         for number, handler in previous_handlers.items():
-            # None is a handler that was not set from Python and cannot be set again.
+            # None means a handler that was not set from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _set(signum: int, frame: FrameType | None) -> None:
     global _pending
-    # The first signal counts; only a second Ctrl-C of a person who does not want to wait is urgent.
+    # The first signal counts. A second Ctrl-C means that the user does not want to wait.
     if _insistent and signum == signal.SIGINT and _pending is not None:
         _leave()
     if _pending is None:
@@ -75,8 +76,8 @@ def _set(signum: int, frame: FrameType | None) -> None:
 def immediate(*, enabled: bool = True) -> Iterator[None]:
     """Let a signal raise InterruptionError anywhere inside the block, for waits without a loop.
 
-    A signal that is pending raises before the block. This holds only within `deferred`; elsewhere
-    signals do what they do by default. `enabled=False` ends an outer block's effect for this one.
+    A pending signal raises before the block. This applies only within `deferred`; elsewhere signals
+    have their default effect. `enabled=False` suspends the effect of an outer block.
     """
     global _immediate
     was_immediate = _immediate
@@ -95,7 +96,7 @@ def immediate(*, enabled: bool = True) -> Iterator[None]:
 def postponed() -> AbstractContextManager[None]:
     """Keep signals from raising inside the block, even within `immediate`.
 
-    It is for blocks that must not be left half done.
+    It is for blocks that must not be interrupted.
     """
     return immediate(enabled=False)
 
@@ -111,8 +112,8 @@ def note(signum: int) -> None:
 def watched() -> Iterator[None]:
     """Notice a second SIGINT even while the main thread is inside a long operation of a library.
 
-    Python's own handlers wait for the operation to return. The byte that a signal writes into a
-    pipe does not, and a thread reads it.
+    Python's own handlers wait until the operation returns. Therefore each signal also writes a byte
+    into a pipe at once, and a thread reads it.
     """
     if not (_deferred and _insistent) or threading.current_thread() is not threading.main_thread():
         yield
@@ -126,8 +127,7 @@ def watched() -> Iterator[None]:
     try:
         yield
     finally:
-        # Before the pipe is closed: a signal must not write into a descriptor that is somebody
-        # else's by then.
+        # Before the pipe is closed, since the descriptor may then be reused for another file.
         signal.set_wakeup_fd(previous_descriptor)
         # The end of the pipe ends the watcher's read.
         os.close(writable)
@@ -149,17 +149,17 @@ def _watch(readable: int, is_stopping: bool) -> None:
 def _leave() -> None:
     """End the process at once; the system frees its locks, and temporary files remain."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    # A bar of progress has hidden the cursor.
+    # A progress bar may have hidden the cursor.
     show_cursor = "\x1b[?25h\n" if is_terminal else ""
     message = (
         f"{show_cursor}orca: error: stopped at once by a second SIGINT; rerun the same command to"
         " resume from the last checkpoint\n"
     )
     try:
-        # Written to the descriptor: a lock of Python's own stream may be held by the main thread.
+        # Written to the descriptor, since the main thread may have the lock of Python's stream.
         os.write(2, message.encode())
     finally:
-        # Without cleaning up, which could wait for the operation that the main thread is in.
+        # Without clean-up, which could wait for the operation of the main thread.
         os._exit(InterruptionError.code)
 
 
@@ -174,7 +174,7 @@ def raised() -> Iterator[None]:
         return
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            # A handler of the surrounding program, or a signal that it ignores, is left alone.
+            # Handlers and ignored signals of a surrounding program are not changed.
             if signal.getsignal(number) is signal.SIG_DFL:
                 previous = signal.signal(number, _raise)
                 stack.callback(signal.signal, number, previous)
@@ -186,20 +186,20 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def block() -> None:
-    """Hold signals back until `unblock`, so that none is lost while a process is started.
+    """Block signals until `unblock`, so that no signal is lost while a process is started.
 
-    A new process inherits the blocked state.
+    The new process inherits the blocked state.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
 
 
 def unblock() -> None:
-    """Let signals arrive that `block` holds back, called here or in the parent process."""
+    """Deliver the signals that `block` holds back, whether this process or its parent called it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
 
 def reset_in_fork() -> None:
-    """Forget, in a fork, the signals and handlers of its parent."""
+    """Reset, in a fork, the signals and handlers of the parent process."""
     global _pending, _deferred, _immediate
     # Otherwise signals of the fork would be written into the pipe of its parent.
     signal.set_wakeup_fd(-1)
@@ -209,14 +209,14 @@ def reset_in_fork() -> None:
 
 
 def pending() -> int | None:
-    """Return the signal that has asked this process to stop; None where there was none."""
+    """Return the signal that has asked this process to stop; None if no signal has arrived."""
     return _pending
 
 
 def exit_code() -> int:
-    """Return the exit code of the signal that asked this process to stop; 0 without one.
+    """Return the exit code of the signal that asked this process to stop; 0 without a signal.
 
-    It holds even if the work ended before it was stopped.
+    The code applies even if the work ended before it could be stopped.
     """
     if _pending is None:
         return 0
@@ -230,12 +230,12 @@ def check() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Kill this process when its parent, with that process id, ends (Linux).
+    """Let the system kill this process when the process with the id `parent` ends (Linux).
 
-    So a driver that is killed leaves no jobs behind.
+    So a driver that is killed leaves no running jobs behind.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    # The parent may have ended before the request was made; then no signal comes.
+    # If the parent ended before this request, no signal will arrive.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

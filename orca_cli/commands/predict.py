@@ -29,41 +29,42 @@ if TYPE_CHECKING:  # imports torch
 EXAMPLES = """\
 examples:
   orca predict runs/my/2026-11-25_... new.npz                \
-the predictions as csv on standard output
-  orca predict my_model new.csv --out predictions.csv            an exported run (orca export)
+print the predictions as csv
+  orca predict my_model new.csv --out predictions.csv            use an exported run (orca export)
   orca predict runs/my --best new.npz --out p.npz            \
-the model with the lowest validation error
+use the model with the lowest validation error of all runs in runs/my
   orca predict runs/my/2026-11-25_... new.npz --model forest     \
-another model that the run kept
+use a baseline that the run kept
   orca predict my_model pictures/ --out p.csv                    \
-images: a folder, with or without class folders
+images in a folder, with or without a subfolder for each class
   orca predict my_model all.npz --part test --out p.npz          \
-x_test, or rows that an array `split` marks
+the array x_test, or the rows that an array `split` marks as test
 
-INPUT has the form of the files that the run was trained on; targets are not needed, and where it \
-has them the error is shown.
-Nothing is fetched, and no training data are read."""
-# The model of `orca predict` and `orca export`, which `open_chosen` opens.
+INPUT must have the same form as the files that the run was trained on. It does not need targets; \
+if it has them, their error is shown. The command fetches no files and reads no training data."""
+# Arguments that select the model of `orca predict` and `orca export`; `open_chosen` opens it.
 MODEL = (
     argument(
-        "run", metavar="RUN", help="a run's folder or name, an exported folder, or a folder of runs"
+        "run",
+        metavar="RUN",
+        help="a run's folder or name, an exported folder, or with --best a folder of runs",
     ),
     argument(
         "--best",
         action="store_true",
-        help="of a folder of runs, take the best model of all by validation",
+        help="use the model with the lowest validation error of all runs in the folder RUN",
     ),
     argument(
         "--model",
         metavar="NAME",
-        help="a model that the run kept, such as forest; default: transfer, of an export what it "
-        "holds, with --best whichever is best",
+        help="a model that the run kept, such as forest; default: transfer (the model that the run "
+        "trained), for an export its only model, and with --best the best model",
     ),
     argument(
         "--checkpoint",
         metavar="PATH",
-        help="the body's checkpoint, where the run needs it and it has moved: "
-        "folder or hub id on this machine",
+        help="folder or hub id of the body's checkpoint on this machine, if the run needs it and "
+        "it has moved",
     ),
     ALLOW_MODULE,
 )
@@ -74,40 +75,42 @@ ARGUMENTS = (
         "--out",
         type=Path,
         metavar="FILE",
-        help="write to FILE.csv or FILE.npz; default: standard output, as csv or within --json",
+        help="write the predictions to FILE.csv or FILE.npz; default: print them as csv, or with "
+        "--json as JSON",
     ),
     argument(
         "--part",
         choices=("train", "validation", "test"),
         default="",
-        help="of a file that holds several splits, take one",
+        help="use only this split of a file that contains several splits",
     ),
-    argument("--no-targets", action="store_true", help="read no targets, and show no error"),
+    argument("--no-targets", action="store_true", help="do not read targets, and show no error"),
     argument(
         "--batch-size",
         type=number(int, lowest=1),
         metavar="N",
-        help="samples per forward pass; default: the run's train.eval_batch_size, with which bits "
-        "are the same",
+        help="samples per forward pass; default: the run's train.eval_batch_size, which gives "
+        "exactly the run's own predictions",
     ),
     argument(
         "--device",
         default="auto",
         metavar="D",
-        help="auto, cpu, cuda, cuda:N or mps; default: auto",
+        help="device: auto, cpu, cuda, cuda:N or mps; default: auto",
     ),
 )
 
 
 def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
-    """Return the model that a command line with MODEL names, and the start of the record.
+    """Return the model that the arguments MODEL select, and the first fields of the record.
 
-    The record has the run's name and folder, the model's name, and with --best why it was chosen.
+    The record has the run's name and folder, the model's name, and with --best the reason for the
+    choice.
 
     Raises:
-        OrcaError: of `choice.best_model`, `claim.named` and `loading.open_model`.
+        OrcaError: raised by `choice.best_model`, `claim.named` or `loading.open_model`.
     """
-    # Imported late: they need scikit-learn, and --help does not.
+    # Imported late: these modules need scikit-learn, and --help does not.
     from orca_cli.prediction.choice import best_model
     from orca_cli.prediction.loading import open_model
 
@@ -115,7 +118,7 @@ def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
     reason: str | None = None
     if arguments.best:
         folder, candidate, reason = best_model(Path(arguments.run).expanduser(), candidate)
-        # On standard error, since standard output may be the predictions.
+        # On standard error, since standard output may contain the predictions.
         log.info(f"best: {reason}")
     else:
         folder = named(arguments.run)
@@ -131,35 +134,35 @@ def open_chosen(arguments: argparse.Namespace) -> tuple[Loaded, Record]:
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Write the predictions, and return how many there are and their error."""
+    """Write the predictions, and return their number and error."""
     configure_logging()
     from orca_cli.prediction import output
     from orca_cli.prediction.predictor import Predictor
 
     loaded, record = open_chosen(arguments)
     predictor = Predictor(loaded, arguments.device, arguments.batch_size)
-    # Before the data are opened, so that nothing is computed that cannot be written.
+    # Before the data are opened: predictions that cannot be written are not computed.
     output.check_output(arguments.out, predictor.decoder, Path(arguments.input))
     samples = predictor.opened(arguments.input, arguments.part)
-    # [B, K] or [B, K, *E] of each batch, which is computed only when it is taken.
+    # Outputs [B, K] or [B, K, *E] of each batch, which are computed only when they are needed.
     outputs: Iterable[np.ndarray] = predictor.stream(samples, LogReporter())
     targets = None if arguments.no_targets else samples.targets()
-    # In a temporary file: outputs are written part by part, and the error needs them all.
+    # In a temporary file: outputs are written part by part, but the error needs all of them.
     collected = output.Kept()
     if targets is not None:
-        # The error is computed once all outputs have been written.
+        # The error is computed after all outputs have been written.
         outputs = collected.passing(outputs)
-    # In the record only if no file has them.
+    # Predictions are in the record only if they are not in a file.
     predictions: list[Record] | None = None
     if arguments.out is not None:
         output.write(arguments.out, outputs, predictor.decoder, samples.ids)
     else:
         columns = output.parts_of(outputs, predictor.decoder, samples.ids)
         if arguments.json:
-            # JSON is one document, so that all rows are needed at once.
+            # JSON is one document, so all rows are needed at once.
             predictions = list(output.rows(columns))
         else:
-            # Printed part by part: the whole text is never in memory.
+            # Printed part by part, so that the whole text is never in memory.
             for text in output.csv_lines(columns):
                 print_text(text)
     error = None
@@ -183,9 +186,9 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    """Yield the lines for people about the predictions."""
+    """Yield the lines about the predictions, for people."""
     samples = counted(record["samples"], "sample")
-    yield f"{samples} predicted by {record['model']} of {record['run']}"
+    yield f"{samples} predicted by the model {record['model']} of {record['run']}"
     for remark, count in record["remarks"].items():
         yield f"{count} of them {remark}"
     error = record["error"]
@@ -198,7 +201,7 @@ def _lines(record: Record) -> Iterator[str]:
 
 
 def _error_record(error: Error, outputs: np.ndarray, targets: np.ndarray) -> Record:
-    """Return the error of all outputs, in the form of the test split's in result.json."""
+    """Return the error of all outputs, in the same form as the test error in result.json."""
     from orca_cli.scoring.uncertainty import interval
 
     score = error(outputs, targets)

@@ -1,7 +1,7 @@
-"""`orca runs rm` and `orca runs gc`: removal for good; without --yes they only say what would go.
+"""`orca runs rm` and `orca runs gc`: remove files for good; without --yes only list them.
 
-The content of runs, whatever lies behind a link, and folders that the program did not make are left
-alone by gc.
+gc does not touch the content of runs, the targets of links, and folders that the program did not
+make.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from orca_cli.report.selection import Values, where
 from orca_cli.runs import claim
 from orca_cli.terminal import Result, size_text
 
-# Folders of the cache whose entries are computed again when they are missing. Downloads of
-# libraries are not ours to remove.
+# Folders of the cache whose entries are computed again when they are missing. The cache also has
+# downloads of libraries, which are not removed.
 CACHES = (
     "alignments",
     "baselines",
@@ -34,38 +34,39 @@ _DAY_S = 86400.0
 _RM = """\
 examples:
   orca runs rm 1e791e76                     \
-what would be removed: by the eight digits that its name ends with
-  orca runs rm --yes runs/digits/2026-...   remove it
-  orca runs rm --yes 1e791e76 66f1304e      several
-  orca runs rm --where state=failed         all that failed
+show which run would be removed; 1e791e76 is the end of its name
+  orca runs rm --yes runs/digits/2026-...   remove a run
+  orca runs rm --yes 1e791e76 66f1304e      remove two runs
+  orca runs rm --where state=failed         show all runs that failed
   orca runs rm --where data=my --where train.lr=1e-3
+        show all runs on the data set my with this learning rate
 
-Only folders of runs in $ORCA_RUNS, else ./runs, are removed, never through a link, and none that \
-a process works on: if one
-of those that are named may not be removed, none is. What is removed cannot be brought back."""
+The command removes only folders of runs in $ORCA_RUNS, or in ./runs if it is not set. It follows \
+no links, and refuses a run that a process works on. If it must refuse one of the runs, it removes \
+none. A removed run cannot be restored."""
 _GC = """\
 examples:
-  orca runs gc                  what could be freed; nothing is changed
-  orca runs gc --yes            free it
+  orca runs gc                  show what could be removed; change nothing
+  orca runs gc --yes            remove it
   orca runs gc --days 0         \
-with all of the cache: everything in it is computed again when a run wants it
+include the whole cache; runs compute its entries again when they need them
 
-Entries of $ORCA_HOME/cache that were not used for --days, and what a killed process left beside \
-runs and in the cache for a
-day. No run is touched (orca runs rm), no data set (orca data), and no entry that a process uses."""
+The command removes entries of $ORCA_HOME/cache that were not used for --days. It also removes \
+temporary files, at least a day old, that killed processes left in the cache and next to runs. It \
+touches no run (use orca runs rm), no data set, and no entry that a process uses."""
 
 
 def rm(arguments: argparse.Namespace) -> Result:
-    """Remove runs, and return which ones; without --yes return which ones would go."""
+    """Remove runs and return them; without --yes return the runs that would be removed."""
     is_dry = not arguments.yes
     root = default_folders()["runs"]
-    # All of them are checked before the first is removed: if one may not be, none is.
+    # All runs are checked before the first is removed: if one must not be removed, none is.
     named_paths = [claim.named(name) for name in arguments.runs]
     if bool(arguments.where) == bool(named_paths):
         raise UsageError(
-            "needs either runs or conditions",
+            "needs either runs or conditions, not both",
             where="RUN",
-            hint="give runs, or --where KEY=VALUE",
+            hint="name runs, or use --where KEY=VALUE",
         )
     if arguments.where:
         named_paths = _selected(arguments.where, root)
@@ -74,7 +75,7 @@ def rm(arguments: argparse.Namespace) -> Result:
     entries = [{"run": path.name, "path": str(path)} for path in dict.fromkeys(paths)]
 
     def remove_run(entry: Record) -> None:
-        # It checks once more: a process may have begun to work on the run.
+        # It checks again, since a process may have begun to work on the run.
         claim.remove(Path(entry["path"]), root)
 
     removed, failures = _remove_each(entries, remove_run, is_dry=is_dry)
@@ -85,27 +86,27 @@ def rm(arguments: argparse.Namespace) -> Result:
     if not removed:
         lines.append("no run meets the conditions")
     elif is_dry:
-        lines.append("--yes removes what is listed, for good")
+        lines.append("add --yes to remove these runs for good")
     return Result({"schema": 1, "dry": is_dry, "removed": removed}, lines, failures)
 
 
 def _selected(conditions: Sequence[str], root: Path) -> list[Path]:
-    """Return the folders of all runs that meet every KEY=VALUE, older attempts included."""
+    """Return the folders of all runs that meet every KEY=VALUE, including replaced attempts."""
     collection = collect([root])
     values = Values()
     for condition in conditions:
         collection = where(collection, condition, values)
     runs = [*collection.runs, *collection.superseded]
-    # What lies behind a link is not removed, and keeps nothing else from being removed.
+    # A run behind a link is not removed, and does not prevent the removal of other runs.
     return [run.path for run in runs if root.resolve() in run.path.resolve().parents]
 
 
 def gc(arguments: argparse.Namespace) -> Result:
-    """Remove old cache entries and what killed processes left, and return them.
+    """Remove old cache entries and leftovers of killed processes, and return them.
 
-    Without --yes return what would go.
+    Without --yes return the entries that would be removed.
     """
-    # A list, so that nothing is removed from a folder while that is being read.
+    # A list, so that nothing is removed from a folder while the folder is being read.
     collectable = list(_collectable(arguments.days))
     entries, failures = _remove_each(collectable, _collect, is_dry=not arguments.yes)
     total_bytes = 0
@@ -115,9 +116,9 @@ def gc(arguments: argparse.Namespace) -> Result:
         rows.append((entry["path"], entry["kind"], size_text(entry["bytes"])))
     record = {"schema": 1, "dry": not arguments.yes, "bytes": total_bytes, "items": entries}
     if not entries:
-        return Result(record, ["nothing to collect"], failures)
+        return Result(record, ["nothing to remove"], failures)
     table = terminal.table(("path", "what", "size"), rows)
-    conclusion = f"would free {size_text(total_bytes)}; --yes does"
+    conclusion = f"would free {size_text(total_bytes)}; add --yes to remove these files"
     if arguments.yes:
         conclusion = f"freed {size_text(total_bytes)}"
     return Result(record, [table, conclusion], failures)
@@ -126,12 +127,12 @@ def gc(arguments: argparse.Namespace) -> Result:
 def _collect(entry: Record) -> None:
     """Remove a leftover, or a cache entry that no process uses."""
     path = Path(entry["path"])
-    # No process looks for a leftover by its name, so that it needs no lock.
+    # No process looks for a leftover by its name, so removing it needs no lock.
     if entry["kind"] != "cache":
         storage.remove(path)
         return
-    # A process that has begun to use the entry since it was listed holds this lock, and the entry
-    # stays.
+    # If a process has begun to use the entry since it was listed, the process has this lock, and
+    # the entry stays.
     with storage.lock(_lock(path), timeout_s=1.0, what="it"):
         storage.remove(path)
 
@@ -139,14 +140,14 @@ def _collect(entry: Record) -> None:
 def _remove_each(
     entries: Iterable[Record], remove: Callable[[Record], None], *, is_dry: bool
 ) -> tuple[list[Record], list[OrcaError]]:
-    """Return the entries that were removed, or would be, with their size; and why others stay.
+    """Return the entries that were or would be removed, with their sizes; and the failures.
 
-    `remove` removes one of them; a dry run does not call it.
+    `remove` removes one entry; a dry run does not call it.
     """
     removed = []
     failures = []
     for entry in entries:
-        # While it still exists.
+        # Measured while the entry still exists.
         entry["bytes"] = storage.size(Path(entry["path"]))
         try:
             if not is_dry:
@@ -160,10 +161,10 @@ def _remove_each(
 def _collectable(days: float) -> Iterator[Record]:
     """Yield path and kind of each entry that gc removes.
 
-    They are damaged files, what a killed process left in folders that many processes write to, and
-    cache entries that were not used for some days.
+    The entries are damaged files, leftovers of killed processes in folders that many processes
+    write to, and cache entries that were not used for some days.
     """
-    # These two folders may be links of the user's own. No link inside them is followed.
+    # These two folders may be links that the user made. Links inside them are not followed.
     root = Path(os.path.realpath(default_folders()["runs"]))
     cache = Path(os.path.realpath(default_folders()["cache"]))
     data_set_folders = [path for path in _entries(root) if _is_data_set_folder(path)]
@@ -172,11 +173,11 @@ def _collectable(days: float) -> Iterator[Record]:
         folder = cache / name
         if not folder.is_symlink():
             cache_folders.append(folder)
-    # What lies inside a run is cleaned by the next process that claims the run.
+    # Leftovers inside a run are removed by the next process that claims the run.
     for folder in (root, *data_set_folders, *cache_folders):
         for path in _entries(folder):
             is_temporary = storage.is_temporary(path)
-            # A younger temporary name may belong to a process that is still writing.
+            # A younger temporary file may belong to a process that is still writing.
             if storage.is_aside(path) or (is_temporary and _idle_days(path) >= 1):
                 yield {"path": str(path), "kind": "interrupted write"}
             elif folder in cache_folders and not is_temporary and _is_unused(path, days):
@@ -186,17 +187,17 @@ def _collectable(days: float) -> Iterator[Record]:
 def _is_data_set_folder(path: Path) -> bool:
     """Return whether a path in the folder of runs is the folder of a data set.
 
-    Damaged folders were moved aside and go as a whole.
+    Damaged folders, which were moved aside, are removed as a whole.
     """
-    # Hidden folders are the program's own, such as those of studies and searches.
+    # Hidden folders belong to the program, such as those of studies and searches.
     if not path.is_dir() or path.name.startswith("."):
         return False
     return not claim.is_run(path) and not storage.is_aside(path)
 
 
 def _is_unused(entry: Path, days: float) -> bool:
-    """Return whether a path in a cache is an entry of ours that nobody has used for some days."""
-    # An entry is a folder with a manifest, or holds such folders.
+    """Return whether a path in a cache is an entry of the program that was unused for some days."""
+    # An entry is a folder with a manifest, or contains such folders.
     manifests = [folder / storage.MANIFEST for folder in (entry, *_entries(entry))]
     if not any(manifest.is_file() for manifest in manifests):
         return False
@@ -208,7 +209,7 @@ def _lock(entry: Path) -> Path:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return the content of a folder without links; nothing if it cannot be read."""
+    """Return the sorted content of a folder without links; [] if it cannot be read."""
     paths = [path for path in folder.glob("*") if not path.is_symlink()]
     return sorted(paths)
 
@@ -216,8 +217,8 @@ def _entries(folder: Path) -> list[Path]:
 def _idle_days(path: Path) -> float:
     """Return the days since a file, or any file in a folder, was read or written.
 
-    They are measured by the file system's own clock; 0 if that clock cannot be read, as in a folder
-    that is read-only here.
+    The days are measured with the file system's clock; 0 if that clock cannot be read, as in a
+    read-only folder.
     """
     files = [path]
     if path.is_dir():
@@ -231,31 +232,33 @@ def _idle_days(path: Path) -> float:
         with suppress(OSError):
             facts = os.lstat(file)
             last_use_s = max(last_use_s, facts.st_mtime)
-            # Listing a folder counts as reading it, so that only reading of files tells.
+            # Listing a folder counts as reading it, so only the access times of files are used.
             if file.is_file():
                 last_use_s = max(last_use_s, facts.st_atime)
     return (now_s - last_use_s) / _DAY_S
 
 
 _YES = argument(
-    "--yes", action="store_true", help="remove it; without this, only say what would be removed"
+    "--yes",
+    action="store_true",
+    help="really remove; without this option, only show what would be removed",
 )
 _DAYS = argument(
     "--days",
     type=number(float, lowest=0),
     default=30.0,
     metavar="N",
-    help="a cache entry is old once it was not used for N days; default: 30",
+    help="remove cache entries that were not used for N days; default: 30",
 )
 VERBS = {
     "rm": Verb(
-        about="remove runs; --yes does",
+        about="remove runs, or without --yes show which would be removed",
         examples=_RM,
         arguments=(run_argument("runs", "*"), WHERE, _YES),
         execute=rm,
     ),
     "gc": Verb(
-        about="what may go: old caches, leftovers of interrupted writes",
+        about="remove old cache entries and temporary files, or without --yes show them",
         examples=_GC,
         arguments=(_YES, _DAYS),
         execute=gc,

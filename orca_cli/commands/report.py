@@ -1,6 +1,6 @@
-"""`orca report`: tables of the results, by data set or as one.
+"""`orca report`: tables of the results, one for each data set or one for all.
 
-It reads records, and writes nothing in runs.
+It reads the records of runs, and writes nothing to their folders.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from orca_cli.report.table import Table, build_table
 from orca_cli.runs.settings import canonical
 from orca_cli.terminal import Result, counted
 
-# Ending of a file -> format.
+# Suffix of a file -> format.
 _FORMAT_OF = {
     ".html": "html",
     ".md": "md",
@@ -44,83 +44,93 @@ _FORMAT_OF = {
 }
 EXAMPLES = """\
 examples:
-  orca report                                  all data sets of ./runs (or $ORCA_RUNS), newest first
+  orca report                                  \
+all data sets in ./runs (or $ORCA_RUNS), newest first
   orca report --last                           only the data set of the newest run, with all notes
   orca report --name my                        only the data set `my`
-  orca report runs/digits                      one data set; also a single run, or several folders
-  orca report --where task=digits --where train.lr=1e-4,2e-4      runs by any settings
+  orca report runs/digits                      \
+only the runs in this folder; several folders and single runs are allowed
+  orca report --where task=digits --where train.lr=1e-4,2e-4      only runs with these settings
   orca report --study alignment                \
-a study's runs only: its sets as columns, its arms as rows
+only the runs of a study, with data sets as columns and methods as rows
   orca report --study alignment --against metric=none --where body=minilm      \
-does each metric help, and by how much
+how much each metric reduces the error, compared with no alignment
   orca report --study alignment --compare      \
-methods over all tasks: mean ranks, each against the first
+rank the methods over all tasks, and test each method against the first
   orca report --study table3 --choose train.lr --against arm=naive             \
-each arm at its own rate, chosen on validation
+compare methods, each at the learning rate that is best for it on validation data
   orca report --against metric=none --any-program      \
-runs of several versions of the program, paired all the same
+compare runs of several versions of the program
   orca report --baselines docs/published.csv   \
-others' results below: lines of task,method,error,source
-  orca report --out table.tex                  for a paper; md, csv and json as well
-  orca report --out page.html                  the same and more as one page
-  orca report --figures figures                every figure as SVG
-  orca report --strict                         exit code 3 if a run has failed or cannot be read
+add results from papers, in lines of task,method,error,source
+  orca report --out table.tex                  \
+write a LaTeX table; the suffixes .md, .csv and .json work as well
+  orca report --out page.html                  write a web page with tables and figures
+  orca report --figures figures                write every figure as SVG
+  orca report --strict                         \
+exit with code 3 if a run failed or cannot be read
 
-Seeds of one method are averaged; runs that differ in a setting get rows of their own. Runs that \
-are not completed are
-counted; orca runs list says why."""
+A row averages the runs that differ only in their seed. Runs that are not completed are counted \
+below the table; `orca runs list` shows why."""
 ARGUMENTS = (
     RUNS,
     argument(
         "--format",
         choices=(*FORMATS, "html"),
-        help="default: that of --out by its ending, else table; --json is short for json",
+        help="format of the output; default: the one that the suffix of --out names, else table; "
+        "--json means json",
     ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
-    argument("--study", metavar="NAME", help="only the runs of this study, named by its axes"),
+    argument(
+        "--study",
+        metavar="NAME",
+        help="only the runs of this study (`orca list studies`), with its names for the methods",
+    ),
     argument("--name", metavar="NAME", help="only the runs on this data set"),
     argument("--last", action="store_true", help="only the data set of the newest run"),
     WHERE,
     argument(
         "--choose",
         metavar="KEY",
-        help="each arm at its own value of this setting, chosen by validation on the lowest seed; "
-        "the other seeds are judged",
+        help="show each arm (method) at the value of this setting that has its lowest validation "
+        "error on the lowest seed; only the other seeds are shown and compared",
     ),
     argument(
         "--against",
         metavar="KEY=VALUE",
-        help="pair runs that differ in KEY only with those of KEY=VALUE: mean gain, 95 %% "
-        "interval, exact p",
+        help="compare with the runs of KEY=VALUE, in pairs of runs that differ only in KEY: mean "
+        "gain, 95 %% interval, exact p-value",
     ),
     argument(
         "--compare",
         action="store_true",
-        help="all methods over all tasks: mean ranks, and each method against the first, with "
-        "exact p",
+        help="compare all methods over all tasks: mean ranks, and an exact p-value of each method "
+        "against the first",
     ),
     argument(
         "--any-program",
         action="store_true",
-        help="compare runs whatever version of the program made them; without it, runs of "
-        "different sources are no pair",
+        help="compare runs even if different versions of the program made them; without this "
+        "option, such runs are not paired",
     ),
     argument(
         "--baselines",
         type=Path,
         metavar="FILE.csv",
-        help="other people's results as rows: lines of task,method,error,source; errors as in "
-        "result.json (fractions)",
+        help="add published results as rows; the file has lines of task,method,error,source, with "
+        "errors as in result.json (fractions)",
     ),
-    argument("--figures", type=Path, metavar="FOLDER", help="write the figures as SVG as well"),
+    argument("--figures", type=Path, metavar="FOLDER", help="also write the figures as SVG files"),
     argument(
-        "--strict", action="store_true", help="exit with 3 if runs failed, died or cannot be read"
+        "--strict",
+        action="store_true",
+        help="exit with code 3 if a run failed, was killed or cannot be read",
     ),
 )
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return the table with the values of all seeds, or write it to a file."""
+    """Return the table of results with the values of all seeds, or write it to a file."""
     _check_exclusive(arguments)
     values = Values()
     collection = _selected(arguments, values)
@@ -136,7 +146,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     if arguments.figures is not None:
         _write_figures(page, arguments.figures)
     form = _form(arguments)
-    # A table on a terminal fits its width; the text of any other format does not depend on it.
+    # A table on a terminal fits its width; other formats do not depend on the terminal.
     if form == "table" and arguments.out is None:
         console = terminal.stdout()
         if not collection.runs and not collection.broken:
@@ -148,7 +158,7 @@ def execute(arguments: argparse.Namespace) -> Result:
             renderables = page.renderables(console.width)
         return Result(page.record(), renderables, failures)
     if form == "html":
-        # A page shows the command that made it.
+        # A page shows the command that wrote it.
         text = page_of(page, shlex.join(arguments.typed), arguments.study or "")
     else:
         text = page.text(form)
@@ -156,22 +166,25 @@ def execute(arguments: argparse.Namespace) -> Result:
         return Result(page.record(), [text], failures)
     storage.write_text(arguments.out, text)
     # On standard error, since standard output is for results.
-    terminal.print_error(f"written: {arguments.out}")
+    terminal.print_error(f"wrote {arguments.out}")
     return Result({"schema": 1, "written": str(arguments.out)}, failures=failures)
 
 
 def _check_exclusive(arguments: argparse.Namespace) -> None:
-    """Raise UsageError if options are given that do not go together."""
+    """Raise UsageError if the command line has options that exclude each other."""
     modes = (arguments.against, arguments.compare, arguments.baselines)
     if sum(bool(mode) for mode in modes) > 1:
-        hint = "ask for one after the other; others' results have no runs to compare"
-        options = "--against, --compare and --baselines"
-        raise UsageError("do not go together", where=options, hint=hint)
+        hint = "use one of them per command; published results have no runs to compare"
+        options = "--against, --compare, --baselines"
+        raise UsageError("cannot be combined with each other", where=options, hint=hint)
     key = arguments.choose
-    # Each arm keeps only one value of a chosen key, so that nothing is left to pair by it.
+    # Each arm keeps only one value of a chosen key, so no runs remain that differ in the key.
     if key and key == _axis(arguments):
-        hint = f"every arm has one {key}: leave out --choose or --against"
-        raise UsageError(f"'{key}' is chosen", where="--against", hint=hint)
+        raise UsageError(
+            f"cannot compare by {key}, since --choose {key} leaves one value for each arm",
+            where="--against",
+            hint="remove --choose or --against",
+        )
 
 
 def _axis(arguments: argparse.Namespace) -> str:
@@ -181,25 +194,25 @@ def _axis(arguments: argparse.Namespace) -> str:
 
 
 def _form(arguments: argparse.Namespace) -> str:
-    """Return the format: as typed, else by the ending of --out."""
+    """Return the format: the option --format, or else the suffix of --out."""
     if arguments.json:
         return "json"
     if arguments.format:
         return str(arguments.format)
     if arguments.out is None:
         return "table"
-    # A file with any other ending gets the table as text.
+    # A file with any other suffix gets the table as text.
     return _FORMAT_OF.get(arguments.out.suffix.lower(), "table")
 
 
 def _strict_failures(table: Table) -> list[OrcaError]:
-    """Return the failure of --strict if runs failed, died or cannot be read."""
-    # Interrupted and running runs have not failed: their command, typed again, completes them.
+    """Return the failure of --strict if runs failed, were killed or cannot be read."""
+    # Interrupted and running runs have not failed: rerunning their command completes them.
     failed_count = sum(run.state in ("failed", "dead") for run in table.unfinished)
     if not failed_count and not table.broken:
         return []
     message = f"{counted(failed_count, 'run')} failed and {len(table.broken)} cannot be read"
-    return [SweepError(message, where="--strict", hint="orca runs list says why")]
+    return [SweepError(message, where="--strict", hint="`orca runs list` shows why")]
 
 
 def _write_figures(page: Page, folder: Path) -> None:
@@ -207,25 +220,27 @@ def _write_figures(page: Page, folder: Path) -> None:
 
     if not figures.is_available():
         raise UnavailableError(
-            "figures need matplotlib", where="--figures", hint="pip install 'orca-transfer[plot]'"
+            "needs the package 'matplotlib'",
+            where="--figures",
+            hint="install it: pip install 'orca-transfer[plot]'",
         )
     charts = list(figures.all_charts(page.table, page.comparison))
     for chart in charts:
         storage.write_text(folder / f"{chart.name}.svg", figures.svg(chart))
-    terminal.print_error(f"written: {counted(len(charts), 'figure')} in {folder}")
+    terminal.print_error(f"wrote {counted(len(charts), 'figure')} to {folder}")
 
 
 def _is_overview(arguments: argparse.Namespace) -> bool:
-    """Return whether nothing is typed that asks for one table of all data sets."""
+    """Return whether no option asks for one table of all data sets."""
     asked = ("format", "study", "choose", "against", "compare", "baselines", "any_program")
     return not any(getattr(arguments, name) for name in asked)
 
 
 def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
-    """Return the runs that the options select; `values` are kept for later questions."""
+    """Return the runs that the options select; `values` caches their settings for later use."""
     folders = arguments.runs or [default_folders()["runs"]]
     collection = collect(folders)
-    # First: the runs then have the names of the study, which --where may ask for.
+    # First: the runs then have the names of the study, which --where may use.
     if arguments.study is not None:
         collection = select_study(collection, folders, arguments.study)
     for text in arguments.where:
@@ -243,26 +258,26 @@ def _selected(arguments: argparse.Namespace, values: Values) -> Collection:
 
 
 def _table(collection: Collection, arguments: argparse.Namespace, values: Values) -> Table:
-    """Return the table of the selected runs, with what the options make of them."""
-    # Texts of the table's first line.
+    """Return the table of the selected runs, after the options have changed it."""
+    # Texts for the table's first line.
     headings = []
     remarks: list[str] = []
     if arguments.any_program:
-        # After --where, which may select by the program that is made equal now.
+        # After --where, which may select by program; the programs are made equal here.
         headings.append(_programs_text(collection))
         collection = collection.changed(_of_any_program)
     if arguments.choose is not None:
-        # After all selection: only among runs that are shown.
+        # After all selection, since the choice is made only among runs that are shown.
         collection, heading, remarks = choose(collection, arguments.choose, values)
         headings.append(heading)
     table = build_table(collection)
-    # Arms at different rates would compare the rates as well, and nobody would see it.
+    # Arms at different learning rates also compare the rates, which the heading has to say.
     compares_arms = arguments.compare or _axis(arguments) not in ("", RATE)
     if compares_arms and arguments.choose is None:
         headings.append(_rates_text(table))
     heading = "; ".join(text for text in headings if text)
     table = dataclasses.replace(table, heading=heading, remarks=remarks)
-    # Last, since published rows have no runs that could be selected.
+    # Last, since published rows have no runs to select.
     if arguments.baselines is not None:
         table = with_published(table, arguments.baselines)
     return table
@@ -272,28 +287,31 @@ def _programs_text(collection: Collection) -> str:
     """Return the heading of --any-program, which names the programs of the runs."""
     programs = {program_name(run) for run in collection.runs if run.facts}
     programs_text = ", ".join(sorted(programs))
-    return clean(f"runs of any program are compared (--any-program): {programs_text}")
+    return clean(f"compares runs of several program versions (--any-program): {programs_text}")
 
 
 def _of_any_program(run: Run) -> list[Run]:
-    """Return a run without the fact which program made it."""
-    # Runs are pairs only if this fact is the same.
+    """Return a run whose record does not say which program made it."""
+    # Only runs with the same program are paired.
     return [dataclasses.replace(run, facts=run.facts | {PROGRAM: "any"})]
 
 
 def _rates_text(table: Table) -> str:
     """Return the heading of a comparison that says how the arms' learning rates were set.
 
-    It is empty if no run records one.
+    It is empty if no run has a recorded learning rate.
     """
     values = Values()
     heading = ""
     for column in range(len(table.columns)):
         rates = _rates(table, column, values)
         if len(rates) > 1:
-            return f"arms at different rates, not chosen on validation (--choose {RATE} does that)"
+            return (
+                "the arms have different learning rates that validation data did not choose (use "
+                f"--choose {RATE})"
+            )
         if rates:
-            heading = "one rate for all arms of a set"
+            heading = "all arms on a data set have the same learning rate"
     return heading
 
 
@@ -304,9 +322,9 @@ def _rates(table: Table, column: int, values: Values) -> set[str]:
         runs = row.cells[column].runs
         if not runs:
             continue
-        # The runs of a cell differ in their seed only.
+        # The runs of a cell differ only in their seed.
         rate = values.lookup(runs[0], RATE)
         if rate is not None:
-            # 1e-4 and 0.0001 are one rate.
+            # 1e-4 and 0.0001 are the same rate.
             rates.add(canonical(rate))
     return rates

@@ -1,4 +1,4 @@
-"""`orca run`: compose, then build, align and finetune; one run, or a sweep with -m."""
+"""`orca run`: compose the settings, then build, align and finetune: one run, or a sweep with -m."""
 
 from __future__ import annotations
 
@@ -29,49 +29,54 @@ if TYPE_CHECKING:  # imports Hydra
 EXAMPLES = """\
 examples:
   orca run                                          \
-the defaults: MNIST-1D with MiniLM, less than a minute
+the defaults: the data set MNIST-1D and the body MiniLM, less than a minute
   orca run task=listops body=minilm seed=1          \
-another task; any setting is KEY=VALUE (orca list settings)
+another task; `orca list settings` explains every KEY=VALUE
   orca run task=arrays task.kind=classes task.train=my.npz    \
-your own arrays x and y; shapes and classes inferred
+your own arrays x and y in a file; orca infers shapes and classes
   orca run task=table task.train=my.csv task.target=y budget=quick    \
-a quarter of the steps; thorough, or a number of minutes
-  orca run --dry-run task=darcy body=swin_tiny      shapes, parameters, steps, time; trains nothing
+a table with the target column y, and a quarter of the usual steps; budget may also be thorough, \
+or a number of minutes
+  orca run --dry-run task=darcy body=swin_tiny      \
+only show shapes, parameters, steps and expected time
   orca run -m metric=otdd,none seed=0,1,2           \
-a sweep of six runs; repeated, it runs only what is missing
+a sweep of six runs; if you repeat the command, it skips the completed runs
   orca run -m study=alignment metric=none,otdd seed=0         \
-a part of a study (orca list studies); --dry-run counts it
-  orca run --config-dir my_conf task=mine           my_conf/task/mine.yaml
+a part of a study (`orca list studies`); add --dry-run to see its runs
+  orca run --config-dir my_conf task=mine           a task of your own, in my_conf/task/mine.yaml
   orca run -m seed='range(40)' --at-once 2          \
-two at a time, which share the threads; on clusters: docs/cluster.md
+a sweep of 40 runs, two at a time; for clusters see docs/cluster.md
 
-Repeating a command never repeats a completed run, and resumes an interrupted one from its last \
-checkpoint.
-SIGTERM, SIGHUP and Ctrl-C save the state; a second Ctrl-C stops at once. SIGUSR1 means \
-preemption: the state is saved, the
-exit code is 75.
+`orca --help` explains words such as metric, sweep and study. At its end a run prints the test \
+error, and compares the trained model (the transfer) with baselines, such as a random forest, that \
+it has fitted to the same data.
 
-Each job of a sweep runs in a process of its own. The same sweep typed on several machines with \
-one folder of runs is shared
-between them (docs/cluster.md)."""
+A command that is run again skips completed runs, and resumes an interrupted run from its last \
+checkpoint. SIGTERM, SIGHUP and Ctrl-C save the state and stop the run; a second Ctrl-C stops it \
+at once. After SIGUSR1, by which a scheduler announces that it takes the machine away, the exit \
+code is 75.
+
+Each run of a sweep has its own process. Several machines with one folder of runs share a sweep if \
+each of them runs the same command (docs/cluster.md)."""
 # Names of an option without a value -> its help.
 _FLAG_HELP = {
-    "-m --multirun": "run every combination of comma lists, range() and glob()",
-    "--dry-run": "compose, check, build and time some steps that are thrown away. A study: list "
-    "its runs",
-    "--force": "repeat completed runs, in a new folder",
-    "--allow-inexact-resume": "resume although program, threads, packages, data or weights have "
-    "changed; the result says so",
-    "-q --quiet": "log warnings only, and leave the picture of the answer out",
+    "-m --multirun": "run a sweep: every combination of comma-separated values, range() and glob()",
+    "--dry-run": "train nothing: check the settings, build the model, and show shapes, steps and "
+    "expected time; for a study, only list its runs",
+    "--force": "run completed runs again, in new folders",
+    "--allow-inexact-resume": "resume a run even if the program, threads, packages, data or "
+    "weights have changed since it started; the result records that",
+    "-q --quiet": "log warnings only, and do not draw the predictions",
 }
-# Names in `arguments` of options that only sweeps have.
+# Names, in `arguments`, of options that apply only to sweeps.
 _SWEEP_OPTIONS = ("on", "at_once", "threads", "gpus", "time_limit")
 ARGUMENTS = (
     argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings, and choices of groups (orca list)",
+        help="settings such as train.lr=1e-4 (`orca list settings`), and choices such as "
+        "task=digits (`orca list`)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
@@ -84,10 +89,10 @@ ARGUMENTS = (
         "--time-limit",
         type=seconds,
         metavar="TIME",
-        help="with -m: stop a job after this time (90s, 30m, 8h, 2d); it saves its state and "
+        help="with -m: stop a run after this time (90s, 30m, 8h, 2d); the run saves its state and "
         "counts as failed",
     ),
-    # A driver gives it to its jobs.
+    # The driver of a sweep passes this option to its jobs.
     argument(process.OPTION, nargs=5, help=argparse.SUPPRESS),
 )
 
@@ -97,12 +102,12 @@ def execute(arguments: argparse.Namespace) -> Result:
 
     This process may be a job of a sweep, or one of several processes of one run.
     """
-    # First, since the log of a job has a prefix of its own.
+    # First, since the log of a job has its own prefix.
     if arguments.job:
         return _execute_job(process.Place.read(arguments.job), arguments)
     terminal.configure_logging(quiet=arguments.quiet)
     rank = ranks.from_environment()
-    # Only the leading process of a run ends at once at a second Ctrl-C.
+    # Only the leading process of a run ends at once upon a second Ctrl-C.
     with signals.deferred(insistent=rank is None or rank.leads):
         if rank is None:
             return _result(_run_or_sweep(arguments, team=None), arguments)
@@ -117,19 +122,19 @@ def execute(arguments: argparse.Namespace) -> Result:
 
 def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
     """Run as a job of a sweep, and report to the driver how the run ended."""
-    # So a driver that is killed leaves no jobs behind.
+    # So a driver that is killed leaves no running jobs behind.
     signals.end_with_parent(place.parent)
     if arguments.json:
         # The sweep prints the record of all jobs.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    # Jobs share the terminal, where the bar of each would overwrite those of the others.
+    # Jobs share the terminal, where their progress bars would overwrite each other.
     terminal.configure_logging(quiet=arguments.quiet, prefix=f"{place.label} ", bars=False)
     # The driver acts on a second Ctrl-C, for all of its jobs.
     with signals.deferred(insistent=False):
         try:
             outcome = _run_job(place, arguments)
         except OrcaError as error:
-            # Composing raises; `experiment.run` returns its failures.
+            # Composing raises failures; `experiment.run` returns them.
             outcome = ended_by(error)
         _print_cause(outcome, arguments)
         # Before anything is printed, since printing may fail.
@@ -138,7 +143,7 @@ def _execute_job(place: process.Place, arguments: argparse.Namespace) -> Result:
 
 
 def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
-    """Compose the job where it runs, compare it with what the sweep planned, and run it."""
+    """Compose the job where it runs, check that it equals the planned job, and run it."""
     from orca_cli.config import compose
 
     signals.check()
@@ -146,7 +151,7 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
         job = session.compose(arguments.overrides)
         signals.check()
         _check_same(place, job)
-    # Each job takes a GPU for itself, unless its run is completed and is not repeated.
+    # Each job reserves a GPU, unless its run is completed and is not repeated.
     # With cuda:N the user has chosen the GPU.
     if job.config.device in ("auto", "cuda"):
         earlier = claim.look(runs_root(job), experiment.run_name(job))
@@ -156,21 +161,21 @@ def _run_job(place: process.Place, arguments: argparse.Namespace) -> Outcome:
 
 
 def _check_same(place: process.Place, job: Composed) -> None:
-    """Check that a job is the same experiment, by the same program, as where it was typed.
+    """Check that a job has the same settings, data and program as on the machine of the sweep.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: they differ.
     """
     # The content of data files is part of the identity.
     if place.identity not in ("", job.identity.run):
         raise ConfigError(
-            "is another experiment here than for the sweep",
+            "this machine has other data files or settings files than the machine of the sweep",
             where=place.label,
-            hint="its data files and the files of --config-dir have to be the same on all machines",
+            hint="make the data files and the files of --config-dir the same on all machines",
         )
     if place.program not in ("", program.digest()):
         raise ConfigError(
-            "the program has other sources here than for the sweep",
+            "this machine has another version of the program than the machine of the sweep",
             where=place.label,
             hint="install the same version on all machines, and do not change it while the sweep "
             "runs",
@@ -179,7 +184,7 @@ def _check_same(place: process.Place, job: Composed) -> None:
 
 def _lead(team: Team, arguments: argparse.Namespace) -> Result:
     """Run with the other processes of the run, which learn how it ended."""
-    # Of any exception but an OrcaError, such as a bug.
+    # The code for any exception that is not an OrcaError, such as a bug.
     code = 1
     try:
         ended = _run_or_sweep(arguments, team)
@@ -188,7 +193,7 @@ def _lead(team: Team, arguments: argparse.Namespace) -> Result:
         code = error.code
         raise
     finally:
-        # In any case: the other processes would otherwise wait for the next order forever.
+        # Always: otherwise the other processes would wait for the next order forever.
         team.end(code)
     return _result(ended, arguments)
 
@@ -198,7 +203,8 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
     from orca_cli.config import compose
     from orca_cli.stages import optimizer_steps
 
-    # Called only once the first process has read the data, and so has made what all share.
+    # Called only after the leading process has read the data, and so has written the files that all
+    # processes share.
     def settings() -> Config:
         with compose.session(arguments.config_dir) as session:
             return session.compose(arguments.overrides).config
@@ -209,17 +215,17 @@ def _follow(team: Team, arguments: argparse.Namespace) -> Result:
 
 
 def _run_or_sweep(arguments: argparse.Namespace, team: Team | None) -> Outcome | Result:
-    """Do what the command line asks for: a run, a sweep, or a dry run of either."""
+    """Execute the run, the sweep, or the dry run that the command line asks for."""
     for name in _SWEEP_OPTIONS:
         if getattr(arguments, name) is not None and not arguments.multirun:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError("applies only to sweeps", where=option, hint="add -m")
+            raise UsageError("applies only to sweeps", where=option, hint="add -m or remove it")
     from orca_cli.config import compose
 
     signals.check()
     with compose.session(arguments.config_dir) as session:
         if arguments.multirun:
-            # A dry run may show a study of which no run is left, with the reasons.
+            # A dry run may show a study without any possible run, with the reasons.
             expansion = session.expand(arguments.overrides, may_be_empty=arguments.dry_run)
         else:
             expansion = compose.Sweep([session.compose(arguments.overrides)])
@@ -233,12 +239,12 @@ def _run_or_sweep(arguments: argparse.Namespace, team: Team | None) -> Outcome |
 
 
 def _run_single(job: Composed, arguments: argparse.Namespace, team: Team | None) -> Outcome:
-    """Carry out one run, and show its shapes once the model is built."""
+    """Execute one run, and show its shapes once the model is built."""
 
     def show_build(summary: dict[str, Any]) -> None:
         if arguments.json:
             return
-        # A pipe that nobody reads must not end a run, whose records are in its folder.
+        # A closed pipe must not end a run, whose records are in its folder.
         with terminal.lost_output_allowed():
             terminal.print_result(build_table(job, summary))
 
@@ -252,7 +258,7 @@ def _run_single(job: Composed, arguments: argparse.Namespace, team: Team | None)
 
 
 def _result(ended: Outcome | Result, arguments: argparse.Namespace) -> Result:
-    """Return the result of a run that was not a job; that of a sweep or a dry run as it is."""
+    """Return the result of a single run; the result of a sweep or a dry run passes unchanged."""
     if isinstance(ended, Result):
         return ended
     _print_cause(ended, arguments)

@@ -1,6 +1,6 @@
-"""`orca runs`: the run folders themselves: all of them, one, or two side by side.
+"""`orca runs`: list, show, compare and remove the folders of runs.
 
-Works without torch; `list`, `show` and `diff` change nothing.
+Works without torch. `list`, `show` and `diff` change nothing.
 """
 
 import argparse
@@ -31,37 +31,38 @@ from orca_cli.terminal import Result, counted, duration, percent_or_number, size
 _LIST = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
-  orca runs list runs/digits                    one data set; several folders may be given
+  orca runs list runs/digits                    the runs on one data set; or several folders
   orca runs list --where state=failed,dead      \
-by state: completed, failed, interrupted, running, dead
+runs in these states; all states: completed, failed, interrupted, running, dead (its process was \
+killed)
   orca runs list --where metric=otdd --where train.lr=1e-4     \
-by any setting, typed, decided or left as it is
+runs with these settings
 
-A state in brackets is that of an attempt that a newer folder of the same run replaces. Below the \
-table: what was set, or why a
-run is not completed or cannot be read."""
+A state in brackets belongs to an attempt that a newer folder of the same run replaces. Lines \
+below the table show the settings of a run, or why it is not completed or cannot be read."""
 _SHOW = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
-  orca runs show 1e791e76                   by the eight digits that its name ends with
+  orca runs show 1e791e76                   a run by the end of its name
 
-Nothing is computed or checked: orca score RUN computes the error again, orca doctor RUN compares \
-checksums."""
+The command computes and checks nothing. `orca score RUN` computes the error again, and `orca \
+doctor RUN` compares checksums."""
 _DIFF = """\
 examples:
   orca runs diff runs/digits/2026-... runs/digits/2026-...
-  orca runs diff 1e791e76 66f1304e          by the eight digits that their names end with
+  orca runs diff 1e791e76 66f1304e          two runs by the ends of their names
 
-Settings, typed and decided, and conditions (data of every split, samples learned, steps, members, \
-program): only those that
-differ; - where one run has none. Results: all."""
-# Settings that no run depends on: those by which the files of conf/ describe data, and the rules of
-# a search in older runs.
+The command shows the settings that differ, whether you set them or the program decided them, and \
+the conditions that differ: the data of every split, the number of training samples, steps and \
+averaged models, and the version of the program. A dash means that a run lacks the entry. All \
+results are shown."""
+# Settings that do not affect a run: descriptions of data in the files of conf/, and the rules of a
+# search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")
-_LONGEST_NAME = 32  # of a data set
-# States of runs that are shown with their settings; others with the reason, in red.
+_LONGEST_NAME = 32  # largest length of a data set's name
+# Runs in these states are shown with their settings, other runs in red with the reason.
 _HEALTHY = ("completed", "running")
-# Fields of a run in its record.
+# Fields of a run that are in its record.
 _FIELDS = (
     "task",
     "data",
@@ -83,38 +84,42 @@ def one_run(name: str) -> Run:
     """Return a run by its folder, its name, or the end of its name.
 
     Raises:
-        DataError: it does not exist, or its records cannot be read.
-        CheckpointError: a newer program made it.
+        DataError: the run does not exist, or its records cannot be read.
+        CheckpointError: a newer version of the program wrote the run.
     """
     path = named(name)
     collection = collect([path])
-    # An attempt that a newer folder replaces can be shown as well, by its path.
+    # An attempt that a newer folder replaces can still be shown, by its path.
     for run in (*collection.runs, *collection.superseded):
         if run.path == path:
             return run
     if path not in [broken.path for broken in collection.broken]:
         raise DataError(
-            "is not a run but a folder of runs", where=str(path), hint="orca runs list shows them"
+            "is a folder of runs, not a run",
+            where=str(path),
+            hint="name one of its runs; `orca runs list` shows them",
         )
-    # A record of a newer program cannot be read, but it is not damaged.
+    # This program cannot read the record of a newer program, but the record is not damaged.
     error = newer_schema(path / RESULT, path / STATUS)
     if error is not None:
-        raise CheckpointError(str(error), where=str(path), hint="use the newer program") from error
+        raise CheckpointError(str(error), where=str(path), hint="use the newer version") from error
     raise DataError(
-        collection.broken[0].reason, where=str(path), hint="orca doctor RUN says what is damaged"
+        collection.broken[0].reason,
+        where=str(path),
+        hint="`orca doctor RUN` shows which files are damaged",
     )
 
 
 def _begun(run: Run | Broken) -> datetime:
-    """Return when a run began, as its name says; now if its name does not."""
+    """Return the start time in a run's name, or the current time if the name has no time."""
     return begun(run.path) or storage.now()
 
 
 def _record(run: Run | Broken) -> Record:
-    """Return which run a folder holds and how far it is."""
+    """Return the record of a run: its name, settings and state."""
     since = _begun(run)
     age = storage.now() - since
-    # The name has the time of the machine that began the run, whose clock may be ahead.
+    # The time is that of the machine that started the run, whose clock may be ahead.
     age_s = max(0.0, age.total_seconds())
     record: Record = {
         "run": run.path.name,
@@ -131,7 +136,7 @@ def _record(run: Run | Broken) -> Record:
 
 
 def listed(arguments: argparse.Namespace) -> Result:
-    """Return the runs, the newest first, and the folders that cannot be read among them."""
+    """Return the runs, newest first, including folders that cannot be read."""
     collection = collect(arguments.runs or [default_folders()["runs"]])
     # Shared by all conditions, so that the settings of a run are read once.
     values = Values()
@@ -139,7 +144,7 @@ def listed(arguments: argparse.Namespace) -> Result:
         collection = where(collection, condition, values)
     runs: list[Run | Broken] = [*collection.runs, *collection.superseded]
     if not arguments.where:
-        # Only without --where: broken folders have no settings to select them by.
+        # Only without --where, since broken folders have no settings that could be compared.
         runs += collection.broken
     runs.sort(key=_begun, reverse=True)
     records = []
@@ -153,7 +158,7 @@ def listed(arguments: argparse.Namespace) -> Result:
         records.append(record)
         cells = _row(record)
         rows.append(cells)
-        # Below the table: settings of healthy runs, of others the reason.
+        # Below the table: the settings of healthy runs, and the reasons of the others.
         note = run.reason
         if record["state"] in _HEALTHY:
             note = settings_text(record["variant"].items(), " ")
@@ -166,7 +171,7 @@ def listed(arguments: argparse.Namespace) -> Result:
 
 
 def _error_record(run: Run | Broken) -> Record | None:
-    """Return the test error of a run; None if it has none."""
+    """Return the test error of a run; None if the run has no error."""
     if isinstance(run, Broken) or run.score is None:
         return None
     score = run.score
@@ -175,7 +180,7 @@ def _error_record(run: Run | Broken) -> Record | None:
 
 
 def _row(record: Record) -> tuple[str | Text, ...]:
-    """Return the cells of a run in the list of all."""
+    """Return the cells of a run's row in the list of all runs."""
     state = record["state"]
     style = "" if state in _HEALTHY else "red"
     if record["replaced"]:
@@ -189,7 +194,7 @@ def _row(record: Record) -> tuple[str | Text, ...]:
     name_fields = name.split("_")
     body_to_seed = " ".join(name_fields[2:-1])
     if len(name_fields) > 3:
-        # The identity is short, and enough to name the run in other commands (`claim.named`).
+        # The identity is short, and other commands accept it as a name (`claim.named`).
         name = name_fields[-1]
     return (
         name,
@@ -203,7 +208,7 @@ def _row(record: Record) -> tuple[str | Text, ...]:
 
 
 def show(arguments: argparse.Namespace) -> Result:
-    """Return all that the run's folder says about it."""
+    """Return all information in a run's folder."""
     run = one_run(arguments.run)
     result: Record = {}
     answer = None
@@ -217,7 +222,7 @@ def show(arguments: argparse.Namespace) -> Result:
     record["answer"] = None
     bytes_by_file = {}
     for path in sorted(run.path.rglob("*")):
-        # A link is listed as a link, and never followed.
+        # A link is listed as a link, and is never followed.
         if path.is_symlink() or not path.is_dir():
             bytes_by_file[str(path.relative_to(run.path))] = storage.size(path)
     record["files"] = bytes_by_file
@@ -233,17 +238,17 @@ def show(arguments: argparse.Namespace) -> Result:
 
 
 def _facts(run: Run, record: Record) -> Iterator[tuple[str, str | Text]]:
-    """Yield names and texts of what a run is and achieved."""
+    """Yield names and texts of the facts about a run."""
     yield "folder", str(run.path)
-    yield "state", f"{_state_text(run)}, begun {record['age']} ago"
-    yield "task", f"{run.task}, data {clean(run.data)}, protocol {run.protocol}"
+    yield "state", f"{_state_text(run)}; started {record['age']} ago"
+    yield "task", f"{run.task}, data set {clean(run.data)}, protocol {run.protocol}"
     yield (
         "model",
         f"{run.body}, source {run.source}, metric {run.metric}, finetune {run.finetune}, "
         f"seed {run.seed}",
     )
     if run.variant:
-        yield "set", settings_text(run.variant.items(), " ")
+        yield "settings", settings_text(run.variant.items(), " ")
     for decision in decisions(record["decided"]):
         yield "decided", decision
 
@@ -255,7 +260,7 @@ def _state_text(run: Run) -> str:
 
 
 def diff(arguments: argparse.Namespace) -> Result:
-    """Return where two runs differ in settings, data and programs, and their results."""
+    """Return the differences of two runs in settings, data and programs, and their results."""
     runs = {"a": one_run(arguments.first), "b": one_run(arguments.second)}
     sections = _compared(runs)
     is_same = runs["a"].identity == runs["b"].identity
@@ -264,14 +269,16 @@ def diff(arguments: argparse.Namespace) -> Result:
     for side, run in runs.items():
         record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
         shown.append(f"{side}  {run.path}")
-    shown.append("the same experiment" if is_same else "two experiments")
-    # The identity also covers the content of data files and weights.
+    shown.append(
+        "a and b are the same experiment" if is_same else "a and b are different experiments"
+    )
+    # The identity also depends on the content of data files and weights.
     if not is_same and not sections["settings"]:
-        shown.append("no setting differs: the data files or the weights of the body do")
+        shown.append("no setting differs, but the data files or the weights of the body differ")
     for section_name, section in sections.items():
         shown.append("")
         if not section:
-            shown.append(f"{section_name}: the same")
+            shown.append(f"{section_name}: no difference")
             continue
         rows = []
         for key, pair in section.items():
@@ -281,17 +288,17 @@ def diff(arguments: argparse.Namespace) -> Result:
 
 
 def _compared(runs: dict[str, Run]) -> _Sections:
-    """Return section -> key -> side -> value: in settings and conditions only what differs."""
+    """Return section -> key -> side -> value; settings and conditions have only differing keys."""
     # Side (a or b) -> section -> key -> value.
     sections_by_side = {side: _sections(run) for side, run in runs.items()}
     compared: _Sections = {}
     for section_name in sections_by_side["a"]:
-        # A pair lacks the side of a run that lacks the key.
+        # A run that lacks a key has no side in the key's pair.
         pairs: Record = {}
         for side, sections in sections_by_side.items():
             for key, value in sections[section_name].items():
                 pairs.setdefault(key, {})[side] = value
-        # Results are shown even where they are equal.
+        # Results are shown even if they are equal.
         if section_name != "results":
             pairs = {key: pair for key, pair in pairs.items() if _differs(pair)}
         compared[section_name] = pairs
@@ -299,7 +306,7 @@ def _compared(runs: dict[str, Run]) -> _Sections:
 
 
 def _differs(pair: Record) -> bool:
-    # A key that only one run has is a difference as well.
+    # A key that only one of the runs has is a difference as well.
     return len(pair) < 2 or pair["a"] != pair["b"]
 
 
@@ -310,30 +317,30 @@ def _cell(value: Any) -> str:
 
 
 def _sections(run: Run) -> _Sections:
-    """Return a run's settings, typed and decided, its conditions, and its results."""
+    """Return a run's settings, those that were decided included, its conditions and results."""
     run_settings = {}
     for key, setting in settings(run.path).items():
         if not key.startswith(_DESCRIBING):
             run_settings[key] = setting
-    # What a run decided replaces the open settings that were composed.
+    # The decisions of a run replace the settings that were left open.
     for key, decision in decided(run.path).items():
         run_settings[key] = decision["value"]
     conditions: Record = {name: fact_text(fact) for name, fact in run.facts.items()}
     result = read_or_empty(run.path / RESULT)
     for fact_name, fact in mapping(result.get("program")).items():
-        # The digest is among the facts already.
+        # The digest is already among the facts.
         if fact_name != "sha256":
             conditions[f"program's {fact_name}"] = fact
     return {"settings": run_settings, "conditions": conditions, "results": _results(run)}
 
 
 def _results(run: Run) -> Record:
-    """Return state, errors and alignment steps of a run by name."""
+    """Return the state, errors and alignment steps of a run, by name."""
     results: Record = {"state": _state_text(run)}
     score = run.score
     if score is None:
         return results
-    # Errors are fractions, even those that other commands show in per cent.
+    # Errors are fractions here, even if other commands show them in per cent.
     return {
         **results,
         score.error_name: score.value,
@@ -346,19 +353,20 @@ def _results(run: Run) -> Record:
 
 VERBS = {
     "list": Verb(
-        about="all runs, the newest first: state, error, age, size",
+        about="list all runs, newest first: state, error, age, size",
         examples=_LIST,
         arguments=(RUNS, WHERE),
         execute=listed,
     ),
     "show": Verb(
-        about="one run: result, decided settings, baselines, picture, files",
+        about="show a run: result, settings that the program decided, baselines, predictions, "
+        "files",
         examples=_SHOW,
         arguments=(run_argument("run"),),
         execute=show,
     ),
     "diff": Verb(
-        about="two runs side by side: settings, data and program that differ, results",
+        about="compare two runs: settings, data, program and results",
         examples=_DIFF,
         arguments=(run_argument("first"), run_argument("second")),
         execute=diff,

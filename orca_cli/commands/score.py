@@ -9,21 +9,22 @@ from orca_cli.terminal import Result, percent_or_number
 
 EXAMPLES = """\
 examples:
-  orca score runs/digits/2026-...       by the run's folder
-  orca score 1e791e76                   by the eight digits that its name ends with
+  orca score runs/digits/2026-...       a run by its folder
+  orca score 1e791e76                   a run by the end of its name
 
-Neither the model nor the data are read: 3_finetune/predictions.npz has outputs and targets of the \
-test split. Numbers are
-equal where they agree to six digits, since another number of threads adds in another order.
+The command reads the outputs and targets of the test split from 3_finetune/predictions.npz, and \
+neither the model nor the data. Numbers count as equal if they agree to six digits, since the last \
+digits of a sum depend on the number of threads.
 
-exit codes: 0 equal; 11 the run is not completed, or its predictions do not suffice; 13 an error \
-is not that of
-result.json, or a file is damaged"""
+exit codes:
+  0   the errors are equal to those in result.json
+  11  the run is not completed, or its predictions do not suffice
+  13  an error differs from result.json, or a file is damaged"""
 ARGUMENTS = (run_argument("run"), ALLOW_MODULE)
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Return the recorded and the computed errors of a run."""
+    """Return the recorded and the recomputed errors of a run."""
     from orca_cli.prediction.recomputed import recompute
     from orca_cli.prediction.record import is_export
 
@@ -31,16 +32,16 @@ def execute(arguments: argparse.Namespace) -> Result:
     # An export has weights and preprocessing only.
     if is_export(path):
         raise DataError(
-            "an export has no saved predictions",
+            "is an export, which has no saved predictions",
             where=str(path),
-            hint="give the run that it was made of",
+            hint="name the run that was exported",
         )
     recomputed = recompute(path)
     recorded = recomputed.recorded
     computed = recomputed.computed
-    # Further errors, for which the saved predictions do not suffice.
+    # Additional errors that cannot be computed from the saved predictions.
     missing = [name for name in recorded if name not in computed]
-    # The run's error is first; n and skipped follow where they are computed.
+    # The run's error comes first; n and skipped follow if they are computed.
     numbers = [
         {"name": name, "recorded": recorded[name], "computed": computed[name]} for name in computed
     ]
@@ -50,7 +51,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         "path": str(path),
         "equal": not recomputed.different,
         "percent": recomputed.percent,
-        # `numbers` goes on behind these three with the further errors.
+        # After these three, `numbers` has the additional errors.
         **dict(zip(("error", "n", "skipped"), numbers, strict=False)),
         "others": numbers[3:],
         "different": recomputed.different,
@@ -63,10 +64,10 @@ def execute(arguments: argparse.Namespace) -> Result:
     comparison = "different" if recomputed.different else "equal"
     verdict = f"{error_name} {computed_text}, in result.json {recorded_text}: {comparison}"
     if missing:
-        verdict += f"; not saved for: {', '.join(missing)}"
+        verdict += f"; the saved predictions do not suffice for {', '.join(missing)}"
     failures = []
     if recomputed.different:
-        message = f"not as in result.json: {', '.join(recomputed.different)}"
-        hint = "orca doctor RUN says which files changed"
+        message = f"differs from result.json: {', '.join(recomputed.different)}"
+        hint = "`orca doctor RUN` shows which files have changed"
         failures.append(ChecksumError(message, where=path.name, hint=hint))
     return Result(record, [path.name, verdict], failures)

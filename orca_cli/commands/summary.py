@@ -1,4 +1,4 @@
-"""What `orca run` shows: shapes before the work, the result after it, how a sweep's jobs ended."""
+"""The output of `orca run`: shapes before the training, and the result after it."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed
 
 
-# Candidates whose name does not say what they are.
+# Candidate -> its meaning, below the table.
 _MEANINGS = {
-    FEATURES: "ridge on embedder outputs",
-    PROBE: "ridge on body outputs",
-    START: "the transfer before its first step",
+    TRANSFER: "the model of this run: embedder, body and predictor",
+    START: "the transfer before its first training step; it is not tested",
+    FEATURES: "ridge regression on the outputs of the embedder, without the body",
+    PROBE: "ridge regression on the outputs of the body before training",
 }
 
 
 def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
     """Return how one run ended, with the content of result.json.
 
-    People see that content only if the run was completed just now.
+    The text for people shows that content only if the run was completed just now.
 
     Args:
-        outcome: how it ended.
-        alone: it is not a job of a sweep or search. The record then has its predictions for the
-            test split.
-        pictured: people see the predictions as a picture as well.
+        outcome: end of the run.
+        alone: whether the run is not a job of a sweep or search. The record then has its
+            predictions for the test split.
+        pictured: whether the text for people also draws the predictions.
     """
     failures = []
     if outcome.failure is not None:
         error = outcome.failure.error
-        # The command that stops a job says why.
+        # The command that stops a job prints the reason.
         if alone or not isinstance(error, InterruptionError):
             failures.append(error)
     record = outcome_record(outcome)
@@ -69,17 +70,17 @@ def run_result(outcome: Outcome, *, alone: bool, pictured: bool) -> Result:
 def read_answer(run: Path) -> Answer | None:
     """Return a run's predictions for its picture.
 
-    None if it has none or, with a warning, if they cannot be read.
+    None if the run has no predictions or, with a warning, if they cannot be read.
     """
     try:
         return read(run)
     except OrcaError as error:
-        log.warning(f"what the run predicted cannot be shown: {error}")
+        log.warning(f"the predictions of the run cannot be shown: {error}")
         return None
 
 
 def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
-    """Return the shapes, kernel, tokens, parameters, splits and steps that stage 1 arrived at."""
+    """Return a table of the shapes, tokens, parameters, splits and steps that stage 1 decided."""
     choices = job.choices
     parameters = summary["parameters"]
     sizes = []
@@ -94,43 +95,43 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     if summary["note"]:
         samples += f"; {summary['note']}"
     counts = summary["steps"]
-    steps = f"align {counts['align']} ({choices['metric']}), finetune {counts['finetune']:,}"
-    # The steps are those of all members together.
+    steps = f"align {counts['align']} (metric {choices['metric']}), finetune {counts['finetune']:,}"
+    # The steps of all members together.
     if summary["members"] > 1:
-        steps += f", of {summary['members']} models"
+        steps += f" for all {summary['members']} models together, whose outputs are averaged"
     input_shape = shape_text(summary["input_shape"])
     grid = shape_text(summary["grid"])
     rows = {
         "task": f"{choices['task']} ({kind}), input {input_shape}",
         "data": samples,
         "body": f"{choices['body']}, width {summary['width']}, finetune={choices['finetune']}",
-        "embedder": f"kernel {summary['kernel']}, {summary['tokens']} tokens "
-        f"({grid}) of at most {summary['max_tokens']}",
-        "parameters": f"{sizes_text}; trained {parameters['trained']:,}",
+        "embedder": f"kernel size {summary['kernel']}; {summary['tokens']} tokens per sample "
+        f"(grid {grid}), limit {summary['max_tokens']}",
+        "parameters": f"{sizes_text}; {parameters['trained']:,} of them are trained",
         "steps": steps,
     }
     decided = summary.get("decided")
-    # Settings that were typed or have a default are not decided.
+    # Settings that the user has set or that have a default are not decided.
     if decided:
         rows["decided"] = "; ".join(decisions(decided))
     return facts(rows.items())
 
 
 def declared_table(job: Composed) -> RenderableType:
-    """Return the shapes that the task's file declares, for data that are not on this machine."""
+    """Return a table of the shapes in the task's file, for data that are not on this machine."""
     choices = job.choices
     task = job.content["task"]
     entry = catalogue.described("task", choices["task"], task)
     rows = {
         "task": f"{choices['task']} ({task['kind']}), input {entry.shape or 'unknown'}, output "
-        f"{entry.outputs or 'unknown'}, as its file declares",
+        f"{entry.outputs or 'unknown'}, according to the task's file",
         "body": f"{choices['body']}, finetune={choices['finetune']}",
     }
     return facts(rows.items())
 
 
 def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the settings that the program decided, in a text for each reason."""
+    """Return a text for each reason, with the settings that the program decided for it."""
     settings_by_reason: dict[str, list[str]] = {}
     for key, decision in decided.items():
         reason = str(decision.get("why") or "no reason recorded")
@@ -144,16 +145,16 @@ def decisions(decided: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def result_parts(result: Mapping[str, Any], run: Path) -> Iterator[RenderableType]:
-    """Yield what a completed run achieved: facts, its leaderboard, and how to predict.
+    """Yield the result of a completed run: facts, its leaderboard, and the command to predict.
 
-    Older and damaged records lack some of it.
+    Older and damaged records lack some of these.
     """
     candidates = result.get("candidates")
     has_table = isinstance(candidates, list) and len(candidates) > 1
     yield facts(_result_rows(result, has_table=has_table))
     if has_table:
         headers = ("model", "validation", "test (95 % interval)", "seconds")
-        yield table(headers, _candidate_rows(result))
+        yield from ("", table(headers, _candidate_rows(result)), "")
     yield facts(_conclusion(result, run, has_table=has_table))
 
 
@@ -165,10 +166,13 @@ def _result_rows(result: Mapping[str, Any], *, has_table: bool) -> Iterator[tupl
     if before is not None:
         after = number(distance.get("after")) or 0
         metric = result.get("metric")
-        yield "distance", f"{before:.4g} before alignment, {after:.4g} after ({metric})"
+        yield (
+            "distance",
+            f"task to source data ({metric}): {before:.4g} before alignment, {after:.4g} after",
+        )
     yield "test", _test_text(result, has_interval=not has_table)
     validation = _validation_text(result)
-    if validation is not None and not (has_table and _is_judged(result)):
+    if validation is not None and not (has_table and _is_comparable(result)):
         yield "validation", validation
     comparison = mapping(result.get("comparison"))
     comparison_text = comparison.get("text")
@@ -202,67 +206,78 @@ def _candidate_rows(result: Mapping[str, Any]) -> Iterator[list[str]]:
 def _conclusion(
     result: Mapping[str, Any], run: Path, *, has_table: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield what judged the candidates, and which to predict with by which command."""
-    # Not every task keeps its preprocessing, nor every run its weights.
+    """Yield the meanings of the candidates, their order, and the command to predict.
+
+    The command uses the leader.
+    """
+    # Some tasks do not keep their preprocessing, and some runs do not keep their weights.
     is_kept = can_predict(run)
     command = f"orca predict {run} INPUT"
     leader = str(result.get("leader"))
     if has_table:
-        yield "judged", "; ".join(_judge_texts(result))
+        yield from _candidate_notes(result)
+        yield "order", _order_text(result)
         if not is_kept:
             leader = str(mapping(result["candidates"][0]).get("name"))
-            command = "no model is kept that predicts"
     if leader in NAMES:
         text = f"{NAMES[leader]}, not the transfer"
-        if not _is_judged(result):
-            text += ", which was not judged"
-        if is_kept:
-            command = f"orca predict {run} --model {leader} INPUT"
-        yield "leader", f"{text}: {command}"
+        if not _is_comparable(result):
+            text += ", which has no error on these samples"
+        yield "leader", text
+        command = f"orca predict {run} --model {leader} INPUT"
     elif has_table and leader == TRANSFER:
-        yield "leader", f"the transfer: {command}"
-    elif is_kept:
+        yield "leader", "the transfer"
+    if is_kept:
         yield "predict", command
+    elif has_table:
+        yield "predict", "not possible: this run keeps no model for new data"
 
 
-def _judge_texts(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what says which candidate is best, and what their names and numbers do not say."""
+def _order_text(result: Mapping[str, Any]) -> str:
+    """Return by which error the leaderboard is sorted, and on which samples it is measured."""
     judged = mapping(result.get("judged"))
+    n_samples = judged.get("n")
     if judged.get("on") == "validation":
-        yield f"on {judged.get('n')} validation samples"
-    else:
-        yield f"out of fold on {judged.get('n')} samples, {judged.get('folds')} folds"
+        return f"by the error on {n_samples} validation samples, lowest first"
+    return (
+        f"by the error out of fold, lowest first: each of {n_samples} samples is predicted by a "
+        f"model that was fitted without it ({judged.get('folds')} folds)"
+    )
+
+
+def _candidate_notes(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names of candidates, and their meaning or the samples that they were fitted to."""
     baselines = mapping(result.get("baselines"))
     for candidate in map(mapping, result["candidates"]):
         name = str(candidate.get("name"))
         if name in _MEANINGS:
-            yield f"{name}: {_MEANINGS[name]}"
+            yield name, _MEANINGS[name]
         trained_on = mapping(mapping(baselines.get(name)).get("trained_on"))
         n_used = trained_on.get("n")
         n_samples = trained_on.get("of")
-        # A baseline may have been fitted on a part of the training samples.
+        # A baseline may have been fitted to a part of the training samples.
         if n_used != n_samples:
-            yield f"{name}: on {n_used} of {n_samples} training samples"
+            yield name, f"fitted to {n_used} of {n_samples} training samples"
 
 
-def _is_judged(result: Mapping[str, Any]) -> bool:
-    """Return whether the same samples judged the transfer as the simple models."""
+def _is_comparable(result: Mapping[str, Any]) -> bool:
+    """Return whether transfer and baselines have errors on the same samples."""
     return mapping(result.get("judged")).get("sha256") is not None
 
 
 def _shown_error(result: Mapping[str, Any], value: Any) -> str:
-    """Return an error of a result record as it is shown, in per cent if its errors are."""
+    """Return an error of a result record as text, in per cent if the run's error is."""
     error = mapping(result.get("error"))
-    # A damaged record may hold anything in place of a truth value.
+    # A damaged record may contain anything in place of a truth value.
     return percent_or_number(number(value), error.get("percent") is True)
 
 
 def _test_text(result: Mapping[str, Any], *, has_interval: bool) -> str | Text:
-    """Return the error on the test split, with its number of samples and perhaps its interval."""
+    """Return the error on the test split, its number of samples and, on request, its interval."""
     error = mapping(result.get("error"))
     splits = mapping(result.get("splits"))
     test_split = mapping(splits.get("test"))
-    # With test=false the test split stays closed.
+    # With test=false the test split is not read.
     if not test_split:
         return f"none: {error.get('reason')}"
     details = ""
@@ -280,22 +295,21 @@ def _test_text(result: Mapping[str, Any], *, has_interval: bool) -> str | Text:
 
 
 def _validation_text(result: Mapping[str, Any]) -> str | None:
-    """Return the validation error and what it was measured on; None if that is not recorded."""
+    """Return the validation error and the samples behind it; None if they are not recorded."""
     selected = mapping(result.get("selected"))
-    # The weights are chosen by the error of an epoch on validation data, or else by folds or not at
-    # all.
+    # The weights are chosen by the error of each epoch on validation data, by folds, or not at all.
     selected_on = selected.get("on")
     if selected_on is None:
         return None
     if selected_on == "nothing":
-        return f"none: {selected.get('reason')}; the weights are the last ones"
+        return f"none: {selected.get('reason')}; the run kept the weights of its last step"
     validation_error = _shown_error(result, result.get("validation_error"))
     epoch = as_typed(selected.get("epoch"))
     return f"{validation_error} on {selected.get('n')} samples ({selected_on}), epoch {epoch}"
 
 
 def error_text(result: Mapping[str, Any]) -> str:
-    """Return the test error of a result record, with its name; empty if it has none."""
+    """Return the test error of a result record, with its name; empty if it has no error."""
     error = mapping(result.get("error"))
     if not error:
         return ""
@@ -304,7 +318,7 @@ def error_text(result: Mapping[str, Any]) -> str:
 
 
 def outcome_record(outcome: Outcome) -> Record:
-    """Return how a run ended, for other programs."""
+    """Return how a run ended, as a record for other programs."""
     failure = outcome.failure
     return {
         "state": outcome.state,
@@ -316,5 +330,5 @@ def outcome_record(outcome: Outcome) -> Record:
 
 
 def shape_text(shape: Iterable[int]) -> str:
-    """Return a shape as it is shown, such as 3 x 32 x 32."""
+    """Return a shape as text, such as 3 x 32 x 32."""
     return " x ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""`orca run --dry-run`: what would be done with each run; `orca run -m`: a sweep of many."""
+"""`orca run --dry-run`, which shows the runs without training, and `orca run -m`, a sweep."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from orca_cli.terminal import Result, counted, duration
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.composed import Composed, Sweep
 
-# What `claim.peek` returns -> what a command would do with the run.
+# State of a run from `claim.peek` -> action that a command would take.
 _WOULD = {"new": "run", "resume": "resume", "completed": "skip", "running": "wait"}
-# Rows of a dry run's table; records have all runs.
+# Largest number of rows in a dry run's table; the record has all runs.
 _MOST_ROWS = 40
 _NAMES = ("task", "body", "metric", "finetune", "seed")
 
 
 def dry_run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
-    """Return what a command would do; of a study nothing is built.
+    """Return the actions that a command would take; for a study, no model is built.
 
-    Where files are missing, nothing can be built, and the result's failure names them.
+    If files are missing, no model can be built, and the failure of the result names the files.
     """
     jobs = sweep.experiments
     summary: Record = {}
@@ -52,10 +52,10 @@ def dry_run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
             failures.append(missing)
     runs = [_peeked(job, force=arguments.force) for job in jobs]
     counts = Counter(run["would"] for run in runs)
-    # Seconds of the first job by stage, which are taken for those of every other.
+    # Stage -> seconds of the first job, which are assumed for every job.
     stage_seconds = summary.get("expected_s") or {}
     run_s = sum(stage_seconds.values())
-    # None if no step could be timed, or nothing is left to run.
+    # None if no step could be timed, or no run is left.
     expected_s = (len(jobs) - counts["skip"]) * run_s or None
     left_out = [{"runs": count, "reason": reason} for reason, count in sweep.absent.items()]
     record = {
@@ -76,7 +76,7 @@ def dry_run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     action_counts = ", ".join(f"{action} {count}" for action, count in counts.items())
     conclusion = f"{counted(len(jobs), 'run')}: would {action_counts or 'do nothing'}"
     if expected_s is not None:
-        conclusion += f"; about {duration(expected_s)}"
+        conclusion += f"; expected time about {duration(expected_s)}"
     shown: list[RenderableType] = []
     if summary:
         shown.append(build_table(jobs[0], summary))
@@ -87,19 +87,19 @@ def dry_run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
 
 
 def _missing_error(jobs: Sequence[Composed], arguments: argparse.Namespace) -> OrcaError | None:
-    """Return the error that names all that jobs lack on this machine; None if they lack nothing.
+    """Return the error that names all files that jobs lack on this machine; None without any.
 
-    Completed jobs need nothing.
+    Completed jobs need no files.
     """
     left = [job for job in jobs if _peeked(job, force=arguments.force)["would"] != "skip"]
     return needs.missing_error(left, arguments.overrides, arguments.config_dir)
 
 
 def _peeked(job: Composed, *, force: bool) -> Record:
-    """Return what a command would do with a run, with the run's names."""
+    """Return the action that a command would take for a run, with the run's names."""
     signals.check()
     run_name = experiment.run_name(job)
-    # It only looks: no folder is made, and no lock is taken.
+    # It only reads: it makes no folder and takes no lock.
     state = claim.peek(runs_root(job), run_name, force=force)
     return {"would": _WOULD[state], **vars(run_name), "labels": job.labels}
 
@@ -108,7 +108,7 @@ def _built(jobs: list[Composed]) -> Record:
     """Build the first job and time some of its steps.
 
     Returns:
-        the summary of stage 1 with `expected_s`.
+        the summary of stage 1, including `expected_s`.
 
     Raises:
         UnavailableError: this machine lacks the device of a job.
@@ -117,10 +117,10 @@ def _built(jobs: list[Composed]) -> Record:
     from orca_cli.stages.expected_time import planned
     from orca_cli.training.engine import Engine, choose_device, choose_precision
 
-    # Also those of jobs that are not built, so that a missing device is found.
+    # Also the devices of jobs that are not built, so that a missing device is found.
     devices = [choose_device(job.config.device) for job in jobs]
     config = jobs[0].config
-    # Building counts against a budget in minutes, as it does in a run.
+    # The time of building counts towards a budget in minutes, as it does in a run.
     start_s = time.monotonic()
     reporter = terminal.LogReporter()
     built = build(config, reporter, is_trained=False)
@@ -130,7 +130,7 @@ def _built(jobs: list[Composed]) -> Record:
         config=config,
         built=built,
         engine=engine,
-        # Times are measured anew, whatever an earlier attempt has recorded.
+        # Times are measured again, even if an earlier attempt has recorded some.
         earlier={},
         spent_s=time.monotonic() - start_s,
         reporter=reporter,
@@ -143,49 +143,48 @@ class SweepWork:
     """The jobs of a sweep, in their order; see `driver.Work`."""
 
     runner: JobRunner
-    # Label, such as [2/6], and run of the jobs that have not been started yet.
+    # Label, such as [2/6], and run of each job that has not been started yet.
     waiting: Iterator[tuple[str, Composed]]
-    # Runs that are completed are run again.
+    # Whether completed runs are run again.
     is_forced: bool
     # Label -> how the job ended.
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def next(self) -> Job | None:
-        """Return the next job that is not done yet."""
+        """Return the next job whose run is not completed."""
         for label, job in self.waiting:
-            # Looked up here: a process that finds the run completed takes seconds to start.
+            # Checked here, since starting a process only to find the run completed takes seconds.
             outcome = None if self.is_forced else experiment.done_before(job)
             if outcome is None:
                 return self.runner.job(label, job)
             terminal.log.info(
-                f"{label} already completed, not run again (--force does): {outcome.path}"
+                f"{label} already completed, not run again (use --force for that): {outcome.path}"
             )
             self.outcomes[label] = outcome
         return None
 
     def watch(self, job: Job) -> bool:
-        """Stop nothing."""
+        """Return False: a sweep stops no job."""
         return False
 
     def ended(self, job: Job, end: Ended) -> None:
-        """Keep how a job ended, and print the error that it could not print itself."""
+        """Store how a job ended, and print an error that the job could not print itself."""
         label = job.command.label
         outcome = job_outcome(end)
         self.outcomes[label] = outcome
         if outcome.failure is None:
             return
-        # A job prints its own failure, but only on this machine, and not that it exceeded its
-        # limit.
+        # A job on this machine prints its own failure, unless it exceeded its time limit.
         has_printed = bool(end.report) and self.runner.is_local and not end.over_limit
         if not has_printed or isinstance(outcome.failure.error, InterruptionError):
             terminal.print_error(f"{label} orca: error: {outcome.failure.error}")
 
 
 def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
-    """Run all experiments, each in a process of its own, and return how each ended.
+    """Run all experiments, each in a separate process, and return how each ended.
 
-    A study is recorded before. The result's failure is what stopped the sweep early, or else that
-    some runs are not completed.
+    A study is recorded before its first run. The failure of the result is the error that stopped
+    the sweep early, or else the number of runs that are not completed.
     """
     jobs = sweep.experiments
     for line in absent_lines(sweep.absent):
@@ -195,14 +194,14 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     if missing is not None:
         raise missing
     root = runs_root(jobs[0])
-    # Before the first job, since all of them would fail in the same way.
+    # Before the first job, since all jobs would fail in the same way.
     storage.check_writable(root)
     if sweep.study:
-        # All jobs: those that are the same experiment are different choices of the study.
+        # All jobs, since different choices of a study may be the same experiment.
         members = [studies.Member(job.identity.run, job.labels) for job in sweep.jobs]
         studies.add(root, sweep.study, members)
-    # Sweeps of the same runs share a name, and no others.
-    # By this name SLURM's executor withdraws the jobs that an earlier driver left waiting.
+    # Only sweeps of the same runs have the same name.
+    # SLURM's executor uses it to withdraw the jobs that an earlier driver left waiting.
     identities = "".join(job.identity.run for job in jobs)
     digest = hashlib.sha256(identities.encode()).hexdigest()
     subject = sweep.study or jobs[0].choices["task"]
@@ -213,12 +212,12 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
     failures: list[OrcaError] = []
     try:
         runner.run(work, len(jobs))
-        # The driver returns after a signal as if all were done.
+        # After a signal the driver returns as if all jobs had ended.
         signals.check()
     except OrcaError as error:
         # Not raised, since the table still shows how each job ended.
         failures.append(error)
-    # Jobs without an end were never started, because of a signal or an error.
+    # Jobs without an outcome were never started, because of a signal or an error.
     outcomes = {label: work.outcomes.get(label, NOT_STARTED) for label in labels}
     return _result(jobs, outcomes, failures)
 
@@ -226,11 +225,11 @@ def run(sweep: Sweep, arguments: argparse.Namespace) -> Result:
 def _result(
     jobs: Sequence[Composed], outcomes: Mapping[str, Outcome], failures: list[OrcaError]
 ) -> Result:
-    """Return how a sweep ended; `outcomes` are those of all jobs, by label."""
+    """Return how a sweep ended; `outcomes` maps the label of each job to its outcome."""
     counts = Counter(outcome.state for outcome in outcomes.values())
     runs_text = counted(len(jobs), "run")
     lost_count = len(jobs) - counts["completed"] - counts["skipped"]
-    # What stopped the sweep explains the missing runs already.
+    # An error that stopped the sweep already explains the missing runs.
     if lost_count and not failures:
         verb = "is" if lost_count == 1 else "are"
         message = f"{lost_count} of {runs_text} {verb} not completed"
@@ -249,9 +248,9 @@ def _result(
 
 
 def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
-    """Return what distinguishes each job from the others.
+    """Return the settings that distinguish each job from the others.
 
-    It is the choices of a study, or the overrides, that not all jobs have.
+    They are the choices of a study, or else the overrides, that not all jobs share.
     """
     settings_of_jobs = []
     for job in jobs:
@@ -260,7 +259,7 @@ def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
         settings_of_jobs.append(choices or job.overrides)
     common_settings = set[str]()
     if len(jobs) > 1:
-        # A single job has all its settings in common with itself, and would show none.
+        # A single job shares all its settings with itself, and so would show none.
         common_settings = set.intersection(*map(set, settings_of_jobs))
     distinct_texts = []
     for settings in settings_of_jobs:
@@ -270,7 +269,7 @@ def _distinct_settings(jobs: Sequence[Composed]) -> list[str]:
 
 
 def _row(label: str, settings: str, outcome: Outcome) -> list[Text]:
-    """Return the cells of a job, in red if it failed."""
+    """Return the cells of a job's row, in red if the job failed."""
     ended: str = outcome.state
     if outcome.code > 0:
         ended = f"{outcome.state} ({outcome.code})"

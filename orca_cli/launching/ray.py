@@ -1,6 +1,6 @@
-"""The executor of a Ray cluster: each job is a task.
+"""The executor of a Ray cluster: each job is a Ray task.
 
-Ray decides where a job runs; the driver alone decides whether it is tried again.
+Ray decides on which machine a job runs; only the driver decides whether a job is retried.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from orca_cli.exceptions import ConfigError, NetworkError, need
 from orca_cli.launching.process import Command, Ended, attend, search_path
 
 ADDRESS = "RAY_ADDRESS"
-_LAST_WORDS = 400  # characters of an error
+_LAST_WORDS = 400  # largest number of characters of an error
 
 
 @dataclass
 class Ray:
     """Runs jobs as tasks of a Ray cluster.
 
-    It is the cluster of RAY_ADDRESS, else one of this machine, which ends with the driver.
+    The variable RAY_ADDRESS names the cluster. Without it, a cluster is started on this machine,
+    which ends with the driver.
     """
 
-    # Processors of each job.
+    # Number of processors of each job.
     threads: int
-    # GPUs of each job, possibly a fraction; None: one if the cluster has any.
+    # Number of GPUs of each job, possibly a fraction; None: one if the cluster has any.
     gpus: float | None
-    # Jobs that are submitted at a time; Ray runs as many of them as it has room for.
+    # Number of jobs that are submitted at a time; Ray runs as many of them as it has room for.
     at_once: float
     name: str = "ray"
     _ray: Any = None
@@ -38,17 +39,17 @@ class Ray:
 
     @contextmanager
     def opened(self) -> Iterator[Ray]:
-        """Connect to the cluster inside the block, or start one of this machine.
+        """Connect to the cluster inside the block, or start a cluster on this machine.
 
         Raises:
             UnavailableError: Ray is not installed.
             NetworkError: the cluster does not answer.
-            ConfigError: a job would need more than any node has.
+            ConfigError: a job needs more processors or GPUs than any node has.
         """
         self._ray = need("ray", "--on ray")
         address = os.environ.get(ADDRESS)
         if not address:
-            # By default Ray would give the jobs the lowest priority on this machine.
+            # Otherwise Ray would give the jobs the lowest priority on this machine.
             os.environ.setdefault("RAY_worker_niceness", "0")
         try:
             self._ray.init(
@@ -58,7 +59,7 @@ class Ray:
                 logging_level="error",
                 runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
             )
-        except Exception as error:  # noqa: BLE001 - Ray has types of its own for each way to fail
+        except Exception as error:  # noqa: BLE001 - Ray has many types of exceptions
             message = " ".join(str(error).split())
             raise _gone(f"does not answer: {message[:200]}") from error
         try:
@@ -67,7 +68,7 @@ class Ray:
                 self.gpus = float("GPU" in resources)
             living_nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self._check_room(living_nodes, self.gpus)
-            # No retries by Ray: the driver alone decides what is tried again.
+            # No retries by Ray, since only the driver decides which jobs are retried.
             task_options = {"max_retries": 0, "num_cpus": self.threads, "num_gpus": self.gpus}
             self._task = self._ray.remote(**task_options)(attend)
             n_processors = resources.get("CPU", 0)
@@ -77,18 +78,18 @@ class Ray:
             self._ray.shutdown()
 
     def _check_room(self, nodes: Sequence[Mapping[str, float]], gpus: float) -> None:
-        """Raise ConfigError if a job needs more than any node has."""
+        """Raise ConfigError if a job needs more processors or GPUs than any node has."""
         for node in nodes:
             if node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus:
                 return
         raise ConfigError(
-            f"no node has {self.threads} processors and {gpus:g} GPUs for a job",
+            f"no node of the Ray cluster has {self.threads} processors and {gpus:g} GPUs for a job",
             where="--threads, --gpus",
-            hint="ask for less, or add such a node: ray start",
+            hint="use smaller numbers, or add a larger node with `ray start`",
         )
 
     def start(self, commands: Sequence[Command]) -> list[Any]:
-        """Submit commands."""
+        """Submit commands, and return the handles of their tasks."""
         handles = []
         for command in commands:
             task = self._task.options(name=f"orca {command.label}")
@@ -105,7 +106,7 @@ class Ray:
             return Ended(**self._ray.get(handle))
         except errors.TaskCancelledError:
             return Ended(status=None)
-        # A bug of the program, or another version of it on that machine.
+        # A bug in the program, or another version of the program on that machine.
         except errors.RayTaskError as error:
             message = " ".join(str(error).split())
             return Ended(status=1, last_words=message[-_LAST_WORDS:])
@@ -116,16 +117,16 @@ class Ray:
             return Ended(status=None, lost=reason)
 
     def signal(self, handle: Any, number: int) -> None:
-        """Cancel a task: one that waits is withdrawn, and the job of one that runs gets SIGTERM."""
+        """Cancel a task: a waiting task is withdrawn; the job of a running task gets SIGTERM."""
         self._ray.cancel(handle, force=False)
 
 
 def _gone(fate: str) -> NetworkError:
-    """Return the error for a cluster that cannot be used, with its fate as a predicate."""
+    """Return the error for an unusable cluster; `fate` is a predicate such as "has ended"."""
     address = os.environ.get(ADDRESS)
     where = f"{ADDRESS}={address}" if address else "--on ray"
     hint = (
-        "see `ray status`, start it and rerun the command; without the variable a cluster of this "
-        "machine is started"
+        "check `ray status`, start the cluster and rerun the command; without the variable "
+        f"{ADDRESS}, orca starts a cluster on this machine"
     )
     return NetworkError(f"the Ray cluster {fate}", where=where, hint=hint)

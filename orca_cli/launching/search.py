@@ -1,9 +1,10 @@
 """One search: which settings it tries, how long, and which trials ASHA (Li et al. 2020) stops.
 
-The state of a search is one file, RUNS/.searches/NAME/trials.json, from which the next command goes
-on: trials that were running or failed are run again with the same settings, and their runs resume.
-Trials are stopped because of the validation curves that they write while they run, or because the
-time of the search is over. Outside grids Optuna proposes settings, given the trials so far.
+The state of a search is in one file, RUNS/.searches/NAME/trials.json, from which the next command
+continues: trials that were running or failed are run again with the same settings, and their runs
+resume. Trials are stopped because of the validation curves that they write while they run, or
+because the time of the search is over. If the space is not a grid, Optuna proposes settings, given
+the earlier trials.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from orca_cli.runs.settings import as_typed
 if TYPE_CHECKING:  # imports Hydra
     from orca_cli.config.compose import Session
 
-# Settings of a search that a run does not have.
+# Settings that a search has and a run does not have.
 RULES = ("space", "trials", "minutes")
 _SPACE = "recipes"
-_TRIALS = "20"  # of a space that is no grid
-_MINUTES = "10"  # of a grid
-FOLDER = ".searches"  # in the folder of runs
+_TRIALS = "20"  # default for a space that is not a grid
+_MINUTES = "10"  # default for a grid
+FOLDER = ".searches"  # name of a folder in the folder of runs
 FILE = "trials.json"
 _SCHEMA = 1
 _ENDED = ("completed", "stopped")  # states of trials that are not run again
-_WHOLE = 900  # resource of a whole trial, which is proportional to its optimizer steps
-_COMPARED = (100, 300)  # resources at which only the best 1 in _REDUCTION go on
+_WHOLE = 900  # resource of a complete trial; resources are proportional to optimizer steps
+_COMPARED = (100, 300)  # resources after which only the best 1 in _REDUCTION trials continue
 _REDUCTION = 3
-_MOST_DRAWS = 100  # until settings are drawn that were not tried yet
-_START_AFTER = 10  # trials drawn at random, before their errors count
-# Settings of every trial, whose weights are not kept, since those of twenty trials can fill a disk.
+_MOST_DRAWS = 100  # largest number of draws until one has settings that were not tried yet
+_START_AFTER = 10  # number of trials drawn at random, before errors of trials guide the draws
+# Settings of every trial. Weights are not kept, since those of twenty trials can fill a disk.
 _CLOSED: dict[str, Plain] = {
     "test": False,
     "baselines": "none",
@@ -59,47 +60,47 @@ _CLOSED: dict[str, Plain] = {
 class Trial:
     """One trial, as the file of the search records it."""
 
-    number: int  # in the search, from 0
-    settings: dict[str, Plain] | None  # as drawn; None for trial 0, which has those of a plain run
-    params: dict[str, Any]  # the same as Optuna drew them, before rounding
+    number: int  # position in the search, from 0
+    settings: dict[str, Plain] | None  # drawn settings; None for trial 0, which changes no setting
+    params: dict[str, Any]  # the settings as Optuna drew them, before rounding
     state: str = "waiting"  # or running, completed, stopped, failed
-    error: float | None = None  # validation error; the last one of a stopped trial
-    note: str = ""  # at which point it was stopped, or why it failed
-    # Name of the error, whether it is in per cent, samples, seconds, run.
+    error: float | None = None  # validation error; of a stopped trial, its last one
+    note: str = ""  # after how many steps the trial was stopped, or why it failed
+    # Name of the error, whether it is in per cent, number and kind of samples, name of the run.
     facts: dict[str, Any] = field(default_factory=dict)
-    ended_s: float = 0.0  # when it ended, in seconds of the search; 0 before
+    ended_s: float = 0.0  # time of its end, in seconds of the search; 0 before the end
     # Resource -> validation error, for resources below _WHOLE.
     curve: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Search:
-    """A search: it decides which settings a trial gets, and which trials go on."""
+    """A search, which decides the settings of each trial, and which trials continue."""
 
-    # Has its file and the runs of its trials; named by a digest of settings and space.
+    # Folder of the search's file and of its trials' runs, named by a digest of settings and space.
     folder: Path
     space: Space
     max_trials: int
-    seed: int  # of the trials and of the draws
-    # Key -> override, of those that were typed for the runs.
+    seed: int  # seed of the trials and of the draws
+    # Key -> override of the runs on the command line.
     typed: dict[str, str] = field(default_factory=dict)
-    # Settings of all trials but the first, and of the run that follows.
+    # Settings of all trials except trial 0, and of the run that follows.
     fixed: dict[str, Plain] = field(default_factory=dict)
-    # Time of the trials and of the run that follows; None: no bound.
+    # Time limit of the trials and the run that follows, together; None: no limit.
     minutes: float | None = None
     trials: list[Trial] = field(default_factory=lambda: [Trial(number=0, settings=None, params={})])
     clock: Callable[[], float] = time.monotonic  # in seconds
-    _start_s: float = 0.0  # on the clock, as if earlier commands had been a part of this one
+    _start_s: float = 0.0  # start on the clock, moved back by the seconds of earlier commands
 
     def overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
-        """Return the overrides of a run with drawn settings, or None for those as they are."""
+        """Return the overrides of a run; `settings` are drawn, or None for unchanged settings."""
         overrides = dict(self.typed)
         if settings is not None:
             overrides |= _typed(self.fixed | dict(settings))
         return list(overrides.values())
 
     def trial_overrides(self, settings: Mapping[str, Plain] | None) -> list[str]:
-        """Return the overrides of a trial; `settings` is as in `overrides`."""
+        """Return the overrides of a trial; for `settings` see `overrides`."""
         overrides = {key_of(text): text for text in self.overrides(settings)}
         overrides |= _typed(_CLOSED | {"seed": self.seed})
         runs_folder = (self.folder / "runs").absolute()
@@ -112,7 +113,7 @@ class Search:
 
         Raises:
             LockedError: another process works on the same search.
-            DataError, ChecksumError: the file is not one of this program.
+            DataError, ChecksumError: this program cannot read the file.
         """
         with claim.alone(self.folder.parent, self.folder.name):
             self._read()
@@ -131,9 +132,9 @@ class Search:
         schema = record.get("schema")
         if schema != _SCHEMA:
             raise DataError(
-                f"has schema {schema}, this program reads {_SCHEMA}",
+                f"has schema {schema}, but this program can only read schema {_SCHEMA}",
                 where=str(path),
-                hint="move it away to search anew",
+                hint="move the file away to start the search from scratch",
             )
         self._start_s -= record.get("seconds", 0.0)
         self.trials = []
@@ -142,7 +143,7 @@ class Search:
             self.trials.append(Trial(**fields))
 
     def ask(self) -> Trial | None:
-        """Return the next trial, in state running; None if none is left, or none may start now."""
+        """Return the next trial, in state running; None if no trial is left or may start now."""
         trial = next((trial for trial in self.trials if trial.state == "waiting"), None)
         if trial is not self.trials[0] and not self._may_start():
             return None
@@ -163,55 +164,58 @@ class Search:
         return self.clock() - self._start_s
 
     def _has_time_for(self, n_runs: int) -> bool:
-        """Return whether as many runs as trial 0 fit into the time that is left."""
+        """Return whether `n_runs` runs as long as trial 0 fit into the remaining time."""
         if self.minutes is None:
             return True
         return self._spent_s + n_runs * self.trials[0].ended_s <= 60 * self.minutes
 
     def _may_start(self) -> bool:
-        """Return whether a trial after the first one may start, and leave time for the last run."""
+        """Return whether the time suffices for another trial after trial 0 and the last run."""
         is_measured = self.minutes is None or self.trials[0].state == "completed"
         return is_measured and self._has_time_for(2)
 
     def is_over(self, trial: Trial) -> bool:
-        """Return whether a running trial has to leave the time to the run that follows.
+        """Return whether a running trial must stop, since the last run needs the remaining time.
 
-        Trial 0 is always finished.
+        Trial 0 is never stopped.
         """
         return trial.settings is not None and not self._has_time_for(1)
 
     def shrunk(self) -> str:
-        """Return in words which trials the time leaves out, by that of trial 0; "" for none."""
+        """Return a sentence about the trials for which the time does not suffice, or "".
+
+        The time of each trial is assumed to be that of trial 0.
+        """
         ended = [trial.settings for trial in self.trials if trial.state in _ENDED]
         open_points = [point for point in self.space.points() if point not in ended]
         n_open = self.max_trials - len(ended)
         n_allowed = n_open
-        # The run that follows takes the time of one.
+        # The run that follows takes the time of one trial.
         while n_allowed and not self._has_time_for(n_allowed + 1):
             n_allowed -= 1
         if n_allowed == n_open:
             return ""
         names = ["/".join(map(as_typed, point.values())) for point in open_points]
-        names_text = ", ".join(names[n_allowed:n_open]) or "the last ones"
+        names_text = ", ".join(names[n_allowed:n_open]) or "the last trials"
         enough_s = self._spent_s + (n_open + 1) * self.trials[0].ended_s
         return (
-            f"{self.minutes:g} minutes allow {len(ended) - 1 + n_allowed} of "
+            f"{self.minutes:g} minutes suffice for {len(ended) - 1 + n_allowed} of "
             f"{self.max_trials - 1} trials of space={self.space.name}; left out: {names_text}; "
-            f"minutes={math.ceil(enough_s / 60)} would allow all"
+            f"minutes={math.ceil(enough_s / 60)} would suffice for all"
         )
 
     def _drawn(self) -> dict[str, Any] | None:
-        """Return the next point of a grid, or what Optuna draws, given the trials so far.
+        """Return the next point of a grid, or a draw by Optuna, given the earlier trials.
 
-        None if no point is left, or Optuna draws only settings that were tried already.
+        None if no point is left, or if Optuna draws only settings that were already tried.
         """
         if self.space.is_grid:
-            # Trial 0 is no point of the grid.
+            # Trial 0 is not a point of the grid.
             points = self.space.points()[len(self.trials) - 1 :]
             return points[0] if points else None
         import optuna
 
-        # Its messages are for programmers.
+        # Optuna's messages are for programmers.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         trial_states = optuna.trial.TrialState
@@ -248,12 +252,12 @@ class Search:
     def is_behind(self, trial: Trial, curve: Sequence[tuple[float, float]]) -> bool:
         """Add new points to the curve of a running trial, and return whether ASHA stops it.
 
-        The first trial is never stopped, since the others are compared with it.
+        Trial 0 is never stopped, since the other trials are compared with it.
 
         Args:
-            trial: gets the points, and a note if it is stopped.
-            curve: (share of its optimizer steps, validation error) of all its epochs so far, those
-                of earlier calls included.
+            trial: running trial, to which the points are added, and a note if it is stopped.
+            curve: (share of its optimizer steps, validation error) of all its epochs so far,
+                including those of earlier calls.
         """
         last_resource = max(map(int, trial.curve), default=0)
         for share, error in curve:
@@ -265,14 +269,16 @@ class Search:
             for comparison in _COMPARED:
                 is_due = last_resource < comparison <= resource
                 if is_due and trial.settings is not None and error > self._bound(comparison):
-                    trial.note = f"stopped by the search after {100 * share:.0f} % of its steps"
+                    done = f"{100 * share:.0f} % of its steps"
+                    trial.note = f"stopped after {done}, since its error was not among the lowest"
             last_resource = resource
         return bool(trial.note)
 
     def _bound(self, comparison: int) -> float:
-        """Return the largest error with which a trial goes on at a comparison.
+        """Return the largest error with which a trial continues after a comparison.
 
-        It is that of the worst among the best 1 in _REDUCTION trials that have reached it.
+        It is the largest error among the best 1 in _REDUCTION trials that have reached the
+        comparison.
         """
         errors = []
         for trial in self.trials:
@@ -284,9 +290,9 @@ class Search:
         return errors[n_going_on - 1]
 
     def end(self, trial: Trial, state: str, **fields: Any) -> None:
-        """Record how a trial ended: completed, stopped, or failed or waiting, to be run again.
+        """Record how a trial ended: completed or stopped; or failed or waiting, to be run again.
 
-        `fields` are other fields of the trial that change.
+        `fields` are new values of other fields of the trial.
         """
         trial.state = state
         trial.ended_s = self._spent_s
@@ -304,7 +310,7 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """Return the completed trial with the lowest validation error, the earliest of equals.
+        """Return the completed trial with the lowest validation error, the earliest among equals.
 
         None if no trial is completed.
         """
@@ -312,14 +318,14 @@ class Search:
         return min(completed, key=lambda trial: (trial.error, trial.number), default=None)
 
     def count(self, *states: str) -> int:
-        """Return how many trials are in some states."""
+        """Return the number of trials in any of these states."""
         return sum(trial.state in states for trial in self.trials)
 
 
 def _error_at(trial: Trial, comparison: int) -> float | None:
-    """Return the validation error with which a trial reached a comparison; None if it has not.
+    """Return the validation error of a trial at a comparison; None if it has not reached it.
 
-    A comparison is a resource of `_COMPARED`.
+    A comparison is a resource in `_COMPARED`.
     """
     for resource, error in trial.curve.items():
         if int(resource) >= comparison:
@@ -328,13 +334,13 @@ def _error_at(trial: Trial, comparison: int) -> float | None:
 
 
 def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Search:
-    """Return the search that overrides ask for: `RULES`, and settings of its runs.
+    """Return the search that the overrides describe: `RULES`, and settings of its runs.
 
-    `extra` is as in `find_space`.
+    For `extra` see `find_space`.
 
     Raises:
         UnavailableError: the space needs Optuna, which is missing.
-        ConfigError: a setting, the space, or a value in it is wrong.
+        ConfigError: a setting, the space, or a value in the space is wrong.
         OrcaError: data or weights that the trials need are missing.
     """
     typed_by_key = {key_of(text): text for text in overrides}
@@ -345,9 +351,9 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     for key in space.params:
         if key in run_overrides:
             raise ConfigError(
-                f"is searched by space={space.name}",
+                f"cannot be combined with space={space.name}, which varies {key}",
                 where=typed_by_key[key],
-                hint=f"leave it out, or take {key} out of the space",
+                hint=f"remove it from the command line, or {key} from the space",
             )
     defaults = {"trials": _TRIALS}
     if space.is_grid:
@@ -372,7 +378,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
     )
     first_trial = session.compose(search.trial_overrides(None))
     _check_values(session, search)
-    # Before the first trial, since all of them would fail in the same way.
+    # Before the first trial, since all trials would fail in the same way.
     missing = missing_error([first_trial], list(run_overrides.values()), extra)
     if missing is not None:
         raise missing
@@ -382,7 +388,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
 
 
 def _number(text: str) -> Any:
-    """Return a number of the search as it was typed; any other text as it is, to be refused."""
+    """Return a number from the command line; any other text unchanged, to be refused later."""
     if text.isdecimal():
         return int(text)
     with suppress(ValueError):
@@ -406,7 +412,7 @@ def _check_values(session: Session, search: Search) -> None:
 
 
 def _digest(search: Search, settings: str) -> str:
-    """Return a SHA-256 of all that defines a search; `settings` is that of its first trial."""
+    """Return a SHA-256 of a search's definition; `settings` is the digest of its first trial."""
     space = search.space
     distribution_texts = {setting: repr(param) for setting, param in space.params.items()}
     facts = {

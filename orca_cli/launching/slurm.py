@@ -1,8 +1,8 @@
 """The executor of SLURM: arrays of jobs, submitted by submitit.
 
-How long a job may run, its partition, account, memory and more are sbatch's own variables, such as
-SBATCH_TIMELIMIT and SBATCH_PARTITION. Ends come back as JSON files in the folder of runs; no result
-of another machine is unpickled.
+The time limit of a job, its partition, account, memory and more are set with sbatch's own
+environment variables, such as SBATCH_TIMELIMIT and SBATCH_PARTITION. Jobs report how they ended in
+JSON files in the folder of runs; no result from another machine is unpickled.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from orca_cli import exceptions, signals, storage
 from orca_cli.exceptions import need
 from orca_cli.launching.process import GRACE_S, Command, Ended, attend, failure_report
 
-# Between questions to sacct, for all jobs together.
+# Seconds between queries of sacct, each for all jobs together.
 ASK_EVERY_S = 10.0
-# How long the record of a job that SLURM calls ended may take to appear. If it comes later, the
-# needless retry finds the run completed.
+# Seconds that the record of a job may take to appear after SLURM reports the job's end. If it
+# appears later, an unnecessary retry finds the run completed.
 LATE_S = 20.0
-# Of each job without a time limit, unless SBATCH_TIMELIMIT says otherwise; a job that needs longer
+# Minutes of each job without a time limit, unless SBATCH_TIMELIMIT is set; a job that needs longer
 # is submitted again and resumes.
 _ALLOCATION_MIN = 240
-# From the warning signal to the end of an allocation, for a job to save its state.
+# Seconds from the warning signal to the end of an allocation, in which a job saves its state.
 _WARNING_S = 120
 _QUERY_LIMIT_S = 30
-_LONGEST_OUTPUT = 300  # characters of sbatch's own message
-# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not one of them: a
-# job that is not requeued stays in that state.
+_LONGEST_OUTPUT = 300  # largest number of characters of sbatch's message
+# SLURM's states of jobs that run, will run or may be started again. PREEMPTED is not among them,
+# since a job that is not requeued stays in that state.
 _ALIVE = {
     "READY",
     "PENDING",
@@ -67,14 +67,14 @@ class _Submitted:
 class Slurm:
     """Submits jobs to SLURM."""
 
-    # An existing folder for submissions and ends, in the shared folder of runs.
+    # An existing folder for submissions and reports, in the shared folder of runs.
     folder: Path
-    # Name of these jobs, and of no others, in SLURM's lists.
+    # Name that only these jobs have in SLURM's lists.
     sweep: str
-    # Processors and GPUs of each job.
+    # Numbers of processors and GPUs of each job.
     threads: int
     gpus: float
-    # Jobs that are submitted at a time.
+    # Number of jobs that are submitted at a time.
     at_once: float
     # Time limit of each job.
     time_limit_s: float | None = None
@@ -87,16 +87,16 @@ class Slurm:
         """Prepare submissions; withdraw jobs that an earlier driver of the sweep left waiting.
 
         Raises:
-            UnavailableError: SLURM or submitit is not here.
+            UnavailableError: SLURM or submitit is missing on this machine.
         """
         submitit = need("submitit", "--on slurm", "slurm")
         programs = ("sbatch", "srun", "sacct")
         missing = ", ".join(program for program in programs if not shutil.which(program))
         if missing:
             raise exceptions.UnavailableError(
-                f"no SLURM here: {missing} not found",
+                f"SLURM is not on this machine: cannot find {missing}",
                 where="--on slurm",
-                hint="run it on a machine that can submit SLURM jobs",
+                hint="run the command on a machine that can submit SLURM jobs",
             )
         self._executor = submitit.AutoExecutor(folder=self.folder, cluster="slurm")
         self._executor.update_parameters(
@@ -106,7 +106,7 @@ class Slurm:
             slurm_additional_parameters=self._options(),
         )
         with ExitStack() as stack:
-            # Another driver of this sweep that is alive has the lock, and the waiting jobs.
+            # If another driver of this sweep runs, it has the lock and needs the waiting jobs.
             with suppress(exceptions.LockedError):
                 lock_path = self.folder.parent / f"{self.sweep}.lock"
                 stack.enter_context(storage.lock(lock_path))
@@ -114,14 +114,14 @@ class Slurm:
             yield self
 
     def _minutes(self) -> int:
-        """Return the minutes of an allocation."""
+        """Return the length of an allocation in minutes."""
         if self.time_limit_s is None:
             return _ALLOCATION_MIN
         allocation_s = self.time_limit_s + GRACE_S + _WARNING_S
         return math.ceil(allocation_s / 60)
 
     def _options(self) -> dict[str, Any]:
-        """Return further options of sbatch."""
+        """Return additional options of sbatch."""
         warning_signal = signals.PREEMPTION.name.removeprefix("SIG")
         options: dict[str, Any] = {"signal": f"{warning_signal}@{_WARNING_S}", "requeue": True}
         if self.gpus:
@@ -130,7 +130,7 @@ class Slurm:
 
     def _withdraw_waiting(self) -> None:
         command = ["scancel", "--me", "--state=PENDING", f"--name={self.sweep}"]
-        # If that fails, a needless job finds its run completed.
+        # If this fails, an unnecessary job finds its run completed.
         with suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=_QUERY_LIMIT_S, check=False)
 
@@ -138,7 +138,7 @@ class Slurm:
         """Submit commands, several as one array.
 
         Raises:
-            SweepError: SLURM refuses.
+            SweepError: SLURM refuses the jobs.
         """
         failed_job_error = importlib.import_module("submitit").core.utils.FailedJobError
         submitted = []
@@ -158,14 +158,14 @@ class Slurm:
             raise exceptions.SweepError(
                 f"SLURM refused the jobs: {reason}",
                 where="--on slurm",
-                hint="options of sbatch are set by variables such as SBATCH_PARTITION",
+                hint="set options of sbatch with variables such as SBATCH_PARTITION",
             ) from error
         return submitted
 
     def ended(self, handle: _Submitted) -> Ended | None:
         """Return how a job ended.
 
-        None while it waits or runs, or SLURM is about to start it again.
+        None while the job waits or runs, or SLURM is about to start it again.
         """
         if handle.path.exists():
             fields = json.loads(handle.path.read_text(encoding="utf-8"))
@@ -186,9 +186,9 @@ class Slurm:
         if now - handle.ended_since < LATE_S:
             return None
         if state == "CANCELLED" and signals.pending() is not None:
-            # This driver has withdrawn the job before it began.
+            # This driver has withdrawn the job before the job began.
             return Ended(status=None)
-        error = exceptions.OrcaError(f"SLURM ended it: {state}")
+        error = exceptions.OrcaError(f"SLURM ended the job: {state}")
         if state not in _CODES:
             return Ended(status=None, lost=error.what)
         error.code = _CODES[state]
@@ -197,12 +197,12 @@ class Slurm:
     def signal(self, handle: _Submitted, number: int) -> None:
         """Cancel a job, which saves its state.
 
-        Jobs stay when the terminal is lost (SIGHUP): the next driver finds them.
+        Jobs continue when the terminal is lost (SIGHUP); the next driver finds their results.
         """
         if number != signal.SIGHUP:
             handle.job.cancel(check=False)
 
 
 def attend_and_write(order: Mapping[str, Any], path: str) -> None:
-    """Run a command in a SLURM job, and write how it ended where the driver looks."""
+    """Run a command in a SLURM job, and write how it ended to the path that the driver reads."""
     storage.write_json(Path(path), attend(order))

@@ -1,15 +1,15 @@
 """A space: the settings that a search varies, and their values.
 
-It is a file of conf/space or the user's own:
+A space is a file in conf/space, or a file of the user's own:
 
     params:                               # setting -> its values, or a range
       train.optimizer: [sgd, adamw]
       train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}
-      train.batch_size: {low: 8, high: 64, step: 8}     # whole numbers, as both ends are
-    fixed: {train.epochs: 60}             # of all trials but the first, and of the run that follows
+      train.batch_size: {low: 8, high: 64, step: 8}     # integers, since both ends are integers
+    fixed: {train.epochs: 60}     # for all trials except trial 0, and for the run that follows
 
-With `grid: true` all parameters have lists, which are tried in every combination, without Optuna;
-the first parameter changes fastest. A parameter may also be a group, such as embedder.
+With `grid: true` every parameter has a list of values. The search tries all combinations, without
+Optuna; the first parameter changes fastest. A parameter may also be a group, such as embedder.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from orca_cli.config import configuration
 from orca_cli.config.ranges import check_value, fits
 from orca_cli.exceptions import ConfigError, need, suggest
 
-# Groups whose settings may be searched. The others change the data or the meaning of the error, so
-# that trials could not be compared.
+# Groups whose settings a search may vary. Other groups change the data or the meaning of the error,
+# so that trials could not be compared.
 SEARCHED = ("train", "align", "embedder", "finetune", "predictor", "body")
-# Groups whose choice may be searched.
+# Groups whose choice a search may vary.
 _CHOSEN = ("embedder", "finetune")
-_DIGITS = 3  # of a number drawn from a continuous range
+_DIGITS = 3  # significant digits of a number that is drawn from a continuous range
 _FORMS = (
-    "such as [sgd, adamw], or {low: 1.0e-5, high: 1.0e-2, log: true}, above 0 and without step; "
-    "YAML reads 1e-5 as text"
+    "use a list such as [sgd, adamw], or a range such as {low: 1.0e-5, high: 1.0e-2, log: true}, "
+    "where log needs positive ends and no step; write 1.0e-5, since YAML reads 1e-5 as text"
 )
 
 Plain = str | int | float | bool | None
@@ -48,7 +48,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Space:
-    """A space; see the module. `params` are Optuna's distributions, or `Listed` in a grid."""
+    """A space (see the module); `params` are Optuna's distributions, or `Listed` in a grid."""
 
     name: str
     params: dict[str, Any]
@@ -56,17 +56,17 @@ class Space:
     is_grid: bool = False
 
     def plain(self, drawn: Mapping[str, Any]) -> dict[str, Plain]:
-        """Return drawn values as settings, numbers from continuous ranges with three digits."""
+        """Return drawn values as settings, rounding those of continuous ranges to three digits."""
         settings: dict[str, Plain] = {}
         for setting, distribution in self.params.items():
             settings[setting] = drawn[setting]
-            # Only the distribution of a continuous range has a step that is None.
+            # Only distributions of continuous ranges have a step of None.
             if getattr(distribution, "step", 0) is None:
                 settings[setting] = float(f"{drawn[setting]:.{_DIGITS}g}")
         return settings
 
     def points(self) -> list[dict[str, Plain]]:
-        """Return the settings of a grid in the order in which they are tried; [] for any other."""
+        """Return the settings of a grid in the order of their trials; [] for any other space."""
         if not self.is_grid:
             return []
         # The last factor of a product changes fastest.
@@ -75,7 +75,7 @@ class Space:
         return [dict(zip(self.params, values[::-1], strict=True)) for values in product]
 
     def corners(self) -> Iterator[dict[str, Plain]]:
-        """Yield settings in which every choice and both ends of every range occur."""
+        """Yield settings that together contain every choice and both ends of every range."""
         values = {}
         for setting, distribution in self.params.items():
             if hasattr(distribution, "choices"):
@@ -88,19 +88,19 @@ class Space:
 
 
 def find_space(text: str, extra: Path | None) -> Space:
-    """Return the space with a name in conf/space or in the user's folder `extra`, or of a file.
+    """Return the space with a name in conf/space or in the user's folder `extra`, or in a file.
 
     Raises:
-        ConfigError: there is no such space, or the file does not hold one.
-        UnavailableError: the space is no grid, and Optuna is missing.
+        ConfigError: the space does not exist, or the file does not contain a space.
+        UnavailableError: the space is not a grid, and Optuna is missing.
     """
     spaces = configuration.choices("space", extra)
     path = spaces.get(text, Path(text).expanduser())
     if text not in spaces and path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
-            f"no such space: '{text}'",
+            f"unknown space '{text}'",
             where="space",
-            hint=f"{suggest(text, spaces)} or give a YAML file",
+            hint=f"{suggest(text, spaces)} or a YAML file of your own",
         )
     keys = ("grid", "params", "fixed")
     content = configuration.mapping(configuration.content(path), str(path), keys)
@@ -115,7 +115,7 @@ def find_space(text: str, extra: Path | None) -> Space:
         is_setting = group in SEARCHED and separator and setting != "train.validate_on"
         if setting not in _CHOSEN and not is_setting:
             raise ConfigError(
-                f"'{setting}' is not for a search",
+                f"a search cannot vary or fix '{setting}'",
                 where=str(path),
                 hint=f"allowed: {', '.join(_CHOSEN)}, and settings of {', '.join(SEARCHED)}, "
                 "such as train.lr",
@@ -140,14 +140,14 @@ def _distribution(declaration: Any, where: str) -> Any:
             return distributions.CategoricalDistribution(declaration)
         numbers = [value for name, value in declaration.items() if name != "log"]
         if not fits(numbers, list[float]):
-            raise ValueError("its ends are not numbers")
+            raise ValueError("the ends of a range must be numbers")
         distribution_class: Any = distributions.FloatDistribution
         if fits(numbers, list[int]):
             distribution_class = distributions.IntDistribution
         with warnings.catch_warnings(action="ignore"):
-            # Optuna warns if the step does not divide the range, and then lowers the upper end.
+            # Optuna warns if the step does not divide the range, and lowers the upper end.
             return distribution_class(**declaration)
     except (AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{declaration} cannot be drawn from: {error}", where=where, hint=_FORMS
+            f"{declaration} is not a valid list or range: {error}", where=where, hint=_FORMS
         ) from error

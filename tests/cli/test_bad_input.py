@@ -35,8 +35,8 @@ USAGE = {
     "rum": "did you mean 'run'?",
     "run seed=0,1": "needs orca run -m",
     "run --at-once 2": "--at-once: applies only to sweeps; add -m",
-    "run -m --time-limit soon seed=0,1": "--time-limit: 'soon' is not a time; such as 90s, 30m, 8h or 2d",
-    "run -m --gpus 2 seed=0,1": "--gpus: 2 is out of range; allowed: 0 to 1; several GPUs for one run: torchrun",
+    "run -m --time-limit soon seed=0,1": "--time-limit: must be a time such as 90s, 30m, 8h or 2d, got 'soon'",
+    "run -m --gpus 2 seed=0,1": "--gpus: must be between 0 and 1, got 2; use torchrun for several GPUs per run",
 }
 
 

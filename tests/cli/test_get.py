@@ -98,9 +98,9 @@ def test_the_ordered_command_after_one_get_has_a_result(orca, bucket, tmp_path):
     offline = {"HF_HUB_OFFLINE": "1"}
     before = orca("run", *ORDERED, **offline)
     assert before.returncode == 11
-    assert "the data set deepsea" in before.stderr
-    assert "the source conll2003" in before.stderr
-    assert "the body roberta (roberta-base)" in before.stderr
+    assert "the data set 'deepsea'" in before.stderr
+    assert "the source 'conll2003'" in before.stderr
+    assert "the body 'roberta' (roberta-base)" in before.stderr
     assert "`orca get task=deepsea body=roberta` fetches them" in before.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -128,13 +128,13 @@ def test_the_ordered_command_after_one_get_has_a_result(orca, bucket, tmp_path):
 def test_a_search_names_what_is_missing_before_its_trials(orca, tmp_path):
     ended = orca("tune", *ORDERED, "trials=3", HF_HUB_OFFLINE="1")
     assert ended.returncode == 11
-    assert ended.stderr.count("the data set deepsea") == 1
+    assert ended.stderr.count("the data set 'deepsea'") == 1
     assert "`orca get task=deepsea body=roberta`" in ended.stderr
 
 
 def test_a_sweep_names_what_is_missing_once(orca, tmp_path):
     ended = orca("run", "-m", *ORDERED, "seed=0,1,2", HF_HUB_OFFLINE="1")
     assert ended.returncode == 11
-    assert ended.stderr.count("the data set deepsea") == 1
+    assert ended.stderr.count("the data set 'deepsea'") == 1
     assert "`orca get task=deepsea body=roberta seed=0,1,2`" in ended.stderr
     assert not (tmp_path / "runs").exists()

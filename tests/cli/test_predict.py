@@ -520,7 +520,7 @@ def test_a_run_from_python_raises_its_error(failing):
 def test_a_failed_run_is_not_loaded(failing):
     failed = orca_cli.run(*failing, check=False)
     assert (failed.state, failed.code) == ("failed", 11)
-    with pytest.raises(DataError, match="the run has failed"):
+    with pytest.raises(DataError, match="its state is failed"):
         orca_cli.load(failed)
 
 

@@ -159,7 +159,7 @@ def test_a_trial_that_falls_behind_is_stopped(fork, words, tmp_path):
     assert case.wait(300) == 0, case.err
     search = json.loads(case.out)["search"]
     assert [trial["state"] for trial in search["trials"]] == ["completed", "stopped"]
-    assert "trial 1: stopped by the search after" in case.err
+    assert "trial 1: stopped after" in case.err
     assert "orca: error" not in case.err
     assert search["best"]["number"] == 0
     assert "train.lr" not in search["command"]

@@ -126,4 +126,4 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     assert "the model hub has no checkpoint 'own/gone'" in gone_error
     code, out, err = get("http://127.0.0.1:9", "own/whole")  # the hub has gone
     assert code == 0, err
-    assert f"here, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out
+    assert f"already present, bert, {fetched['bytes'] // 1000} kB, revision {COMMIT}" in out

@@ -188,9 +188,9 @@ def test_without_an_answer_get_says_how_to_place_the_file(workspace, mine, get, 
     first, second = err.splitlines()[-2:]
     for words in ("mine/a.npz", "/page: answers with a web page", "/none: HTTP 404"):
         assert words in first
-    assert second == "orca: error: mine/b.npz: no address is known"
+    assert second == "orca: error: mine/b.npz: has no known address to fetch it from"
     assert out.splitlines()[-3:-1] == [
-        f"mine by hand: ask me for {mine}",
+        f"to get mine by hand: ask me for {mine}",
         "  from https://three.org/drive",
     ]
     assert not (mine / "a.npz").exists()
@@ -299,7 +299,7 @@ def test_check_finds_what_is_wrong(workspace, mine, orca):
     assert (
         sum(overlap["shared"] for overlap in record["overlaps"] if overlap["second"] == "test") == 7
     )
-    assert "samples of test are also in train" in " ".join(record["problems"])
+    assert "samples of the split test are also in the split train" in " ".join(record["problems"])
     assert orca("check", "mien")[0] == orca("check", "digits", "task.nothing=1")[0] == 10
     (mine / "a.npz").unlink()
     code, out, err = orca("check", "mine")
@@ -331,6 +331,6 @@ def test_check_reports_numbers_that_are_none():
     assert record["inputs"] == {"min": 0.0, "max": 5.0, "nan": 1, "infinite": 1}
     assert record["classes"]["counts"] == [1, 0]
     assert problems == [
-        "1 NaN and 1 infinite numbers in the inputs",
-        "2 targets neither 0 nor 1 nor NaN",
+        "the inputs contain 1 NaN and 1 infinite values",
+        "2 targets are not 0, 1 or NaN",
     ]

@@ -119,7 +119,7 @@ def run(tmp_path):
 def test_an_intact_run_is_found(run, named_by):
     before = (run / "status.json").read_bytes()
     out = read_text("doctor", named_by(run))
-    assert "intact: 4 files compared by checksum; state completed" in out
+    assert "intact: 4 files compared with their checksums; state of the run: completed" in out
     assert "resumed inexactly: threads" in out
     record = read_json("doctor", named_by(run))
     assert (record["code"], record["damaged"]) == (0, [])

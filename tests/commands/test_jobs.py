@@ -19,7 +19,7 @@ WITHOUT_REPORT = {
     "lost": (Ended(lost="the node has gone"), "failed", 1, "the node has gone"),
     "over its limit": (Ended(status=-9, over_limit=True), "failed", 1, "exceeded --time-limit and had to be killed"),
     "exit code": (Ended(status=7, last_words="one\ntwo"), "failed", 7, "the process exited with code 7: two"),
-    "out of memory": (Ended(status=-9), "failed", 1, "killed by SIGKILL, as the system does when memory runs out"),
+    "out of memory": (Ended(status=-9), "failed", 1, "killed by SIGKILL, probably since memory ran out"),
     "crashed": (Ended(status=-11), "failed", 1, "the process was killed by SIGSEGV"),
     "stopped with the sweep": (Ended(status=-15), "interrupted", 143, "stopped by SIGTERM before it began"),
 }  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_job_that_saves_its_state_at_its_limit_has_failed():
     report = job_report(Outcome(state="interrupted", code=143, failure=Failure(STOPPED, STOPPED)))
     outcome = job_outcome(Ended(status=143, report=report, over_limit=True))
     assert (outcome.state, outcome.code) == ("failed", 143)
-    assert str(outcome.failure.error) == "exceeded --time-limit; the state is saved"
+    assert str(outcome.failure.error) == "exceeded --time-limit; its state is saved"
     assert type(outcome.failure.error) is exceptions.OrcaError
 
 

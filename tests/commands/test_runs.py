@@ -108,7 +108,8 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     expected = (
         "zero_one 10.00 % on 497",
         "linear 20.00 % 25.00 % 1.0 transfer 30.00 % 10.00 % (7.50 % to 13.00 %) -",
-        "leader a linear model, not the transfer, which was not judged: no model is kept",
+        "leader a linear model, not the transfer, which has no error on these samples",
+        "predict not possible: this run keeps no model for new data",
         "better than linear",
         "train.lr=0.0002 (budget=normal)",
     )
@@ -172,7 +173,7 @@ def test_diff_shows_data_and_program_that_differ(root):
     assert "training data 11111111 33333333" in " ".join(
         read_text("runs", "diff", run_a, run_b).split()
     )
-    assert "conditions: the same" in read_text("runs", "diff", run_a, run_a)
+    assert "conditions: no difference" in read_text("runs", "diff", run_a, run_a)
 
 
 def test_rm_is_dry_and_then_removes_the_run_alone(root, tmp_path):
@@ -188,7 +189,7 @@ def test_rm_is_dry_and_then_removes_the_run_alone(root, tmp_path):
     assert [entry["run"] for entry in record["removed"]] == [gone.name, half.name]
     assert [path.name for path in (root / "digits").iterdir() if path.name[0] != "."] == [kept.name]
     assert not list(root.rglob(f"{storage.disk.TEMPORARY}*"))
-    assert read_text("runs", "gc") == "nothing to collect\n"
+    assert read_text("runs", "gc") == "nothing to remove\n"
 
 
 # Where a path leads -> the path, and the exit code.
@@ -337,7 +338,7 @@ def test_rm_removes_what_conditions_select(root):
 def test_rm_without_runs_or_conditions_removes_nothing(root):
     path = add_run(root)
     for words in ([], [path.name, "--where", "state=completed"]):
-        assert "give runs, or --where KEY=VALUE" in refused(2, "runs", "rm", "--yes", *words)
+        assert "name runs, or use --where KEY=VALUE" in refused(2, "runs", "rm", "--yes", *words)
     assert path.exists()
     assert "no run meets the conditions" in read_text("runs", "rm", "--where", "state=dead")
 

@@ -103,6 +103,7 @@ def test_predictions_that_do_not_suffice_are_refused(tmp_path):
 
 def test_an_export_has_nothing_to_score():
     exported = Path(__file__).parent.parent / "recorded" / "exported"
-    assert "an export has no saved predictions; give the run that it was made of" in refused(
-        11, "score", exported
+    assert (
+        "is an export, which has no saved predictions; name the run that was exported"
+        in refused(11, "score", exported)
     )

@@ -86,8 +86,8 @@ def test_the_search_says_what_it_leaves_out_and_which_time_suffices(opened, cloc
     with opened(10) as search:
         run_trial(search, clock, 120)
         text = search.shrunk()
-        assert text.startswith("10 minutes allow 3 of 12 trials of space=recipes; left out: ")
-        assert text.endswith("; minutes=28 would allow all")
+        assert text.startswith("10 minutes suffice for 3 of 12 trials of space=recipes; left out: ")
+        assert text.endswith("; minutes=28 would suffice for all")
         assert text.count("/full/") + text.count("/layernorm/") == 9
         assert "overlap/full/0.0002" not in text
     with opened(28) as search:

@@ -170,7 +170,11 @@ def make(session):
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("train.lr=0.1", ConfigError, "train.lr=0.1: is searched by space=rates"),
+        (
+            "train.lr=0.1",
+            ConfigError,
+            "train.lr=0.1: cannot be combined with space=rates, which varies train.lr",
+        ),
         ("metric=none,otdd", UsageError, "'metric=none,otdd' names several values"),
         ("trials=some", ConfigError, "trials: 'some' is not allowed; allowed: int at least 1"),
     ],

@@ -134,6 +134,6 @@ def test_a_log_that_cannot_be_written(
     warnings = [
         line
         for line in lost.splitlines()
-        if "the work goes on" in line or "standard error only" in line
+        if "the work continues" in line or "standard error only" in line
     ]
     counted(LOGS, len(warnings) == 1, lost)

@@ -23,7 +23,7 @@ MESSAGES = {
     "kill": "the process was killed by SIGKILL",
     "segfault": "the process was killed by SIGSEGV",
     "memory": "not enough memory",
-    "hang": "exceeded --time-limit; the state is saved",
+    "hang": "exceeded --time-limit; its state is saved",
     "deaf": "exceeded --time-limit and had to be killed",
 }
 # The faults of each sweep, by place: all in one, or each at every place.

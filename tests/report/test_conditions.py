@@ -159,7 +159,7 @@ def two_programs(tmp_path):
 
 
 def test_any_program_compares_runs_of_several_and_says_so(two_programs):
-    first = "runs of any program are compared (--any-program): aaaaaaaa, unknown"
+    first = "compares runs of several program versions (--any-program): aaaaaaaa, unknown"
     assert "pairs runs of several" in refused(11, "report", two_programs, *AGAINST)
     assert report(two_programs, *AGAINST, "--any-program").startswith(first)
     record = read_json("report", two_programs, *AGAINST, "--any-program")

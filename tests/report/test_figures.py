@@ -82,7 +82,7 @@ def test_without_matplotlib_figures_are_refused(tmp_path, monkeypatch):
     add_run(tmp_path / "runs", **details(0))
     monkeypatch.setattr(figures, "is_available", lambda: False)
     message = refused(14, "report", tmp_path / "runs", "--figures", tmp_path / "figures")
-    assert "--figures: figures need matplotlib; pip install 'orca-transfer[plot]'" in message
+    assert "--figures: needs the package 'matplotlib'; install it: pip install" in message
     page = read_text("report", tmp_path / "runs", "--format", "html")
     assert ("Figures need matplotlib: pip install" in page, "<svg" in page) == (True, False)
 

@@ -232,7 +232,11 @@ def tree(tmp_path):
 
 REFUSALS = [
     (["--against", "metric"], 2, "--against: 'metric' is not KEY=VALUE"),
-    ([*AGAINST, "--compare"], 2, "--against, --compare and --baselines: do not go together"),
+    (
+        [*AGAINST, "--compare"],
+        2,
+        "--against, --compare, --baselines: cannot be combined with each other",
+    ),
     (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
     (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
     (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
@@ -246,7 +250,11 @@ REFUSALS = [
         11,
         "differ in nothing but 'metric'; run the same tasks and seeds with metric=none",
     ),
-    (["--choose", "train.lr", "--against", "train.lr=1e-3"], 2, "--against: 'train.lr' is chosen"),
+    (
+        ["--choose", "train.lr", "--against", "train.lr=1e-3"],
+        2,
+        "--against: cannot compare by train.lr",
+    ),
     (
         ["rates", "--choose", "train.lr"],
         11,
@@ -262,8 +270,8 @@ def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message)
     assert message in refused(code, "report", *folders, *words)
 
 
-ONE_RATE = "one rate for all arms of a set "
-SEVERAL_RATES = "arms at different rates, not chosen on validation "
+ONE_RATE = "all arms on a data set have the same learning rate "
+SEVERAL_RATES = "the arms have different learning rates that validation data did not choose "
 RATES_BY_TASK = [  # task -> rates of none and otdd; the first line of a comparison
     ({"a": (1, 1)}, ONE_RATE),
     ({"a": (1, 1), "b": (2, 2)}, ONE_RATE),

@@ -253,10 +253,10 @@ def test_a_module_of_the_users_own_needs_to_be_allowed_by_name(tmp_path, monkeyp
 
 WRONG = {
     "algorithm: asha\nparams: {train.lr: [1.0e-3]}": "no such key: 'algorithm'",
-    "params: {train.lr: {low: 1e-5, high: 1.0e-3}}": "its ends are not numbers",
-    "params: {train.validate_on: [test]}": "'train.validate_on' is not for a search",
-    "params: {task: [digits]}": "'task' is not for a search",
-    "params: {metric: [otdd]}": "'metric' is not for a search",
+    "params: {train.lr: {low: 1e-5, high: 1.0e-3}}": "the ends of a range must be numbers",
+    "params: {train.validate_on: [test]}": "a search cannot vary or fix 'train.validate_on'",
+    "params: {task: [digits]}": "a search cannot vary or fix 'task'",
+    "params: {metric: [otdd]}": "a search cannot vary or fix 'metric'",
     "grid: true\nparams: {train.lr: {low: 1.0e-5, high: 1.0}}": "allowed: list of str or int",
     "grid: 2\nparams: {train.lr: [1.0]}": "2 is out of range",
     "params: {train.lr: !!python/object/apply:os.system [ls]}": "asks for an object",

@@ -263,7 +263,8 @@ def table(record: dict[str, Any], *, failed_only: bool = False) -> str:
     lines = [
         f"Counted on {last['date']} at commit `{(last['commit'] or 'unknown')[:7]}`, "
         f"tier `{last['tier']}`, {machine['processors']} cores, Python {machine['python']}; "
-        f"{len(record['tests']):,} tests in all. The target is the number of cases that the nightly tier has to pass."
+        f"{len(record['tests']):,} tests in all."
+        + (" The target is the number of cases that the nightly tier has to pass." if shown else "")
         + (f" Never run: {', '.join(never)}." if never else "")
         + (
             f" {len(rows) - len(shown)} of {len(rows)} figures passed; these did not:"

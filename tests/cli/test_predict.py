@@ -399,7 +399,7 @@ REFUSALS = {
     "the input as output": ("{RUN} {FOLDER}/unseen.npz --out {FOLDER}/unseen.npz", 10, "--out: is the input"),
     "an unfinished run": ("{FOLDER}/unfinished {TEST}", 11, "the run is not completed (state: completed)"),
     "a folder": ("{FOLDER} {TEST}", 11, "neither a run nor an export"),
-    "no folder of runs": ("{FOLDER}/empty {TEST} --best", 11, "no such folder of runs"),
+    "no folder of runs": ("{FOLDER}/empty {TEST} --best", 11, "does not exist; start a run first"),
     "another checkpoint": ("{RUN} {TEST} --checkpoint {LONG}", 13, "has changed since the run: other weights would give"),
 }  # fmt: skip
 

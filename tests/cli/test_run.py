@@ -63,7 +63,7 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
         result["error"]["value"]
     )
     right = round(50 * (1 - result["error"]["value"]))
-    answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
+    answer = f"{right} of 50 test samples correct ({2 * right:.2f} %)"
     assert answer in completed
 
 
@@ -262,7 +262,7 @@ def test_a_run_is_listed_shown_scored_and_removed(orca, environment):
     (run,), (result,) = run_folders(environment), results(environment)
     (listed,) = json.loads(orca("runs", "list", "--where", "train.lr=0.001", "--json")[1])["runs"]
     assert listed["run"] == run.name
-    assert "of 50 test samples right" in orca("runs", "show", run.name)[1]
+    assert "of 50 test samples correct" in orca("runs", "show", run.name)[1]
     record = json.loads(orca("score", run.name[-8:], "--json")[1])
     assert record["error"]["computed"] == record["error"]["recorded"] == result["error"]["value"]
     assert orca("doctor", str(run))[0] == 0

@@ -112,9 +112,11 @@ def _over_sets(comparison: Comparison) -> Layout:
         f"gain: error with {axis}={baseline} less the arm's error, so above 0 the arm is better. "
         "Both runs of a pair have the same seed, settings, data and training length, except for "
         f"differences that {axis} causes. Shown is the mean [95 % t interval] over data sets, each "
-        "with the mean over its seeds and settings, or over the seeds of a single data set. % of "
-        "the error: the difference divided by the mean of both errors. p: exact sign-flip test; "
-        f"Holm: p corrected for the number of arms. Bold and *: {_MARKED}."
+        "with the mean over its seeds and settings, or over the seeds of a single data set. "
+        "points: percentage points. % of the error: the difference divided by the mean of both "
+        "errors. wins/ties/losses: number of data sets with a gain above, equal to and below 0. "
+        "p: exact sign-flip test. Holm: p corrected for the number of arms. "
+        f"Bold and *: {_MARKED}."
     )
     return Layout(
         names=[axis],
@@ -160,10 +162,11 @@ def _by_set(comparison: Comparison) -> Layout:
         # If no row has settings, the table has no column for them.
         shown_names = list(row_names[: len(name_headers)])
         rows.append(Line(names=shown_names, entries=entries))
+    control = clean(f"{comparison.axis}={comparison.baseline}")
     caption = (
-        "Gain on each data set, in points if the error is in per cent: mean [95 % t interval] over "
-        "seeds (number of seeds). Below it: mean error of the arm that --against names > mean "
-        f"error of this arm. Bold and *: {_MARKED} for all gains of this table."
+        "Gain on each data set, in percentage points if the error is in per cent: mean [95 % t "
+        f"interval] over seeds (number of seeds). Below it: mean error with {control} > mean error "
+        f"of the arm. Bold and *: {_MARKED} for all gains of this table."
     )
     return Layout(
         names=name_headers,

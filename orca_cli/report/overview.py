@@ -14,7 +14,8 @@ from orca_cli.report.table import Row, Table, build_table
 from orca_cli.terminal import counted
 
 _CAPTION = (
-    "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds)."
+    "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). "
+    "trivial: the best constant predictor."
 )
 _MOST_METHODS = 4  # largest number of methods shown for a data set
 _LONGEST_NAME = 32  # characters of a data set's name in the list of data sets not shown

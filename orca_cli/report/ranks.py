@@ -271,7 +271,8 @@ def _notes(ranking: Ranking) -> list[str]:
     holes = ranking.holes
     n_tasks = len(ranking.tasks)
     note = (
-        f"over the {n_tasks} of {n_tasks + len(holes)} tasks on which all methods can be compared"
+        f"ranked over the {n_tasks} of {n_tasks + len(holes)} tasks on which all methods can be "
+        "compared"
     )
     if ranking.friedman is not None:
         note += f"; Friedman's test that all methods are equal: p = {p_text(ranking.friedman)}"

@@ -84,8 +84,8 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         run_count = counted(len({path for path, _ in errors}), "run")
         reason += f", the lowest of {candidates} of {run_count}, so this error is optimistic"
     if unvalidated:
-        left_out = f"left out: {counted(len(unvalidated), 'run')} trained on validation samples"
-        reason += f"; {left_out} ({_MAKE_COMPARABLE})"
+        left_out = f"{counted(len(unvalidated), 'run')} that trained on their validation samples"
+        reason += f"; left out: {left_out} ({_MAKE_COMPARABLE})"
     return Chosen(run_path, name, reason)
 
 
@@ -99,8 +99,8 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
     model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        "contains no completed run on your own data, validated without the test split, with "
-        f"{model}"
+        f"contains no completed run on your own data that kept {model} and was not validated on "
+        "the test split"
     )
     hint = (
         "list the runs with `orca report`; runs of benchmarks keep no preprocessing, so they "

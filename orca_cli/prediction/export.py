@@ -56,7 +56,7 @@ library_name: orca-transfer
 tags: [cross-modal-transfer, orca]
 ---
 
-# {task}: {kind} from {shape}
+# {task}: a model that predicts {kind}
 
 ## Use
 
@@ -75,7 +75,7 @@ model.predict(x)
 
 New data must have the form of the training files. The shape of a sample, as the model sees it, is \
 {shape} (channels first){columns}.
-The model predicts {kind}. Number of outputs: {outputs}{names}.
+The model predicts {kind}; number of outputs: {outputs}{names}.
 
 ## Data
 
@@ -83,7 +83,7 @@ The model predicts {kind}. Number of outputs: {outputs}{names}.
 |---|--:|---|
 {splits}
 
-{chosen}. The run read the test split {reads} time(s).
+{chosen}. Number of times that the run read the test split: {reads}.
 
 ## Result
 
@@ -91,7 +91,7 @@ The model predicts {kind}. Number of outputs: {outputs}{names}.
 |---|---|
 {errors}
 
-Lower is better. The error is a mean over {n} items, such as samples or classes; \
+Lower is better. The error is computed over {n} items, such as samples or classes; \
 items without an error: {skipped}.{interval}{validated}
 All numbers are from one run with one seed.{comparison}
 
@@ -208,7 +208,7 @@ def _use_fields(loaded: Loaded) -> dict[str, Any]:
     output_names = ""
     target_names = loaded.preprocessing.targets.names
     if target_names:
-        output_names = f": {_listed(target_names)}"
+        output_names = f" ({_listed(target_names)})"
     return {
         "task": _inert(record.result.get("task")),
         "kind": record.kind,
@@ -265,7 +265,8 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     errors["best constant predictor"] = result.get("trivial_error")
     for baseline in baselines(result):
         if baseline.name != record.candidate:
-            errors[f"baseline: {baseline.name}"] = baseline.error
+            description = CANDIDATE_NAMES.get(baseline.name, baseline.name)
+            errors[f"baseline {baseline.name}: {description}"] = baseline.error
     table_lines = []
     for error_name, recorded_error in errors.items():
         error_text = percent_or_number(number(recorded_error), is_percent)

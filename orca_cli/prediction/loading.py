@@ -48,7 +48,7 @@ class Loaded:
 
     @property
     def model(self) -> Any:
-        """Return the transfer's network, or one that averages the outputs of its members."""
+        """Return the transfer's network, or a network that averages the outputs of its members."""
         from orca_cli.prediction.networks import combined
 
         return combined(self)
@@ -103,7 +103,7 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
             "the run kept no weights (keep_weights=false, or a trial of a search), so it cannot "
             "predict"
         )
-        hint = "rerun its command with --force keep_weights=true"
+        hint = "rerun the run's command with --force keep_weights=true"
         raise DataError(message, where=str(folder), hint=hint)
     _check_name(candidate, kept(folder, record.result), folder, "the run kept")
     build = folder / STAGE_FOLDERS["build"]

@@ -377,7 +377,7 @@ def _blaming_record(path: Path) -> Iterator[None]:
         # On the CPU, PyTorch raises RuntimeError when memory runs out. The record is not to blame.
         if "allocate memory" in str(error) or process_error(error):
             raise
-        # Errors of libraries have many lines, ours have one.
+        # An error of a library may have many lines, but ours have one line.
         in_one_line = " ".join(str(error).split())
         message = f"does not describe a model: {type(error).__name__}: {in_one_line[:200]}"
         raise DataError(message, where=str(path), hint=_GET_AGAIN) from error

@@ -81,7 +81,7 @@ def recompute(run: Path) -> Recomputed:
     parts.check_admitted(error_node, "task.error")
     is_node = isinstance(error_node, (dict, str, type(None)))
     if not error_record or kind not in KINDS or not is_node:
-        raise DataError("its records do not name its error", where=str(run), hint=_HINT)
+        raise DataError("the run's records do not name its error", where=str(run), hint=_HINT)
     # outputs [n, K, ...], targets [n, ...] and, for samples cut from records, groups [n].
     saved_arrays = _numbers_in(run / predictions_file)
     protocol = str(settings.get("protocol"))

@@ -237,7 +237,7 @@ def completed(folder: Path) -> dict[str, Any]:
     run_state = read_or_empty(folder / STATUS).get("state")
     if run_state:
         message = f"the run is not completed (state: {run_state})"
-        raise DataError(message, where=where, hint="rerun its command")
+        raise DataError(message, where=where, hint="rerun the run's command")
     hint = "name the folder of a run or of an export, or a folder of runs together with --best"
     raise DataError("is neither a run nor an export", where=where, hint=hint)
 

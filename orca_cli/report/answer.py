@@ -322,7 +322,7 @@ def read(run: Path) -> Answer | None:
         raise DataError(
             "does not contain the predictions of a run",
             where=str(path),
-            hint="rerun the command with --force",
+            hint="rerun the run's command with --force",
         )
     n_outputs = outputs.shape[1]
     # If the record does not match the outputs, its names belong to other classes.

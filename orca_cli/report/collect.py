@@ -376,16 +376,16 @@ def _text(record: Record, field: str) -> str:
 
 
 def _required(record: Record, field: str, file_name: str, kind: type) -> Any:
-    """Return a text or a whole number of a record; UnreadableError if it has none.
+    """Return a text or an integer of a record; UnreadableError if it has none.
 
     `kind` is str or int.
     """
     field_value = record.get(field)
     if field_value is None:
         raise UnreadableError(f"{file_name}: {field} is missing")
-    if type(field_value) is not kind or field_value == "":  # a bool is not a whole number
-        expected = "a text" if kind is str else "a whole number"
-        raise UnreadableError(f"{file_name}: {field} is not {expected}")
+    if type(field_value) is not kind or field_value == "":  # a bool is not an integer
+        expected = "a text" if kind is str else "an integer"
+        raise UnreadableError(f"{file_name}: {field} must be {expected}")
     return field_value
 
 
@@ -400,7 +400,7 @@ def _number(record: Record, field: str) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number; None for anything else, such as a bool."""
+    """Return an integer; None for anything else, such as a bool."""
     return value if type(value) is int else None
 
 

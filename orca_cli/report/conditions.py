@@ -68,7 +68,7 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
     facts = {fact_name: _recorded(result, fact.path) for fact_name, fact in FACTS.items()}
     inexact = result.get("inexact")
     if isinstance(inexact, list) and PROGRAM in inexact:
-        # Several versions of the program made this run, and no other run was made by the same ones.
+        # Several versions of the program made this run; no other run was made by the same versions.
         facts[PROGRAM] = f"several ({result.get('run_id')})"
     return facts
 

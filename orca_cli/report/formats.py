@@ -44,7 +44,7 @@ _GAP = _PADDING + 1  # between two columns: room for a line, which this box leav
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 _LONGEST = 2000  # characters of a text on the page, such as a note
-# Underscores within words are no markup, and names of settings are full of them.
+# Underscores within words are not markup, and names of settings have many of them.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = str.maketrans(
     {

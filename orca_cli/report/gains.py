@@ -216,8 +216,8 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(
-            "several versions of the program made these runs, but only one the two runs of a pair: "
-            f"{programs}"
+            "several versions of the program made these runs, the same version both runs of a "
+            f"pair: {programs}"
         )
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")

@@ -158,7 +158,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     # No pair differs in any of these.
     if axis in _COMMON:
         raise UsageError(
-            f"'{axis}' is not a setting of an arm",
+            f"arms cannot differ in '{axis}'",
             where="--against",
             hint="use a setting, such as --against metric=none",
         )
@@ -285,7 +285,7 @@ def _partners(
             raise DataError(
                 f"ambiguous: several methods have {axis}={baseline}",
                 where="--against",
-                hint="select one method with --where, or remove the other's runs: `orca runs rm`",
+                hint="select one of them with --where, or remove the others with `orca runs rm`",
             )
         yield arm_cell, cells[0] if cells else Cell()
 

@@ -195,7 +195,7 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     friedman = None
     # Friedman's test divides by the spread of the ranks, which is 0 if all are tied.
     is_tied = (ranks == ranks[0]).all()
-    # scipy refuses fewer than three methods.
+    # scipy requires at least three methods.
     if len(ranked_names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman

@@ -243,14 +243,14 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         line of their table; notes on the limits of the choice.
 
     Raises:
-        UsageError: the key is not a setting of an arm.
+        UsageError: the value of the key cannot be chosen.
         DataError: no run has the setting, or no other seed was run with a chosen value.
     """
     if key in (*FIELDS, SET):
         raise UsageError(
-            f"'{key}' is not a setting of an arm",
+            f"the value of '{key}' cannot be chosen",
             where="--choose",
-            hint=f"choose a setting, such as --choose {RATE}",
+            hint=f"use a setting, such as --choose {RATE}",
         )
     choices = []
     judges = []

@@ -177,7 +177,7 @@ def folder_of(root: Path, name: RunName) -> Path:
         is_same = status.get("identity", name.identity) == name.identity
         if is_same and not path.parent.name.startswith("."):
             folders.append((not (path / RESULT).exists(), path.parent != own_folder, path.parent))
-    # A completed run first, then one in the folder of its data set.
+    # A completed run comes first, then a run in the folder of its data set.
     return min(folders)[-1] if folders else own_folder
 
 
@@ -205,7 +205,7 @@ def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path 
         status = statuses[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
-    # A completed folder counts before a newer one, such as a repeat that was interrupted.
+    # A completed run precedes a newer run that is not, such as an interrupted repeat.
     for path in statuses:
         result = read_or_empty(path / RESULT)
         if result.get("state") == "completed":

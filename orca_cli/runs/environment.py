@@ -82,7 +82,7 @@ def check_requirements() -> None:
     unmet = ", ".join(unmet_requirements())
     if unmet:
         raise UnavailableError(
-            f"this program does not work with {unmet}",
+            f"the program's requirements are not met: {unmet}",
             where="installation",
             hint="run pip install --upgrade orca-transfer in a separate environment",
         )

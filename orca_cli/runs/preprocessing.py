@@ -77,7 +77,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     schema = record.get("schema")
     if schema != _SCHEMA:
         raise DataError(f"has schema {schema}, expected {_SCHEMA}", where=str(path), hint=_HINT)
-    # The record, with a checksum of its own, vouches for the arrays' bytes.
+    # The record, which has its own checksum, contains the checksum of the arrays.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
             f"is missing, or its checksum differs from the one in {FILE}", where=str(arrays_path)

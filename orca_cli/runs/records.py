@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
-LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
+LARGEST = 2**20  # largest size of a record in bytes; a real record has some 2 kB
 
 
 class UnreadableError(Exception):

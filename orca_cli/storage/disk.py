@@ -70,7 +70,7 @@ def _explain(path: Path, error: Exception) -> StorageError:
     # Some libraries report a full disk without its errno, so the free space is checked instead.
     is_small = error_number is None and free_bytes is not None and free_bytes < _LITTLE_SPACE
     if error_number in _NO_FOLDER:
-        reason = "a file, or a link that does not lead to a folder, has the name of the folder"
+        reason = "a file, or a link that does not lead to a folder, blocks the path"
         hint = "choose another folder"
     elif error_number in _FULL or is_small:
         free_text = f" ({free_bytes / _GIB:.2f} GiB free)" if free_bytes is not None else ""

@@ -159,7 +159,7 @@ def test_the_card_of_a_simple_model_has_its_errors(kept, orca, tmp_path):
     assert f"| 0-1 error | {100 * forest['error']:.2f} % |" in card
     assert f"| the run's transfer | {100 * result['error']['value']:.2f} % |" in card
     assert f"Validation error of the forest: {100 * forest['validation_error']:.2f} %." in card
-    assert "baseline: forest" not in card
+    assert "baseline forest" not in card
     assert str(kept.parent) not in card
 
 

@@ -347,7 +347,7 @@ def test_the_best_run_has_the_lowest_validation_error(add, environment):
     add(5, 0.0, on="test")
     path, model, reason = best_model(environment)
     assert (path.name, model) == (lowest, "transfer")
-    left_out = "left out: 2 runs trained on validation samples"
+    left_out = "left out: 2 runs that trained on their validation samples"
     optimistic = "the lowest of 2 candidates of 2 runs, so this error is optimistic"
     assert f"{optimistic}; {left_out}" in reason
 

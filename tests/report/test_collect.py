@@ -30,7 +30,7 @@ DAMAGES = {  # fields of a record, the content of its file, or what a function p
     "newer schema": ({"schema": 99}, "schema 99 of a newer program"),
     "NaN": ({"error": {"value": float("nan")}}, "value is not a finite number"),
     "huge integer": ({"error": {"value": 10**400}}, "value is not a finite number"),
-    "seed is text": ({"seed": "0"}, "seed is not a whole number"),
+    "seed is text": ({"seed": "0"}, "seed must be an integer"),
     "error is text": (b'{"schema": 2, "state": "completed", "error": "0.1"}', "error is missing"),
     "not completed": (b'{"schema": 2, "state": "failed"}', "state is 'failed'"),
     "completed without a result": (lambda result: None, "but there is no result.json"),

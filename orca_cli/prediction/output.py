@@ -205,7 +205,7 @@ def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
     Texts that a spreadsheet would compute are prefixed with an apostrophe.
     """
     for table_number, columns in enumerate(tables):
-        # By position, since names may become equal.
+        # Keys are positions, since names may become equal.
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
             table[position] = column

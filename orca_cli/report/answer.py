@@ -264,7 +264,7 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
     # [K, K]; the diagonal counts the correct predictions.
     is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     pairs = np.argwhere(is_confused).tolist()
-    # By falling count; pairs of equal count stay in the order of their classes.
+    # Sorted by falling count; pairs of equal count stay in the order of their classes.
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
     if pairs:
         texts = []

@@ -208,7 +208,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             where=", ".join(map(str, folders)),
             hint="start a run with `orca run`, or name another folder: `orca report FOLDER`",
         )
-    # From the oldest to the newest: below, and in cells of a table, the last of several counts.
+    # Sorted from the oldest to the newest: below, and in cells of a table, the last run counts.
     runs.sort(key=Run.order)
     # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}

@@ -168,7 +168,7 @@ def _svg(chart: Chart, heading: str) -> str:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    # From matplotlib's defaults, whatever a user's own style file sets.
+    # Based on matplotlib's defaults, so that a user's own style file has no effect.
     with style.context(["default", "tableau-colorblind10", _STYLE]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about letters missing in its fonts; viewers have others
         # Without pyplot, which keeps every figure in a global list and may look for a display.
@@ -206,7 +206,7 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels)
-    # From high to low, so that the first arm is on top.
+    # The y axis runs from high to low, so that the first arm is on top.
     axes.set(xlabel=comparison.unit, ylim=(len(labels) - 0.5, -0.5))
 
 

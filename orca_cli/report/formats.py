@@ -147,7 +147,7 @@ class Page:
         if self.comparison is not None:
             yield from record["sets"]
             for arm in record["arms"]:
-                # In the column of the data sets' names.
+                # This text is in the column of the data sets' names.
                 yield {"task": "all sets"} | arm
             yield from record["left_out"]
         elif self.ranking is not None:

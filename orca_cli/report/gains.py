@@ -105,7 +105,7 @@ def _over_sets(comparison: Comparison) -> Layout:
             p_text(arm.gain.p),
             p_text(arm.holm_p),
         ]
-        # In the order of the columns below.
+        # The entries are in the order of the columns below.
         gain_entry = Entry(text=gain_text(arm.gain, 1), best=is_sure(arm))
         rows.append(Line(names=[clean(arm.arm)], entries=[gain_entry, *map(Entry, texts)]))
     caption = (

@@ -155,7 +155,7 @@ def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") ->
 
 def layout_of(table: Table) -> Layout:
     """Return a table's texts, with its notes; `framed` adds the texts that every view shows."""
-    # By column, so that all errors of a column have equally many decimals.
+    # One function for each column, so that all errors of a column have equally many decimals.
     error_texts = []
     for position, column in enumerate(table.columns):
         error_texts.append(_error_text(column, [row.cells[position] for row in table.rows]))

@@ -26,7 +26,7 @@ _LINES_BELOW = 5
 def by_data_set(collection: Collection) -> dict[str, Collection]:
     """Return the runs of each data set, by its name; the data set of the newest run comes first."""
     runs = defaultdict(list)
-    # From the oldest run to the newest: the last data set that gets a run is the newest.
+    # Runs are sorted by age: the last data set that gets a run is the newest.
     for run in collection.runs:
         runs[run.data].append(run)
     names = list(dict.fromkeys(run.data for run in reversed(collection.runs)))

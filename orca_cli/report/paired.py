@@ -192,7 +192,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     # Gains in different units have no mean, so one error that is not in per cent makes all gains
     # relative.
     is_relative = not all(column.percent for column in columns)
-    # In the order of the table's rows.
+    # Arms are in the order of the table's rows.
     blocks_by_arm = defaultdict(list)
     for block in blocks:
         blocks_by_arm[block.arm].append(block)
@@ -339,7 +339,7 @@ def _block(arm_cell: _ArmCell, baseline_cell: Cell, seeds: Sequence[int]) -> Blo
 
 def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pair]) -> DataError:
     """Return the error that says why no pair is left."""
-    # From the most specific reason to the most general: pairs that differ in more than the axis,
+    # The most specific reason is checked first: pairs that differ in more than the axis,
     # pairs that do not differ at all, no pairs.
     if left_out:
         message = f"no pair is left: {left_out_text(axis, left_out)}"
@@ -436,7 +436,7 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
     gains = defaultdict(list)
     for block in blocks:
         for position, seed in enumerate(block.seeds):
-            # In points, unless the error of a data set has another unit.
+            # The gain is in points, unless the error of a data set has another unit.
             gain = block.gains[position]
             if is_relative:
                 gain = 100 * relative(block.baseline[position], block.errors[position])

@@ -102,7 +102,7 @@ def rank(table: Table) -> Ranking:
     # A task in two columns would count twice.
     check_sets(columns, "--compare")
     # [methods][tasks]
-    errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
+    errors_by_method = zip(*errors_by_task, strict=True)  # empty if no task counts
     # Not strict: if no task counts, names have no errors, and nothing is ranked.
     standings, friedman = ranked(dict(zip(method_names, errors_by_method, strict=False)))
     return Ranking(

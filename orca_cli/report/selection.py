@@ -64,11 +64,11 @@ class Values:
         if key == SET:
             return run.task
         if key == TEST_SET:
-            # In the short form that tables show.
+            # Tables show the same short form.
             return run.test_set[:8] or None
         if key == PROGRAM:
             return program_name(run) if run.facts else None
-        # In a study, `variant` has the study's names, which precede all that the run records.
+        # In a study, `variant` contains the study's names, which precede the run's own records.
         for recorded in (run.variant, run.decided):
             if key in recorded:
                 return recorded[key]
@@ -118,7 +118,7 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
         if form(typed_value) not in spellings:
             hint = suggest(typed_value, spellings.values()) if spellings else KEY_HINT
             raise DataError(f"no run has {key}={typed_value}", where="--where", hint=hint)
-    # In the form in which recorded values are compared.
+    # Values in the form in which recorded values are compared.
     chosen = set(map(form, typed_values))
 
     def matching(run: Run) -> Iterator[Run]:
@@ -271,7 +271,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
             where="--choose",
             hint=f"run other seeds: `orca run -m {key}=... seed=1,2,3`",
         )
-    # From the oldest to the newest, as cells of a table need them.
+    # Cells of a table need their runs from the oldest to the newest.
     judges.sort(key=Run.order)
     heading = f"each arm at its own {key}, {chosen_on}; compared on the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
@@ -400,10 +400,10 @@ def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     """
     if not errors:
         return "", False
-    # By size, so that the first and the last are the edges.
+    # Sorted by size, so that the first and the last value are the edges.
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
-    # Of equal errors the middle value is chosen, which is the farthest from an edge.
+    # Among equal errors the middle value is chosen, which is the farthest from an edge.
     best_values = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
     chosen = best_values[(len(best_values) - 1) // 2]
     size_of_last, _ = _order(values[-1])

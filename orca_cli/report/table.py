@@ -373,7 +373,7 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
         columns.append(_column(run, run.data if is_alone else f"{run.data} {path}".rstrip()))
     # Column as it would be without a score -> the column with scores.
     with_scores = {}
-    # In falling order, so that the first by name is written last.
+    # Sorted in falling order, so that the first column by name is written last.
     for column in sorted(set(columns), reverse=True):
         if column.error_name:
             unscored = Column(task=column.task, protocol=column.protocol, data=column.data)

@@ -225,7 +225,7 @@ def _progress(path: Path) -> tuple[str, int | None]:
     """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
     state = "created"
     step: int | None = None
-    # In the order of the stages, so that the last folder that exists decides.
+    # Stages are checked in their order, so that the last folder that exists decides.
     for stage, folder_name in STAGE_FOLDERS.items():
         folder = path / folder_name
         if folder.exists():

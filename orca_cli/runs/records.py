@@ -18,7 +18,7 @@ class NewerSchemaError(UnreadableError):
 
 
 def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
-    """Return a record of a schema that this program knows; None where the file does not exist.
+    """Return a record of a schema that this program knows; None if the file does not exist.
 
     Args:
         path: the record's file.

@@ -170,7 +170,7 @@ def make_folder(path: Path) -> Path:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         # Checked after `missing` is known: a pinned folder that is deleted later is not in it.
         check_pinned(path)
-        # From the top down; each name is forced to the disk before the next folder is put into it.
+        # The topmost folder is made first, and its name forced to the disk before the next one.
         for folder in reversed(missing):
             # Another process may have made the folder in the meantime.
             folder.mkdir(exist_ok=True)
@@ -181,7 +181,7 @@ def make_folder(path: Path) -> Path:
 def temporary_name(path: Path) -> Path:
     """Return an unpredictable name next to `path`, for content that is not complete yet."""
     # Not `with_name`, which rejects a path without a name, such as ".".
-    # In the same folder, since a rename is atomic only within one file system.
+    # The name is in the same folder, since a rename is atomic only within one file system.
     unpredictable = secrets.token_hex(8)
     return path.parent / f"{TEMPORARY}{unpredictable}-{path.name}"
 
@@ -391,5 +391,5 @@ def _loaded(path: Path, reader: Callable[[Path], Any]) -> Any:
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        # In blocks, so that a file of weights does not have to fit into memory.
+        # Read in blocks, so that a file of weights does not have to fit into memory.
         return hashlib.file_digest(file, "sha256").hexdigest()

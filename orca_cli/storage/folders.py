@@ -177,7 +177,7 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
-    # With the time, so that a second damaged file of the same name gets another name.
+    # The name contains the time, so that a second damaged file of this name gets another name.
     moment = disk.timestamp()
     aside = path.with_name(f"{path.name}{_ASIDE}{moment}")
     with disk.guarded(path):

@@ -103,7 +103,7 @@ def lock(
     while not file_lock.is_locked:
         with guarded(path):
             try:
-                # At most a second at a time, so that `while_waiting` can notice signals.
+                # Each wait takes at most a second, so that `while_waiting` can notice signals.
                 remaining_s = deadline - time.monotonic()
                 file_lock.acquire(timeout=max(0.0, min(1.0, remaining_s)))
             except filelock.Timeout as error:

@@ -124,7 +124,7 @@ def test_a_skipped_run_has_its_result_and_its_answer(orca, environment, small):
 def test_force_repeats_the_bits(orca, environment, small, tmp_path):
     code, out, _ = orca("run", *small, "--force", "--quiet", f"paths.cache={tmp_path / 'cold'}")
     # A quiet run draws no picture.
-    assert (code, "0-1 error" in out, "samples right" in out) == (0, True, False)
+    assert (code, "0-1 error" in out, "samples correct" in out) == (0, True, False)
     first, second = results(environment)
     for key in ("weights_sha256", "error", "metric_value"):
         assert first[key] == second[key], key

@@ -40,7 +40,7 @@ PLACES = {
     "4096 characters": (30, "File name too long", lambda folder: folder / "/".join(["d" * 99] * 41)),
     "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
     "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
-    "loop of links": (30, "a link that leads to no folder", loop),
+    "loop of links": (30, "a link that does not lead to a folder", loop),
 }  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
     """Return the function that computes the outputs of a model.
 
     Raises:
-        ConfigError: the device does not exist, or the model is a baseline, which needs the CPU.
+        ConfigError: the device does not exist, or the model is a baseline without a network, which
+            needs the CPU.
         UnavailableError: the device is absent.
     """
     simple = loaded.simple

@@ -56,7 +56,7 @@ library_name: orca-transfer
 tags: [cross-modal-transfer, orca]
 ---
 
-# {task}: a model that predicts {kind}
+# {task}: exported model ({kind})
 
 ## Use
 
@@ -75,7 +75,7 @@ model.predict(x)
 
 New data must have the form of the training files. The shape of a sample, as the model sees it, is \
 {shape} (channels first){columns}.
-The model predicts {kind}; number of outputs: {outputs}{names}.
+The outputs are {kind}; their number is {outputs}{names}.
 
 ## Data
 
@@ -176,7 +176,7 @@ def export(loaded: Loaded, target: Path) -> None:
 def _networks(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
     """Return name of a file -> the weights to write into it."""
     networks = {}
-    # Not strict: a baseline on raw inputs has no network.
+    # Not strict: a baseline may have no network.
     for file_name, network in zip(loaded.record.weight_files, loaded.members, strict=False):
         state = network.state_dict()
         # If only the embedder is used, no other part has values.

@@ -302,7 +302,7 @@ def _task_charts(table: Table, position: int, title: str) -> Iterator[Chart]:
     # A single method would have its full name, which is long; its metric is enough.
     if len(rows) == 1:
         method_names = [rows[0].method.metric]
-    note = "Line: mean over seeds; band: lowest to highest seed"
+    note = "Line: mean over seeds; band: lowest to highest value"
     if len(rows) > _MOST_METHODS:
         note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]

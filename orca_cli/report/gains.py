@@ -216,8 +216,8 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(
-            "several versions of the program made these runs, the same version both runs of a "
-            f"pair: {programs}"
+            "these runs were made by several versions of the program, but both runs of a pair by "
+            f"the same version: {programs}"
         )
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")

@@ -204,7 +204,7 @@ def _caption(table: Table) -> str:
     protocols = {clean(column.protocol) for column in table.columns}
     # Several protocols are marks above their columns.
     if len(protocols) == 1:
-        caption += f" Protocol: {protocols.pop()}."
+        caption += f" Protocol: {protocols.pop()} (see `orca list protocols`)."
     return caption
 
 
@@ -408,7 +408,7 @@ def _unlike_seeds(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
 
 
 def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield notes on means over unequal runs, and on facts in which methods differ."""
+    """Yield notes on means over runs that differ in facts, and on facts in which methods differ."""
     noted = set()
     runs_of_all: list[Run] = []
     for row, cell in cells:

@@ -153,7 +153,7 @@ def check_pinned(path: Path) -> None:
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode, which differ between a folder and its replacement, else None."""
+    """Return device and inode, which a replaced folder does not keep; None without a folder."""
     try:
         facts = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):

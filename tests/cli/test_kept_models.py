@@ -219,7 +219,7 @@ def test_the_best_run_by_one_model(add, environment):
     path, name, reason = best_model(environment, "transfer")
     assert (path, name) == (best, "transfer")
     assert "the lowest of 3 candidates of 3 runs" in reason
-    with pytest.raises(DataError, match="with a model 'boosting'"):
+    with pytest.raises(DataError, match="that kept a model 'boosting'"):
         best_model(environment, "boosting")
 
 

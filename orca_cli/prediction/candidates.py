@@ -1,4 +1,4 @@
-"""The models that a run has fitted and kept, by its record: the transfer, and simple models."""
+"""The models that a run has fitted and kept, by its record: the transfer and its baselines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from orca_cli.baselines.names import CONSTANT, NAMES, START, TRANSFER
 from orca_cli.report.collect import mapping
 from orca_cli.runs.directory import keeps_weights
 
-# Candidate -> what it is; the constant is nothing to predict with.
+# Candidate -> its description; the constant is left out, since it is no use for predictions.
 CANDIDATE_NAMES = {
     TRANSFER: "the cross-modal transfer",
     START: "the transfer before its first step",
@@ -20,8 +20,8 @@ del CANDIDATE_NAMES[CONSTANT]
 def candidates(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the records of a run's candidates by name, in the order of its leaderboard.
 
-    A run of an earlier program has the transfer alone. The result may be a stranger's, so names
-    that no candidate has are left out.
+    A run of an earlier version of the program has only the transfer. The result may be untrusted,
+    so names that no candidate has are left out.
     """
     leaderboard = result.get("candidates")
     if not isinstance(leaderboard, list):
@@ -41,8 +41,8 @@ def candidates(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def kept(run: Path, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return those candidates of a completed run that can predict, as `candidates` does."""
-    # keep_weights=false keeps none.
+    """Return the candidates of a completed run that can predict, in the form of `candidates`."""
+    # With keep_weights=false the run keeps no candidates.
     if not keeps_weights(run):
         return {}
     return {

@@ -1,4 +1,4 @@
-"""The best of all models that the runs in a folder kept, by their validation errors."""
+"""Choose the best of all models that the runs in a folder kept, by their validation errors."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import counted, percent_or_number
 
-_MAKE_COMPARABLE = "run them with train.folds=5 (or train.refit=false), or give one by its folder"
+_MAKE_COMPARABLE = "rerun them with train.folds=5 or train.refit=false, or name the folder of a run"
 
 
 class Chosen(NamedTuple):
@@ -27,7 +27,7 @@ class Chosen(NamedTuple):
 class _Criterion(NamedTuple):
     """How models were validated; only models with the same criterion can be compared."""
 
-    # What names the samples.
+    # A text that identifies the samples.
     samples: str
     error: str
     is_percent: bool
@@ -36,27 +36,27 @@ class _Criterion(NamedTuple):
 def best_model(folder: Path, candidate: str | None = None) -> Chosen:
     """Return the model with the lowest validation error of all that completed runs kept.
 
-    Of models with equal errors it is that of the oldest run, and there the first of its
-    leaderboard. Where nothing was validated, it is that of the only run. Runs that cannot predict,
-    runs whose weights were chosen on the test split, and other models without a validation error
-    are left out.
+    Of models with equal errors, the oldest run comes first, and within a run its leaderboard
+    decides. If no model was validated, the model of the only run is returned. Runs that cannot
+    predict, runs whose weights were chosen on the test split, and other models without a validation
+    error are left out.
 
     Args:
-        folder: of all runs, or of one data set.
-        candidate: the only name of a model that is looked at; None for all.
+        folder: folder of all runs, or of the runs on one data set.
+        candidate: name of the model that is considered in each run; None for all models.
 
     Raises:
-        DataError: it holds no such model, or runs of several data sets, or they were validated on
-            different samples or by different errors.
+        DataError: the folder contains no such model, or runs on several data sets, or runs that
+            were validated on different samples or by different errors.
     """
     runs = [run for run in collect([folder]).runs if can_predict(run.path)]
     data_sets = sorted({run.data for run in runs})
-    # A run without a validation error would leave its data set to the runs of another.
+    # Checked for all runs: a data set whose runs lack a validation error would be ignored silently.
     if len(data_sets) > 1:
         raise DataError(
-            f"holds runs of {len(data_sets)} data sets: {', '.join(data_sets)}",
+            f"contains runs on {len(data_sets)} data sets: {', '.join(data_sets)}",
             where=str(folder),
-            hint="give one of its runs, or a folder of runs on one data set",
+            hint="name one of its runs, or a folder of runs on one data set",
         )
     validated, unvalidated = _candidates(runs, candidate)
     if not validated and len(unvalidated) == 1:
@@ -64,13 +64,13 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         return Chosen(run_path, candidate or TRANSFER, f"{run_path}: the only run")
     if len(validated) > 1:
         message = (
-            f"the runs were validated on {len(validated)} different sets of data or errors, "
-            "which cannot be compared"
+            f"the runs were validated in {len(validated)} ways, on different samples or by "
+            "different errors, and cannot be compared"
         )
         # `min` takes the first of equal errors.
         best_keys = [min(errors, key=errors.__getitem__) for errors in validated.values()]
         run_names = ", ".join(run_path.name for run_path, _ in best_keys)
-        hint = f"give one of the best of each: {run_names}"
+        hint = f"name one of these runs, the best of each way: {run_names}"
         raise DataError(message, where=str(folder), hint=hint)
     if not validated:
         raise _nothing_validated(folder, candidate, unvalidated)
@@ -84,8 +84,8 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         run_count = counted(len({path for path, _ in errors}), "run")
         reason += f", the lowest of {candidates} of {run_count}, so this error is optimistic"
     if unvalidated:
-        left_out = f"{len(unvalidated)} that trained on their validation samples are left out"
-        reason += f"; {left_out}: {_MAKE_COMPARABLE}"
+        left_out = f"{counted(len(unvalidated), 'run')} that trained on their validation samples"
+        reason += f"; left out: {left_out} ({_MAKE_COMPARABLE})"
     return Chosen(run_path, name, reason)
 
 
@@ -93,17 +93,18 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
     """Return the error that says why no model can be chosen."""
     if unvalidated:
         message = (
-            f"all {len(unvalidated)} runs trained on their validation samples: no validation error "
-            "compares them"
+            f"all {len(unvalidated)} runs trained on their validation samples, so they have no "
+            "validation errors to compare"
         )
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
     model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        f"holds no completed run on data of your own, chosen by a validation split, with {model}"
+        f"contains no completed run on your own data that kept {model} and was not validated on "
+        "the test split"
     )
     hint = (
-        "orca report shows the runs; those of benchmarks keep no preprocessing, and predict no "
-        "new data"
+        "list the runs with `orca report`; runs of benchmarks keep no preprocessing, so they "
+        "cannot predict new data"
     )
     return DataError(message, where=str(folder), hint=hint)
 
@@ -111,11 +112,11 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
 def _candidates(
     runs: Iterable[Run], candidate: str | None
 ) -> tuple[dict[_Criterion, dict[tuple[Path, str], float]], list[Path]]:
-    """Return the models of some runs, or those of one name, that may be compared.
+    """Return the models of some runs that may be compared; only models of one name if it is given.
 
     Returns:
-        The validation errors of models by criterion, and by run and name, the oldest run first; and
-        the runs of which no model was validated.
+        The validation errors of models by criterion, then by run and name, the oldest run first;
+        and the runs without a validated model.
     """
     validated: dict[_Criterion, dict[tuple[Path, str], float]] = defaultdict(dict)
     unvalidated: list[Path] = []
@@ -136,8 +137,8 @@ def _candidates(
             if candidate not in (None, name):
                 continue
             names.append(name)
-            # Transfers are compared with each other by what validated them, where simple models
-            # had other judges.
+            # Transfers are compared with each other by their own validation errors, even if the
+            # leaderboard with the baselines used other samples.
             if candidate == TRANSFER:
                 record = result
             validation_error = number(record.get("validation_error"))
@@ -151,15 +152,15 @@ def _candidates(
 
 
 def _judging_samples(result: Mapping[str, Any], candidate: str | None) -> str:
-    """Return what names the samples that judged a run's models, or those of one name.
+    """Return a text that identifies the samples on which a run's models were validated.
 
-    Equal for equal samples.
+    It is equal for equal samples. `candidate` is the name of the only model; None for all models.
     """
     selected = mapping(result.get("selected"))
     splits = mapping(result.get("splits"))
-    # Simple models have folds of their own where the run itself had no such judges.
+    # Baselines are validated by separate folds if the run itself was validated in another way.
     judged = mapping(result.get("judged"))
     if candidate != TRANSFER and judged and judged.get("on") != selected.get("on"):
         return f"{judged.get('n')} samples of {splits.get('train')} and {splits.get('val')}"
-    # Records without a digest of their own name the validation split.
+    # Records without a digest of these samples are identified by the validation split.
     return str(selected.get("sha256") or splits.get("val"))

@@ -1,4 +1,4 @@
-"""What computes a model's outputs: a simple model, without torch, or the network.
+"""Compute a model's outputs: those of a baseline, without torch, or those of the network.
 
 Shapes: B samples in a batch, C channels, K outputs, *E the extent of dense inputs and outputs.
 """
@@ -14,19 +14,20 @@ from orca_cli.baselines.plain import PlainModel
 from orca_cli.exceptions import ConfigError
 from orca_cli.prediction.loading import Loaded
 
-# x [B, C, *E] float32, and where it is not padding, [B, *E], or None.
+# x [B, C, *E] float32, and the mask of positions that are not padding, [B, *E] or None.
 Inputs = tuple[np.ndarray, np.ndarray | None]
-# From such inputs to the features that a simple model takes.
+# A function from such inputs to the features that a baseline takes.
 Features = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
-# From calls that read batches to the outputs of these, [B, K] or [B, K, *E].
+# A function from calls that read batches to the outputs of these batches, [B, K] or [B, K, *E].
 Computer = Callable[[Iterable[Callable[[], Inputs]]], Generator[np.ndarray, None, None]]
 
 
 def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
-    """Return what computes the outputs of a model.
+    """Return the function that computes the outputs of a model.
 
     Raises:
-        ConfigError: the device does not exist, or a simple model does not compute on it.
+        ConfigError: the device does not exist, or the model is a baseline without a network, which
+            needs the CPU.
         UnavailableError: the device is absent.
     """
     simple = loaded.simple
@@ -39,8 +40,8 @@ def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
         features = network_features(loaded, simple.record["inputs"], device)
         return functools.partial(_outputs, simple, features)
     if device not in ("auto", "cpu"):
-        message = f"'{loaded.record.candidate}' does not compute on '{device}'"
-        raise ConfigError(message, where="device", hint="allowed: auto, cpu")
+        message = f"'{loaded.record.candidate}' cannot compute on '{device}'"
+        raise ConfigError(message, where="device", hint="use auto or cpu")
     assert simple is not None  # without a network
     if simple.record["inputs"] == "raw":
         return functools.partial(_outputs, simple, lambda x, valid: x)

@@ -1,15 +1,16 @@
-"""A folder with all that predictions by a model of a finished run need.
+"""Export a model of a finished run: a folder with everything that its predictions need.
 
-The body's checkpoint, a connection to the internet and the training data are not needed.
+They do not need the body's checkpoint, a network connection or the training data.
 
 DIR/
   README.md                            the model card, which may be edited
-  model.safetensors                    all weights; of several members, whose outputs are averaged,
-                                       model-0.safetensors, ...; a simple model has model.json too
-  preprocessing.{json,safetensors}     how new data become inputs, and what outputs mean
-  body/config.json                     the body's architecture, where there is a network
-  network.safetensors                  the network whose features a simple model takes
-  export.json                          what joins them; config.yaml: the run's settings
+  model.safetensors                    all weights; several members, whose outputs are averaged,
+                                       have model-0.safetensors, ...; a baseline also has model.json
+  preprocessing.{json,safetensors}     how new data become inputs, and the meaning of outputs
+  body/config.json                     the body's architecture, if the model has a network
+  network.safetensors                  the network whose features a baseline takes
+  export.json                          the model's record
+  config.yaml                          the run's settings
   MANIFEST.json                        size and SHA-256 of all files
 """
 
@@ -42,9 +43,9 @@ from orca_cli.training.cache import save_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Bytes that an export needs on the disk besides its weights.
+# Bytes that an export needs on the disk in addition to its weights.
 _OVERHEAD = 2**22
-# Names of classes or columns that a card lists.
+# Largest number of names of classes or columns that a card lists.
 _MAX_NAMES = 50
 # Marks with a meaning in Markdown or HTML; each gets a backslash.
 _MARKUP = re.compile(r"[\\`*_\[\]<>|#&~$]")
@@ -55,11 +56,11 @@ library_name: orca-transfer
 tags: [cross-modal-transfer, orca]
 ---
 
-# {task}: {kind} from {shape}
+# {task}: exported model ({kind})
 
 ## Use
 
-The program, orca-transfer {program}, is on no package index: install it from a checkout.
+The program, orca-transfer {program}, is not on a package index. Install it from a checkout.
 
 ```
 pip install CHECKOUT
@@ -72,9 +73,9 @@ model = orca_cli.load("FOLDER")   # a scikit-learn-like estimator
 model.predict(x)
 ```
 
-New data have the form of the training files; the model sees {shape} a sample \
-(channels first){columns}.
-Outputs: {kind}, {outputs}{names}.
+New data must have the form of the training files. The shape of a sample, as the model sees it, is \
+{shape} (channels first){columns}.
+The outputs are {kind}; their number is {outputs}{names}.
 
 ## Data
 
@@ -82,7 +83,7 @@ Outputs: {kind}, {outputs}{names}.
 |---|--:|---|
 {splits}
 
-{chosen}. The test split was read {reads} time(s).
+{chosen}. Number of times that the run read the test split: {reads}.
 
 ## Result
 
@@ -90,24 +91,26 @@ Outputs: {kind}, {outputs}{names}.
 |---|---|
 {errors}
 
-Lower is better. The error is a mean over {n} items, such as samples or classes; \
-skipped: {skipped}.{interval}{validated}
-One run of one seed.{comparison}
+Lower is better. The error is computed over {n} items, such as samples or classes; \
+items without an error: {skipped}.{interval}{validated}
+All numbers are from one run with one seed.{comparison}
 
 ## Model and training
 
 * run: `{run}`, protocol {protocol}, seed {seed}
 * {model}
-* made with {versions}; all settings: config.yaml
+* packages: {versions}
+* all settings: config.yaml
 
 ## Limits
 
-* It was measured on data like its training data; on others \
-(devices, sites, times) nothing is known.
+* The errors were measured on data like the training data. How the model performs on other data \
+(other devices, sites, times) is not known.
 * Probabilities are the model's own and were not calibrated.
-* The test error was not used to choose this run, if it was chosen by validation (`--best` does).
+* If this run was chosen from several runs by its validation error, as `--best` does, the test \
+error did not influence the choice.
 """
-# Split that the weights were chosen on -> the card's sentence; other splits: see `_data_fields`.
+# Split on which the weights were chosen -> the card's sentence; `_data_fields` has other splits.
 _CHOSEN = {
     "nothing": "Weights are those of the last step, trained on training and validation samples",
     "folds": "Validated by folds: each model on the samples that it was not trained on",
@@ -115,20 +118,20 @@ _CHOSEN = {
 
 
 def export(loaded: Loaded, target: Path) -> None:
-    """Write a model into a new folder, whole or not at all; folders above it are made.
+    """Write a model into a new folder, completely or not at all; parent folders are made.
 
-    The settings of paths are left out. Where the body's checkpoint is a folder of this machine, the
+    The settings of paths are left out. If the body's checkpoint is a folder of this machine, the
     record has only the folder's name.
 
     Raises:
-        ConfigError: the folder exists already.
+        ConfigError: the folder already exists.
         DataError: the body has no config.json.
         StorageError: it cannot be written, or the disk has too little space.
     """
-    # `Path.exists` would deny a broken link.
+    # `Path.exists` would be False for a broken link.
     if os.path.lexists(target):
         hint = "name a new folder; nothing is overwritten"
-        raise ConfigError("exists already", where=str(target), hint=hint)
+        raise ConfigError("already exists", where=str(target), hint=hint)
     # Only a body that was made from a folder has the config.json by which an export is opened.
     body_folder = None
     if loaded.members:
@@ -140,19 +143,19 @@ def export(loaded: Loaded, target: Path) -> None:
     tensors: list[Any] = [tensor for weights in networks.values() for tensor in weights.values()]
     if loaded.simple is not None:
         tensors += loaded.simple.arrays.values()
-    # The disk is asked for room before the first file is written.
+    # Free space is checked before the first file is written.
     bytes_needed = _OVERHEAD + sum(tensor.nbytes for tensor in tensors)
     storage.require_space(target.parent, bytes_needed)
     record = loaded.record
-    # A hub id, or a folder of this machine, which says nothing elsewhere.
+    # A hub id, or a folder of this machine, which is meaningless on other machines.
     checkpoint = Path(str(record.body.get("checkpoint", "")))
     if checkpoint.expanduser().is_dir():
         record = replace(record, body={**record.body, "checkpoint": checkpoint.name})
-    # config.yaml names the body as the record does, without a folder of this machine.
+    # config.yaml names the body like the record, without a folder of this machine.
     settings = configuration.content(loaded.folder / SETTINGS) | {"body": record.body}
     settings.pop("paths", None)
     entries = {"schema": SCHEMA, **asdict(record)}
-    # So that earlier versions of the program read an export of the transfer.
+    # Left out, so that earlier versions of the program can read an export of the transfer.
     if record.candidate == TRANSFER:
         del entries["candidate"]
     owner = str(record.result.get("identity", ""))
@@ -166,17 +169,17 @@ def export(loaded: Loaded, target: Path) -> None:
         write_preprocessing(new_folder, loaded.preprocessing)
         storage.write_checked_json(new_folder / EXPORT, entries)
         storage.write_text(new_folder / SETTINGS, to_yaml(settings))
-        # The only file that `read_export` lets differ from the manifest.
+        # The only file that may differ from the manifest when `read_export` reads it.
         storage.write_text(new_folder / CARD, model_card(replace(loaded, record=record)))
 
 
 def _networks(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
-    """Return name of a file -> the weights that it gets."""
+    """Return name of a file -> the weights to write into it."""
     networks = {}
-    # A simple model on inputs has no network.
+    # Not strict: a baseline may have no network.
     for file_name, network in zip(loaded.record.weight_files, loaded.members, strict=False):
         state = network.state_dict()
-        # Where only the embedder is used, nothing else has values.
+        # If only the embedder is used, no other part has values.
         networks[file_name] = {name: state[name] for name in state if not state[name].is_meta}
     return networks
 
@@ -184,7 +187,7 @@ def _networks(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
 def model_card(loaded: Loaded) -> str:
     """Return a model card as Markdown, with the head that model hubs read.
 
-    Texts of the run, which may be a stranger's, are inert.
+    Texts of the run may be untrusted, so their markup is escaped.
     """
     return _CARD.format(
         **_use_fields(loaded),
@@ -205,7 +208,7 @@ def _use_fields(loaded: Loaded) -> dict[str, Any]:
     output_names = ""
     target_names = loaded.preprocessing.targets.names
     if target_names:
-        output_names = f": {_listed(target_names)}"
+        output_names = f" ({_listed(target_names)})"
     return {
         "task": _inert(record.result.get("task")),
         "kind": record.kind,
@@ -228,9 +231,9 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
             table_lines.append(f"| {split_name} | {samples} | `{digest}` |")
     selected = mapping(record.result.get("selected"))
     selected_on = selected.get("on")
-    # The validation error chose nothing where the last step's weights were taken.
+    # If the weights of the last step were taken, the validation error did not choose them.
     verb = "validated" if selected.get("by") == "last" else "chosen"
-    # A split of its own: val, or test where a protocol validates on it.
+    # The name of a split: val, or test if a protocol validates on it.
     on_split = f"Weights were {verb} on the {_inert(selected_on)} split"
     choice = _CHOSEN.get(str(selected_on), on_split)
     if record.members > 1:
@@ -245,16 +248,16 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
 
 
 def _result_fields(record: ModelRecord) -> dict[str, str]:
-    """Return a card's fields about the errors of the model and of the run's other models."""
+    """Return a card's fields about the errors of the model and of the run's other candidates."""
     result = record.result
     error = mapping(result.get("error"))
     is_percent = error.get("percent") is True
     by_name = candidates(result)
     model = by_name.get(record.candidate, {})
-    # Rows of the card's table, name -> error, as result.json has them. That may be a stranger's, so
-    # an entry may be missing or of any type; `number` and `_inert` take it.
+    # Rows of the card's table, name -> error, as in result.json. That file may be untrusted, so an
+    # entry may be missing or have any type, which `number` and `_inert` accept.
     errors: dict[Any, Any] = {error.get("name"): model.get("error")}
-    # Beside the transfer, the run's sentence compares it with simple models.
+    # The run's sentence compares the transfer with baselines, so only the transfer's card has it.
     comparison = mapping(result.get("comparison")).get("text", "")
     if record.candidate != TRANSFER:
         errors["the run's transfer"] = error.get("value")
@@ -262,7 +265,8 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     errors["best constant predictor"] = result.get("trivial_error")
     for baseline in baselines(result):
         if baseline.name != record.candidate:
-            errors[f"baseline: {baseline.name}"] = baseline.error
+            description = CANDIDATE_NAMES.get(baseline.name, baseline.name)
+            errors[f"baseline {baseline.name}: {description}"] = baseline.error
     table_lines = []
     for error_name, recorded_error in errors.items():
         error_text = percent_or_number(number(recorded_error), is_percent)
@@ -270,15 +274,15 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     interval_ends = interval_text({**model, "percent": is_percent})
     interval = ""
     if interval_ends:
-        interval = f" Its 95 % interval over such test sets: {interval_ends}."
+        interval = f" Its 95 % interval over test sets like this one: {interval_ends}."
     validated = ""
     for name in dict.fromkeys((record.candidate, TRANSFER)):
         validation_error = number(by_name.get(name, {}).get("validation_error"))
         if validation_error is not None:
             error_text = percent_or_number(validation_error, is_percent)
-            validated += f" On validation, {name}: {error_text}."
+            validated += f" Validation error of the {name}: {error_text}."
     if comparison:
-        comparison = f" Beside simple models on the same split: {_inert(comparison)}."
+        comparison = f" Compared with baselines on the same split: {_inert(comparison)}."
     return {
         "errors": "\n".join(table_lines),
         "n": _inert(error.get("n")),
@@ -292,7 +296,7 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
 def _model_fields(loaded: Loaded) -> dict[str, Any]:
     """Return a card's fields about the run and the model."""
     record = loaded.record
-    # Packages that the run did not have are left out.
+    # Packages that were not installed in the run are left out.
     versions = [
         f"{_inert(package)} {_inert(version)}"
         for package, version in record.environment.items()
@@ -323,11 +327,11 @@ def _network_lines(loaded: Loaded) -> list[str]:
     for group in ("task", "body", "source", "metric", "finetune"):
         part_name = _inert(result.get(group))
         names_of_parts.append(f"{group}={part_name}")
-    # Those of a network of which only the embedder is used have no values.
+    # If only the embedder of a network is used, the other parameters have no values.
     parameters = sum(
         parameter.numel() for parameter in loaded.model.parameters() if not parameter.is_meta
     )
-    licence = CHECKPOINT_LICENCES.get(hub_id, "see where it comes from")
+    licence = CHECKPOINT_LICENCES.get(hub_id, "unknown, see the checkpoint's source")
     digest = _in_code(record.checkpoint_sha256)
     lines = [
         f"{', '.join(names_of_parts)}; {parameters:,} parameters",
@@ -339,7 +343,7 @@ def _network_lines(loaded: Loaded) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return up to fifty names as code, and the number of further ones."""
+    """Return up to fifty names as code spans, and the number of further names."""
     spans = [f"`{_in_code(name)}`" for name in names[:_MAX_NAMES]]
     listed = ", ".join(spans)
     if len(names) > _MAX_NAMES:
@@ -348,7 +352,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _in_code(untrusted_text: Any) -> str:
-    """Return text of unknown origin that cannot end the code span, or the cell, that it is in."""
+    """Return untrusted text that cannot end the code span or the table cell that contains it."""
     # Backslashes do not escape inside a code span, so the marks are replaced.
     return visible(str(untrusted_text)).replace("`", "'").replace("|", "/")
 
@@ -362,5 +366,5 @@ def _program(record: ModelRecord) -> str:
 
 
 def _inert(untrusted_text: Any) -> str:
-    """Return text of unknown origin in which nothing is read as Markdown or HTML."""
+    """Return untrusted text, escaped so that nothing in it is read as Markdown or HTML."""
     return _MARKUP.sub(r"\\\g<0>", visible(str(untrusted_text)))

@@ -1,6 +1,6 @@
-"""A model that a finished run kept, or an export of one, with its preprocessing.
+"""Load a model that a finished run kept, or an exported model, with its preprocessing.
 
-Nothing here imports torch: a simple model on a table's features or on raw inputs needs none.
+This module does not import torch, which a baseline on table features or raw inputs does not need.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Loaded:
     preprocessing: Preprocessing
     # The run or export.
     folder: Path
-    # Networks, on the CPU, in evaluation mode: the transfer's, whose outputs are averaged, or the
-    # one whose features a simple model takes.
+    # Networks on the CPU, in evaluation mode: those of the transfer, whose outputs are averaged, or
+    # the network whose features a baseline takes.
     members: tuple[TransferModel, ...] = ()
     # None for the transfer.
     simple: PlainModel | None = None
 
     @property
     def model(self) -> Any:
-        """Return the transfer's network, or one that averages the outputs of its members."""
+        """Return the transfer's network, or a network that averages the outputs of its members."""
         from orca_cli.prediction.networks import combined
 
         return combined(self)
@@ -57,14 +57,13 @@ class Loaded:
 def open_model(
     folder: Path, body_checkpoint: str | None = None, candidate: str | None = None
 ) -> Loaded:
-    """Return a model of a run folder, or that of an exported folder.
+    """Return a model that a run kept, or the model of an export.
 
     Args:
-        folder: the run or export.
-        body_checkpoint: folder or hub id of the body's checkpoint, where it is needed and has
-            moved.
-        candidate: name of a model that the run kept; None takes the transfer, or what an export
-            holds.
+        folder: folder of the run or export.
+        body_checkpoint: folder or hub id of the body's checkpoint, if it is needed and has moved.
+        candidate: name of a model that the run kept; None takes the transfer, or the model of the
+            export.
 
     Raises:
         DataError: the folder is neither a run nor an export, the run is not completed, or its task
@@ -72,10 +71,10 @@ def open_model(
         ChecksumError: a file is missing or damaged.
         CheckpointError: a newer program wrote it, or its weights do not fit the model that it
             describes.
-        UnsafeError: it holds links, names code that a model does not consist of, or asks for far
-            more than its weights.
-        ConfigError: it has no model of that name, a setting in its record is out of range, or the
-            body's checkpoint is needed and its folder does not exist.
+        UnsafeError: the folder contains links, names code that a model does not consist of, or asks
+            for far more memory than its weights.
+        ConfigError: the folder has no model of that name, a setting in its record is out of range,
+            or the body's checkpoint is needed and its folder does not exist.
         NetworkError, UnavailableError: the body's checkpoint is needed, and neither this machine
             nor a package has it.
         StorageError: a file cannot be read.
@@ -88,7 +87,7 @@ def open_model(
 def _open_export(folder: Path, candidate: str | None) -> Loaded:
     record = read_export(folder)
     if candidate is not None:
-        _check_name(candidate, [record.candidate], folder, "the export holds")
+        _check_name(candidate, [record.candidate], folder, "the export contains")
     loaded = Loaded(record=record, preprocessing=load_preprocessing(folder), folder=folder)
     if record.candidate != TRANSFER:
         return _with_simple(loaded, folder, None)
@@ -104,7 +103,7 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
             "the run kept no weights (keep_weights=false, or a trial of a search), so it cannot "
             "predict"
         )
-        hint = "run it again with --force keep_weights=true"
+        hint = "rerun the run's command with --force keep_weights=true"
         raise DataError(message, where=str(folder), hint=hint)
     _check_name(candidate, kept(folder, record.result), folder, "the run kept")
     build = folder / STAGE_FOLDERS["build"]
@@ -113,7 +112,7 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
         from orca_cli.prediction.networks import members_of_run
 
         return replace(loaded, members=members_of_run(loaded, body_checkpoint))
-    # The name is one of ours, so this folder is in the run.
+    # The name is known to the program, so this folder is inside the run.
     model_folder = folder / CANDIDATES / candidate
     manifest_file = f"{CANDIDATES}/{candidate}/{storage.MANIFEST}"
     own_file(folder, manifest_file)
@@ -125,16 +124,16 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
 
 
 def _with_simple(loaded: Loaded, folder: Path, body_checkpoint: str | None) -> Loaded:
-    """Return a run or an export with the simple model of a folder, whose files have been verified.
+    """Return a run or an export with the baseline of a folder, whose files have been verified.
 
     Raises as `open_model`.
     """
     record = loaded.record
     simple = plain.read(folder)
     forms = ("maps", "class_maps", "masks") if record.kind == "dense" else (record.kind,)
-    # In a stranger's folder, the two may not belong together.
+    # In an untrusted folder, baseline and record may not belong together.
     if simple.record["form"] not in forms or simple.num_outputs != record.num_outputs:
-        message = "the simple model does not have the outputs of the record"
+        message = "the baseline's outputs differ from those in the record"
         raise DataError(message, where=str(folder))
     loaded = replace(loaded, simple=simple)
     if simple.record["inputs"] in ("table", "raw"):
@@ -147,7 +146,7 @@ def _with_simple(loaded: Loaded, folder: Path, body_checkpoint: str | None) -> L
 
 
 def _check_name(candidate: str, names: Iterable[str], folder: Path, owner: str) -> None:
-    """Raise ConfigError where a name is not among those of the models that can predict."""
+    """Raise ConfigError if a name is not among the names of the models that can predict."""
     if candidate not in names:
         hint = f"{owner}: {', '.join(names)}"
         raise ConfigError(f"has no model {candidate!r}", where=str(folder), hint=hint)

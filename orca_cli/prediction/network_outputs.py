@@ -1,4 +1,4 @@
-"""The outputs of a run's networks, and the features that simple models take from one.
+"""The outputs of a run's networks, and the features that baselines take from a network.
 
 Shapes: B samples in a batch, K outputs, *E the extent of dense outputs.
 """
@@ -20,16 +20,16 @@ from orca_cli.prediction.loading import Loaded
 from orca_cli.training.engine import Engine, choose_device, choose_precision
 from orca_cli.training.loop import read_ahead
 
-# Batches that are computed before the first of them is yielded, and numbers in their outputs.
+# Upper bounds: batches that are computed before the first is yielded, and numbers in their outputs.
 _MAX_WAITING_BATCHES = 16
 _MAX_WAITING_NUMBERS = 2**24
 
 
 def network_outputs(loaded: Loaded, device: str, batch_size: int) -> Computer:
-    """Return what computes the outputs of the transfer.
+    """Return the function that computes the outputs of the transfer.
 
-    They are float32, or float64 where the run's targets are. They are computed in the run's
-    precision, but on a CPU in fp32 where that is fp16.
+    They are float32, or float64 if the run's targets are float64. They are computed in the run's
+    precision; a CPU computes in fp32 if that precision is fp16.
 
     Args:
         loaded: the model.
@@ -38,7 +38,7 @@ def network_outputs(loaded: Loaded, device: str, batch_size: int) -> Computer:
 
     Raises:
         ConfigError: the device does not exist.
-        UnavailableError: it is absent.
+        UnavailableError: the device is absent.
     """
     model = loaded.model
     chosen_device = choose_device(device)
@@ -58,13 +58,13 @@ def network_outputs(loaded: Loaded, device: str, batch_size: int) -> Computer:
     def outputs(reads: Iterable[Callable[[], Inputs]]) -> Generator[np.ndarray, None, None]:
         model.to(chosen_device)
         model.eval()
-        # `read_ahead` calls them in a thread, while the model computes the batches before.
+        # `read_ahead` calls these reads in a thread, while the model computes earlier batches.
         pinned_reads = (lambda read=read: engine.pin(_batch(*read())) for read in reads)
         with closing(read_ahead(pinned_reads)) as batches:
             outputs_of_batches = _outputs(model, engine, batches)
             while True:
-                # While it is on, autocast converts each weight to bfloat16 only once. So it is on
-                # for several batches together, but never while the caller works.
+                # While autocast is on, it converts each weight to bfloat16 only once. So it stays
+                # on for several batches, but never while the caller works.
                 with torch.no_grad(), engine.autocast():
                     computed_outputs = [*itertools.islice(outputs_of_batches, waiting_batches)]
                 # An empty list is the end of the batches.
@@ -83,14 +83,14 @@ def _outputs(model: Any, engine: Engine, batches: Iterable[Batch]) -> Iterator[n
 
 
 def network_features(loaded: Loaded, inputs: str, device: str) -> Features:
-    """Return the function that makes the features of a simple model by its network.
+    """Return the function that makes the features of a baseline by its network.
 
     `inputs` is "embedder" or "body". Raises as `network_outputs`.
     """
     network: Any = loaded.members[0]
     take: Any = probed
     if inputs == "embedder":
-        # The body has no weights then, and does not move.
+        # The body has no weights in this case and is not moved to the device.
         network = network.embedder
         take = embedded
     chosen_device = choose_device(device)

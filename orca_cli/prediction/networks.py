@@ -1,7 +1,8 @@
-"""The networks of a finished run, or of an export of one.
+"""Load the networks of a finished run or of an export.
 
-Where a run trained only a part of the body, the body's checkpoint is needed as well, from where the
-run had it or from another folder. An export holds all that is needed. Nothing is fetched.
+If a run trained only a part of the body, the body's checkpoint is needed as well, from the place
+where the run had it or from another folder. An export contains all that is needed. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 
     from orca_cli.prediction.loading import Loaded
 
-_GET_AGAIN = "get the folder again"
-# Numbers in a body's own embedding layer, which predictions do not use.
+_GET_AGAIN = "get a new copy of the folder"
+# Upper bound of numbers in a body's own embedding layer, which predictions do not use.
 _MAX_EMBEDDINGS = 2**30
-# Layers of a body whose weights are not read.
+# Upper bound of layers of a body whose weights are not read.
 _MAX_LAYERS = 1000
 
 
@@ -67,13 +68,13 @@ def members_of_export(loaded: Loaded) -> tuple[TransferModel, ...]:
 
 
 def start(loaded: Loaded, folder: Path, inputs: str, body_checkpoint: str | None) -> TransferModel:
-    """Return the network before any training, whose features a simple model takes.
+    """Return the network before any training, whose features a baseline takes.
 
     Args:
         loaded: the run or export, still without members.
-        folder: of the simple model, in the run, or the export itself.
-        inputs: "embedder", of which only the embedder needs weights, or "body".
-        body_checkpoint: as that of `loading.open_model`; an embedder alone needs none.
+        folder: folder of the baseline in the run, or the export itself.
+        inputs: "embedder", if only the embedder needs weights, or "body".
+        body_checkpoint: as in `loading.open_model`; the embedder alone does not need it.
 
     Raises as `loading.open_model`.
     """
@@ -93,7 +94,7 @@ def start(loaded: Loaded, folder: Path, inputs: str, body_checkpoint: str | None
 
 
 def _from_file(loaded: Loaded, file_name: str) -> TransferModel:
-    """Return the network whose weights are all in a file of an export."""
+    """Return the network of an export from the file that contains all its weights."""
     body_folder = loaded.folder / BODY_CONFIG.parent
     # Before any model is made: a few bytes of config.json could ask for days of work.
     layer_count = check_modest(body_folder)
@@ -101,13 +102,13 @@ def _from_file(loaded: Loaded, file_name: str) -> TransferModel:
     # Every layer has at least one weight. Modules take memory even on the meta device, so their
     # number is bounded before names and shapes can be compared.
     if layer_count > len(tensors):
-        message = f"asks for {layer_count} layers, and there are {len(tensors)} weights"
+        message = f"asks for {layer_count} layers, but has only {len(tensors)} weights"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
     return _from_all_weights(loaded, tensors, body_folder)
 
 
 def _body_folder(run: Path) -> Path | None:
-    """Return the folder of a run that has the body's config.json; None where it kept none."""
+    """Return the folder of a run that has the body's config.json; None if it kept none."""
     build = run / STAGE_FOLDERS["build"]
     if not (build / BODY_CONFIG).exists():
         return None
@@ -121,7 +122,7 @@ def members_of_run(loaded: Loaded, body_checkpoint: str | None) -> tuple[Transfe
 
     Args:
         loaded: the run, still without members.
-        body_checkpoint: as that of `loading.open_model`.
+        body_checkpoint: as in `loading.open_model`.
 
     Raises as `loading.open_model`.
     """
@@ -133,12 +134,12 @@ def members_of_run(loaded: Loaded, body_checkpoint: str | None) -> tuple[Transfe
         trained = replace(loaded, members=tuple(member.eval() for member in members))
         if weights_sha256(combined(trained).state_dict()) == loaded.record.weights_sha256:
             return trained.members
-    message = "the weights are not those that the run was tested with"
+    message = "the weights differ from those with which the run was tested"
     raise ChecksumError(message, where=str(finetune))
 
 
 def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Iterable[Path]]:
-    """Yield the checkpoints, one a member, that may hold the weights of the tested model."""
+    """Yield checkpoints, one for each member, that may contain the weights of the tested model."""
     if record.members == 1:
         # A run without validation has no `best`.
         for checkpoint_name in ("best", "last"):
@@ -148,7 +149,7 @@ def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Itera
     selected = mapping(record.result.get("selected"))
     # Folders of stage 3: fold-0, fold-1, ... or member-0, member-1, ...
     prefix = "fold" if selected.get("folds") else "member"
-    # One by one: a stranger's record may speak of more members than memory could name.
+    # A generator: an untrusted record may claim more members than names fit into memory.
     yield (finetune / f"{prefix}-{number}" for number in range(record.members))
 
 
@@ -162,14 +163,14 @@ def _members_of_run(
 
     Args:
         loaded: the run, still without members.
-        checkpoints: their folders.
-        body_folder: has the body's config.json, by which models with all their weights are made;
-            None where the run kept none.
-        body_checkpoint: as that of `open_model`.
+        checkpoints: folders of the checkpoints.
+        body_folder: folder of the body's config.json, from which models with all their weights are
+            made; None if the run kept none.
+        body_checkpoint: as in `open_model`.
     """
     members: list[TransferModel] = []
     for checkpoint in checkpoints:
-        # Before either is opened: a link could lead out of the folder.
+        # Checked before either file is opened, since a link could lead out of the folder.
         for file_name in (storage.MANIFEST, WEIGHTS):
             path_in_run = (checkpoint / file_name).relative_to(loaded.folder)
             own_file(loaded.folder, str(path_in_run))
@@ -187,7 +188,7 @@ def _members_of_run(
             member = twin(members[0], tensors)
         else:
             member = _with_checkpoint(loaded, body_checkpoint)
-        # The run trained these weights; the others are those of the body's checkpoint.
+        # The run trained these weights; the other weights are those of the body's checkpoint.
         with _blaming_record(loaded.folder):
             load_trained_state(member, tensors)
         members.append(member)
@@ -197,7 +198,7 @@ def _members_of_run(
 def _unless_partial(
     loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path
 ) -> TransferModel | None:
-    """Return the model of these weights; None where they are only a part of its weights."""
+    """Return the model with these weights; None if they are only a part of its weights."""
     # Fewer weights than layers cannot be all of them.
     if check_modest(body_folder) > len(tensors):
         return None
@@ -210,14 +211,14 @@ def _unless_partial(
 def _from_all_weights(
     loaded: Loaded, tensors: Mapping[str, Tensor], body_folder: Path
 ) -> TransferModel:
-    """Return a model with all its weights, by the config.json in a folder.
+    """Return a model with all its weights, from the config.json in a folder.
 
-    Memory is used only once names, shapes and types agree: a record cannot make the model take more
-    than its weights do.
+    Memory is used only after names, shapes and types were found to agree: a record cannot make the
+    model use more memory than its weights.
 
     Raises:
-        CheckpointError: they do not agree.
-        UnsafeError: the body's own embedding layer, which is not among them, is too large.
+        CheckpointError: names, shapes or types do not agree.
+        UnsafeError: the body's own embedding layer, which is not among the weights, is too large.
     """
     model, body_node = _architecture(loaded, body_folder)
     _check_forms(model.state_dict(), tensors, loaded.folder)
@@ -238,10 +239,10 @@ def _embedder_only(
 
     Args:
         loaded: the run or export.
-        tensors: of the embedder, by their names in the whole model, perhaps among others.
-        body_folder: has the body's config.json.
+        tensors: the embedder's tensors by their names in the whole model, perhaps among others.
+        body_folder: folder of the body's config.json.
     """
-    # Here no weights of the body bound the number of its layers.
+    # Without weights of the body, only this limit bounds the number of its layers.
     if check_modest(body_folder) > _MAX_LAYERS:
         message = f"asks for more than {_MAX_LAYERS} layers"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
@@ -254,13 +255,13 @@ def _embedder_only(
 
 
 def _of_embedder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of those tensors of a model that are its embedder's."""
+    """Return copies of those tensors of a model that belong to its embedder."""
     # A copy is aligned in memory; see `_from_all_weights`.
     return {name: tensors[name].clone() for name in tensors if name.startswith("embedder.")}
 
 
 def _architecture(loaded: Loaded, body_folder: Path) -> tuple[TransferModel, dict[str, Any]]:
-    """Return a network without memory for its weights, and the node that its body was made of."""
+    """Return a network without memory for its weights, and the configuration node of its body."""
     body_node = {**loaded.record.body, "checkpoint": str(body_folder), "weights": "pretrained"}
     # On the meta device tensors have shapes and types, but no memory.
     with _blaming_record(body_folder), architecture_only(), torch.device("meta"):
@@ -270,14 +271,14 @@ def _architecture(loaded: Loaded, body_folder: Path) -> tuple[TransferModel, dic
 def _check_forms(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], folder: Path
 ) -> None:
-    """Raise CheckpointError where names, types or shapes of weights are not those expected."""
+    """Raise CheckpointError if names, types or shapes of weights differ from those expected."""
     for tensor_name in sorted(expected.keys() | tensors.keys()):
         form_in_weights = _form_of(tensors.get(tensor_name))
         form_in_model = _form_of(expected.get(tensor_name))
         if form_in_weights != form_in_model:
             message = (
-                f"'{tensor_name}' is {form_in_weights} in the weights, the model's is "
-                f"{form_in_model}"
+                f"'{tensor_name}' is {form_in_weights} in the weights, but {form_in_model} in the "
+                "model"
             )
             raise CheckpointError(message, where=str(folder), hint=_GET_AGAIN)
 
@@ -298,12 +299,12 @@ def _compute_buffers(body: Body, body_node: Mapping[str, Any], folder: Path) -> 
     embeddings = getattr(body, "embeddings", None)
     if embeddings is not None:
         embedding_numbers = sum(parameter.numel() for parameter in embeddings.parameters())
-        # Nothing has compared this layer yet: it is not among the weights, and the body that
-        # computes the buffers holds it in memory.
+        # The size of this layer has not been checked yet: it is not among the weights, and the body
+        # that computes the buffers has it in memory.
         if embedding_numbers > _MAX_EMBEDDINGS:
             raise UnsafeError("the body's embedding layer is too large", where=str(folder))
     with architecture_only("cpu"):
-        # Of this second body only the buffers are kept, so any seed will do.
+        # Only the buffers of this second body are used, so any seed will do.
         second_body = load_body(body_node, 0)
         computed_buffers = dict(second_body.named_buffers())
     for dotted_name in missing_names:
@@ -319,10 +320,10 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     if body_checkpoint:
         body_node["checkpoint"] = body_checkpoint
     checkpoint_name = str(body_node.get("checkpoint", ""))
-    hint = "give the checkpoint's folder with --checkpoint; an exported folder needs none"
+    hint = "name the checkpoint's folder with --checkpoint (an exported folder does not need it)"
     # Resolving an interpolation could show a secret of the environment.
     if "${" in checkpoint_name:
-        message = f"names its body's checkpoint as {checkpoint_name}"
+        message = f"names its body's checkpoint by a variable, {checkpoint_name}"
         raise DataError(message, where=str(loaded.folder), hint=hint)
     # Keep the hub's library from fetching anything.
     was_offline = constants.HF_HUB_OFFLINE
@@ -332,7 +333,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
             mode = parts.build(loaded.record.finetune, "finetune")
             body = load_body(body_node, loaded.record.seed, pretrained=mode.pretrained)
     except (ConfigError, DataError, NetworkError) as error:
-        reason = "the run trained a part of its body only and needs its checkpoint"
+        reason = "the run trained only a part of its body and needs the body's checkpoint"
         if loaded.record.candidate != TRANSFER:
             reason = "the model takes features of the pretrained body and needs its checkpoint"
         message = f"{reason}: {error.what}"
@@ -340,7 +341,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
         raise type(error)(message, where=error.where, hint=hint) from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline
-    # The name alone proves nothing: a hub id moves, and a folder can be overwritten.
+    # An equal name is not enough: the files of a hub id can change, and a folder be overwritten.
     if body.checkpoint_digest != loaded.record.checkpoint_sha256:
         message = "has changed since the run: other weights would give other predictions"
         raise ChecksumError(message, where=f"body.checkpoint={checkpoint_name}", hint=hint)
@@ -360,14 +361,14 @@ def _assembled(loaded: Loaded, body: Body) -> TransferModel:
         target_scale=loaded.preprocessing.targets.scale,
         seed=record.seed,
     )
-    # Before any weights are loaded: LoRA and prompts add parameters of their own.
+    # Before any weights are loaded: LoRA and prompts add parameters to the model.
     parts.build(record.finetune, "finetune").apply(model)
     return model
 
 
 @contextmanager
 def _blaming_record(path: Path) -> Iterator[None]:
-    """Turn errors of libraries into a DataError: the record in `path` does not describe a model."""
+    """Turn errors of libraries into a DataError: the record at `path` does not describe a model."""
     try:
         yield
     except (OrcaError, MemoryError):
@@ -376,7 +377,7 @@ def _blaming_record(path: Path) -> Iterator[None]:
         # On the CPU, PyTorch raises RuntimeError when memory runs out. The record is not to blame.
         if "allocate memory" in str(error) or process_error(error):
             raise
-        # Errors of libraries have many lines, ours have one.
+        # An error of a library may have many lines, but ours have one line.
         in_one_line = " ".join(str(error).split())
         message = f"does not describe a model: {type(error).__name__}: {in_one_line[:200]}"
         raise DataError(message, where=str(path), hint=_GET_AGAIN) from error

@@ -1,9 +1,13 @@
-"""The meaning of a model's outputs, in the words of the data, and files of predictions.
+"""Turn a model's outputs into classes, labels or numbers of the data, and write files of them.
 
-Files are written part by part. Their first column is `id`, or `index` from 0. Then follow for
-classes `prediction` and a probability `p_CLASS` of each; for labels a column of 0 and 1 of each,
-and a probability of each; for one number `prediction`, for several a column of each. Maps go into
-.npz only: `prediction`, and `outputs` as the model gives them.
+Files are written part by part. The first column is `id`, or `index`, which counts from 0. The other
+columns depend on the kind of output:
+
+* classes: `prediction`, and a probability `p_CLASS` of each class
+* labels: a column of 0 and 1 for each label, and a probability of each label
+* one number: `prediction`
+* several numbers: a column for each number
+* maps: .npz files only, with `prediction`, and `outputs` as the model computes them
 
 Shapes: n samples, K outputs, *E the extent of dense outputs.
 """
@@ -29,7 +33,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Decoder:
-    """Predictions, probabilities and scores of a model's outputs.
+    """Turns a model's outputs into predictions, probabilities and scores.
 
     Args:
         targets: the form of the task's targets.
@@ -39,7 +43,7 @@ class Decoder:
         form: classes, labels, values, maps (numbers at every position) or class_maps (a class at
             every position).
         has_probabilities: whether outputs are logits.
-        names: of the K outputs; empty where they have none.
+        names: names of the K outputs; empty if they have no names.
         classes: the K classes or labels as the data name or number them; None for numbers and maps
             of numbers.
     """
@@ -62,7 +66,7 @@ class Decoder:
 
     @property
     def columns(self) -> list[str]:
-        """Return K names: of classes or labels, else of numbers, else prediction_0, ..."""
+        """Return K names: those of classes, labels or numbers, or else prediction_0, ..."""
         if self.classes is not None:
             return [str(name) for name in self.classes]
         if self.names:
@@ -70,14 +74,14 @@ class Decoder:
         return [f"prediction_{number}" for number in range(self.num_outputs)]
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
-        """Return predictions for outputs [n, K, ...]; their form: see Predictor.predict."""
+        """Return predictions for outputs [n, K, ...]; `Predictor.predict` describes their form."""
         if self.form == "labels":
             # A logit of 0 is a probability of 0.5.
             return (outputs >= 0).astype(np.int64)
         if self.classes is not None:
-            # [n], of maps [n, *E].
+            # [n], or [n, *E] for maps.
             class_numbers = outputs.argmax(1)
-            # Maps keep the numbers.
+            # Maps keep the class numbers.
             return class_numbers if self.is_map else self.classes[class_numbers]
         if self.num_outputs == 1 and not self.is_map:
             return outputs[:, 0]
@@ -86,7 +90,7 @@ class Decoder:
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return probabilities [n, K, ...] float32.
 
-        Over classes they sum to 1; each label has its own.
+        The probabilities of all classes sum to 1; each label has a separate probability.
         """
         logits = outputs.astype(np.float64)
         probabilities = expit(logits) if self.form == "labels" else softmax(logits, axis=1)
@@ -95,14 +99,14 @@ class Decoder:
     def score(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Return scikit-learn's score of outputs [n, K, ...]: higher is better, 1 the best.
 
-        For classes it is the share of right predictions, for labels the share of samples whose
-        known labels are all right, for numbers the mean R2 over the outputs with known targets.
-        Targets of NaN and -100 are unknown and do not count. Where no target is known, the score is
+        For classes it is the share of correct predictions, for labels the share of samples whose
+        known labels are all correct, for numbers the mean R2 over the outputs with known targets.
+        Targets of NaN and -100 are unknown and do not count. If no target is known, the score is
         NaN.
 
         Args:
-            outputs: the model's.
-            targets: encoded, as Batch.y.
+            outputs: outputs of the model.
+            targets: encoded targets, as Batch.y.
         """
         if self.form in ("classes", "class_maps"):
             is_known = targets != IGNORED_CLASS
@@ -110,7 +114,7 @@ class Decoder:
             return float(is_right[is_known].mean())
         is_known = ~np.isnan(targets)
         if self.form == "labels":
-            # NaN is not 1, so this says nothing at unknown targets; the next step leaves them out.
+            # NaN is not 1, so this is wrong for unknown targets, which the next line excludes.
             is_right = (outputs >= 0) == (targets == 1)
             is_sample_right = (is_right | ~is_known).all(axis=1)
             has_known_label = is_known.any(axis=1)
@@ -122,7 +126,7 @@ class Decoder:
         scores = []
         # Output by output, since each has its own known targets.
         for output_number in range(self.num_outputs):
-            is_used = is_known[:, output_number]  # [n], of maps [n, *E]
+            is_used = is_known[:, output_number]  # [n], or [n, *E] for maps
             if is_used.any():
                 known_targets = targets[:, output_number][is_used]
                 known_outputs = outputs[:, output_number][is_used]
@@ -131,27 +135,28 @@ class Decoder:
 
 
 def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
-    """Raise ConfigError, before anything is computed, where predictions cannot be written.
+    """Raise ConfigError, before anything is computed, if predictions cannot be written.
 
-    That is to a suffix other than .csv and .npz, to a folder, or over the input; or maps as csv.
+    A file with a suffix other than .csv and .npz, a folder, and the input file cannot be written.
+    Maps cannot be written as csv.
 
     Args:
-        out: the file; None for csv on standard output.
+        out: the output file; None for csv on standard output.
         decoder: the meaning of the outputs.
-        source: the input.
+        source: the input file or folder.
     """
     suffix = ".csv" if out is None else out.suffix.lower()
     # `samefile` also sees links and other spellings of the path.
     if out is not None and out.exists() and source.exists() and out.samefile(source):
-        message = "is the input, which would be lost"
+        message = "is the input, which would be overwritten"
         raise ConfigError(message, where="--out", hint="name another file")
     if suffix not in SUFFIXES or (out is not None and out.is_dir()):
-        message = f"'{out}' is a folder, or has a suffix that is not written"
+        message = f"'{out}' is a folder, or has an unknown suffix"
         allowed_names = ", ".join(f"FILE{allowed_suffix}" for allowed_suffix in SUFFIXES)
         raise ConfigError(message, where="--out", hint=f"allowed: {allowed_names}")
     if decoder.is_map and suffix != ".npz":
-        message = "dense outputs are maps, which a table has no place for"
-        raise ConfigError(message, where="--out", hint="give FILE.npz")
+        message = "dense outputs are maps, which a csv table cannot contain"
+        raise ConfigError(message, where="--out", hint="use FILE.npz")
 
 
 def parts_of(
@@ -160,9 +165,9 @@ def parts_of(
     """Yield the columns of predictions by name, part by part.
 
     Args:
-        outputs: [B, K] of the next B samples each.
+        outputs: batches of outputs, each [B, K] for the next B samples.
         decoder: the meaning of the outputs.
-        ids: of all samples; where None, samples are numbered.
+        ids: ids of all samples; None numbers the samples.
     """
     start = 0
     for batch_outputs in outputs:
@@ -195,12 +200,12 @@ def parts_of(
 
 
 def csv_lines(tables: Iterable[Columns]) -> Iterator[str]:
-    """Yield tables, the parts of one, as csv text with a single header.
+    """Yield the parts of one table as csv text with a single header.
 
-    Texts that a spreadsheet would compute get an apostrophe before them.
+    Texts that a spreadsheet would compute are prefixed with an apostrophe.
     """
     for table_number, columns in enumerate(tables):
-        # By position, since names may become equal.
+        # Keys are positions, since names may become equal.
         table: dict[int, Any] = {}
         for position, column in enumerate(columns.values()):
             table[position] = column
@@ -232,14 +237,15 @@ def _plain(column: np.ndarray) -> list[Any]:
 def write(
     out: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:
-    """Write predictions to a file by its suffix, whole or not at all; folders above it are made.
+    """Write predictions to a file, completely or not at all; parent folders are made.
 
-    A .npz file has the arrays outputs, prediction and probability (of classes and labels, not of
-    maps), and id, classes and names where the data have them.
+    The suffix decides the format. A .npz file has the arrays outputs, prediction and probability
+    (for classes and labels, not for maps), and id, classes and names if the data have them.
 
     Args:
         out: FILE.csv or FILE.npz.
-        outputs: [B, K, ...] of the next B samples each; errors of its iterator pass through.
+        outputs: batches of outputs, each [B, K, ...] for the next B samples; errors of the iterator
+            pass through.
         decoder, ids: as in `parts_of`.
 
     Raises:
@@ -250,7 +256,7 @@ def write(
         if out.suffix.lower() != ".csv":
             _write_npz(path, outputs, decoder, ids)
             return
-        # Names of files that are not UTF-8 hold lone surrogates, which UTF-8 cannot encode.
+        # Names of files that are not UTF-8 contain lone surrogates, which UTF-8 cannot encode.
         with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.writelines(csv_lines(parts_of(outputs, decoder, ids)))
 
@@ -258,7 +264,7 @@ def write(
         storage.write_with(out, write_content)
     except StorageError as error:
         cause = error.__cause__
-        # The model or its input raised it, not the disk.
+        # The model or its input raised this error, not the disk.
         if cause is not None and not isinstance(cause, OSError):
             raise cause from None
         raise
@@ -267,11 +273,11 @@ def write(
 def _write_npz(
     path: Path, outputs: Iterable[np.ndarray], decoder: Decoder, ids: Sequence[str] | None
 ) -> None:
-    # `savez` takes whole arrays, so the outputs gather in a file first.
+    # `savez` takes whole arrays, so the outputs are collected in a file first.
     kept_outputs = Kept(path.parent)
     for _ in kept_outputs.passing(outputs):
         pass
-    # A map of the file, so that memory holds only the pages in use.
+    # A memory map of the file, so that only the pages in use are in memory.
     all_outputs = kept_outputs.whole()  # [n, K, ...]
     arrays: dict[str, Any] = {
         "outputs": all_outputs,
@@ -285,7 +291,7 @@ def _write_npz(
         arrays["classes"] = decoder.classes
     if decoder.names:
         arrays["names"] = np.array(decoder.names)
-    # Given a name, `savez` would append .npz to that of the temporary file.
+    # If it got the name of the temporary file, `savez` would append .npz to it.
     with open(path, "wb") as file:
         np.savez(file, **arrays)
 
@@ -294,8 +300,8 @@ class Kept:
     """Keeps streamed outputs in a temporary file, for callers that need all of them at once.
 
     Args:
-        folder: of the file, which is deleted with this object; None takes the system's folder of
-            temporary files.
+        folder: folder of the file, which is deleted with this object; None takes the system's
+            folder of temporary files.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -319,7 +325,7 @@ class Kept:
             yield batch
 
     def whole(self) -> np.ndarray:
-        """Return all outputs that passed, at least a batch, as a read-only memory map [n, ...]."""
+        """Return all outputs that passed (at least a batch) as a read-only memory map [n, ...]."""
         with storage.guarded(self._folder):
             # The map reads the file, not this object's buffer.
             self._file.flush()

@@ -1,6 +1,6 @@
-"""A model of a finished run as an estimator that predicts, as scikit-learn's users expect it.
+"""A finished run's model as an estimator in the style of scikit-learn.
 
-Nothing here imports torch: `computing` does, for models that need it.
+This module does not import torch; `computing` does, for models that need it.
 
 Shapes: n samples, K outputs, *E the extent of dense outputs.
 """
@@ -34,16 +34,16 @@ class Predictor:
     task's reader reads.
 
     Args:
-        loaded: the model and what belongs to it.
+        loaded: the model with its record and its preprocessing.
         device: auto, cpu, cuda, cuda:N or mps.
-        batch_size: samples per forward pass; None takes that of the run, with which predictions
-            keep its bits.
+        batch_size: samples per forward pass; None takes the run's batch size, with which
+            predictions have the same bits as in the run.
 
     Attributes:
-        kind: of the task: classes, labels, values or dense.
-        input_shape: (C, *E) of a sample as the model takes it.
-        remarks: what was done to make samples fit, such as cutting long ones, with the number of
-            samples so far.
+        kind: kind of the task: classes, labels, values or dense.
+        input_shape: shape (C, *E) of a sample as the model takes it.
+        remarks: change that made samples fit, such as cutting long samples -> number of samples
+            changed so far.
 
     Raises:
         ConfigError: the device does not exist, or the batch size is below 1.
@@ -52,15 +52,14 @@ class Predictor:
 
     def __init__(self, loaded: Loaded, device: str = "auto", batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
-            message = f"{batch_size} is out of range"
-            raise ConfigError(message, where="batch_size", hint="allowed: 1 or more")
+            raise ConfigError(f"must be at least 1, got {batch_size}", where="batch_size")
         self.loaded = loaded
         self.record = loaded.record
         self.preprocessing = loaded.preprocessing
         self.kind = self.record.kind
         self.input_shape = tuple(self.record.input_shape)
         self.batch_size = batch_size or loaded.record.batch_size
-        # An absent device is refused here, not at the first prediction.
+        # An absent device raises an error now, not at the first prediction.
         self._computer = computer(loaded, device, self.batch_size)
         self.decoder = Decoder(self.preprocessing.targets, self.record.num_outputs)
         self.remarks: Counter[str] = Counter()
@@ -79,7 +78,7 @@ class Predictor:
     def outputs(self, x: Any) -> np.ndarray:
         """Return the model's outputs [n, K] or [n, K, *E].
 
-        They are logits of classes and labels, or numbers in the task's units.
+        They are logits for classes and labels, or numbers in the task's units.
         """
         batches = self.stream(self.opened(x))
         return np.concatenate(list(batches))
@@ -87,8 +86,8 @@ class Predictor:
     def predict(self, x: Any) -> np.ndarray:
         """Return predictions.
 
-        Of classes [n] in the form of `classes_`, of labels [n, K] of 0 and 1, of numbers [n], or
-        [n, K] where K > 1, of dense outputs [n, K, *E] numbers or [n, *E] classes.
+        For classes they are [n] in the form of `classes_`, for labels [n, K] of 0 and 1, for
+        numbers [n], or [n, K] if K > 1, for dense outputs numbers [n, K, *E] or classes [n, *E].
 
         Raises:
             DataError: the samples do not have the form of the training data.
@@ -111,34 +110,35 @@ class Predictor:
     def score(self, x: Any, y: Any = None) -> float:
         """Return scikit-learn's usual score, higher is better.
 
-        It is the accuracy of classes and labels, R2 of numbers. Targets `y` are as the data hold
-        them; None takes those of the file that `x` names. See `Decoder.score`.
+        It is the accuracy for classes and labels, and R2 for numbers. Targets `y` have the form
+        that they have in the data; None takes the targets of the file that `x` names. See
+        `Decoder.score`.
 
         Raises:
-            DataError: targets are missing, not as many as samples, or of another form than those
-                of training.
+            DataError: targets are missing, differ in number from the samples, or have another form
+                than the training targets.
         """
         # Opened once, for the outputs and for the targets.
         samples = self.opened(x)
         return self.decoder.score(self.outputs(samples), self._targets(samples, y))
 
     def error(self, x: Any, y: Any = None) -> Score:
-        """Return the error that the run reports, lower is better; arguments as those of `score`."""
+        """Return the error that the run reports, lower is better; arguments are as in `score`."""
         samples = self.opened(x)
         return self.measured_error(self.outputs(samples), self._targets(samples, y))
 
     def fit(self, x: Any, y: Any = None) -> Self:
         """Raise ConfigError: the model is trained already; `orca run` trains another."""
-        hint = "orca_cli.run(...) trains another"
-        raise ConfigError("a finished run is not trained again", where="fit", hint=hint)
+        hint = "train another model with orca_cli.run(...)"
+        raise ConfigError("a finished run cannot be trained again", where="fit", hint=hint)
 
     def opened(self, x: Any, part: str = "") -> NewData:
-        """Return new data as a record that is read part by part; inputs of files are not read yet.
+        """Return new data as a record that is read part by part; inputs in files are not read yet.
 
         Args:
             x: samples in memory, the path of a file or folder, or such a record, which is returned
                 as it is.
-            part: train, validation or test, of files that hold several splits.
+            part: train, validation or test, for files that contain several splits.
 
         Raises:
             DataError: `x` has no samples, or samples of another form than the training data.
@@ -151,7 +151,7 @@ class Predictor:
         else:
             samples = self.preprocessing.given(x)
         if not len(samples):
-            raise DataError("no samples", where=samples.where, hint="give one or more")
+            raise DataError("has no samples", where=samples.where, hint="give at least one sample")
         return samples
 
     def _in_files(self, path_or_id: str | Path, part: str) -> NewData:
@@ -159,20 +159,20 @@ class Predictor:
         # A bare name may be a hub id.
         is_typed_as_path = str(path_or_id).startswith(("./", "../", "/", "~"))
         if is_typed_as_path and not path.exists():
-            raise DataError("no such file or folder", where=str(path_or_id))
+            raise DataError("does not exist", where=str(path_or_id))
         return self.preprocessing.open(path, "INPUT", part)
 
     def stream(self, new: NewData, reporter: Reporter = _SILENT) -> Iterator[np.ndarray]:
         """Yield the outputs of new data batch by batch: [B, K] or [B, K, *E].
 
-        They are float32, or float64 where the run's targets are. `reporter` shows progress.
+        They are float32, or float64 if the run's targets are float64. `reporter` shows progress.
 
         Raises:
             DataError: samples do not have the form of the training data, or their outputs are not
                 finite.
-            MemoryExhaustedError: a batch does not fit.
+            MemoryExhaustedError: a batch does not fit into memory.
         """
-        # The hint of an error for lack of memory.
+        # The hint of the error if memory runs out.
         advice = "use a machine with more memory"
         if self.batch_size > 1:
             advice = f"use less than {self.batch_size}"
@@ -202,9 +202,9 @@ class Predictor:
         x, valid = self.preprocessing.inputs(raw_inputs, where)
         # (C, *E)
         input_shape = tuple(x.shape[1:])
-        # In a stranger's export, record and preprocessing may not belong together.
+        # In an untrusted export, record and preprocessing may not belong together.
         if input_shape != self.input_shape:
-            message = f"become inputs of shape {input_shape}, the model takes {self.input_shape}"
+            message = f"samples have shape {input_shape}, the model expects {self.input_shape}"
             raise DataError(message, where=where)
         # Images always fit, so their preprocessing has no remarks.
         remarks = getattr(self.preprocessing, "remarks", None)
@@ -225,27 +225,27 @@ class Predictor:
         )
 
     def _targets(self, new: NewData, y: Any) -> np.ndarray:
-        """Return targets as Batch.y; where `y` is None, those that the new data hold."""
+        """Return targets as Batch.y; if `y` is None, the targets that the new data contain."""
         has_padded_maps = self.decoder.is_map and getattr(self.preprocessing, "has_masks", False)
         if y is not None and has_padded_maps:
-            message = "maps of padded samples say nothing of where the samples end"
-            raise DataError(message, where="y", hint="give a file that holds both")
+            message = "maps of padded samples do not show where the samples end"
+            raise DataError(message, where="y", hint="use a file with both samples and targets")
         targets = new.targets() if y is None else self._encoded(y)
         if targets is None:
-            raise DataError("has no targets", where=new.where, hint="give y")
+            raise DataError("has no targets", where=new.where, hint="give the targets as y")
         # Arrays of different lengths could otherwise broadcast inside an error.
         if len(targets) != len(new):
-            raise DataError(f"holds {len(targets)} targets for {len(new)} samples", where="y")
+            raise DataError(f"has {len(targets)} targets for {len(new)} samples", where="y")
         return targets
 
     def _encoded(self, y: Any) -> np.ndarray:
         targets = np.asarray(y)
-        # Columns of pandas hold texts as objects.
+        # Columns of pandas store texts as objects.
         if targets.dtype.kind == "O" and all(isinstance(target, str) for target in targets.flat):
             targets = targets.astype(str)
         return self.preprocessing.targets.encode(targets, "y")
 
-    # scikit-learn asks an estimator for these.
+    # scikit-learn asks an estimator for the following attributes.
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -265,7 +265,7 @@ class Predictor:
         has_labels = self.kind == "labels"
         has_several_numbers = self.kind == "values" and self.record.num_outputs > 1
         target_tags = TargetTags(required=True, multi_output=has_labels or has_several_numbers)
-        # The scorers, displays and inspection of scikit-learn read them.
+        # The scorers, displays and inspection of scikit-learn read these tags.
         tags = Tags(
             estimator_type=estimator,
             target_tags=target_tags,
@@ -280,11 +280,11 @@ class Predictor:
 
 
 def _check_finite(outputs: np.ndarray, samples_before: int, where: str) -> None:
-    """Raise DataError where an output is NaN or infinite; argmax would make a class of NaN."""
+    """Raise DataError if an output is NaN or infinite, since argmax would turn NaN into a class."""
     is_number_finite = np.isfinite(outputs).reshape(len(outputs), -1)
     is_finite = is_number_finite.all(axis=1)  # [B]
     if not is_finite.all():
         sample = samples_before + int(is_finite.argmin())
         message = f"the outputs of sample {sample} are NaN or infinite"
-        hint = "its inputs are too large for the model: correct them, or leave it out"
+        hint = "correct its inputs, which are too large for the model, or leave the sample out"
         raise DataError(message, where=where, hint=hint)

@@ -24,21 +24,21 @@ from orca_cli.scoring.reported import named_error
 # The number of threads changes the order of sums, and with it the last digits.
 _RELATIVE_TOLERANCE = 1e-6
 _ABSOLUTE_TOLERANCE = 1e-9
-_HINT = "orca doctor RUN says what is damaged; run it again with --force"
+_HINT = "`orca doctor RUN` shows what is damaged; rerun the run's command with --force"
 
 
 @dataclass(frozen=True)
 class Recomputed:
     """An error as recorded and as computed now.
 
-    Both hold numbers by name, None where undefined: the error, n, skipped, then further errors.
+    Both contain numbers by name, None if undefined: the error, n, skipped, then further errors.
     """
 
     # Whether the error is shown in per cent.
     percent: bool
-    # As result.json has them.
+    # Numbers from result.json.
     recorded: Mapping[str, float | None]
-    # As computed now. Further errors for which the saved predictions do not suffice are left out.
+    # Numbers as computed now, without further errors for which the predictions do not suffice.
     computed: Mapping[str, float | None]
 
     @property
@@ -70,23 +70,23 @@ def recompute(run: Path) -> Recomputed:
     summary_file = f"{STAGE_FOLDERS['build']}/{SUMMARY}"
     predictions_file = f"{STAGE_FOLDERS['finetune']}/{PREDICTIONS}"
     error_record = mapping(completed(run).get("error"))
-    # Before any of them is read, since a link could lead out of the folder.
+    # Checked before any file is read, since a link could lead out of the folder.
     for name in (SETTINGS, summary_file, predictions_file):
         own_file(run, name)
     summary = read_or_empty(run / summary_file)
     settings = configuration.content(run / SETTINGS)
     kind = summary.get("kind")
     error_node = mapping(settings.get("task")).get("error")
-    # The run may be a stranger's, whose settings could name any code.
+    # The run may be untrusted, and its settings could name any code.
     parts.check_admitted(error_node, "task.error")
     is_node = isinstance(error_node, (dict, str, type(None)))
     if not error_record or kind not in KINDS or not is_node:
-        raise DataError("its records do not say which error it has", where=str(run), hint=_HINT)
-    # outputs [n, K, ...], targets [n, ...] and, of samples cut from records, groups [n].
+        raise DataError("the run's records do not name its error", where=str(run), hint=_HINT)
+    # outputs [n, K, ...], targets [n, ...] and, for samples cut from records, groups [n].
     saved_arrays = _numbers_in(run / predictions_file)
     protocol = str(settings.get("protocol"))
     try:
-        # A chunk holds whole batches, so the error depends on their size.
+        # A chunk contains whole batches, so the error depends on their size.
         batch_size = setting(settings, "train.batch_size", summary)
         targets = saved_arrays["targets"]
         error = named_error(
@@ -100,9 +100,9 @@ def recompute(run: Path) -> Recomputed:
     # Arrays of wrong shapes or types can fail anywhere in an error.
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
         raise DataError(
-            f"cannot be computed from what the run saved: {failure}",
+            f"its error cannot be computed from the saved predictions: {failure}",
             where=str(run),
-            hint="run it again with --force",
+            hint="rerun the run's command with --force",
         ) from failure
     return _beside(error_record, error, score)
 
@@ -118,7 +118,7 @@ def _numbers_in(path: Path) -> dict[str, np.ndarray]:
 
 
 def _beside(error_record: Mapping[str, Any], error: Error, score: Score) -> Recomputed:
-    """Return the numbers of an error's record beside those of a score by the same error."""
+    """Return the numbers of an error's record next to those of a score by the same error."""
     further_errors = mapping(error_record.get("others"))
     entries = {
         error.name: error_record.get("value"),

@@ -1,6 +1,6 @@
 """The record of a run's or an export's model.
 
-It is read from files of bounded size that may be a stranger's.
+It is read from files of bounded size that may be untrusted.
 """
 
 import os
@@ -32,25 +32,25 @@ from orca_cli.runs.preprocessing import ARRAYS_FILE, FILE
 from orca_cli.runs.records import NewerSchemaError, UnreadableError, read_record
 
 EXPORT = "export.json"
-# For people, who may edit it.
+# The model card, which people may edit.
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
-# Of the network whose features a simple model takes.
+# Weights of the network whose features a baseline takes.
 NETWORK = "network.safetensors"
-# The version of the form of export.json.
+# Version of the form of export.json.
 SCHEMA = 1
-# In bytes.
+# Largest size of a record, in bytes.
 _LARGEST_RECORD = 2**26
-_USE_NEWER = "use a newer orca"
-# Entry that names code -> its key in the configuration: a record may name the same code there as
-# `orca run` may.
+_USE_NEWER = "use a newer version of orca"
+# Entry that names code -> its key in the configuration. A record may name only code that `orca run`
+# accepts for that key.
 _KEYS_OF_CODE = {
     "embedder": "embedder",
     "body": "body",
     "finetune": "finetune",
     "error": "task.error",
 }
-# Entry -> the key of the setting that it holds.
+# Entry -> the key of the setting whose value it contains.
 _SETTINGS_OF = {
     "seed": "seed",
     "pooling": "predictor.pooling",
@@ -64,9 +64,9 @@ _DICTIONARIES = ("embedder", "body", "finetune", "result", "environment")
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """All that is needed besides weights and preprocessing to make a run's model again.
+    """Everything except weights and preprocessing that is needed to rebuild a run's model.
 
-    `read_run` and `read_export` make it. Its entries have been checked against the types here,
+    `read_run` and `read_export` make it. Its entries have been checked against the types below,
     settings (`_SETTINGS_OF`) against their declaration, nodes by `parts.check_admitted`.
     """
 
@@ -76,20 +76,21 @@ class ModelRecord:
     seed: int
     pooling: str
     precision: str
-    # In evaluation. Outputs of another batch size can differ in their last bits.
+    # Batch size of evaluation. Another batch size can change the last bits of the outputs.
     batch_size: int
-    # Nodes of the configuration, of which `parts.build` makes the parts.
+    # Nodes of the configuration, from which `parts.build` makes the parts.
     embedder: dict[str, Any]
     body: dict[str, Any]
     finetune: dict[str, Any]
     # Node or short name of the task's error; None for the usual one of its kind.
     error: dict[str, Any] | str | None
-    # Samples after which the error is averaged; None where it is one error over the whole split.
+    # Number of samples in a chunk, over which errors are averaged; None for one error over the
+    # whole split.
     error_chunks: Count | None
     train_batch_size: int
-    # Of the checkpoint that the body came from.
+    # SHA-256 of the checkpoint from which the body was loaded.
     checkpoint_sha256: str
-    # Of all weights of the model.
+    # SHA-256 of all weights of the model.
     weights_sha256: str
     # The run's result.json.
     result: Mapping[str, Any]
@@ -97,7 +98,8 @@ class ModelRecord:
     environment: Mapping[str, Any] = field(default_factory=dict)
     # Number of models, whose outputs are averaged.
     members: Count = 1
-    # Which of the run's models it is; of a simple model, the entries above are its network's.
+    # Name of the model among the run's candidates. For a baseline, the entries above describe the
+    # network whose features it takes.
     candidate: str = TRANSFER
 
     @property
@@ -107,24 +109,24 @@ class ModelRecord:
 
     @property
     def weight_files(self) -> Iterator[str]:
-        """Yield the names of an export's files of networks, one a member."""
+        """Yield the names of an export's files of networks, one for each member."""
         if self.members == 1:
             yield WEIGHTS if self.candidate == TRANSFER else NETWORK
             return
-        # One by one: a stranger's record may speak of more members than memory could name.
+        # A generator: an untrusted record may claim more members than names fit into memory.
         for member_number in range(self.members):
             yield f"model-{member_number}.safetensors"
 
 
 def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
-    """Return a file of a folder that is really in it, and not larger than `max_bytes`.
+    """Return the path of a file that is inside a folder and not larger than `max_bytes`.
 
     Raises:
-        UnsafeError: it is a link, below a link, not a file, or too large.
-        ChecksumError: it is missing.
+        UnsafeError: the file is a link, is below a link, is not a regular file, or is too large.
+        ChecksumError: the file is missing.
     """
     path = folder
-    # A folder on the way may be a link as well.
+    # A folder between the two may be a link as well.
     for component in Path(name).parts:
         path = path / component
         try:
@@ -134,11 +136,11 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
             raise ChecksumError("is missing", where=str(folder / name)) from error
         if stat.S_ISLNK(file_state.st_mode):
             message = "is a link, which could lead anywhere"
-            raise UnsafeError(message, where=str(path), hint="copy what it leads to")
+            raise UnsafeError(message, where=str(path), hint="replace it by a copy of its target")
     if not stat.S_ISREG(file_state.st_mode):
-        raise UnsafeError("is not a file", where=str(path))
+        raise UnsafeError("is not a regular file", where=str(path))
     if max_bytes is not None and file_state.st_size > max_bytes:
-        message = f"is far too large for a record ({file_state.st_size} bytes)"
+        message = f"has {file_state.st_size:,} bytes, more than the limit of {max_bytes:,}"
         raise UnsafeError(message, where=str(path))
     return path
 
@@ -146,7 +148,7 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
 def check_own_files(folder: Path) -> None:
     """Check all files below a folder by `own_file`, with a limit for the size of records."""
     for path in folder.rglob("*"):
-        # A link to a folder is checked like a file, and so refused.
+        # A link to a folder is checked like a file, and so raises an error.
         if path.is_dir() and not path.is_symlink():
             continue
         is_record = path.suffix in (".json", ".yaml", ".md")
@@ -160,24 +162,26 @@ def is_export(folder: Path) -> bool:
 
 
 def read_export(folder: Path) -> ModelRecord:
-    """Return the record of an export, whose files except the model card are as `export` wrote them.
+    """Return the record of an export, after checking that its files are as `export` wrote them.
+
+    Only the model card may have changed.
 
     Raises:
         ChecksumError: a file is missing or has changed.
-        CheckpointError: a newer program wrote it.
-        UnsafeError: it holds links, or names code that a model does not consist of.
+        CheckpointError: a newer version of the program wrote the export.
+        UnsafeError: the export contains links, or names code that a model does not consist of.
         DataError, ConfigError: its record is malformed, or a setting in it is out of range.
     """
-    # All files, before the first is read.
+    # All files are checked before the first is read.
     check_own_files(folder)
     entries = storage.read_checked_json(folder / EXPORT)
     version = entries.pop("schema", None)
     if version != SCHEMA:
-        message = f"schema {version} is of a newer program; this one reads up to {SCHEMA}"
+        message = f"has schema {version} of a newer program; this program reads up to {SCHEMA}"
         raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
-    # After the schema, so that an export of a newer program is not called damaged.
+    # Checked after the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))
-    # An export of one model may lack the first entry, one of the transfer the second.
+    # An export of a single model may lack `members`, an export of the transfer `candidate`.
     return _checked_record(
         {"members": 1, "candidate": TRANSFER, **entries}, where=str(folder / EXPORT)
     )
@@ -187,7 +191,7 @@ def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
     """Return the record with these entries, all of which are checked first."""
     # Entry -> its type, with the range of a number.
     declared_types = typing.get_type_hints(ModelRecord, include_extras=True)
-    # The names of both: a missing entry is refused, and so is an unknown one.
+    # Names of both, since missing and unknown entries are errors.
     for entry_name in sorted(declared_types.keys() | entries.keys()):
         entry = entries.get(entry_name)
         is_expected = entry_name in declared_types and entry_name in entries
@@ -197,11 +201,11 @@ def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
         if entry_name == "candidate":
             is_valid = is_valid and entry in CANDIDATE_NAMES
         if not is_valid:
-            message = f"is not a model's record: {entry_name} is {shown(entry)}"
+            message = f"is not a valid record of a model: {entry_name} is {shown(entry)}"
             raise DataError(message, where=where)
     for entry_name, setting_name in _SETTINGS_OF.items():
         check_value(entries[entry_name], schema.declared()[setting_name], setting_name)
-    # A stranger's record may name any code, and `parts.build` imports it later.
+    # An untrusted record may name any code, and `parts.build` imports it later.
     for entry_name, configuration_key in _KEYS_OF_CODE.items():
         parts.check_admitted(entries[entry_name], configuration_key)
     # JSON has lists, an input shape is a tuple.
@@ -212,12 +216,12 @@ def completed(folder: Path) -> dict[str, Any]:
     """Return the result.json of a completed run.
 
     Raises:
-        DataError: the folder is not a run's, or the run is not completed.
-        CheckpointError: a newer program made it.
+        DataError: the folder is not a run, or the run is not completed.
+        CheckpointError: a newer version of the program made the run.
         UnsafeError: its records are links.
     """
     where = str(folder)
-    # A missing file is not refused here: the steps below say which state the run is in.
+    # A missing file is not an error yet: the errors below name the state of the run.
     for name in (RESULT, STATUS):
         if os.path.lexists(folder / name):
             own_file(folder, name)
@@ -226,34 +230,34 @@ def completed(folder: Path) -> dict[str, Any]:
     except NewerSchemaError as error:
         raise CheckpointError(str(error), where=where, hint=_USE_NEWER) from error
     except (UnreadableError, OSError) as error:
-        raise DataError(str(error), where=where, hint="orca doctor RUN checks a run") from error
+        raise DataError(str(error), where=where, hint="check it with `orca doctor RUN`") from error
     if result is not None:
         return result
-    # A run without a result is unfinished; a folder without a state is no run.
+    # A run without a result is unfinished; a folder without a state is not a run.
     run_state = read_or_empty(folder / STATUS).get("state")
     if run_state:
         message = f"the run is not completed (state: {run_state})"
-        raise DataError(message, where=where, hint="rerun its command")
-    hint = "give a run's folder, an exported one, or a folder of runs and --best"
-    raise DataError("neither a run nor an export", where=where, hint=hint)
+        raise DataError(message, where=where, hint="rerun the run's command")
+    hint = "name the folder of a run or of an export, or a folder of runs together with --best"
+    raise DataError("is neither a run nor an export", where=where, hint=hint)
 
 
 def read_run(folder: Path) -> ModelRecord:
     """Return the record of a completed run; only the files that it needs are read and verified.
 
     Raises:
-        DataError: as `completed`, or the run's task keeps no preprocessing.
-        ChecksumError, CheckpointError, ConfigError, UnsafeError: as `read_export`.
+        DataError: as in `completed`, or the run's task keeps no preprocessing.
+        ChecksumError, CheckpointError, ConfigError, UnsafeError: as in `read_export`.
     """
     build = STAGE_FOLDERS["build"]
     preprocessing_file = f"{build}/{FILE}"
     result = completed(folder)
     if not (folder / preprocessing_file).exists():
         message = (
-            f"the task '{result.get('task')}' keeps no preprocessing, so it has no predictions for "
+            f"the task '{result.get('task')}' keeps no preprocessing, so the run cannot predict "
             "new data"
         )
-        hint = "those of its test split are in 3_finetune/predictions.npz"
+        hint = "its predictions for the test split are in 3_finetune/predictions.npz"
         raise DataError(message, where=str(folder), hint=hint)
     summary_file = f"{build}/{SUMMARY}"
     record_files = [RESULT, SETTINGS, ENVIRONMENT, summary_file, preprocessing_file]
@@ -291,12 +295,12 @@ def read_run(folder: Path) -> ModelRecord:
 
 
 def setting(settings: Mapping[str, Any], key: str, summary: Mapping[str, Any]) -> Any:
-    """Return a setting of a run as the run used it: as decided, else as set, else the default.
+    """Return a run's value of a setting: the decided value, else the set value, else the default.
 
     Args:
         settings: the content of the run's config.yaml.
         key: the setting's name, such as train.lr.
-        summary: of the run's stage 1, which has the settings that were decided.
+        summary: summary of the run's build stage, which contains the decided settings.
     """
     decisions = mapping(summary.get("decided"))
     decision = mapping(decisions.get(key))

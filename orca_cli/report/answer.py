@@ -1,8 +1,8 @@
-"""What a finished run predicted for its test split, as numbers and on a terminal.
+"""A finished run's predictions for its test split, as numbers and on a terminal.
 
-It is read from the run's files, without the model. `read` returns an answer by the task's kind:
-`Confusion` for classes, `Labels` for label sets, `Values` for numbers. Its `record` is for other
-programs, `picture` for people. Shapes: n samples, K outputs.
+They are read from the run's files, without the model. `read` returns an answer by the task's kind:
+`Confusion` for classes, `Labels` for label sets, `Values` for numbers. The `record` of an answer is
+for other programs, `picture` for people. Shapes: n samples, K outputs.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from orca_cli.report.layout import clean
 from orca_cli.runs.directory import PREDICTIONS, STAGE_FOLDERS, SUMMARY, read_or_empty
 from orca_cli.terminal import counted, visible
 
-_MOST_CLASSES = 60  # whose confusion matrix is in a record
-_MOST_IN_MATRIX = 30  # classes of a matrix on a terminal
-_MOST_ROWS = 20  # on a terminal
+_MOST_CLASSES = 60  # with more classes, a record has no confusion matrix
+_MOST_IN_MATRIX = 30  # with more classes, a terminal shows no matrix
+_MOST_ROWS = 20  # largest number of rows, or of pairs of classes, on a terminal
 _LONGEST_NAME = 16  # characters on a terminal
 
 
@@ -36,9 +36,9 @@ class Confusion:
     The predicted class is the one with the highest output.
 
     Args:
-        counts: [K, K] int64; rows are the true classes, columns the predicted ones. Samples without
-            a class do not count.
-        names: of the classes, K; their numbers where the data have no names.
+        counts: [K, K] int64; rows are true classes, columns are predicted classes. Samples without
+            a class are not counted.
+        names: names of the K classes, or their numbers if the data have no names.
     """
 
     counts: np.ndarray
@@ -46,12 +46,12 @@ class Confusion:
 
     @property
     def right(self) -> str:
-        """Return how many samples are right, such as "9 of 10 test samples right (90.00 %)"."""
+        """Return the number of correct predictions: "9 of 10 test samples correct (90.00 %)"."""
         correct = int(self.counts.trace())
         n_samples = int(self.counts.sum())
-        # If no sample has a class, 0 of 0 are right, which is no division by 0.
+        # If no sample has a class, 0 of 0 are correct: `max` avoids a division by 0.
         share = correct / max(n_samples, 1)
-        return f"{correct} of {n_samples} test samples right ({percent(share, 2)})"
+        return f"{correct} of {n_samples} test samples correct ({percent(share, 2)})"
 
     @property
     def recall(self) -> np.ndarray:
@@ -62,9 +62,9 @@ class Confusion:
         return _ratio(self.counts.diagonal(), self.counts.sum(axis=1))
 
     def record(self) -> Record:
-        """Return JSON-able numbers: recall and precision by class, the matrix up to 60 classes.
+        """Return JSON-able numbers: recall and precision by class, and the matrix.
 
-        None where a share is undefined.
+        An undefined share is None. The matrix is left out for more than 60 classes.
         """
         # The sum of a column is how often its class was predicted.
         precision = _ratio(self.counts.diagonal(), self.counts.sum(axis=0))
@@ -83,11 +83,12 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Labels:
-    """In how many samples each label is present, predicted (an output of at least 0), and both.
+    """Numbers of samples in which each label is present, predicted, or both.
 
-    The counts are [K] int64. A sample whose target for a label is missing does not count for that
-    label; `n` is the number of all samples. A share without a denominator is NaN: precision of a
-    label that is never predicted, recall of one that is never present, F1 of one that is neither.
+    A label is predicted if its output is at least 0. The counts are [K] int64. A sample whose
+    target for a label is missing does not count for that label; `n` is the number of all samples. A
+    share whose denominator is 0 is NaN: the precision of a label that is never predicted, the
+    recall of a label that is never present, the F1 of a label that is neither.
     """
 
     n: int
@@ -108,14 +109,14 @@ class Labels:
         }
 
     def worst(self) -> list[int]:
-        """Return the positions of the labels, in 0..K-1, by rising F1; those without come last."""
+        """Return the labels' positions, in 0..K-1, by rising F1; labels without an F1 come last."""
         # NumPy sorts NaN last; a stable sort keeps labels of equal F1 in the order of the data.
         return np.argsort(self.shares["f1"], kind="stable").tolist()
 
     def record(self) -> Record:
         """Return JSON-able numbers of each label: name, counts, precision, recall and F1.
 
-        None where a share is undefined.
+        An undefined share is None.
         """
         shares = self.shares
         labels = []
@@ -133,10 +134,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Number:
-    """One number of each sample whose true value is known, in the task's own units.
+    """One output of the samples whose true value is known, in the task's own units.
 
-    `true` and `predicted` are [n] float64 and finite; `name` is empty for the only number of a task
-    that names none.
+    `true` and `predicted` are [n] float64 and finite. `name` is empty if the output is the only one
+    and the task does not name it.
     """
 
     name: str
@@ -147,13 +148,13 @@ class Number:
     def measures(self) -> dict[str, float]:
         """Return r2 (1 - RMSE² / variance of the true values), rmse and mae.
 
-        NaN: all of no sample, r2 of equal true values.
+        Without samples all three are NaN; r2 is also NaN if all true values are equal.
         """
         if not len(self.true):
             return dict.fromkeys(("r2", "rmse", "mae"), np.nan)
         residuals = self.predicted - self.true
         mean_square = float(np.mean(np.square(residuals)))
-        # Over n like the mean square, so that the mean of the true values would have an r2 of 0.
+        # Divided by n like the mean square, so that predicting the mean gives an r2 of 0.
         variance = float(self.true.var())
         r_squared = 1 - mean_square / variance if variance > 0 else np.nan
         mean_size = float(np.mean(np.abs(residuals)))
@@ -162,12 +163,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers: what was predicted against what is true, for each of K outputs."""
+    """Predicted and true numbers, for each of K outputs."""
 
     numbers: Sequence[Number]
 
     def record(self) -> Record:
-        """Return JSON-able measures of each number, with its name and n; None where undefined."""
+        """Return JSON-able measures of each output, with its name and n; None if undefined."""
         values = []
         for number in self.numbers:
             fields: Record = {"name": number.name, "n": len(number.true)}
@@ -181,14 +182,14 @@ Answer = Confusion | Labels | Values
 
 
 def _ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """Return above / below in float64, NaN where the lower number is 0."""
+    """Return numerators / denominators in float64, NaN where the denominator is 0."""
     undefined = np.full(np.shape(denominators), np.nan)
     # Only defined positions are written; the others keep NaN.
     return np.divide(numerators, denominators, out=undefined, where=np.asarray(denominators) > 0)
 
 
 def _plain(number: float) -> float | None:
-    """Return a number as JSON takes it; None for one that is undefined."""
+    """Return a number for JSON; None if it is undefined."""
     return float(number) if np.isfinite(number) else None
 
 
@@ -210,9 +211,9 @@ def percent(share: float, decimals: int = 0) -> str:
 def picture(answer: Answer, width: int) -> list[RenderableType]:
     """Return an answer for a terminal of `width` characters.
 
-    Of classes it is the confusion matrix, or the most confused pairs of classes where that does not
-    fit; of labels and numbers it is a table. At most 20 pairs or rows are shown, a matrix has at
-    most 30 classes, and long names are cut.
+    For classes it is the confusion matrix, or a list of the most confused pairs of classes if the
+    matrix does not fit. For labels and numbers it is a table. At most 20 pairs or rows are shown, a
+    matrix has at most 30 classes, and long names are cut.
     """
     if isinstance(answer, Confusion):
         return _shown_confusion(answer, width)
@@ -224,7 +225,9 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
         lines = [lines[position] for position in answer.worst()]
         samples = counted(answer.n, "test sample")
         shown.append(
-            Text(f"{samples}; labels by rising F1; predicted: probability of 50 % or more")
+            Text(
+                f"{samples}; labels by rising F1; a probability of 50 % or more counts as predicted"
+            )
         )
     rows = []
     for line in lines[:_MOST_ROWS]:
@@ -248,7 +251,7 @@ def _text(field: Any) -> str:
 
 
 def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
-    """Return the share that is right, and the matrix, or else the most confused classes."""
+    """Return the share of correct predictions, and the matrix or else the most confused classes."""
     counts = confusion.counts
     names = list(map(_text, confusion.names))
     if len(names) <= _MOST_IN_MATRIX:
@@ -256,12 +259,12 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
         # Measured on a console that is wide enough for any matrix.
         if Console(width=10_000).measure(matrix).maximum <= width:
             right = (confusion.right, "bold")
-            return [Text.assemble(right, "; rows: true class, columns: predicted"), matrix]
+            return [Text.assemble(right, "; rows: true class, columns: predicted class"), matrix]
     shown: list[RenderableType] = [Text(confusion.right, "bold")]
-    # [K, K]; the diagonal has the samples that are right.
+    # [K, K]; the diagonal counts the correct predictions.
     is_confused = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     pairs = np.argwhere(is_confused).tolist()
-    # By falling count; pairs of equal count stay in the order of their classes.
+    # Sorted by falling count; pairs of equal count stay in the order of their classes.
     pairs.sort(key=lambda pair: -counts[tuple(pair)])
     if pairs:
         texts = []
@@ -270,13 +273,13 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
             texts.append(f"{names[true]} -> {names[predicted]} {count}")
         n_pairs = counted(len(pairs), "pair")
         shown.append(
-            Text(f"most confused (true -> predicted), of {n_pairs} of classes: {', '.join(texts)}")
+            Text(f"most confused of {n_pairs} of classes (true -> predicted): {', '.join(texts)}")
         )
     return shown
 
 
 def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
-    """Return the counts as a table, with numbers for the columns, and recall."""
+    """Return the counts as a table whose columns are class numbers, with a column of recall."""
     # All columns of counts are as wide as the largest count.
     digits = len(str(confusion.counts.max()))
     recall = confusion.recall
@@ -284,10 +287,10 @@ def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
     class_numbers = []
     for true, name in enumerate(names):
         class_numbers.append(f"{true:>{digits}}")
-        # A class without a name is called by its number already.
+        # A class without a name already has its number in place of the name.
         row: list[str | Text] = [name if name == str(true) else f"{true} {name}"]
         for predicted, count in enumerate(confusion.counts[true]):
-            # A dot in place of 0 keeps confused classes in sight.
+            # A dot in place of 0 makes the confused classes easier to see.
             count_text = f"{count or '.':>{digits}}"
             style = "bold green" if true == predicted else ""
             row.append(Text(count_text, style))
@@ -296,13 +299,13 @@ def _matrix(confusion: Confusion, names: Sequence[str]) -> RenderableType:
 
 
 def read(run: Path) -> Answer | None:
-    """Return what a run predicted for its test split.
+    """Return the answer of a run for its test split.
 
-    None for dense outputs, and where the run has no predictions.
+    None for dense outputs, and if the run has no predictions.
 
     Raises:
-        DataError, ChecksumError, UnsafeError, MemoryExhaustedError: the file is damaged, or is not
-            what a run writes.
+        DataError, ChecksumError, UnsafeError, MemoryExhaustedError: the file is damaged, or does
+            not have the form that a run writes.
     """
     summary = read_or_empty(run / STAGE_FOLDERS["build"] / SUMMARY)
     path = run / STAGE_FOLDERS["finetune"] / PREDICTIONS
@@ -317,12 +320,12 @@ def read(run: Path) -> Answer | None:
     # Shapes and types are in the headers, so they are checked before an array is read.
     if outputs is None or targets is None or not _are_predictions(outputs, targets, output_kind):
         raise DataError(
-            "does not hold the predictions of a run",
+            "does not contain the predictions of a run",
             where=str(path),
-            hint="run it again with --force",
+            hint="rerun the run's command with --force",
         )
     n_outputs = outputs.shape[1]
-    # Names from a record that does not match the outputs would be of other classes.
+    # If the record does not match the outputs, its names belong to other classes.
     names = summary.get("class_names")
     if not isinstance(names, list) or len(names) != n_outputs:
         names = list(range(n_outputs))
@@ -331,7 +334,7 @@ def read(run: Path) -> Answer | None:
 
 
 def _are_predictions(outputs: StoredArray, targets: StoredArray, output_kind: str) -> bool:
-    """Return whether arrays are numbers of the shapes [n, K] and, for classes, [n], else [n, K]."""
+    """Return whether outputs are numbers [n, K], and targets [n] for classes, else [n, K]."""
     if len(outputs.shape) != 2 or 0 in outputs.shape:
         return False
     if outputs.dtype.kind != "f" or targets.dtype.kind not in "fiu":
@@ -349,7 +352,7 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
     predicted_classes = outputs[is_labelled].argmax(axis=1)
     is_unknown = (true_classes < 0) | (true_classes >= n_classes)
     if is_unknown.any():
-        raise DataError(f"has classes that are not in 0..{n_classes - 1}", where=PREDICTIONS)
+        raise DataError(f"has class numbers outside 0..{n_classes - 1}", where=PREDICTIONS)
     # A pair of classes is one number, in 0..K²-1.
     pairs = true_classes * n_classes + predicted_classes
     counts = np.bincount(pairs, minlength=n_classes * n_classes)
@@ -357,8 +360,8 @@ def _confusion(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -
 
 
 def _labels(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> Answer:
-    # [n, K]: a missing target, NaN, is neither present nor a chance to predict the label.
-    # An output is at least 0 where the label's probability is 50 % or more.
+    # [n, K]: if a target is missing (NaN), the label counts neither as present nor as predicted.
+    # An output of at least 0 is a probability of at least 50 %.
     is_present = targets == 1
     is_predicted = (outputs >= 0) & ~np.isnan(targets)
     return Labels(
@@ -374,11 +377,11 @@ def _values(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> A
     # Float32 would round the sums of squares.
     outputs = outputs.astype(np.float64)
     targets = targets.astype(np.float64)
-    if names == ["0"]:  # the only one, and without a name
+    if names == ["0"]:  # the only output, which has no name
         names = [""]
     numbers = []
     for column, name in enumerate(names):
-        # [n]: samples that count for this number; others may count for the next.
+        # [n]: samples that count for this output; other samples may count for the next output.
         is_finite = np.isfinite(targets[:, column]) & np.isfinite(outputs[:, column])
         number = Number(
             name=name,

@@ -22,16 +22,16 @@ from orca_cli.terminal import percent_or_number
 
 _ENDED = ("failed", "interrupted")
 STATES = ("completed", *_ENDED, "running", "dead")  # dead: its process ended unexpectedly
-GROUPS = ("body", "source", "metric", "finetune")  # of conf/ that name a method, besides the task
+GROUPS = ("body", "source", "metric", "finetune")  # groups of conf/ that name a method
 Record = dict[str, Any]  # a JSON object
 # Tasks whose data are the user's own.
 _OWN_TASKS = ("arrays", "table", "images")
-# A pseudo-setting: test data differ though no setting does, since a file was changed.
+# A pseudo-setting, for test data that differ although no setting does, since a file was changed.
 TEST_SET = "test_set"
 
 
 class Baseline(NamedTuple):
-    """A simple model and its test error, as stored."""
+    """A baseline's name and its test error, as stored."""
 
     name: str
     error: float
@@ -39,24 +39,24 @@ class Baseline(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """What a completed run achieved, by its result.json; errors are as stored.
+    """The errors of a completed run, by its result.json, as stored.
 
     Args:
         value: test error, lower is better; None if it is undefined on this test set.
-        n: what the error is a mean over, such as the number of samples or classes.
-        skipped: items that the error could not be computed for.
-        percent: the error is a fraction, shown times 100.
+        n: number of items that the error is a mean over, such as samples or classes.
+        skipped: number of items for which the error could not be computed.
+        percent: whether the error is a fraction, which is shown in per cent.
         trivial: error of the best constant predictor on this test set; None if undefined.
         size: the task's word for number and size of samples, such as small; empty if it has none.
         steps: alignment steps of the embedder that was chosen; None if not recorded.
-        baselines: simple models on the same test set, best first, without the constant.
-        validation: validation error; None if nothing validates, or it is undefined.
+        baselines: baselines on the same test set, lowest error first, without the constant.
+        validation: validation error; None if the run has none, or it is undefined.
         validated_on: validation, folds, test or nothing; if test, the test split chose the
             weights, and the test error is too low.
         validated_by: number of validation samples; 0 if not recorded.
         weights: SHA-256 of the final weights: equal for runs that computed the same; empty if not
             recorded.
-        verdict: a sentence that compares it with simple models; empty if not recorded.
+        verdict: sentence that compares the run with its baselines; empty if not recorded.
     """
 
     error_name: str
@@ -81,19 +81,20 @@ class Run:
     """One run according to its records.
 
     `collect` makes it. `selection.select_study` names it by the axes of a study (`arm`),
-    `selection.choose` says at which value its arm is judged (`choice`).
+    `selection.choose` records the value that was chosen for its arm (`choice`).
 
     Args:
-        data: name of its data set; the task's, unless the data are the user's own.
-        settings: hash of all settings except the seed; runs with different ones are never averaged.
-        variant: overridden settings besides groups, such as {"train.epochs": "3"}.
+        data: name of its data set: the task's name, unless the data are the user's own.
+        settings: hash of all settings except the seed; runs with different hashes are never
+            averaged.
+        variant: overridden settings other than groups, such as {"train.epochs": "3"}.
         typed: `variant` as recorded, in canonical form.
-        decided: what it decided itself, where its settings left that open.
+        decided: settings that the run decided itself, with the values that it decided.
         state: one of STATES.
         reason: why it is not completed; empty if it is.
-        facts: of a completed run; see conditions.py.
+        facts: facts of a completed run, by name; see conditions.py.
         arm: its name in a study; arms count as separate methods, even with equal settings.
-        choice: the value chosen for its arm, marked if it is at the edge; empty for none.
+        choice: the value chosen for its arm, marked if it is at the edge; empty if none was chosen.
     """
 
     path: Path
@@ -121,7 +122,7 @@ class Run:
     def choosing_score(self) -> Score | None:
         """Return its score if it has a validation error that may choose a setting.
 
-        An error on the test split never may.
+        An error on the test split must never choose.
         """
         score = self.score
         if score is None or score.validation is None or score.validated_on == "test":
@@ -152,7 +153,7 @@ class Collection:
     """The runs that `collect` reads.
 
     Args:
-        runs: those that count, the oldest first.
+        runs: runs that count, the oldest first.
         superseded: attempts at the same experiments that do not count, in the same order.
         broken: folders that cannot be read, by their paths.
     """
@@ -175,8 +176,8 @@ def collect(folders: Sequence[Path]) -> Collection:
     """Read the runs below some folders: folders of all runs, of one data set, or single runs.
 
     Of several attempts at one experiment (same identity) the newest completed one counts, and also
-    the newest one if it is not completed. Hidden folders are passed over; a run that is reached
-    twice, such as by a link, is read once.
+    the newest one if it is not completed. Hidden folders are skipped; a run that is reached twice,
+    such as by a link, is read once.
 
     Raises:
         DataError: a folder does not exist, or none of them contains runs.
@@ -187,7 +188,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     for folder in folders:
         if not os.path.isdir(folder):  # False, not an error, if a parent is not accessible
             raise DataError(
-                "no such folder of runs", where=str(folder), hint="make one with: orca run"
+                "does not exist", where=str(folder), hint="start a run first: `orca run`"
             )
         for run_folder in _run_folders(folder, broken):
             try:
@@ -205,14 +206,14 @@ def collect(folders: Sequence[Path]) -> Collection:
         raise DataError(
             "contains no runs",
             where=", ".join(map(str, folders)),
-            hint="type: orca run, or: orca report FOLDER",
+            hint="start a run with `orca run`, or name another folder: `orca report FOLDER`",
         )
-    # From the oldest to the newest: below, and in cells of a table, the last of several counts.
+    # Sorted from the oldest to the newest: below, and in cells of a table, the last run counts.
     runs.sort(key=Run.order)
     # Identity -> the newest run: later runs replace earlier ones.
     newest = {run.identity: run.path for run in runs}
     completed = {run.identity: run.path for run in runs if run.state == "completed"}
-    # A newer attempt that failed is shown beside the completed one, so that its failure is seen.
+    # A newer attempt that failed is shown in addition to the completed run, so that it is noticed.
     counting = {*newest.values(), *completed.values()}
     return Collection(
         runs=[run for run in runs if run.path in counting],
@@ -231,19 +232,19 @@ def _run_folders(folder: Path, broken: list[Broken], depth: int = 2) -> Iterator
         broken.append(Broken(path=folder, reason=str(error)))
         return
     if STATUS in names or RESULT in names or begun(folder):
-        # A run has no other run within, so its folder is not searched.
+        # A run's folder contains no other run, so it is not searched.
         yield folder
     elif depth:
         for name in names:
             # The folder of all runs has a folder for each data set, which has the runs: two levels.
-            # Hidden folders hold other records.
+            # Hidden folders contain other records.
             if not name.startswith("."):
                 yield from _run_folders(folder / name, broken, depth - 1)
 
 
 def _read_run(path: Path) -> Run:
-    """Return a run by its records, which are read again if it moves on in the meantime."""
-    # A run without a result has not ended well, and its status says where it is.
+    """Return a run from its records, which are read again if it proceeds in the meantime."""
+    # A run without a result is not completed; its status says how far it got.
     result = read_record(path / RESULT)
     if result is not None:
         state = result.get("state")
@@ -255,10 +256,10 @@ def _read_run(path: Path) -> Run:
         return _run(path, result, RESULT, decisions, state="completed", score=score, facts=facts)
     status = read_record(path / STATUS)
     if status is None:
-        raise UnreadableError(f"no {STATUS}: never started, or not a run")
+        raise UnreadableError(f"has no {STATUS}: the run was never started, or this is not a run")
     state, reason = _progress(path, status)
     if state == "dead":
-        # It may have moved on after its status was read and before its lock was.
+        # The run may have proceeded after its status was read and before its lock was checked.
         has_ended = read_record(path / RESULT) is not None
         if has_ended or read_record(path / STATUS) != status:
             return _read_run(path)
@@ -269,9 +270,9 @@ def _read_run(path: Path) -> Run:
 def _run(
     path: Path, record: Record, file_name: str, decisions: Mapping[str, Any], **progress: Any
 ) -> Run:
-    """Return a run by a record of it and what it decided.
+    """Return a run from one of its records and from its decisions.
 
-    `progress` are the fields that only one of the records has.
+    `progress`: fields that only one of the records has.
     """
     variant = {}
     typed = {}
@@ -333,14 +334,14 @@ def _score(result: Record) -> Score:
     alignment = mapping(result.get("alignment"))
     splits = mapping(result.get("splits"))
     validation_split = mapping(splits.get("val"))
-    # A record that does not say how many samples chose has the size of the validation split.
+    # If a record does not say how many samples chose, the size of the validation split counts.
     n_validated = selected.get("n", validation_split.get("n"))
     return Score(
         error_name=_required(error, "name", RESULT, str),
         value=_number(error, "value"),
         n=_required(error, "n", RESULT, int),
         skipped=_whole(error.get("skipped")) or 0,
-        # Nothing but true counts: a damaged record may hold the text "false", which Python takes as
+        # Only true counts: a damaged record may contain the text "false", which Python treats as
         # true.
         percent=error.get("percent") is True,
         trivial=_number(result, "trivial_error"),
@@ -357,9 +358,9 @@ def _score(result: Record) -> Score:
 
 
 def baselines(result: Mapping[str, Any]) -> list[Baseline]:
-    """Return the simple models of a result.json, lowest error first.
+    """Return the baselines of a result.json, lowest error first.
 
-    The constant is left out, and so are models without an error.
+    The constant and baselines without an error are left out.
     """
     models = []
     for name, model in mapping(result.get("baselines")).items():
@@ -370,21 +371,21 @@ def baselines(result: Mapping[str, Any]) -> list[Baseline]:
 
 
 def _text(record: Record, field: str) -> str:
-    """Return a text that a record may lack; empty for none."""
+    """Return a text of a record; empty if the record lacks it."""
     return str(record.get(field) or "")
 
 
 def _required(record: Record, field: str, file_name: str, kind: type) -> Any:
-    """Return a text or a whole number of a record; UnreadableError if it has none.
+    """Return a text or an integer of a record; UnreadableError if it has none.
 
     `kind` is str or int.
     """
     field_value = record.get(field)
     if field_value is None:
         raise UnreadableError(f"{file_name}: {field} is missing")
-    if type(field_value) is not kind or field_value == "":  # a bool is not a whole number
-        expected = "a text" if kind is str else "a whole number"
-        raise UnreadableError(f"{file_name}: {field} is not {expected}")
+    if type(field_value) is not kind or field_value == "":  # a bool is not an integer
+        expected = "a text" if kind is str else "an integer"
+        raise UnreadableError(f"{file_name}: {field} must be {expected}")
     return field_value
 
 
@@ -399,14 +400,14 @@ def _number(record: Record, field: str) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
-    """Return a whole number; None for anything else, such as a bool."""
+    """Return an integer; None for anything else, such as a bool."""
     return value if type(value) is int else None
 
 
 def interval_text(error: Mapping[str, Any]) -> str:
     """Return the 95 % interval of an error of result.json, such as "3.91 % to 8.77 %".
 
-    Empty where it has none.
+    Empty if the error has no interval.
     """
     ends = error.get("interval")
     if not isinstance(ends, list | tuple):
@@ -416,11 +417,11 @@ def interval_text(error: Mapping[str, Any]) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return a number of at most 1e300 in size as a float; None for anything else: a bool, NaN."""
+    """Return a number of at most 1e300 in size as a float; None for anything else, such as NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Before the conversion, since `float` raises OverflowError for a huge integer.
-    if not abs(value) <= 1e300:  # so is NaN
+    if not abs(value) <= 1e300:  # also rejects NaN
         return None
     return float(value)
 

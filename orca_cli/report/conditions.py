@@ -1,7 +1,8 @@
-"""What two runs have in common to be compared, and which settings set it.
+"""The facts that two runs must share to be compared, and the settings that determine each fact.
 
-A comparison is about one thing. All else that moves an error, such as data, length of training and
-program, is the same in both runs, unless a setting in which they differ sets it.
+A comparison is about one difference. Everything else that affects an error, such as data, length of
+training and program, must be the same in both runs, unless a setting in which they differ
+determines it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ SeedsByFact = dict[str, list[int]]  # a fact, as a text -> seeds of the runs wit
 TEST_DATA = "test data"
 PROGRAM = "program"
 TASK_PREFIX = "task."  # settings that say what the data are
-# These set how many steps stage 3 takes on the same data.
+# These determine how many steps stage 3 takes on the same data.
 _LENGTH = ("budget", "hparams", "train.epochs", "train.batch_size", "train.accumulation")
-# These decide how many samples are left to learn from, and whether the validation samples are
-# learned as well (docs/selection.md).
+# These determine how many samples are left for training, and whether the validation samples are
+# trained on as well (docs/selection.md).
 _REFIT = ("train.select", "train.refit", "train.folds", "train.validate_on")
-# Each fold fine-tunes a model of its own, so folds change the number of models as well.
+# Each fold fine-tunes a separate model, so folds change the number of members as well.
 _MEMBERS = ("budget", "hparams", "train.members", "train.folds")
 
 
@@ -31,8 +32,8 @@ class Fact(NamedTuple):
     """A fact of a run.
 
     Args:
-        path: where result.json has it.
-        settings: those that set it. Other data also mean another length.
+        path: keys under which result.json has it.
+        settings: settings that determine it. Other data also mean another length of training.
     """
 
     path: tuple[str | int, ...]
@@ -52,9 +53,9 @@ FACTS = {
     # No setting chooses the program, so no setting explains that it differs.
     PROGRAM: Fact(("program", "sha256"), ()),
 }
-# What counts where test errors are compared, and where validation errors are.
-# Errors that choose were measured on the validation samples, which count in place of the split; the
-# test split plays no part in a choice.
+# The facts that count if test errors (TESTED) or validation errors (VALIDATED) are compared. Errors
+# that choose were measured on the validation samples, which count in place of the validation split;
+# the test split plays no part in a choice.
 TESTED = [name for name in FACTS if name != "validation samples"]
 VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA)]
 
@@ -62,18 +63,18 @@ VALIDATED = [name for name in FACTS if name not in ("validation data", TEST_DATA
 def facts_of(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts of a completed run, as texts by name, from its result.json.
 
-    Empty ones where it has none.
+    A fact that is not recorded is empty.
     """
     facts = {fact_name: _recorded(result, fact.path) for fact_name, fact in FACTS.items()}
     inexact = result.get("inexact")
     if isinstance(inexact, list) and PROGRAM in inexact:
-        # Several programs made it; no other run was made by the same ones.
+        # Several versions of the program made this run; no other run was made by the same versions.
         facts[PROGRAM] = f"several ({result.get('run_id')})"
     return facts
 
 
 def _recorded(result: Any, path: Sequence[str | int]) -> str:
-    """Return what a record has at a path; empty for nothing."""
+    """Return the entry of a record at a path, as text; empty if the record has none."""
     for step in path:
         # A step is a key of a record or an index of a list; a damaged record may have neither.
         try:
@@ -84,10 +85,10 @@ def _recorded(result: Any, path: Sequence[str | int]) -> str:
 
 
 def _setters(run: Run, fact_name: str) -> frozenset[tuple[str, str]]:
-    """Return the typed settings of a run that set a fact."""
+    """Return those explicitly set settings of a run that determine a fact."""
     setter_keys = FACTS[fact_name].settings
     setters = set()
-    # `typed` is in canonical form, so that 1e-3 and 0.001 are no difference.
+    # `typed` is in canonical form, so that 1e-3 and 0.001 are equal.
     for key, text in run.typed.items():
         sets_data = TASK_PREFIX in setter_keys and key.startswith(TASK_PREFIX)
         if key in setter_keys or sets_data:
@@ -96,19 +97,19 @@ def _setters(run: Run, fact_name: str) -> frozenset[tuple[str, str]]:
 
 
 def mixed(runs: Collection[Run], fact_names: Collection[str] = TESTED) -> dict[str, SeedsByFact]:
-    """Return in which facts runs differ, though no setting that was typed differently sets these.
+    """Return the facts in which runs differ although no difference in their settings explains it.
 
     Args:
-        runs: completed ones.
-        fact_names: of the facts that count.
+        runs: completed runs.
+        fact_names: names of the facts that count.
 
     Returns:
         name of the fact -> the fact, as a text -> seeds of the runs with it.
     """
     differing: dict[str, SeedsByFact] = defaultdict(dict)
     for fact_name in fact_names:
-        # By the typed settings that set the fact. A difference between two groups is explained by
-        # these settings; a difference within a group is not.
+        # Runs are grouped by the explicitly set settings that determine the fact. These settings
+        # explain a difference between two groups, but not a difference within a group.
         groups: dict[Hashable, SeedsByFact] = defaultdict(dict)
         for run in runs:
             seeds_by_fact = groups[_setters(run, fact_name)]
@@ -121,7 +122,7 @@ def mixed(runs: Collection[Run], fact_names: Collection[str] = TESTED) -> dict[s
 
 
 def shown(fact: str) -> str:
-    """Return a fact for readers: of a SHA-256 the first eight digits."""
+    """Return a fact for readers; a SHA-256 is cut to its first eight digits."""
     # A SHA-256 has 64 hexadecimal digits.
     if len(fact) == 64:
         return fact[:8]

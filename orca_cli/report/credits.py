@@ -1,6 +1,6 @@
 """How to cite the method, and the licences of the bodies' checkpoints."""
 
-# As the pages of these checkpoints, on the model hub or of the package, state them.
+# As stated on the checkpoints' pages, on the model hub or in the package.
 CHECKPOINT_LICENCES = {
     "sentence-transformers/all-MiniLM-L6-v2": "Apache-2.0",
     "bert-base-uncased": "Apache-2.0",

@@ -1,7 +1,7 @@
 """Statistics of paired differences: interval of the mean, exact sign-flip test, no effect, Holm.
 
-A difference is that of two errors, the baseline's less the arm's, on the same seed or set; all of a
-call have one unit. numpy and scipy are imported where they are used, to keep `orca report` fast.
+A difference is the control's error less the arm's, on the same seed or data set. All differences of
+a call have one unit. numpy and scipy are imported where they are used, to keep `orca report` fast.
 """
 
 import math
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 LARGEST_P = 0.05
-# Of the same sign, 5 differences have p = 2/2^5 = 0.0625, and 6 have p = 2/2^6 = 0.031.
-LEAST = 6  # differences: fewer cannot have a two-sided p of at most 0.05
+# 5 differences of the same sign have p = 2/2^5 = 0.0625, and 6 have p = 2/2^6 = 0.031.
+LEAST = 6  # fewer differences cannot have a two-sided p of at most 0.05
 # The first sign is fixed, so 20 differences have 2^19 sums, 4 MB.
-_MOST_EXACT = 20  # differences whose 2^n sign patterns are all looked at
-# A p of 0.05 then has a standard error of 0.0007.
-_FLIPS = 100_000  # drawn sign patterns of more differences
+_MOST_EXACT = 20  # up to this number of differences, all 2^n sign patterns are counted
+# With this number of patterns, a p of 0.05 has a standard error of 0.0007.
+_FLIPS = 100_000  # number of sign patterns that are drawn for more differences
 # Float64 rounds gains of 100 points to 1e-14.
-ROUNDING = 1e-12  # gains that are smaller are 0 but for rounding
-_SAME = 1e-12  # of their size: numbers that differ by less differ by rounding only
+ROUNDING = 1e-12  # smaller gains differ from 0 by rounding only
+_SAME = 1e-12  # numbers with a smaller relative difference differ by rounding only
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Effect:
 
     Args:
         deviation: sample standard deviation; 0 for a single difference.
-        interval: of the mean, 95 %; None for a single difference.
+        interval: 95 % interval of the mean; None for a single difference.
         p: two-sided p of the sign-flip test: the share of sign patterns whose mean is at least as
-            far from 0.
-        smallest: the smallest p possible with as many differences that are not 0.
+            far from 0 as the observed mean.
+        smallest: smallest possible p with this number of differences other than 0.
     """
 
     n: int
@@ -44,8 +44,8 @@ class Effect:
 def effect(differences: Sequence[float]) -> Effect:
     """Return the effect of one or more differences."""
     deviation = stdev(differences) if len(differences) > 1 else 0.0
-    # A difference of 0 is the same under both signs, so it adds no sign pattern. Where all are 0,
-    # the bound of 1 applies.
+    # A difference of 0 is the same under both signs, so it adds no sign pattern. If all are 0, the
+    # bound of 1 applies.
     n_nonzero = len(differences) - differences.count(0)
     smallest = min(1.0, 2.0 ** (1 - n_nonzero))
     return Effect(
@@ -59,7 +59,7 @@ def effect(differences: Sequence[float]) -> Effect:
 
 
 def signs(gains: Sequence[float]) -> dict[str, int]:
-    """Return how many gains are wins, ties (0 but for rounding) and losses."""
+    """Return how many gains are wins, ties (0 except for rounding) and losses."""
     wins = 0
     losses = 0
     for gain in gains:
@@ -71,11 +71,12 @@ def signs(gains: Sequence[float]) -> dict[str, int]:
 def no_effect(observed: Effect, margin: float) -> float:
     """Return the p of two one-sided t tests that the true mean is within the margin.
 
-    A p of at most 0.05 says that it is between -margin and margin (Schuirmann 1987); if it is at
-    the margin, normal differences give such a p in 5 % of all cases. A single difference has p = 1;
-    differences that are all equal have 0 if they are within the margin, else 1.
+    A p of at most 0.05 shows that the true mean is between -margin and margin (Schuirmann 1987); if
+    it is exactly at the margin, normal differences give such a p in 5 % of all cases. A single
+    difference has p = 1. Equal differences have p = 0 if they are within the margin, else p = 1.
     """
-    distance = margin - abs(observed.mean)  # to the nearer end, whose test has the larger p
+    # Distance to the nearer end, whose test has the larger p.
+    distance = margin - abs(observed.mean)
     if observed.n < 2:
         return 1.0
     # Without a spread t would be infinite.
@@ -83,17 +84,17 @@ def no_effect(observed: Effect, margin: float) -> float:
         return float(distance <= 0)
     from scipy.special import stdtr
 
-    # -distance / standard error; its p is the lower tail with n - 1 degrees of freedom.
+    # -distance / standard error; p is the lower tail with n - 1 degrees of freedom.
     student_t = -distance * math.sqrt(observed.n) / observed.deviation
     return float(stdtr(observed.n - 1, student_t))
 
 
 def relative(base: float, error: float) -> float:
-    """Return base - error over the mean of both sizes, in [-2, 2].
+    """Return base - error divided by the mean of both sizes, in [-2, 2].
 
-    It is above 0 where `error` is lower, and 0 where the two differ by rounding only. It orders
-    pairs of positive errors as log(base / error) does, and is about as large where they are close;
-    unlike the logarithm, it is defined for an error of 0.
+    It is above 0 if `error` is lower, and 0 if the two differ by rounding only. It orders pairs of
+    positive errors as log(base / error) does, and is about as large if they are close. Unlike the
+    logarithm, it is defined for an error of 0.
     """
     if math.isclose(base, error, rel_tol=_SAME):
         return 0.0
@@ -104,8 +105,8 @@ def relative(base: float, error: float) -> float:
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean by Student's t; None for one value.
 
-    A BCa bootstrap's interval is too short for few values: that of three normal ones holds the mean
-    in 72 % of all cases.
+    The interval of a BCa bootstrap would be too short for few values: for three normal values it
+    contains the mean in 72 % of all cases.
     """
     if len(values) < 2:
         return None
@@ -122,8 +123,8 @@ def sign_flip(values: Sequence[float]) -> float:
     """Return the two-sided p of the sign-flip test that values are symmetric about 0.
 
     It is the share of all sign patterns of the values whose sum is at least as far from 0 as the
-    observed one: exact for up to 20 values that are not 0, from 100,000 patterns drawn with seed 0
-    for more. 1 where all values are 0.
+    observed sum. It is exact for up to 20 values other than 0; for more values, 100,000 patterns
+    are drawn with seed 0. It is 1 if all values are 0.
     """
     import numpy as np
 
@@ -147,7 +148,7 @@ def sign_flip(values: Sequence[float]) -> float:
     patterns = generator.choice([-1.0, 1.0], size=(_FLIPS, len(nonzero)))  # [flips, n]
     is_far = np.abs(patterns @ nonzero) >= bound
     n_far = int(np.sum(is_far))
-    # The observed pattern is one of those that are counted, so that p is never 0.
+    # The observed pattern is counted as well, so that p is never 0.
     return (n_far + 1) / (_FLIPS + 1)
 
 

@@ -28,11 +28,11 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_METHODS = 8  # lines of a figure
-_MOST_SEEDS = 20  # runs of a line
-_MOST_POINTS = 50  # of a line
+_MOST_METHODS = 8  # largest number of lines in a figure
+_MOST_SEEDS = 20  # largest number of runs that a line averages
+_MOST_POINTS = 50  # largest number of points on a line
 _SIZE = (4.6, 2.8)  # inches
-_DASHES = ("-", "--", ":", "-.")  # neighbours are distinguished without colours too
+_DASHES = ("-", "--", ":", "-.")  # they distinguish neighbouring lines without colours
 _STYLE = {
     "svg.fonttype": "none",  # texts stay texts
     # Ids are hashes with a salt that is random by default; a fixed salt gives the same bytes.
@@ -60,7 +60,7 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    # The metric on the training data.
+    # The value of the metric on the training data.
     _Kind(
         "distance", "align", key="loss", y_label="distance to the source", x_label="alignment epoch"
     ),
@@ -105,9 +105,9 @@ class Chart:
     """A figure of a report.
 
     Args:
-        name: of its file, without .svg.
-        note: below it.
-        draw: draws it on axes.
+        name: name of its file, without .svg.
+        note: text below the figure.
+        draw: function that draws the figure on axes.
         size: in inches.
     """
 
@@ -119,7 +119,7 @@ class Chart:
 
 
 def is_available() -> bool:
-    """Return whether figures can be drawn here: matplotlib is there, and room for its cache."""
+    """Return whether figures can be drawn: matplotlib is installed and can write its cache."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that is read-only
     try:
         import matplotlib.figure  # noqa: F401
@@ -129,9 +129,9 @@ def is_available() -> bool:
 
 
 def svg(chart: Chart) -> str:
-    """Return the text of a figure's SVG file, its title above it.
+    """Return the text of a figure's SVG file, with its title above the figure.
 
-    Title and note are its label, for screen readers.
+    Title and note form its label, for screen readers.
     """
     return _svg(chart, chart.title)
 
@@ -147,13 +147,13 @@ def inline(chart: Chart) -> str:
     text = re.sub(
         r"^.*?(?=<svg)|<defs>\s*<style.*?</style>\s*</defs>", "", text, count=2, flags=re.DOTALL
     )
-    # Ids would be the same in all figures of a page; rotations by 0 and blanks say nothing.
+    # Ids would be the same in all figures of a page; rotations by 0 and blanks are redundant.
     text = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=>)\s+(?=<)', "", text)
     return re.sub(r'(<[^<>]* )style="([^"]*)"', _with_attributes, text)
 
 
 def _with_attributes(tag: re.Match[str]) -> str:
-    """Return a tag's start with the declarations of its style, but for fonts, as attributes."""
+    """Return a tag's start with the declarations of its style, except fonts, as attributes."""
     attributes = []
     for declaration in tag[2].split("; "):
         if not declaration.startswith("font"):
@@ -168,9 +168,9 @@ def _svg(chart: Chart, heading: str) -> str:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    # From matplotlib's defaults, whatever a user's own style file sets.
+    # Based on matplotlib's defaults, so that a user's own style file has no effect.
     with style.context(["default", "tableau-colorblind10", _STYLE]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that its own fonts lack; viewers have others
+        warnings.simplefilter("ignore")  # about letters missing in its fonts; viewers have others
         # Without pyplot, which keeps every figure in a global list and may look for a display.
         figure = Figure(figsize=chart.size)
         axes = figure.add_subplot()
@@ -206,21 +206,21 @@ def _draw_gains(comparison: Comparison, axes: "Axes") -> None:
         labels.append(f"{_name(arm.arm)}\n{gain_text(arm.gain, 1)}")
     axes.axvline(0.0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels)
-    # From high to low, so that the first arm is on top.
+    # The y axis runs from high to low, so that the first arm is on top.
     axes.set(xlabel=comparison.unit, ylim=(len(labels) - 0.5, -0.5))
 
 
 def curves_of(path: Path) -> dict[str, Curve]:
     """Return the curves of a run's folder, by epoch: distance, loss and validation.
 
-    They are the distance of alignment, the training loss and the validation error, as stored; empty
-    where the run's result.json has none. They are read only where they are drawn, since those of
-    10,000 runs would fill the memory.
+    They are the distance of alignment, the training loss and the validation error, as stored. A
+    curve that the run's result.json lacks is empty. Curves are read only when they are drawn, since
+    the curves of 10,000 runs would fill the memory.
     """
     recorded = mapping(read_or_empty(path / RESULT).get("curves"))
     curves = {}
     for kind in _KINDS:
-        # A line of the record without a finite number is left out; others of its curve are drawn.
+        # A line of the record without a finite number is left out; the other lines are drawn.
         curve: Curve = {}
         lines = recorded.get(kind.stage)
         if isinstance(lines, list):
@@ -236,7 +236,8 @@ def curves_of(path: Path) -> dict[str, Curve]:
 def mean_curve(curves: Iterable[Curve], scale: float = 1.0) -> list[Point]:
     """Return the mean of curves, and the band around it, in the order of x.
 
-    It has every x of more than half of the curves that are not empty; values are times `scale`.
+    It has every x that more than half of the non-empty curves have; values are multiplied by
+    `scale`.
     """
     # Curves without a value say nothing about where most have ended.
     drawn = list(filter(None, curves))
@@ -274,19 +275,19 @@ def _draw_lines(lines: Sequence[_Line], kind: _Kind, unit: str, axes: "Axes") ->
 def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
     """Yield every figure of a report.
 
-    They are the arms' gains; and for each task the distance in alignment, loss, validation error.
-    Each line is the mean over a method's seeds, at most 20 of them, for the first 8 methods that
-    have runs of the task. A figure without a line is left out, and so are the gains where there is
-    no comparison.
+    They are the arms' gains, and for each task the distance during alignment, the training loss and
+    the validation error. Each line is the mean over a method's seeds, at most 20 of them, for the
+    first 8 methods that have runs of the task. A figure without a line is left out, and so are the
+    gains if there is no comparison.
     """
     if comparison is not None:
-        title = f"Gain over {comparison.axis}={comparison.baseline}, all sets"
+        title = f"Gain over {comparison.axis}={comparison.baseline}, all data sets"
         # Each arm has two lines of text, which need 0.4 inches.
         height = 0.8 + 0.4 * len(comparison.overall)
         yield Chart(
             name="gains",
             title=_name(title),
-            note="Dot: mean over sets; line: 95 % t interval; right of 0: lower error.",
+            note="Dot: mean over data sets. Line: 95 % t interval. Right of 0, the arm is better.",
             draw=partial(_draw_gains, comparison),
             size=(_SIZE[0], height),
         )
@@ -301,12 +302,12 @@ def _task_charts(table: Table, position: int, title: str) -> Iterator[Chart]:
     # A single method would have its full name, which is long; its metric is enough.
     if len(rows) == 1:
         method_names = [rows[0].method.metric]
-    note = "Mean over seeds, band: lowest to highest"
+    note = "Line: mean over seeds; band: lowest to highest value"
     if len(rows) > _MOST_METHODS:
         note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
     methods = []
-    # Not strict: methods beyond the most that are drawn have names as well.
+    # Not strict: methods that are not drawn, beyond the largest number, have names as well.
     for row, name in zip(rows, method_names, strict=False):
         # Read once for all kinds.
         curves = [curves_of(run.path) for run in row.cells[position].runs[:_MOST_SEEDS]]
@@ -341,7 +342,7 @@ def _lines_by_metric(
     lines_by_metric: dict[str, list[_Line]] = defaultdict(list)
     # `look` counts methods, so that a method looks the same in all figures of a task.
     for look, method in enumerate(methods):
-        # Distances of different metrics have nothing in common: each metric has a figure.
+        # Distances of different metrics cannot be compared, so each metric has its own figure.
         metric = method.metric if kind.name == "distance" else ""
         lines = lines_by_metric[metric]
         points = mean_curve((curves[kind.name] for curves in method.curves), scale)

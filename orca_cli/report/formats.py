@@ -44,7 +44,7 @@ _GAP = _PADDING + 1  # between two columns: room for a line, which this box leav
 _LONGEST_NAME = 32
 _FILE_WIDTH = 140
 _LONGEST = 2000  # characters of a text on the page, such as a note
-# Underscores within words are no markup, and names of settings are full of them.
+# Underscores within words are not markup, and names of settings have many of them.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LATEX = str.maketrans(
     {
@@ -67,8 +67,9 @@ _LATEX = str.maketrans(
 class Page:
     """A report before it has a format.
 
-    It is the table, or in its place a comparison of arms in pairs or a ranking of all methods. The
-    table is always there, for what every view shows; of the other two at most one is.
+    It shows the table, or in its place a comparison of arms in pairs or a ranking of all methods.
+    `table` is always set, since every view shows some of its texts. At most one of the other two is
+    set.
     """
 
     table: Table
@@ -127,7 +128,7 @@ class Page:
     def record(self) -> Record:
         """Return the report as a JSON-able record, errors as stored.
 
-        `schema` counts up when its form changes.
+        `schema` increases when the form of the record changes.
         """
         rates = {"rates": self.table.heading, "remarks": self.table.remarks}
         if self.comparison is not None:
@@ -139,14 +140,14 @@ class Page:
     def _lines(self) -> Iterator[Record]:
         """Yield the lines of a csv file.
 
-        They are cells, without the values of single seeds, and references; or arms by set and over
-        all sets; or methods.
+        They are cells (without the values of single seeds) and references; or arms by data set and
+        over all data sets; or methods.
         """
         record = self.record()
         if self.comparison is not None:
             yield from record["sets"]
             for arm in record["arms"]:
-                # In the column of the sets' names.
+                # This text is in the column of the data sets' names.
                 yield {"task": "all sets"} | arm
             yield from record["left_out"]
         elif self.ranking is not None:
@@ -304,7 +305,7 @@ def _rich_table(layout: Layout, columns: list[int]) -> RichTable:
     rich_table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _PADDING, 0, 0), show_edge=False
     )
-    # Long texts are folded and never cut, so that each is shown whole.
+    # Long texts are folded and never cut, so that each is shown in full.
     for name in layout.names:
         rich_table.add_column(Text(name), overflow="fold", max_width=_LONGEST_NAME, vertical="top")
     for position in columns:
@@ -352,7 +353,7 @@ def _markdown(layout: Layout) -> str:
     for note in layout.notes:
         lines.append(f"- {escape(note)}")
     if layout.problems:
-        lines += ["", "Not in the means:", ""]
+        lines += ["", "Runs not in the means:", ""]
     for problem in layout.problems:
         state, reason, folder = map(escape, problem)
         lines.append(f"- {state}: {reason} ({folder})")
@@ -401,7 +402,7 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[str]]:
-    """Return the cells of a layout's rows, escaped, those of the best results in bold."""
+    """Return the cells of a layout's rows, escaped, with the best results in bold."""
 
     def cell(entry: Entry) -> str:
         text = escape(entry.main)
@@ -420,13 +421,14 @@ def _rows(layout: Layout, escape: Callable[[str], str], bold: str) -> list[list[
 def page_of(view: Page, command: str, study: str) -> str:
     """Return the report as one self-contained HTML page.
 
-    It has one style sheet, one script, text, and nothing from the network. The policy in its head
-    forbids everything but the style sheet and the script, by their hashes: whatever a run folder's
-    names hold, a browser runs nothing else and fetches nothing. The template escapes all texts, and
-    control characters are written out. The same records give the same bytes.
+    It consists of one style sheet, one script and text, and loads nothing from the network. The
+    policy in its head forbids everything except this style sheet and this script, which it knows by
+    their hashes: whatever the names in a run folder contain, a browser runs nothing else and
+    fetches nothing. The template escapes all texts, and control characters are written out. The
+    same records give the same bytes.
 
-    `command` is what made the page, as typed; `study` is empty for none. Without matplotlib there
-    are no figures.
+    `command` is the command line that made the page; `study` is empty for none. Without matplotlib
+    the page has no figures.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -435,15 +437,15 @@ def page_of(view: Page, command: str, study: str) -> str:
 
     names: tuple[str, ...] = ()
     if view.comparison is not None:
-        names = ("Gains", "Gains by set")
+        names = ("Gains", "Gains by data set")
     elif view.ranking is not None:
         names = ("Ranks",)
     tables = {}
-    # Without a comparison or a ranking the only table is that of the results, see below.
+    # Without a comparison or a ranking, the results below are the only table.
     for name, layout in zip(names, view.layouts(), strict=False):
         tables[name] = replace(layout, problems=[])  # the table of results has them
     tables["Results"] = Page(view.table).layouts()[0]
-    # None: figures cannot be drawn; an empty list: there is nothing to draw.
+    # None: figures cannot be drawn. An empty list: there is nothing to draw.
     charts = None
     if figures.is_available():
         charts = list(figures.all_charts(view.table, view.comparison))
@@ -482,6 +484,6 @@ def _packaged(name: str) -> str:
 
 def _digest(text: str) -> str:
     """Return the hash of a style sheet or script as a page's policy states it."""
-    # Of the exact text between the tags, which a browser hashes.
+    # A browser hashes the exact text between the tags.
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,7 +1,7 @@
-"""The table as texts: what every format for people shows, before it is marked up.
+"""The table as texts that every format for people shows, before markup is added.
 
-Its notes are what a reader has to know before trusting it: one sentence for each thing that limits
-a comparison.
+Its notes say, in one sentence each, what limits a comparison: a reader has to know that before
+trusting the table.
 """
 
 import math
@@ -36,7 +36,7 @@ class Entry:
 
     Args:
         text: such as "12.6 ± 0.8 (3)".
-        rest: what the text leaves out, such as "+1 failed".
+        rest: facts that the text leaves out, such as "+1 failed".
         best: whether it is shown in bold, with a star.
     """
 
@@ -72,13 +72,13 @@ class Layout:
     Args:
         names: headers of the columns that name a method.
         columns: headers of the tasks, as lines: task, error, marks.
-        rows: below the methods of a table are its references: others' results, the best simple
-            model's, the best constant predictor's.
-        caption: below it.
-        notes: one line each.
+        rows: the methods of a table, and below them its references: other people's results, the
+            best baseline, the best constant predictor.
+        caption: text below the table.
+        notes: notes below the caption, one line each.
         problems: runs that are not completed or cannot be read.
-        alarms: what makes numbers wrong; shown in red.
-        heading: the first line, above it; empty for none.
+        alarms: reasons why numbers are wrong; shown in red.
+        heading: first line, above the table; empty for none.
     """
 
     names: list[str]
@@ -92,18 +92,18 @@ class Layout:
 
 
 def counted_states(states: Iterable[str]) -> str:
-    """Return a line that counts the runs which no mean includes; empty for none."""
+    """Return a line that counts the runs that no mean includes; empty if there are none."""
     counts = Counter(states)
     if not counts:
         return ""
     texts = [f"{count} {state}" for state, count in counts.items()]
-    return f"Not in the means: {', '.join(texts)}; orca runs list says why."
+    return f"Runs not in the means: {', '.join(texts)}; `orca runs list` says why."
 
 
 def clean(text: str, *, longest: int = 300) -> str:
     """Return text from the disk, cut to `longest` characters.
 
-    What moves a cursor, hides or breaks a line is written as an escape.
+    Characters that move a cursor, hide text or break a line are written as escapes.
     """
     if len(text) > longest:
         text = f"{text[:longest]}..."
@@ -122,7 +122,7 @@ def number_text(number: float, decimals: int | None, sign: str = "") -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Return a p as it is shown; "-" for None."""
+    """Return a p for readers; "-" for None."""
     if p is None:
         return "-"
     if p < 0.1:
@@ -149,13 +149,13 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 
 def settings_text(settings: Iterable[tuple[str, str]], separator: str = ", ") -> str:
-    """Return settings as they are typed, such as "train.lr=0.001, train.epochs=3"."""
+    """Return settings as on the command line, such as "train.lr=0.001, train.epochs=3"."""
     return separator.join(f"{key}={text}" for key, text in settings)
 
 
 def layout_of(table: Table) -> Layout:
-    """Return a table's texts, with its notes; `framed` adds what every view of it shows."""
-    # By column, so that all errors of a column have equally many decimals.
+    """Return a table's texts, with its notes; `framed` adds the texts that every view shows."""
+    # One function for each column, so that all errors of a column have equally many decimals.
     error_texts = []
     for position, column in enumerate(table.columns):
         error_texts.append(_error_text(column, [row.cells[position] for row in table.rows]))
@@ -167,7 +167,7 @@ def layout_of(table: Table) -> Layout:
     if any(method.settings for method in methods):
         name_headers.append("settings")
     rows = []
-    # First the methods, then the references: errors of simple models and of others.
+    # First the methods, then the references: errors of baselines and of other people.
     for row in table.rows:
         facts = vars(row.method) | {"settings": settings_text(row.method.settings)}
         method_names = [clean(facts[name]) for name in name_headers]
@@ -190,27 +190,31 @@ def layout_of(table: Table) -> Layout:
 def _caption(table: Table) -> str:
     caption = (
         "Test error, lower is better: mean ± sample standard deviation over seeds (number of "
-        "seeds). Bold and *: lower than every other method of the task, each by "
-        f"{LEAST} or more common seeds and p <= {LARGEST_P} (exact sign-flip test, Holm over the "
-        "others)."
+        "seeds). Bold and *: significantly lower than every other method of the task, with at "
+        f"least {LEAST} common seeds and p <= {LARGEST_P} (exact sign-flip test, Holm's correction "
+        "for the number of other methods)."
     )
     if "best baseline" in table.references:
-        caption += " best baseline: of simple models on the same split."
+        caption += (
+            " best baseline: lowest test error of a baseline, such as a random forest, on the same "
+            "split; a range if it differs between runs."
+        )
     if "trivial" in table.references:
         caption += " trivial: the best constant predictor."
     protocols = {clean(column.protocol) for column in table.columns}
     # Several protocols are marks above their columns.
     if len(protocols) == 1:
-        caption += f" Protocol: {protocols.pop()}."
+        caption += f" Protocol: {protocols.pop()} (see `orca list protocols`)."
     return caption
 
 
 def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
-    """Return views of a table with what every view shows.
+    """Return views of a table, completed with the texts that a report always shows.
 
-    The first gets the heading, remarks and alarms, the last the runs that no mean includes.
+    The first view gets the heading, remarks and alarms; the last view gets the runs that no mean
+    includes.
     """
-    # Such errors are too low in every view, so that none goes without the alarm.
+    # Such errors are too low in every kind of view, so each report shows the alarm.
     chosen_on_test = set()
     for column in table.columns:
         if column.chosen_on_test:
@@ -231,7 +235,7 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
         layouts[0], notes=cleaned_notes, alarms=alarms, heading=table.heading
     )
     problems = []
-    # Failed runs come first, living ones last.
+    # Failed runs come first, running ones last.
     unfinished = sorted(table.unfinished, key=lambda run: UNFINISHED.index(run.state))
     folders: list[Run | Broken] = [*unfinished, *table.broken]
     for run in folders:
@@ -242,7 +246,7 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
 
 
 def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:
-    """Return a function that writes errors of a column with equal decimals; "-" for None."""
+    """Return a function that formats a column's errors with equal decimals; "-" for None."""
     means = [cell.mean * column.scale for cell in cells if cell.mean is not None]
     decimals = decimals_of(means)
 
@@ -255,9 +259,9 @@ def _error_text(column: Column, cells: Sequence[Cell]) -> _ErrorText:
 
 
 def _entry(cell: Cell, error_text: _ErrorText) -> Entry:
-    """Return such as "12.6 ± 0.8 (3)", and below it what the mean leaves out.
+    """Return an entry such as "12.6 ± 0.8 (3)", and below it the runs that the mean leaves out.
 
-    "-" in place of the mean where no seed has an error, of the deviation where only one has.
+    "-" replaces the mean if no seed has an error, and the deviation if only one seed has an error.
     """
     mean_text = "-"
     n_errors = len(cell.error_by_seed)
@@ -290,7 +294,7 @@ def _reference_entry(reference: Reference | None, error_text: _ErrorText) -> Ent
 def headers(columns: Sequence[Column]) -> list[list[str]]:
     """Return the lines above each column: task, error, marks.
 
-    A protocol is a mark where there are several; the caption names the only one.
+    Protocols are marks if there are several; otherwise the caption names the protocol.
     """
     protocols = {clean(column.protocol) for column in columns}
     header_lines = []
@@ -321,7 +325,10 @@ def column_names(columns: Sequence[Column]) -> list[str]:
 
 
 def verdicts_of(table: Table) -> Iterator[tuple[str, str]]:
-    """Yield each counting run that has one with its sentence on the simple models beside it."""
+    """Yield name and verdict of each run in the table: a sentence that compares it with baselines.
+
+    Runs without a verdict are skipped.
+    """
     for position, name in enumerate(column_names(table.columns)):
         for row in table.rows:
             for run, score in row.cells[position].scored:
@@ -330,7 +337,7 @@ def verdicts_of(table: Table) -> Iterator[tuple[str, str]]:
 
 
 def notes_of(table: Table) -> list[str]:
-    """Return what limits the comparisons of a table, in a sentence each.
+    """Return the limits of a table's comparisons, in one sentence each.
 
     The table's remarks are left out. Names from the disk are not cleaned yet.
     """
@@ -345,14 +352,14 @@ def notes_of(table: Table) -> list[str]:
         notes.append(f"{', '.join(names)}: {note}")
     if table.superseded:
         notes.append(
-            "older attempts that do not count (only an experiment's newest completed run does): "
-            f"{len(table.superseded)}"
+            "older attempts that do not count (only the newest completed run of an experiment "
+            f"counts): {len(table.superseded)}"
         )
     return notes
 
 
 def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield what limits a column: settings that no row names, unlike runs, unscored items."""
+    """Yield a column's limits: settings that no row names, unequal conditions, unscored items."""
     variants = []
     named_settings: set[tuple[str, str]] = set()
     skipped = set()
@@ -360,7 +367,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         for run, score in cell.scored:
             variants.append(run.variant.items())
             skipped.add(score.skipped)
-            # Settings of a method without a completed run here name none of the runs.
+            # A method without a completed run in this column names none of the column's runs.
             named_settings.update(row.method.settings)
     if variants:
         shared_settings = set(variants[0]).intersection(*variants)
@@ -370,7 +377,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
             yield f"all runs with {settings_text(sorted(unnamed_settings))}"
     yield from _unlike_seeds(cells)
     yield from _unlike(cells)
-    # Numbers of items, not seeds; 0 where a run could score all.
+    # Numbers of items, not seeds; 0 if a run could score all items.
     if any(skipped):
         yield f"errors leave out items that could not be scored ({seeds_text(skipped)} per run)"
     for row, cell in cells:
@@ -382,7 +389,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
 
 
 def _unlike_seeds(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield which methods have other seeds than most."""
+    """Yield a note on the methods whose seeds differ from those of most methods."""
     seeds_of_methods = []
     counts: Counter[str] = Counter()
     for row, cell in cells:
@@ -397,11 +404,11 @@ def _unlike_seeds(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
             # Only methods that differ from most others are named.
             if seeds != usual:
                 exceptions.append(f"{method} ({seeds})")
-        yield f"methods have different seeds: {usual}, but {'; '.join(exceptions)}"
+        yield f"methods have different seeds: {usual}, except {'; '.join(exceptions)}"
 
 
 def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
-    """Yield which methods are means over runs that are not alike, and in what methods differ."""
+    """Yield notes on means over runs that differ in facts, and on facts in which methods differ."""
     noted = set()
     runs_of_all: list[Run] = []
     for row, cell in cells:
@@ -413,10 +420,11 @@ def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
                 for fact, seeds in seeds_by_fact.items()
             ]
             yield f"{row.method} is a mean over runs that differ in {name}: {', '.join(facts)}"
-    # A fact in which runs of one method differ was noted above, and differs between methods too.
+    # A fact in which runs of one method differ was noted above; it also differs between methods.
     differing = conditions.mixed(runs_of_all).keys() - noted
     if differing:
         names = " and ".join(sorted(differing))
         yield (
-            f"methods differ in {names}, though none of their settings does; such runs earn no mark"
+            f"methods differ in {names}, although no setting explains it; such runs do not count "
+            "for bold and *"
         )

@@ -14,18 +14,19 @@ from orca_cli.report.table import Row, Table, build_table
 from orca_cli.terminal import counted
 
 _CAPTION = (
-    "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds)."
+    "Test error, lower is better: mean ± sample standard deviation over seeds (number of seeds). "
+    "trivial: the best constant predictor."
 )
-_MOST_METHODS = 4  # of a data set
-_LONGEST_NAME = 32  # of a data set, in the list of those that are not shown
+_MOST_METHODS = 4  # largest number of methods shown for a data set
+_LONGEST_NAME = 32  # characters of a data set's name in the list of data sets not shown
 # Lines below the tables: the caption, further data sets, failures.
 _LINES_BELOW = 5
 
 
 def by_data_set(collection: Collection) -> dict[str, Collection]:
-    """Return the runs of each data set, by its name; that of the newest run first."""
+    """Return the runs of each data set, by its name; the data set of the newest run comes first."""
     runs = defaultdict(list)
-    # From the oldest run to the newest: the last data set that gets a run is the newest.
+    # Runs are sorted by age: the last data set that gets a run is the newest.
     for run in collection.runs:
         runs[run.data].append(run)
     names = list(dict.fromkeys(run.data for run in reversed(collection.runs)))
@@ -40,8 +41,8 @@ def by_data_set(collection: Collection) -> dict[str, Collection]:
 def overview(collection: Collection, console: Console, command: str) -> list[RenderableType]:
     """Return the data sets whose tables fit on the console, and a line for all others.
 
-    A data set is shown with its best methods; failures are counted. `command` is the report's, as
-    typed.
+    A data set is shown with its best methods; failures are counted. `command` is the command line
+    of the report.
     """
     sets = by_data_set(collection)
     shown: list[RenderableType] = []
@@ -50,7 +51,7 @@ def overview(collection: Collection, console: Console, command: str) -> list[Ren
     for name, runs in sets.items():
         block = _block(build_table(runs), console.width, f"{command} --name {shlex.quote(name)}")
         n_lines = sum(len(console.render_lines(part, pad=False)) for part in block)
-        # The newest is shown whole, however long it is.
+        # The newest data set is always shown, however long its table is.
         if shown and n_lines > lines_left:
             break
         shown += block
@@ -59,7 +60,8 @@ def overview(collection: Collection, console: Console, command: str) -> list[Ren
     shown.append(Text(_CAPTION))
     if waiting:
         older = ", ".join(clean(name, longest=_LONGEST_NAME) for name in waiting)
-        line = Text(f"{command} --name: {counted(len(waiting), 'older data set')}, {older}")
+        data_sets = counted(len(waiting), "older data set")
+        line = Text(f"{command} --name NAME shows {data_sets}: {older}")
         line.truncate(console.width, overflow="ellipsis")
         shown.append(line)
     states = [run.state for run in collection.runs if run.state != "completed"]
@@ -71,7 +73,7 @@ def overview(collection: Collection, console: Console, command: str) -> list[Ren
 
 
 def _block(table: Table, width: int, command: str) -> list[RenderableType]:
-    """Return the best methods of a data set, and which command shows the others and the notes."""
+    """Return a data set's best methods, and the command that shows the other methods and notes."""
     rows = sorted(table.rows, key=_lowest_mean)
     best = replace(table, rows=rows[:_MOST_METHODS])
     (layout,) = framed(best, [layout_of(best)])
@@ -84,7 +86,7 @@ def _block(table: Table, width: int, command: str) -> list[RenderableType]:
     if notes:
         more.append(counted(len(notes), "note"))
     if more:
-        block.append(Text(f"{' and '.join(more)}: {clean(command)}", "dim"))
+        block.append(Text(f"{clean(command)} shows {' and '.join(more)}", "dim"))
     return [*block, Text("")]
 
 

@@ -1,8 +1,9 @@
-"""Arms against a baseline, in pairs: runs that are the same in everything but one axis; in numbers.
+"""Compare arms with a control, as numbers, by pairs of runs that differ in one axis only.
 
-A gain is the baseline's error less the arm's: above 0, the arm is better. Sets (the columns of the
-table) are what an arm is judged by: a set counts once, with the mean over its seeds and over what
-else it was run with. `gains` puts all this in words and tables.
+The control is the arm that has the `baseline` value of the axis. A gain is the control's error
+less the arm's: above 0, the arm is better. Each data set (a column of the table) counts once for an
+arm, with the mean over its seeds and over the other settings that the arm was run with. `gains`
+turns the numbers into sentences and tables.
 """
 
 from collections import Counter, defaultdict
@@ -22,29 +23,29 @@ from orca_cli.runs.settings import canonical
 from orca_cli.terminal import counted
 
 _ARM = "arm"  # an axis of studies
-_ARM_GROUPS = ("source", "metric", "finetune")  # that its choices set, among others
-# What both runs of a pair have in common.
+_ARM_GROUPS = ("source", "metric", "finetune")  # groups that an arm of a study may set
+# Both runs of a pair have these in common.
 _COMMON = ("task", "seed", "protocol", "state", SET, TEST_SET, PROGRAM)
-_DECIDED = "decided"  # value of settings that were left open
+_DECIDED = "decided"  # name of the arm whose runs decided the setting themselves
 _REPEAT = (
-    "run both arms on the same data, as long (train.epochs, train.members) and by one program; "
-    "--any-program pairs runs of several"
+    "run both arms on the same data, with the same train.epochs and train.members, and with one "
+    "version of the program (--any-program also pairs runs of different versions)"
 )
 
 
 # Not frozen: Holm's p is set once all blocks are known.
 @dataclass
 class Block:
-    """The pairs of one arm on one set, with all other settings the same.
+    """The pairs of one arm on one data set, with all other settings the same.
 
     Args:
-        others: fields and settings of the method besides the axis.
-        seeds: those that both have, ascending.
-        baseline, errors: by seed, as stored.
-        chosen: what was chosen for the baseline and for the arm, see `Run.choice`; empty where
-            nothing was.
-        gains: by seed, in points where the error is a per cent; `gain` is their mean.
-        holm_p: Holm's p over all blocks.
+        others: fields and settings of the method other than the axis.
+        seeds: seeds that control and arm have in common, ascending.
+        baseline, errors: errors of the control and of the arm, by seed, as stored.
+        chosen: values that were chosen for the control and for the arm, see `Run.choice`; empty if
+            no value was chosen.
+        gains: gain of each seed, in points if the error is in per cent; `gain` is their mean.
+        holm_p: p after Holm's correction for all blocks.
     """
 
     column: Column
@@ -59,18 +60,19 @@ class Block:
     holm_p: float = 1.0
 
 
-# Not frozen, as `Block`.
+# Not frozen, for the same reason as `Block`.
 @dataclass
 class Overall:
-    """One arm over all sets that it has pairs on.
+    """One arm over all data sets on which it has pairs.
 
     Args:
-        sets: how many.
-        pairs: of runs, on all sets.
-        seeds: of a set, fewest and most; on a single set the differences that its arm is judged by.
-        wins, ties, losses: sets by the sign of their mean gain.
-        gain: mean over sets, or over the seeds of a single set, in `Comparison.unit`.
-        holm_p: Holm's p over the arms.
+        sets: number of these data sets.
+        pairs: number of pairs of runs over all data sets.
+        seeds: smallest and largest number of seeds per data set.
+        wins, ties, losses: number of data sets with a mean gain above, equal to and below 0.
+        gain: mean gain over data sets, or over the seeds of a single data set, in
+            `Comparison.unit`.
+        holm_p: p after Holm's correction for the number of arms.
     """
 
     arm: str
@@ -86,12 +88,12 @@ class Overall:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs of one seed, the baseline's and the arm's.
+    """Two runs of one seed: the control's and the arm's.
 
     Args:
-        differs: names of the facts in which they differ, though no setting that differs sets these
-            (`conditions.mixed`).
-        is_same: whether both are the same computation, and nothing differs.
+        differs: names of the facts in which the two runs differ although no setting that differs
+            explains it (`conditions.mixed`).
+        is_same: whether both runs are the same computation and `differs` is empty.
     """
 
     column: Column
@@ -104,18 +106,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every arm against the baseline.
+    """Every arm compared with the control.
 
     Args:
-        blocks: those with pairs.
-        unit: of the gains that arms are judged by: points; or per cent of the error, by relative
-            differences of mean errors (`differences.relative`), since the error of some set is no
-            per cent.
-        unpaired: completed runs, of all arms, without a partner.
-        same: pairs that were left out: both runs are the same computation, with equal final weights
-            and errors.
-        left_out: pairs that were left out, since they differ in more than the axis.
-        programs: names of the programs that made the runs of pairs.
+        axis: group or setting in which arms differ.
+        baseline: the control's value of the axis.
+        blocks: blocks with at least one pair.
+        unit: unit of the arms' gains: points if all errors are in per cent. Otherwise it is per
+            cent of the error, from relative differences of mean errors (`differences.relative`).
+        unpaired: number of completed runs, of all arms, without a partner.
+        same: number of pairs that were left out because both runs are the same computation, with
+            equal final weights and errors.
+        left_out: pairs that were left out because their runs differ in more than the axis.
+        programs: names of the versions of the program that made the runs of the pairs.
     """
 
     axis: str
@@ -130,7 +133,7 @@ class Comparison:
 
 
 class _ArmCell(NamedTuple):
-    """A cell of the table, its value on the axis, and what the cells of a pair have in common."""
+    """A cell of the table, its value on the axis, and the settings that a pair's cells share."""
 
     arm: str
     column: Column
@@ -139,22 +142,25 @@ class _ArmCell(NamedTuple):
 
 
 def compare(table: Table, axis: str, baseline: str) -> Comparison:
-    """Return the comparison of methods that differ in an axis only.
+    """Return the comparison of methods that differ in one axis only.
 
     Args:
-        axis: body, source, metric, finetune, arm (of a study), or the key of a setting, whether
-            typed, decided by the run or left at its default.
-        baseline: a value of the axis; numbers are compared as numbers.
+        table: the table of all runs.
+        axis: body, source, metric, finetune, arm (of a study), or the key of a setting. The setting
+            may be set explicitly, decided by the run or left at its default.
+        baseline: the control's value of the axis; numbers are compared as numbers.
 
     Raises:
-        UsageError: pairs have the axis in common, such as the seed.
-        DataError: no row has that value, no pair is left, a run has several partners, or a set was
-            measured in several ways.
+        UsageError: both runs of a pair always share the axis, such as the seed.
+        DataError: no run has that value, no pair is left, a run has several partners, or a data set
+            was measured in several ways.
     """
     # No pair differs in any of these.
     if axis in _COMMON:
         raise UsageError(
-            f"'{axis}' is not a setting of an arm", where="--against", hint="such as metric=none"
+            f"arms cannot differ in '{axis}'",
+            where="--against",
+            hint="use a setting, such as --against metric=none",
         )
     blocks = []
     left_out = []
@@ -163,7 +169,7 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     n_unpaired = 0
     for arm_cell, baseline_cell in _partners(list(_arm_cells(table, axis)), axis, baseline):
         pairs = _pairs(arm_cell, baseline_cell)
-        # Each pair has a single run of an arm, so all other runs of arms lack a partner.
+        # Each pair has one run of the arm, so the arm's other runs lack a partner.
         n_unpaired += len(arm_cell.cell.error_by_seed) - len(pairs)
         seeds = []
         for pair in pairs:
@@ -173,9 +179,9 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
                 n_same += 1
             else:
                 seeds.append(pair.seed)
-                # Both runs of a pair that counts were made by one program.
+                # Both runs of a pair that counts were made by one version of the program.
                 programs.add(program_name(pair.runs[0]))
-        # A block has the pairs that count; an arm without any on a set has no block there.
+        # A block contains the pairs that count; without pairs on a data set an arm has no block.
         if seeds:
             blocks.append(_block(arm_cell, baseline_cell, seeds))
     if not blocks:
@@ -183,10 +189,10 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
     # Several blocks may share a column, which counts once.
     columns = dict.fromkeys(block.column for block in blocks)
     check_sets(columns, "--against")
-    # Gains in different units have no mean, so a single error that is no per cent makes all
+    # Gains in different units have no mean, so one error that is not in per cent makes all gains
     # relative.
     is_relative = not all(column.percent for column in columns)
-    # In the order of the table's rows.
+    # Arms are in the order of the table's rows.
     blocks_by_arm = defaultdict(list)
     for block in blocks:
         blocks_by_arm[block.arm].append(block)
@@ -210,11 +216,12 @@ def compare(table: Table, axis: str, baseline: str) -> Comparison:
 def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
     """Yield the cells with errors whose runs record a value on an axis.
 
-    A setting that was not typed has its default, which may differ between sets. What runs decide
-    themselves may differ too, so all methods that leave the setting to the run are one arm.
+    A setting that was not set explicitly has its default, which may differ between data sets. The
+    values that runs decide themselves may differ too, so all methods that leave the setting to the
+    run form one arm.
     """
-    # Pairs may differ in the axis, in what an arm of a study sets, and in a source that the body
-    # implies.
+    # The runs of a pair may differ in the axis, in groups that an arm of a study sets, and in a
+    # source that the body implies.
     free_keys = {axis}
     if axis == _ARM:
         free_keys.update(_ARM_GROUPS)
@@ -225,7 +232,7 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
         fields_of_row = {group: getattr(row.method, group) for group in GROUPS}
         fields_of_row |= dict(row.method.settings)
         other_settings = []
-        # Sorted, since it is a key by which cells find their partners.
+        # Sorted, since cells with equal settings become partners.
         for key in sorted(fields_of_row):
             if key not in free_keys:
                 other_settings.append((key, fields_of_row[key]))
@@ -233,14 +240,14 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
             # Without a test error there is nothing to pair.
             if not cell.error_by_seed:
                 continue
-            # Runs of a cell differ in their seed only, so the first shows how all were set.
+            # Runs of a cell differ in their seed only, so the first run has the settings of all.
             first_run = cell.runs[0]
             arm_value = fields_of_row.get(axis)
             if not arm_value and axis in first_run.decided and axis not in first_run.variant:
                 arm_value = _DECIDED
             elif not arm_value:
                 arm_value = values.lookup(first_run, axis)
-            # A run without such a setting is in no arm.
+            # A run without such a setting belongs to no arm.
             if arm_value is not None:
                 yield _ArmCell(
                     arm=canonical(arm_value), column=column, others=tuple(other_settings), cell=cell
@@ -250,20 +257,20 @@ def _arm_cells(table: Table, axis: str) -> Iterator[_ArmCell]:
 def _partners(
     arm_cells: Sequence[_ArmCell], axis: str, baseline: str
 ) -> Iterator[tuple[_ArmCell, Cell]]:
-    """Yield each arm's cell with the baseline's of the same set and settings.
+    """Yield each arm's cell with the control's cell of the same data set and settings.
 
-    A cell without a partner comes with an empty one.
+    A cell without a partner is paired with an empty cell.
 
     Raises:
-        DataError: no cell has the baseline's value, or an arm has several partners.
+        DataError: no cell has the control's value, or an arm has several partners.
     """
     reference = canonical(baseline)
     arms = {arm_cell.arm for arm_cell in arm_cells}
     if reference not in arms:
-        # If no run has the axis at all, the key is wrong rather than the value.
+        # If no run has the axis at all, the key is wrong and not the value.
         hint = suggest(baseline, arms) if arms else KEY_HINT
         raise DataError(f"no completed run has {axis}={baseline}", where="--against", hint=hint)
-    # Set and other settings -> the baseline's cells.
+    # Data set and other settings -> the control's cells.
     baseline_cells = defaultdict(list)
     for arm_cell in arm_cells:
         if arm_cell.arm == reference:
@@ -273,12 +280,12 @@ def _partners(
             continue
         cells = baseline_cells[arm_cell.column, arm_cell.others]
         if len(cells) > 1:
-            # An arm of a study was run with another source as well, or runs differ in what no
-            # setting shows.
+            # An arm of a study was also run with another source, or runs differ in something that
+            # no setting shows.
             raise DataError(
-                f"ambiguous reference: several methods have {axis}={baseline}",
+                f"ambiguous: several methods have {axis}={baseline}",
                 where="--against",
-                hint="narrow with --where, or remove the runs of one of them: orca runs rm",
+                hint="select one of them with --where, or remove the others with `orca runs rm`",
             )
         yield arm_cell, cells[0] if cells else Cell()
 
@@ -290,7 +297,7 @@ def _pairs(arm_cell: _ArmCell, baseline_cell: Cell) -> list[Pair]:
     for seed in baseline_cell.common_seeds(cell):
         runs = (baseline_cell.run_by_seed[seed], cell.run_by_seed[seed])
         differs = list(mixed(runs))
-        # Weights that are not recorded are no evidence of the same computation.
+        # Weights that are not recorded do not prove that both runs computed the same.
         weights = {run.score.weights for run in runs if run.score}
         has_equal_weights = len(weights) == 1 and "" not in weights
         # Exactly equal: the same computation gives the same bits.
@@ -308,7 +315,7 @@ def _pairs(arm_cell: _ArmCell, baseline_cell: Cell) -> list[Pair]:
 
 
 def _block(arm_cell: _ArmCell, baseline_cell: Cell, seeds: Sequence[int]) -> Block:
-    """Return the gains of the pairs of some seeds, and their statistics."""
+    """Return the block of the pairs with these seeds: their gains and statistics."""
     cell = arm_cell.cell
     scale = arm_cell.column.scale
     baseline = [baseline_cell.error_by_seed[seed] for seed in seeds]
@@ -332,32 +339,29 @@ def _block(arm_cell: _ArmCell, baseline_cell: Cell, seeds: Sequence[int]) -> Blo
 
 def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pair]) -> DataError:
     """Return the error that says why no pair is left."""
-    # From the most specific reason to the most general: pairs that differ in more, pairs that do
-    # not differ at all, no pairs.
+    # The most specific reason is checked first: pairs that differ in more than the axis,
+    # pairs that do not differ at all, no pairs.
     if left_out:
         message = f"no pair is left: {left_out_text(axis, left_out)}"
         hint = _REPEAT
     elif n_same:
         message = (
-            f"no pair is left: {counted(n_same, 'pair')} of the same computation "
+            f"no pair is left: in {counted(n_same, 'pair')}, both runs are the same computation "
             "(equal final weights and errors)"
         )
-        hint = f"{axis} changed nothing in these runs"
+        hint = f"compare another setting; {axis} changed nothing in these runs"
     else:
-        message = (
-            "no two runs of the same task and seed, on the same test data, differ in nothing but "
-            f"'{axis}'"
-        )
+        message = f"no two runs with the same task, seed and test data differ only in '{axis}'"
         hint = (
-            f"run the same tasks and seeds with {axis}={baseline}; 'orca runs diff' says in what "
-            "two runs differ"
+            f"run the same tasks and seeds with {axis}={baseline}; `orca runs diff` shows how two "
+            "runs differ"
         )
     return DataError(message, where="--against", hint=hint)
 
 
 def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
-    """Return how many pairs were left out, and in what those of each set and arm differ."""
-    # Set, arm and facts -> seeds, so that no reason is repeated for each seed.
+    """Return the number of pairs that were left out, and how they differ by data set and arm."""
+    # Data set, arm and facts -> seeds, so that no reason is repeated for each seed.
     seeds_by_reason = defaultdict(list)
     for pair in left_out:
         facts = " and ".join(pair.differs)
@@ -368,46 +372,48 @@ def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
         reasons.append(f"{reason} (seed {seeds_text(seeds)})")
     pairs_text = counted(len(left_out), "pair")
     reasons_text = "; ".join(reasons)
-    return clean(f"{pairs_text} with differences besides {axis}: {reasons_text}", longest=2000)
+    return clean(f"{pairs_text} with differences other than {axis}: {reasons_text}", longest=2000)
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
-    """Raise DataError for several columns of one set, such as two protocols of a task.
+    """Raise DataError for several columns of one data set, such as two protocols of a task.
 
-    They would count as several sets.
+    They would count as several data sets.
     """
-    # Names leave out protocol, error and size, in which columns of a set differ.
+    # A column's name leaves out protocol, error and size, in which columns of a data set differ.
     counts = Counter(column.name for column in columns)
     for set_name, n_ways in counts.items():
         if n_ways > 1:
             message = (
-                f"{set_name} was measured in {n_ways} ways, which would count as {n_ways} sets"
+                f"'{set_name}' was measured in {n_ways} ways, which would count as {n_ways} data "
+                "sets"
             )
-            hint = "narrow with --where protocol=..., or another setting in which its runs differ"
+            hint = "select one with --where protocol=..., or another setting in which runs differ"
             raise DataError(clean(message), where=option, hint=hint)
 
 
 def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
-    """Return the gain of an arm, judged by its sets, or on a single set by its seeds."""
+    """Return the gain of an arm over its data sets, or over the seeds of a single data set."""
     blocks_by_set = defaultdict(list)
     n_pairs = 0
     for block in blocks:
         blocks_by_set[block.column].append(block)
         n_pairs += len(block.seeds)
-    # A set counts once, whatever its arm was run with. Where units differ, only the signs are used.
+    # A data set counts once, whatever settings the arm was run with. If units differ, only the
+    # signs of these gains are used.
     gains = []
     differences = []
-    n_seeds = []  # of each set
+    n_seeds = []  # number of seeds of each data set
     for blocks_of_set in blocks_by_set.values():
         gain = fmean(fmean(block.gains) for block in blocks_of_set)
         gains.append(gain)
         if is_relative:
-            # A set's difference is between its two mean errors, as the table shows them.
+            # The difference of a data set is between its two mean errors, as the table shows them.
             baseline_error = fmean(fmean(block.baseline) for block in blocks_of_set)
             arm_error = fmean(fmean(block.errors) for block in blocks_of_set)
             gain = 100 * relative(baseline_error, arm_error)
         differences.append(gain)
-        # Blocks of a set may share seeds, which count once.
+        # Blocks of a data set may share seeds, which count once.
         seeds: set[int] = set()
         for block in blocks_of_set:
             seeds.update(block.seeds)
@@ -426,11 +432,11 @@ def _overall(blocks: Sequence[Block], is_relative: bool) -> Overall:
 
 
 def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
-    """Return the mean gain of each seed over blocks of one set, by rising seed."""
+    """Return the mean gain of each seed over the blocks of one data set, by rising seed."""
     gains = defaultdict(list)
     for block in blocks:
         for position, seed in enumerate(block.seeds):
-            # In points, unless some set has another unit.
+            # The gain is in points, unless the error of a data set has another unit.
             gain = block.gains[position]
             if is_relative:
                 gain = 100 * relative(block.baseline[position], block.errors[position])
@@ -439,7 +445,7 @@ def _by_seed(blocks: Sequence[Block], is_relative: bool) -> list[float]:
 
 
 def _correct(judged: Sequence[Block | Overall]) -> None:
-    """Set Holm's p of gains that are tested together."""
+    """Set the Holm-corrected p of gains that are tested together."""
     corrected = holm([entry.gain.p for entry in judged])
     for entry, holm_p in zip(judged, corrected, strict=True):
         entry.holm_p = holm_p

@@ -31,8 +31,8 @@ def with_published(table: Table, path: Path) -> Table:
     first counts.
 
     Raises:
-        DataError: it cannot be read, a field is empty, an error is in per cent or not finite, or no
-            task is in the table.
+        DataError: the file cannot be read, a field is empty, an error is in per cent or not finite,
+            or the table has none of the file's tasks.
     """
     in_percent: dict[str, bool] = {}
     for column in table.columns:
@@ -41,7 +41,7 @@ def with_published(table: Table, path: Path) -> Table:
     number_of_source: dict[str, int] = {}
     rows: dict[str, list[Reference | None]] = {}
     for result in _published_results(path, in_percent):
-        # Lines of other tasks are read and checked as well; a task may be misspelt.
+        # Lines of other tasks are read and checked as well, since a task may be misspelt.
         published_tasks.add(result.task)
         if result.task not in in_percent:
             continue
@@ -55,35 +55,37 @@ def with_published(table: Table, path: Path) -> Table:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
-        task_names = ", ".join(sorted(published_tasks)) or "no line"
-        hint = "orca report shows the tasks"
+        task_names = ", ".join(sorted(published_tasks)) or "it has no lines"
+        hint = "`orca report` shows the tasks"
         if published_tasks and in_percent:
             hint = suggest(min(published_tasks), in_percent)
-        raise DataError(f"no run is of a task in it ({task_names})", where=str(path), hint=hint)
+        raise DataError(
+            f"the report has no task of this file ({task_names})", where=str(path), hint=hint
+        )
     notes = [
-        f"[{number}] reported by others, under their conditions: {source}"
+        f"[{number}] reported by others, under their own conditions: {source}"
         for source, number in number_of_source.items()
     ]
-    # The best simple model and the constant stay below.
+    # The rows of the best baseline and of the constant stay below these rows.
     return replace(table, references=rows | table.references, remarks=[*notes, *table.remarks])
 
 
 def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_PublishedResult]:
     """Yield the lines of a csv file.
 
-    `in_percent` says of the table's tasks whether their errors are fractions, at most 1.
+    `in_percent`: task of the table -> whether its errors are fractions of at most 1.
     """
-    # The line of the header.
+    # The header is line 1.
     line_number = 1
     try:
-        # Some spreadsheets begin a file in UTF-8 with a byte order mark, which is no part of the
+        # Some spreadsheets begin a file in UTF-8 with a byte order mark, which is not part of the
         # first name.
         with open(path, encoding="utf-8-sig", newline="") as file:
             for fields in csv.DictReader(file, skipinitialspace=True):
                 line_number += 1
                 yield _published_result(fields, in_percent)
     except (OSError, ValueError, csv.Error) as problem:
-        hint = f"a line is {','.join(_COLUMNS)}, in UTF-8; an error is such as 0.1939 for 19.39 %"
+        hint = f"write lines of {','.join(_COLUMNS)} in UTF-8, with an error of 19.39 % as 0.1939"
         raise DataError(
             f"cannot be read: {problem}", where=f"{path}, line {line_number}", hint=hint
         ) from problem
@@ -92,16 +94,20 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
 def _published_result(
     fields: Mapping[str, str | None], in_percent: Mapping[str, bool]
 ) -> _PublishedResult:
-    """Return a line; ValueError for an empty field, or an error that is not finite or above 1."""
-    # None where the line is too short.
+    """Return the result of a line.
+
+    Raises:
+        ValueError: a field is empty, or the error is not finite, or is a percentage above 1.
+    """
+    # A field is None if the line is too short.
     texts = [fields.get(name) or "" for name in _COLUMNS]
     task, method, error_text, source = map(str.strip, texts)
-    # `float` itself raises ValueError for a text that is no number.
+    # `float` itself raises ValueError for a text that is not a number.
     is_complete = task and method and source
     if not is_complete or not math.isfinite(float(error_text)):
-        raise ValueError(f"a field is empty, or '{error_text}' not finite")
+        raise ValueError(f"a field is empty, or the error '{error_text}' is not finite")
     error = float(error_text)
     # A fraction above 1 was most likely meant in per cent.
     if error > 1 and in_percent.get(task):
-        raise ValueError(f"error {error:g} is above 1")
+        raise ValueError(f"the error {error:g} is above 1, but must be a fraction")
     return _PublishedResult(task=task, method=method, error=error, source=source)

@@ -1,7 +1,7 @@
-"""The methods of a table over all its tasks: mean ranks, and each against the one that ranks first.
+"""Compare a table's methods over all its tasks: mean ranks, and each method with the first.
 
-A method is a row of the table, a task a column; an error is the mean over the seeds of a cell. Only
-tasks count on which every method has an error.
+A method is a row of the table, a task is a column, and an error is the mean over the seeds of a
+cell. Only tasks on which every method has an error count.
 """
 
 import itertools
@@ -24,24 +24,26 @@ from orca_cli.report.layout import (
 from orca_cli.report.paired import check_sets
 from orca_cli.report.table import Cell, Method, Table, is_source_implied
 
-# Up to 190 pairs, each with a test of its own.
-MOST = 20  # methods that are tested; their pairs grow with the square
+# 20 methods have 190 pairs, each with a separate test.
+MOST = 20  # more methods are not tested, since the number of pairs grows with the square
 # Method -> its errors by task, in one order of tasks; lower is better.
 Errors = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How one method does over the tasks of a ranking.
+    """How one method performs over the tasks of a ranking.
 
     Args:
-        rank: mean over tasks; 1 is best, ties share the mean of their ranks.
-        gain: of the method that ranks first over this one: mean over tasks of the difference of
-            their errors, in per cent of the mean of both.
-        wins, ties, losses: of the method that ranks first against this one, by task.
-        p: of the exact sign-flip test of that gain; None for the first itself, and for more than
-            `MOST` methods.
-        holm_p: corrected for all pairs of methods, since the errors themselves chose the first.
+        rank: mean rank over tasks; 1 is best, ties share the mean of their ranks.
+        gain: gain of the method that ranks first over this method: mean over tasks of the
+            difference of their errors, in per cent of the mean of both errors.
+        wins, ties, losses: number of tasks that the method that ranks first wins, ties and loses
+            against this method.
+        p: p of the exact sign-flip test of that gain; None for the first method itself, and if
+            there are more than `MOST` methods.
+        holm_p: p corrected for all pairs of methods, since the same errors decide which method
+            ranks first.
     """
 
     method: str
@@ -59,12 +61,13 @@ class Ranking:
     """All methods, the best first.
 
     Args:
-        standings: empty where there are fewer than two methods, or no task with errors of all.
-        tasks: that count.
-        holes: task that does not count -> why, such as a method without an error on it.
+        standings: how each method performs; empty for fewer than two methods, and if no task has
+            errors of all methods.
+        tasks: tasks that count.
+        holes: task that does not count -> reasons, such as a method without an error on it.
         friedman: p of Friedman's test that the ranks of all methods come from the same
-            distribution; None for fewer than three methods or two tasks, and where all methods are
-            tied everywhere.
+            distribution; None for fewer than three methods or two tasks, and if all methods are
+            tied on every task.
     """
 
     standings: list[Standing]
@@ -74,7 +77,7 @@ class Ranking:
 
 
 def rank(table: Table) -> Ranking:
-    """Return how the methods of a table do over the tasks on which all of them have errors.
+    """Return how the methods of a table perform over the tasks on which all of them have errors.
 
     Raises:
         DataError: a task that counts was measured in several ways.
@@ -99,8 +102,8 @@ def rank(table: Table) -> Ranking:
     # A task in two columns would count twice.
     check_sets(columns, "--compare")
     # [methods][tasks]
-    errors_by_method = zip(*errors_by_task, strict=True)  # empty where no task counts
-    # Not strict: where no task counts, names have no errors, and nothing is ranked.
+    errors_by_method = zip(*errors_by_task, strict=True)  # empty if no task counts
+    # Not strict: if no task counts, names have no errors, and nothing is ranked.
     standings, friedman = ranked(dict(zip(method_names, errors_by_method, strict=False)))
     return Ranking(
         standings=standings,
@@ -130,14 +133,14 @@ def _errors_on_task(cells: Sequence[Cell], names: Sequence[str]) -> tuple[list[f
 def names_of(methods: Sequence[Method]) -> list[str]:
     """Return a name for each method: its groups and settings that not all methods share.
 
-    The source is left out where bodies imply it. A method that is alone has its full name.
+    The source is left out if bodies imply it. A single method has its full name.
     """
     groups = list(GROUPS)
     if is_source_implied(methods):
         groups.remove("source")
     telling_groups = []
     for group in groups:
-        # A group that all methods share tells none of them apart.
+        # A group that all methods share does not distinguish them.
         if len({getattr(method, group) for method in methods}) > 1:
             telling_groups.append(group)
     settings = [set(method.settings) for method in methods]
@@ -170,7 +173,7 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
     mean_ranks = ranks.mean(axis=1).tolist()
     rank_of = dict(zip(errors, mean_ranks, strict=True))
     ranked_names = sorted(errors, key=lambda name: (rank_of[name], name))
-    # All pairs, also those without the first: the correction is by their number.
+    # All pairs, including pairs without the first method: the correction depends on their number.
     p_values = _p_values(errors, ranked_names)
     corrected_values = holm(list(p_values.values()))
     corrected = dict(zip(p_values, corrected_values, strict=True))
@@ -190,9 +193,9 @@ def ranked(errors: Errors) -> tuple[list[Standing], float | None]:
             )
         )
     friedman = None
-    # Friedman's test divides by the spread of the ranks, which is 0 where all are tied.
+    # Friedman's test divides by the spread of the ranks, which is 0 if all are tied.
     is_tied = (ranks == ranks[0]).all()
-    # scipy refuses fewer than three methods.
+    # scipy requires at least three methods.
     if len(ranked_names) > 2 and len(rounded[0]) > 1 and not is_tied:
         friedman = float(stats.friedmanchisquare(*rounded).pvalue)
     return standings, friedman
@@ -208,7 +211,10 @@ def _p_values(errors: Errors, ranked_names: Sequence[str]) -> dict[tuple[str, st
 
 
 def _gains(errors: Errors, pair: tuple[str, str]) -> list[float]:
-    """Return by task how much lower the better method's errors are, in per cent of both's mean."""
+    """Return by how much the better method's errors are lower, in per cent of both errors' mean.
+
+    The order is that of the tasks.
+    """
     better, worse = pair
     by_task = zip(errors[worse], errors[better], strict=True)
     return [100 * relative(base, error) for base, error in by_task]
@@ -240,10 +246,11 @@ def layout_of(ranking: Ranking) -> Layout:
         ]
         rows.append(Line(names=[clean(standing.method)], entries=entries))
     caption = (
-        "rank: mean over tasks, 1 is best. The other columns are of the method that ranks first "
-        "against this one: mean gain in % of the mean of both errors; tasks that it wins, ties and "
-        "loses; p of the exact sign-flip test over tasks. Holm: corrected for all pairs of methods."
-        f" Bold and *: {LEAST} or more tasks that differ and p <= {LARGEST_P} then."
+        "rank: mean rank over tasks, 1 is best. The other columns compare the method that ranks "
+        "first with the method of the row: its mean gain in % of the mean of both errors; the "
+        "number of tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. "
+        "Holm: p corrected for all pairs of methods. Bold and *: the two methods differ on at "
+        f"least {LEAST} tasks, and p <= {LARGEST_P} after this correction."
     )
     return Layout(
         names=["method"],
@@ -264,14 +271,15 @@ def _notes(ranking: Ranking) -> list[str]:
     holes = ranking.holes
     n_tasks = len(ranking.tasks)
     note = (
-        f"over the {n_tasks} of {n_tasks + len(holes)} tasks on which all methods can be compared"
+        f"ranked over the {n_tasks} of {n_tasks + len(holes)} tasks on which all methods can be "
+        "compared"
     )
     if ranking.friedman is not None:
-        note += f"; Friedman's test that all are alike: p = {p_text(ranking.friedman)}"
+        note += f"; Friedman's test that all methods are equal: p = {p_text(ranking.friedman)}"
     if not ranking.standings:
         note = (
-            "nothing to compare: no task has an error of every method, of two or more; narrow with "
-            "--where"
+            "nothing to compare: there are fewer than two methods, or no task has an error of "
+            "every method; select methods with --where"
         )
     notes = [note]
     if holes:

@@ -1,14 +1,14 @@
 "use strict";
-// Sorts tables by a click on a header, and hides rows that lack the words of the filter. Without it everything is readable.
+// Sorts tables by a click on a header, and hides rows that lack the words of the filter. The page is readable without it.
 (() => {
   const key = (row, place) => {
     const text = (row.cells[place].firstChild?.textContent ?? "").trim();
-    const word = text.replace(/^\* /, "").split(" ")[0]; // a folder's name only begins with a number
+    const word = text.replace(/^\* /, "").split(" ")[0]; // the name of a folder may begin with a number without being one
     return place === 0 || word === "" || Number.isNaN(Number(word)) ? text : Number(word);
   };
   const compare = (a, b) => {
     if (typeof a === "number" && typeof b === "number") return a - b;
-    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // what has no number comes after what has one
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // texts come after numbers
     return a.localeCompare(b, undefined, { numeric: true });
   };
   document.addEventListener("click", (event) => {
@@ -32,6 +32,6 @@
   for (const input of document.querySelectorAll("input[data-for]")) {
     input.parentElement.hidden = false;
     input.addEventListener("input", () => filter(input));
-    if (input.value) filter(input); // a browser keeps it over a reload
+    if (input.value) filter(input); // a browser keeps the words when the page is reloaded
   }
 })();

@@ -1,4 +1,4 @@
-"""Which runs are shown: by any setting, by the names of a study, or every arm at its own value."""
+"""Select the runs of a report: by a setting, by a study, or each arm at its own chosen value."""
 
 import math
 from collections import defaultdict
@@ -18,33 +18,35 @@ from orca_cli.runs.settings import canonical
 
 SET = "set"  # the axis whose choices are the columns of a study's table
 FIELDS = ("task", "data", *GROUPS, "seed", "protocol", "state")
-KEY_HINT = "it is none of the runs' settings; orca runs show RUN lists them"
+KEY_HINT = "use a setting that the runs have; `orca runs show RUN` lists the settings"
 RATE = "train.lr"
 # The error of 50 samples has a standard error of up to 7 points.
-FEW = 50  # validation samples: a choice by fewer is mostly luck
-_EDGE = "(edge): the lowest or highest value that was run, so that a better one may lie beyond"
+FEW = 50  # a choice by fewer validation samples is mostly luck
+_EDGE = "(edge): the lowest or highest value that was run, so a better value may lie beyond it"
 _LUCK = (
     f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
-    "all)"
+    "all training samples)"
 )
-_ALONE = "nothing is left to judge, since no other seed was run at what was chosen"
+_ALONE = "not compared, since no other seed was run with the chosen value"
 _LabelsByArm = dict[tuple[str, ...], dict[str, str]]  # arm, as values on the axes -> labels
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
-    """Return key and value of KEY=VALUE; UsageError where the text is something else."""
+    """Return key and value of KEY=VALUE; UsageError if the text does not have this form."""
     key, _, value = text.partition("=")
     if not (key and value):
         raise UsageError(
-            f"'{text}' is not KEY=VALUE", where=option, hint=f"such as {option} metric=none"
+            f"'{text}' is not KEY=VALUE",
+            where=option,
+            hint=f"write, for example, {option} metric=none",
         )
     return key, value
 
 
 class Values:
-    """Looks up the value of any key of a run, as it would be typed.
+    """Look up the value of any key of a run, in the form that the command line takes.
 
-    The settings of runs that differ in their seed only are read once.
+    The settings of runs that differ only in their seed are read once.
     """
 
     def __init__(self) -> None:
@@ -53,24 +55,25 @@ class Values:
     def lookup(self, run: Run, key: str) -> str | None:
         """Return a run's value of a group or a setting; None if not recorded.
 
-        It was typed, decided by the run, or is the default. A run of `select_study` has the names
-        of the study's choices in place of what these set, and `set` is its task.
+        The value was set explicitly, decided by the run, or is the default. A run of `select_study`
+        has the names of the study's choices in place of the settings behind them, and its `set` is
+        its task.
         """
         if key in FIELDS:
             return str(getattr(run, key))
         if key == SET:
             return run.task
         if key == TEST_SET:
-            # As tables show it.
+            # Tables show the same short form.
             return run.test_set[:8] or None
         if key == PROGRAM:
             return program_name(run) if run.facts else None
-        # In a study these are its names, which come before all that the run records.
+        # In a study, `variant` contains the study's names, which precede the run's own records.
         for recorded in (run.variant, run.decided):
             if key in recorded:
                 return recorded[key]
         entry = (str(run.path), key)
-        # The hash of the settings leaves out those without an effect on the result.
+        # The hash of the settings leaves out settings without an effect on the result.
         if run.settings and not is_without_effect(key):
             entry = (run.settings, key)
         if entry not in self._composed:
@@ -83,28 +86,29 @@ class Values:
 
 
 def where(collection: Collection, text: str, values: Values) -> Collection:
-    """Return the runs whose key has a value, or one of several; see `Values.lookup`.
+    """Return the runs whose key has a value, or one of several values; see `Values.lookup`.
 
     Broken folders stay.
 
     Args:
+        collection: the runs to select from.
         text: KEY=VALUE or KEY=VALUE,VALUE,...; numbers are compared as numbers, so that 1e-4 finds
             0.0001.
-        values: of runs; several calls share them, so that settings are read once.
+        values: looks up values of runs; calls that share it read the settings of a run once.
 
     Raises:
         UsageError: the text is not KEY=VALUE.
-        DataError: no run has such a value, and it is no state that a run may have.
+        DataError: no run has such a value, and it is not a state that a run may have.
     """
     key, value = pair(text, "--where")
-    # A data set may be called 1 or 1.0, which as numbers were the same.
+    # Data sets may be named 1 and 1.0, which are equal as numbers.
     form = str if key == "data" else canonical
     spellings = {}  # canonical form -> as a run has it
     for run in (*collection.runs, *collection.superseded):
         recorded = values.lookup(run, key)
         if recorded is not None:
             spellings[form(recorded)] = recorded
-    # A state that no run has is no mistake: it selects nothing.
+    # A state that no run has is not a mistake: it selects no runs.
     if key == "state":
         for state in STATES:
             spellings[state] = state
@@ -114,7 +118,7 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
         if form(typed_value) not in spellings:
             hint = suggest(typed_value, spellings.values()) if spellings else KEY_HINT
             raise DataError(f"no run has {key}={typed_value}", where="--where", hint=hint)
-    # In the form in which recorded values are compared.
+    # Values in the form in which recorded values are compared.
     chosen = set(map(form, typed_values))
 
     def matching(run: Run) -> Iterator[Run]:
@@ -128,11 +132,11 @@ def where(collection: Collection, text: str, values: Values) -> Collection:
 def select_study(collection: Collection, folders: Sequence[Path], name: str) -> Collection:
     """Return the runs of a study, with the study's names for their task, settings and arm.
 
-    A run that several arms share is there once for each. Any of the folders of runs may hold a
-    record of the study.
+    A run that several arms share appears once for each of them. Any of the folders of runs may
+    contain a record of the study.
 
     Raises:
-        DataError: no folder has a record of it, or one is damaged.
+        DataError: no folder has a record of the study, or a record is damaged.
     """
     study_names = []
     members = []
@@ -142,7 +146,7 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
         if name in recorded:
             members += studies.read(folder, name)
     if name not in study_names:
-        hint = suggest(name, study_names) if study_names else f"orca run -m study={name}"
+        hint = suggest(name, study_names) if study_names else f"run it: `orca run -m study={name}`"
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     all_labels = []
     for member in members:
@@ -152,19 +156,19 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
             if not is_without_effect(key):
                 labels[key] = text
         all_labels.append(labels)
-    # Axes are labels of all members; further labels are overrides of some.
+    # Labels that all members have are axes; other labels are overrides of some members.
     axes = sorted(set.intersection(*map(set, all_labels))) if members else []
-    # By the identity of the run.
+    # Identity of a run -> its arms.
     arms_by_run: dict[str, _LabelsByArm] = defaultdict(dict)
     for member, labels in zip(members, all_labels, strict=True):
         arms = arms_by_run[member.identity]
         arm_values = tuple(labels[axis] for axis in axes)
-        # An extra override that repeats the study's own value makes no second run of the arm.
+        # An override that repeats the study's own value does not make a second run of the arm.
         if arm_values not in arms or len(labels) <= len(arms[arm_values]):
             arms[arm_values] = labels
 
     def renamed(run: Run) -> Iterator[Run]:
-        # A run that is no member yields nothing, and so is left out.
+        # A run that is not a member yields nothing and so is left out.
         for labels in arms_by_run.get(run.identity, {}).values():
             yield _renamed(run, labels, axes)
 
@@ -176,7 +180,7 @@ def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
     groups: dict[str, Any] = {}
     variant = {}
     for key, text in labels.items():
-        # Axes that are groups keep their field; the others become settings.
+        # Axes that are groups keep their field; other axes become settings.
         if key in GROUPS:
             groups[key] = text
         elif key not in (SET, "seed", "task"):
@@ -195,23 +199,23 @@ def _renamed(run: Run, labels: Mapping[str, str], axes: Sequence[str]) -> Run:
 
 
 class _Candidate(NamedTuple):
-    """A run of an arm, with its value of the setting that is chosen."""
+    """A run of an arm, with its value of the setting that is to be chosen."""
 
     value: str
     run: Run
 
 
 class _Choice(NamedTuple):
-    """What the validation errors of one arm on one seed choose.
+    """The value that the validation errors of one arm on one seed choose.
 
     Args:
-        arm: its name, with its set.
-        seed: that chooses.
-        value: what was chosen; empty where nothing validates.
+        arm: its name, with its data set.
+        seed: seed whose validation errors choose.
+        value: the chosen value; empty if no run has a validation error.
         is_edge: whether it is the lowest or the highest value that was run.
-        fewest: validation samples of the errors that were compared; 0 if not recorded.
-        judges: the runs of other seeds at that value.
-        unlike: values whose errors were not compared with the others, with what differs, for
+        fewest: smallest number of validation samples of the compared errors; 0 if not recorded.
+        judges: runs of other seeds with that value, by which the arm is compared.
+        unlike: values whose errors could not be compared with the others, with the differences, for
             readers.
     """
 
@@ -227,67 +231,67 @@ class _Choice(NamedTuple):
 def choose(collection: Collection, key: str, values: Values) -> tuple[Collection, str, list[str]]:
     """Choose each arm's value of a setting by validation error on one seed.
 
-    An arm is all settings but the seed and the setting that is chosen. Its seed is the one that
-    most values were run with, the lowest of several. Only errors on equal samples, of runs that are
-    alike (`conditions.VALIDATED`), are compared: the largest group of values, and of equally large
-    groups the newest. Of equal errors the middle value is chosen, the lower of two. Errors of the
-    test split never choose, not even where a protocol validates on it. An arm without a validation
-    error is left out.
+    An arm is defined by all settings except the seed and the setting that is chosen. The choosing
+    seed is the seed that most values were run with, the lowest of several such seeds. Errors are
+    compared only on equal samples and under equal conditions (`conditions.VALIDATED`): those of the
+    largest group of values, or of the newest of equally large groups. Of equal errors the middle
+    value is chosen, the lower of two middle values. Errors on the test split never choose, not even
+    if a protocol validates on it. An arm without a validation error is left out.
 
     Returns:
-        the runs of other seeds at the chosen values, which judge the arms; the first line of their
-        table; notes on what limits the choice.
+        the runs of other seeds with the chosen values, by which the arms are compared; the first
+        line of their table; notes on the limits of the choice.
 
     Raises:
-        UsageError: the key is not a setting of an arm.
-        DataError: no run has it, or no run is left that could judge.
+        UsageError: the value of the key cannot be chosen.
+        DataError: no run has the setting, or no other seed was run with a chosen value.
     """
     if key in (*FIELDS, SET):
         raise UsageError(
-            f"'{key}' is not a setting of an arm",
+            f"the value of '{key}' cannot be chosen",
             where="--choose",
-            hint=f"such as --choose {RATE}",
+            hint=f"use a setting, such as --choose {RATE}",
         )
     choices = []
     judges = []
-    # Arms may be chosen on different seeds, if not all were run with the same.
+    # The choosing seed may differ between arms that were run with different seeds.
     choosing_seeds = set()
     for arm, candidates in _arms(collection, key, values):
         choice = _choice(arm, candidates, key)
         choices.append(choice)
         judges += choice.judges
         choosing_seeds.add(choice.seed)
-    chosen_on = f"chosen on validation, seed {seeds_text(choosing_seeds)}"
+    chosen_on = f"chosen by validation error on seed {seeds_text(choosing_seeds)}"
     if not judges:
         raise DataError(
             clean(
-                f"no other seed was run at the {key} that was {chosen_on}, so nothing is left to "
-                "judge"
+                f"no other seed was run with the {key} that was {chosen_on}, so no run is left to "
+                "compare"
             ),
             where="--choose",
-            hint=f"run other seeds: orca run -m {key}=... seed=1,2,3",
+            hint=f"run other seeds: `orca run -m {key}=... seed=1,2,3`",
         )
-    # From the oldest to the newest, as cells of a table need them.
+    # Cells of a table need their runs from the oldest to the newest.
     judges.sort(key=Run.order)
-    heading = f"each arm at its own {key}, {chosen_on}; judged by the other seeds"
+    heading = f"each arm at its own {key}, {chosen_on}; compared on the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
 
 
 def _arms(
     collection: Collection, chosen_key: str, values: Values
 ) -> list[tuple[str, list[_Candidate]]]:
-    """Return name and runs of each arm on each set; DataError where no run has the setting."""
+    """Return name and runs of each arm on each data set; DataError if no run has the setting."""
     arms = defaultdict(list)
     for run, column, method in placed(collection.runs):
         value = values.lookup(run, chosen_key)
         if value is not None:
-            # Runs that differ in the chosen setting alone are of one arm.
+            # Runs that differ only in the chosen setting belong to one arm.
             fixed = tuple(setting for setting in method.settings if setting[0] != chosen_key)
             arm = replace(method, settings=fixed)
             candidate = _Candidate(value=canonical(value), run=run)
             arms[column, arm].append(candidate)
     if not arms:
-        raise DataError(f"no run has '{chosen_key}'", where="--choose", hint=KEY_HINT)
+        raise DataError(f"no run has the setting '{chosen_key}'", where="--choose", hint=KEY_HINT)
     named_arms = []
     for column, arm in sorted(arms):
         named_arms.append((f"{column.name} {arm}", arms[column, arm]))
@@ -295,17 +299,17 @@ def _arms(
 
 
 def _choice(arm: str, candidates: Sequence[_Candidate], chosen_key: str) -> _Choice:
-    """Return what an arm's runs of one seed choose, and its runs of other seeds, which judge."""
+    """Return the value that an arm's runs of one seed choose, and its runs of other seeds."""
     seed = _choosing_seed(candidates)
     validated = {}
     for value, run in candidates:
-        # The newest run of a value replaces the others, since runs come from the oldest.
+        # The newest run of a value replaces older runs, since runs are sorted by age.
         if run.seed == seed and run.choosing_score is not None:
             validated[value] = run
     compared, unlike = _alike(validated)
     errors = {}
     sizes = []
-    # Values of the choosing seed only, so that no error of a judge has a say.
+    # Only errors of the choosing seed: the seeds on which arms are compared must not choose.
     for value in compared:
         score = validated[value].choosing_score
         if score is not None and score.validation is not None:
@@ -317,7 +321,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], chosen_key: str) -> _Cho
     for value, run in candidates:
         if value == chosen and run.seed != seed:
             variant = dict(run.variant)
-            # Without the chosen setting an arm is one row, whatever was chosen on its sets.
+            # Without the chosen setting an arm is one row, whichever value each data set chose.
             variant.pop(chosen_key, None)
             judges.append(replace(run, variant=variant, choice=choice))
     return _Choice(
@@ -332,7 +336,7 @@ def _choice(arm: str, candidates: Sequence[_Candidate], chosen_key: str) -> _Cho
 
 
 def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
-    """Return the lowest seed that all values were run with, or else most of them."""
+    """Return the lowest seed that all values, or else most values, were run with."""
     # A value that was run twice with one seed counts once.
     values_by_seed: dict[int, set[str]] = defaultdict(set)
     for value, run in candidates:
@@ -343,8 +347,8 @@ def _choosing_seed(candidates: Sequence[_Candidate]) -> int:
 def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
     """Return the values whose runs can be compared, and the other values, with reasons.
 
-    Where several groups of runs are alike, the largest counts, and the newest of equally large
-    ones. `runs`: value -> run.
+    If runs form several groups with equal conditions, the largest group is compared, or the newest
+    of equally large groups. `runs`: value -> run.
     """
     compared: list[str] = []
     unlike: list[str] = []
@@ -357,7 +361,7 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
                 different.append(f"{value} ({', '.join(facts)})")
             else:
                 alike.append(value)
-        # Runs come from the oldest to the newest: of equally large groups the last stays.
+        # Runs come from the oldest to the newest, so the last of equally large groups stays.
         if len(alike) >= len(compared):
             compared = alike
             unlike = different
@@ -365,7 +369,7 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
 
 
 def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
-    """Return notes on what limits choices, each with the arms that it is about."""
+    """Return notes on the limits of choices, each with the arms that it concerns."""
     unlike = (
         f"left out of the choice, since more than {chosen_key} differs from the arm's other runs"
     )
@@ -392,18 +396,18 @@ def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
 def _lowest(errors: Mapping[str, float]) -> tuple[str, bool]:
     """Return the value with the lowest error, and whether it is the lowest or highest number.
 
-    Without an error the value is empty. A single number has no edge. `errors`: value -> error.
+    Without errors the value is empty. A single number is not an edge. `errors`: value -> error.
     """
     if not errors:
         return "", False
-    # By size, so that the first and the last are the edges.
+    # Sorted by size, so that the first and the last value are the edges.
     values = sorted(errors, key=_order)
     lowest = min(errors.values())
-    # Of equal errors the middle value is chosen, which is the farthest from an edge.
+    # Among equal errors the middle value is chosen, which is the farthest from an edge.
     best_values = [value for value in values if math.isclose(errors[value], lowest, abs_tol=1e-12)]
     chosen = best_values[(len(best_values) - 1) // 2]
     size_of_last, _ = _order(values[-1])
-    # Values that are not numbers come last and have no order of their own.
+    # Values that are not numbers come last and have no meaningful order.
     has_edges = len(values) > 1 and size_of_last < math.inf
     edges = (values[0], values[-1])
     return chosen, has_edges and chosen in edges

@@ -1,8 +1,8 @@
 """From runs to one table: methods as rows, tasks as columns, errors over seeds as cells.
 
 An error is a mean and a sample standard deviation. Runs that differ in a setting are never
-averaged: they get rows of their own. Other people's results (`published`) are
-below, with their source, never ranked, never best.
+averaged: they get separate rows. Other people's results (`published`) appear below the methods,
+with their source; they are never ranked and never best.
 """
 
 import math
@@ -30,7 +30,7 @@ class Column:
     """Errors that may be compared: of one task, by one protocol and under one name.
 
     The fields are as in `Run` and `Score`; without a score, the error has no name. `data` names the
-    data set; empty for the task's.
+    data set; it is empty if the task's name is that of the data set.
     """
 
     task: str
@@ -77,17 +77,17 @@ class Cell:
 
     Attributes:
         attempts: from the oldest to the newest.
-        runs: the newest completed one of each seed, by rising seed; `scored` has them with their
+        runs: the newest completed run of each seed, by rising seed; `scored` has them with their
             scores.
-        hidden: completed ones that do not count, since a newer one has the same seed.
-        run_by_seed, error_by_seed: those runs, and their test errors; undefined errors are left
+        hidden: completed runs that do not count, since a newer run has the same seed.
+        run_by_seed, error_by_seed: `runs` and their test errors, by seed; undefined errors are left
             out.
         tested: the runs with a test error.
-        mean, deviation: of the errors, the sample standard deviation (n - 1); None where there is
-            no error, or for the deviation only one.
+        mean, deviation: mean and sample standard deviation (n - 1) of the errors. Both are None
+            without an error; the deviation is also None for a single error.
         missing: one of MISSING -> number of runs.
         best: whether its mean is the lowest of the column.
-        earned: whether that mean is shown to be lower than all others, see `_mark`.
+        earned: whether that mean is significantly lower than all others, see `_mark`.
     """
 
     attempts: Sequence[Run] = ()
@@ -116,7 +116,7 @@ class Cell:
                 self.tested.append(run)
                 self.error_by_seed[run.seed] = score.value
             elif score.n + score.skipped:
-                # It was measured on samples, but is not defined on them.
+                # The error was measured on samples, but is not defined on them.
                 self.missing["undefined"] += 1
             else:
                 self.missing["not tested"] += 1
@@ -134,17 +134,17 @@ class Cell:
 
     @property
     def choice(self) -> str:
-        """Return the values chosen for its runs (see selection.py); empty where none was."""
+        """Return the values chosen for its runs (see selection.py); empty if none was chosen."""
         choices = dict.fromkeys(run.choice for run in self.runs)
         return ", ".join(filter(None, choices))
 
     def common_seeds(self, partner: "Cell") -> list[int]:
-        """Return the seeds with which both have an error, by rising seed."""
+        """Return the seeds with which both cells have an error, by rising seed."""
         return sorted(self.error_by_seed.keys() & partner.error_by_seed.keys())
 
 
 def is_source_implied(methods: Iterable[Method]) -> bool:
-    """Return whether each body has one source only, so that no name has to say it."""
+    """Return whether each body has one source only, so that names may leave out the source."""
     source_of: dict[str, str] = {}
     for method in methods:
         if source_of.setdefault(method.body, method.source) != method.source:
@@ -162,10 +162,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Reference:
-    """An error to set ours against on one task, as stored.
+    """An error on one task with which the methods' errors are compared, as stored.
 
-    It is a simple model's, lowest and highest over runs, or one that others report. `words` name
-    the model, or say why the two errors are hard to compare; they may be empty.
+    It is a baseline's error, lowest and highest over runs, or an error that other people report.
+    `words` name the baseline, or say why the errors are hard to compare; they may be empty.
     """
 
     low: float
@@ -180,10 +180,11 @@ class Table:
     Args:
         columns, rows: `build_table` sorts them by their names; every row has a cell for each
             column.
-        unfinished, superseded, broken: runs that are not completed; and as in `Collection`.
-        references: the rows below: name -> an error for each column, None where there is none.
+        unfinished: runs that are not completed.
+        superseded, broken: as in `Collection`.
+        references: the rows below: name -> an error for each column, None if there is none.
         heading: the first line, such as how rates were chosen; empty for none.
-        remarks: notes that every view of it shows.
+        remarks: notes that every view of the table shows.
     """
 
     columns: list[Column]
@@ -232,11 +233,11 @@ def build_table(collection: Collection) -> Table:
 
 
 def _mark(cells: Sequence[Cell]) -> None:
-    """Mark the lowest mean of a column as best, and as earned where it is shown to be the lowest.
+    """Mark the lowest mean of a column as best, and as earned if it is significantly the lowest.
 
-    To earn it, a method needs six seeds or more in common with each other method, on the same test
-    data and otherwise alike (see `conditions`), a lower mean over them, and p <= 0.05 by the exact
-    sign-flip test, corrected for the number of other methods (Holm).
+    For that, a method needs at least six seeds in common with each other method, on the same test
+    data and under equal conditions (see `conditions`), a lower mean over these seeds, and p <= 0.05
+    by the exact sign-flip test, corrected for the number of other methods (Holm).
     """
     means = [cell.mean for cell in cells if cell.mean is not None]
     for cell in cells:
@@ -253,25 +254,25 @@ def _is_shown_lower(cell: Cell, rivals: Sequence[Cell]) -> bool:
     gains_by_rival = []
     for rival in rivals:
         gains = _gains(rival, cell)
-        # The test below is two-sided, so the sign of the gains is checked here.
+        # The sign-flip test is two-sided, so the sign of the gains is checked before it.
         if len(gains) < LEAST or math.fsum(gains) <= 0:
             return False
         gains_by_rival.append(gains)
-    # A method that is alone is lower than no other.
+    # A single method cannot be lower than another method.
     if not gains_by_rival:
         return False
     p_values = list(map(sign_flip, gains_by_rival))
-    # The rival that is least surely worse decides.
+    # The rival with the largest p decides.
     return max(holm(p_values)) <= LARGEST_P
 
 
 def _gains(rival: Cell, cell: Cell) -> list[float]:
-    """Return how much lower a cell's errors are than a rival's, by seed, of comparable runs."""
+    """Return by how much a cell's errors are lower than a rival's, for seeds of comparable runs."""
     gains = []
     for seed in rival.common_seeds(cell):
         run = cell.run_by_seed[seed]
         partner = rival.run_by_seed[seed]
-        # A setting may explain other test data, but their errors are still of other samples.
+        # A setting may explain that test data differ, but the errors are still of other samples.
         if run.test_set == partner.test_set and not mixed((run, partner)):
             gains.append(rival.error_by_seed[seed] - cell.error_by_seed[seed])
     return gains
@@ -280,7 +281,7 @@ def _gains(rival: Cell, cell: Cell) -> list[float]:
 def _references(
     cells_by_column: Sequence[Sequence[Cell]],
 ) -> dict[str, list[Reference | None]]:
-    """Return the rows of the best simple models and of the constants that have an error."""
+    """Return the rows of the best baselines and of the constants that have an error."""
     # An entry for each column.
     baseline_references = []
     constant_references = []
@@ -289,7 +290,7 @@ def _references(
         constant_models = []
         for cell in cells:
             for _, score in cell.scored:
-                # Models come by rising error, so the first is the best on the run's split.
+                # Baselines are sorted by rising error, so the first is the best on the run's split.
                 best_models += score.baselines[:1]
                 if score.trivial is not None:
                     constant_models.append(Baseline(name="", error=score.trivial))
@@ -314,10 +315,10 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
     """Return each run with its column and its method.
 
     A method is named by the overridden settings that are not the same in all runs of some column;
-    runs of the same settings are one method, however these were typed. Where settings differ
+    runs with equal settings are one method, however the settings were written. If settings differ
     without an override, because a file was changed, the name includes the first digits of their
-    hash. Where test data differ, the names of all runs include the first digits of theirs, so that
-    runs on the same data stay together.
+    hash. If test data differ, the name of each run includes the first digits of its test data's
+    hash, so that runs on the same data stay together.
     """
     columns = _columns_of(runs)
     variants = _variants(runs, columns)
@@ -336,15 +337,15 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
         )
         methods.append(method)
         hashes[column, method].append(run.settings)
-    # Hashes can tell runs apart only now that all runs of each cell are known.
+    # Only now are all runs of each cell known, so that their hashes can distinguish them.
     placements = []
     for run, column, method in zip(runs, columns, methods, strict=True):
         hashes_of_cell = hashes[column, method]
         n_settings = len(set(hashes_of_cell))
-        # In a study whose seeds draw the samples every run has settings of its own.
+        # In a study whose seeds draw the samples, all runs have different settings.
         is_drawn_by_seed = run.arm != "" and n_settings == len(hashes_of_cell)
         if n_settings > 1 and not is_drawn_by_seed:
-            # Nothing that was typed tells these runs apart.
+            # No override distinguishes these runs.
             settings = (*method.settings, ("settings", run.settings[:8]))
             method = replace(method, settings=settings)
         placements.append(Placement(run=run, column=column, method=method))
@@ -354,9 +355,9 @@ def placed(runs: Sequence[Run]) -> list[Placement]:
 def _columns_of(runs: Sequence[Run]) -> list[Column]:
     """Return the column of each run.
 
-    Files of one name are different data sets if their paths and test data differ; the column then
-    has the path too, as typed. A run without a score goes to a column of its data set with scores,
-    of several the first by name.
+    Files with the same name are different data sets if their paths and test data differ; the
+    column's name then includes the path as the user wrote it. A run without a score is put into a
+    column of its data set that has scores, the first by name if there are several.
     """
     # Name of a data set and fingerprint of its test data -> first path.
     first_path: dict[tuple[str, str], str] = {}
@@ -370,9 +371,9 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
     for run, path in zip(runs, paths, strict=True):
         is_alone = len(paths_by_name[run.data]) == 1
         columns.append(_column(run, run.data if is_alone else f"{run.data} {path}".rstrip()))
-    # Column as it would be without a score -> the one with scores.
+    # Column as it would be without a score -> the column with scores.
     with_scores = {}
-    # In falling order, so that the first by name is written last.
+    # Sorted in falling order, so that the first column by name is written last.
     for column in sorted(set(columns), reverse=True):
         if column.error_name:
             unscored = Column(task=column.task, protocol=column.protocol, data=column.data)
@@ -381,8 +382,8 @@ def _columns_of(runs: Sequence[Run]) -> list[Column]:
 
 
 def _own_path(run: Run) -> str:
-    """Return the path of a user's own data as typed; empty for none."""
-    # Runs of a study have the names of its sets instead.
+    """Return the path of a user's own data as the user wrote it; empty for none."""
+    # Runs of a study have the names of its data sets instead.
     for key in ("test", *OWN_PATHS):
         path = run.variant.get(f"task.{key}")
         if path:
@@ -406,11 +407,11 @@ def _column(run: Run, data: str) -> Column:
 
 
 def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, str]]:
-    """Return the overridden settings of each run, with its test data where only these differ.
+    """Return the overridden settings of each run, with its test data if only these differ.
 
-    Settings are merged over all runs with the same hash of all settings: one may be typed, or left
-    at its default. Settings that prepare the data (`task.gaps`, ...) change the recorded test data
-    too, but already name the run.
+    Settings are merged over all runs with the same hash of all settings: one run may set a value
+    explicitly, another run may have it as the default. Settings that prepare the data (`task.gaps`,
+    ...) change the recorded test data too, but already name the run.
     """
     merged: dict[Hashable, dict[str, str]] = defaultdict(dict)
     variants = []
@@ -421,20 +422,20 @@ def _variants(runs: Sequence[Run], columns: Sequence[Column]) -> list[dict[str, 
         for key, text in run.variant.items():
             variant[key] = canonical(text)
         # Merged runs share the dictionary, so that each also has the settings that a later run
-        # typed.
+        # overrides.
         variants.append(variant)
-    positions_by_column = defaultdict(list)  # of runs
+    positions_by_column = defaultdict(list)  # column -> positions of its runs
     for position, column in enumerate(columns):
         if runs[position].test_set:
             positions_by_column[column].append(position)
     for positions in positions_by_column.values():
         runs_of_column = [runs[position] for position in positions]
-        # Empty where settings of the task explain why test data differ.
+        # Empty if settings of the task explain why test data differ.
         test_sets = mixed(runs_of_column, [TEST_DATA]).get(TEST_DATA, {})
         for position in positions:
             test_set = runs[position].test_set
             if test_set in test_sets:
-                # A dict of its own: the merged one is shared with runs on other data.
+                # A new dictionary: the merged dictionary is shared with runs on other data.
                 variants[position] = variants[position] | {TEST_SET: test_set[:8]}
     return variants
 
@@ -448,7 +449,7 @@ def _telling_keys(columns: Sequence[Column], variants: Sequence[Mapping[str, str
             counts[column, key, text] += 1
     telling_keys = set()
     for (column, key, _), n_runs in counts.items():
-        # If all runs of the column have this value, the setting tells none of them apart.
+        # If all runs of the column have this value, the setting does not distinguish them.
         if n_runs < sizes[column]:
             telling_keys.add(key)
     return sorted(telling_keys)

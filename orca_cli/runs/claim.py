@@ -1,6 +1,6 @@
-"""Which folder belongs to a run, which process works on it, and its removal.
+"""Find the folder of a run, claim it for one process, and remove it.
 
-One process at a time works on a run, on whatever machine. Nothing is removed through a link,
+At most one process works on a run at a time, on any machine. Nothing is removed through a link,
 outside the folder of all runs, or while a process works on it.
 """
 
@@ -24,25 +24,25 @@ from orca_cli.runs.records import SCHEMA, newer_schema
 LIVING = ("created", *directory.STAGE_FOLDERS)  # states of a run without a recorded end
 # After this time without a heartbeat a process on another machine counts as dead.
 DEAD_AFTER_S = 3 * storage.HEARTBEAT_S
-# Characters that must not get from a damaged record into the name of a lock.
+# Characters of a damaged record that must not get into the name of a lock.
 _UNSAFE = re.compile(r"\W")
-# A reference of this form is the first digits of an identity.
+# A reference of this form consists of the first digits of an identity.
 _SHORT = re.compile(rf"[0-9a-f]{{{SHORT}}}")
 
 
 def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = False) -> bool:
-    """Decide whether a living process works on a run: no other place decides that.
+    """Return whether a living process works on a run. Only this function decides that.
 
-    A process on this machine holds the run's lock. A lock that a process holds on another machine
-    may be invisible on this one: the process is alive if its last heartbeat is recent by the file
-    system's own clock. Where that clock cannot be read, as in a folder that is read-only on this
+    A process on this machine holds the run's lock. The lock of a process on another machine may be
+    invisible on this machine; that process is alive if its last heartbeat is recent by the file
+    system's own clock. If that clock cannot be read, as in a folder that is read-only on this
     machine, the process counts as alive.
 
     Args:
         run: the run's folder.
         status: the run's status record; empty if missing or unreadable.
-        recent_counts: whether a run counts that ended on another machine within DEAD_AFTER_S, as
-            its baselines may still be computed.
+        recent_counts: whether a run that ended on another machine within DEAD_AFTER_S counts as
+            well, since its baselines may still be computed.
     """
     if storage.is_locked(run / LOCK):
         return True
@@ -50,7 +50,7 @@ def is_worked_on(run: Path, status: dict[str, Any], *, recent_counts: bool = Fal
 
 
 def _is_alive_elsewhere(run_folder: Path, status: dict[str, Any], *, recent_counts: bool) -> bool:
-    """Decide whether a process on another machine has worked on a run within DEAD_AFTER_S."""
+    """Return whether a process on another machine has worked on a run within DEAD_AFTER_S."""
     if status.get("state") not in LIVING and not recent_counts:
         return False
     identity = run_folder.name.rpartition("_")[2]
@@ -59,7 +59,7 @@ def _is_alive_elsewhere(run_folder: Path, status: dict[str, Any], *, recent_coun
     if holder.get("host") in (None, socket.gethostname()):
         return False
     heartbeat_age_s = storage.age_s(run_folder / LOCK)
-    # Of unknown age: a process that may be alive must not lose its run.
+    # If the age is unknown, the process may be alive and must not lose its run.
     return heartbeat_age_s is None or heartbeat_age_s < DEAD_AFTER_S
 
 
@@ -72,18 +72,18 @@ def claim(
     Args:
         root: the folder of all runs.
         name: the experiment.
-        force: repeat the experiment in a new folder, or resume a repeat that was interrupted.
-        allow_inexact: resume although the bits will differ from those of an uninterrupted run; the
-            result records that.
+        force: whether to repeat the experiment in a new folder, or to resume an interrupted repeat.
+        allow_inexact: whether to resume although the bits will differ from those of an
+            uninterrupted run; the result records that.
 
     Raises:
         LockedError: another process works on the same experiment.
-        CheckpointError: a newer program made the folder.
+        CheckpointError: a newer version of the program made the folder.
         StorageError: the folder cannot be made.
     """
     data_set_folder = folder_of(root, name)
     storage.check_writable(data_set_folder)
-    # Besides the lock of the folder: two processes must not make a folder each.
+    # In addition to the lock of the folder: two processes must not make a folder each.
     with alone(data_set_folder, name.identity[:SHORT]):
         path = find(data_set_folder, name.identity, repeat=force)
         if path is None:
@@ -91,9 +91,9 @@ def claim(
         run = RunDirectory(path, name, allow_inexact=allow_inexact)
         with (
             storage.lock(path / LOCK, timeout_s=1.0, what=f"run {path.name}"),
-            # A process on another machine sees no lock, but the time of this file.
+            # A process on another machine cannot see the lock, but sees the time of this file.
             storage.heartbeat(path / LOCK),
-            # After a user has deleted the folder, writes fail: none may make it again.
+            # If a user deletes the folder, later writes fail and do not make it again.
             storage.pinned(path),
         ):
             newer_program_error = newer_schema(path / STATUS, path / RESULT)
@@ -102,11 +102,11 @@ def claim(
                 raise CheckpointError(
                     str(newer_program_error),
                     where=str(path),
-                    hint="use the newer program, or start again with --force",
+                    hint="use the newer program, or start a new run with --force",
                 ) from newer_program_error
             # An earlier process may have been killed in the middle of a write, or after its result.
             storage.clean_temporary(path)
-            # The result makes a run completed; its manifest and its status are written later.
+            # A run with a result is completed; its manifest and its status are written later.
             if run.result():
                 run.finish()
             elif not run.status():
@@ -127,18 +127,18 @@ def alone(data_set_folder: Path, identity: str) -> Iterator[None]:
             DEAD_AFTER_S.
     """
     holder = _holder(data_set_folder, identity)
-    # The lock below may be free although a process on another machine has it.
+    # The lock below may appear free although a process on another machine holds it.
     for run_folder in data_set_folder.glob(f"*_{identity}"):
         status = read_or_empty(run_folder / STATUS)
         if _is_alive_elsewhere(run_folder, status, recent_counts=False):
             process = _process(read_or_empty(holder) or status)
             raise LockedError(
-                f"{process} works on this run, or was lost within {DEAD_AFTER_S:.0f} s",
+                f"{process} works on this run, or died within the last {DEAD_AFTER_S:.0f} s",
                 where=run_folder.name,
-                hint="wait for it to end, or for that time, and type it again",
+                hint="wait until it has ended, or for that time, and rerun the command",
             )
 
-    # A function: the record is read when the lock is refused, and names the present holder.
+    # A function, so that the record is read only if the lock is taken, and names its holder.
     def locked_by() -> str:
         return f"this run ({identity}): {_process(read_or_empty(holder))}"
 
@@ -163,9 +163,9 @@ def _process(record: dict[str, Any]) -> str:
 
 
 def folder_of(root: Path, name: RunName) -> Path:
-    """Return the folder in which a run is, or else belongs: that of its data set.
+    """Return the folder that contains a run, or else the folder of its data set.
 
-    A run stays where it is if its data set gets another name.
+    A run stays in its folder if its data set gets another name.
     """
     own_folder = name.data_set_folder(root)
     folders = []
@@ -173,20 +173,20 @@ def folder_of(root: Path, name: RunName) -> Path:
         named_alike = sorted(root.glob(f"*/*_{name.identity[:SHORT]}"))
     for path in named_alike:
         status = read_or_empty(path / STATUS)
-        # As in `find`: a run whose status is lost is known by its name.
+        # As in `find`, a run whose status is lost is identified by its name.
         is_same = status.get("identity", name.identity) == name.identity
         if is_same and not path.parent.name.startswith("."):
             folders.append((not (path / RESULT).exists(), path.parent != own_folder, path.parent))
-    # A completed run first, then one in the folder of its data set.
+    # A completed run comes first, then a run in the folder of its data set.
     return min(folders)[-1] if folders else own_folder
 
 
 def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path | None:
-    """Return the newest completed folder of an experiment, else its newest one; None without any.
+    """Return the newest completed folder of an experiment, else its newest folder, else None.
 
     With `repeat` (--force), return the newest folder if it is a repeat that was interrupted or
-    killed, and None otherwise: a repeat that failed may have nothing to resume from, and --force is
-    then the way to start anew.
+    killed, and None otherwise. A repeat that failed may have nothing to resume from, so --force
+    starts it from scratch.
     """
     with storage.guarded(data_set_folder):
         named_alike = sorted(data_set_folder.glob(f"*_{identity[:SHORT]}"), reverse=True)
@@ -205,7 +205,7 @@ def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path 
         status = statuses[newest]
         is_open = status.get("is_repeat") and status.get("state") not in ("completed", "failed")
         return newest if is_open else None
-    # A completed folder counts before a newer one, such as a repeat that was interrupted.
+    # A completed run precedes a newer run that is not, such as an interrupted repeat.
     for path in statuses:
         result = read_or_empty(path / RESULT)
         if result.get("state") == "completed":
@@ -214,7 +214,7 @@ def find(data_set_folder: Path, identity: str, *, repeat: bool = False) -> Path 
 
 
 def look(root: Path, name: RunName) -> RunDirectory | None:
-    """Return the run that `find` finds, to be read only."""
+    """Return the run that `find` finds, for reading only."""
     path = find(folder_of(root, name), name.identity)
     return None if path is None else RunDirectory(path, name)
 
@@ -222,14 +222,14 @@ def look(root: Path, name: RunName) -> RunDirectory | None:
 def peek(root: Path, name: RunName, *, force: bool = False) -> str:
     """Return the state in which `claim` would find a run: "new", "resume", "completed", "running".
 
-    `force` is that of `claim`.
+    `force` is as in `claim`.
     """
     data_set_folder = folder_of(root, name)
     path = find(data_set_folder, name.identity, repeat=force)
     if path is not None and read_or_empty(path / RESULT):
         return "completed"
     holder = _holder(data_set_folder, name.identity[:SHORT])
-    # `claim` takes this lock before it makes the folder: a run may have no folder yet.
+    # `claim` takes this lock before it makes the folder, so a run may have no folder yet.
     if storage.is_locked(holder.with_suffix(".lock")):
         return "running"
     if path is None:
@@ -240,11 +240,11 @@ def peek(root: Path, name: RunName, *, force: bool = False) -> str:
 def named(reference: str) -> Path:
     """Return the folder of a run or of an export that a user refers to.
 
-    A run is given by its path, its name or the first digits of its identity, of which the newest
-    run counts; an export by its path.
+    A run is referred to by its path, its name or the first digits of its identity, an export by its
+    path. Of several runs with the same digits, the newest counts.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -261,15 +261,14 @@ def named(reference: str) -> Path:
         raise DataError(
             "no such run",
             where=reference,
-            hint="give the folder of a run or of an export, or the name of a run in"
-            f" {root} (ORCA_RUNS)",
+            hint=f"name the folder of a run or of an export, or a run in {root} (set by ORCA_RUNS)",
         )
     # Names of folders begin with the time.
     return max(matching_folders, key=lambda folder: folder.name)
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder is a run: it has a record, or a name that begins like a run's."""
+    """Return whether a folder is a run: it has a record, or its name begins with a time."""
     if begun(path) is not None:
         return True
     return any((path / name).is_file() for name in (STATUS, RESULT, directory.ENVIRONMENT))
@@ -283,7 +282,7 @@ def check_removable(path: Path, root: Path) -> Path:
         root: the folder of all runs, which may itself be a link.
 
     Raises:
-        UnsafeError: the path is a link, or leads out of the folder of runs, as through a link.
+        UnsafeError: the path is a link, or leads out of the folder of runs, such as by a link.
         DataError: the folder is not a run.
         LockedError: a process works on the run.
     """
@@ -291,13 +290,13 @@ def check_removable(path: Path, root: Path) -> Path:
     real_path = Path(os.path.realpath(path))
     if path.is_symlink():
         raise UnsafeError(
-            "is a link; only what lies in the folder of runs is removed", where=str(path)
+            "is a link; only runs inside the folder of runs are removed", where=str(path)
         )
     if runs_folder not in real_path.parents:
         raise UnsafeError(
-            f"leads out of the folder of runs, {runs_folder}",
+            f"is outside the folder of runs, {runs_folder}",
             where=str(path),
-            hint="set ORCA_RUNS to its folder of runs to remove it",
+            hint="to remove it, set ORCA_RUNS to the folder that contains it",
         )
     # The program's own folders are hidden; a folder inside a run, such as a stage's, is not a run.
     relative_path = real_path.relative_to(runs_folder)
@@ -306,15 +305,15 @@ def check_removable(path: Path, root: Path) -> Path:
     is_in_run = any(is_run(runs_folder / folder) for folder in relative_path.parents[:-1])
     if is_in_run or is_hidden or not is_run(real_path):
         raise DataError(
-            "is not a run: it has no records, or is a part of one",
+            "is not a run: it has no records, or is a part of a run",
             where=str(path),
-            hint="orca runs list shows the runs",
+            hint="`orca runs list` shows the runs",
         )
     if is_worked_on(real_path, read_or_empty(real_path / STATUS), recent_counts=True):
         raise LockedError(
             "a process works on this run",
             where=str(real_path),
-            hint="stop it first, or wait for it to end",
+            hint="stop the process first, or wait until it has ended",
         )
     return real_path
 
@@ -322,12 +321,12 @@ def check_removable(path: Path, root: Path) -> Path:
 def remove(path: Path, root: Path) -> None:
     """Remove a run.
 
-    Arguments and errors are those of `check_removable`, and StorageError where the disk refuses.
+    Arguments and errors are those of `check_removable`; StorageError if the disk fails.
     """
     real_path = check_removable(path, root)
     identity = read_or_empty(real_path / STATUS).get("identity")
     if not identity:
-        # The folder's name ends with the digits that the lock has in its own name.
+        # The folder's name ends with the digits that the lock's name contains.
         identity = real_path.name.rpartition("_")[2]
     # Both locks keep other processes off the run while it is removed.
     with (
@@ -338,7 +337,7 @@ def remove(path: Path, root: Path) -> None:
 
 
 def begun(path: Path) -> datetime | None:
-    """Return the local time in the name of a run's folder; None where the name has none."""
+    """Return the local time in the name of a run's folder; None if the name contains no time."""
     try:
         # 26 characters of the time, to the microsecond, and the underscore after them.
         return datetime.strptime(path.name[:27], "%Y-%m-%d_%H-%M-%S.%f_").astimezone()

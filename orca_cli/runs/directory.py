@@ -1,7 +1,7 @@
 """One run's folder, laid out as docs/ARCHITECTURE.md shows, and its records.
 
-status.json only repeats what the other files say: `orca doctor RUN` rebuilds it. MANIFEST.json, the
-last file of a completed run, has the checksums of all files that do not change any more.
+status.json only repeats facts of the other files: `orca doctor RUN` can rebuild it. MANIFEST.json,
+the last file of a completed run, has the checksums of all files that no longer change.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ FINGERPRINT = "fingerprint.json"
 CURVE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
-# Of stage 3: outputs and targets of the test split, and the groups of its samples.
+# File of stage 3: outputs and targets of the test split, and the groups of its samples.
 PREDICTIONS = "predictions.npz"
-# Folder of the simple models that a run keeps, each in a folder by its name.
+# Folder of the baselines that a run keeps, each in a folder by its name.
 CANDIDATES = "candidates"
-# In such a folder: the network's state before any training, where that makes the features.
+# File of such a folder: the network's state before any training, if it makes the features.
 START_FILE = "start.safetensors"
-# Folder of a tracker's files: copies of the curves, written by other programs, and in no manifest.
+# Folder of a tracker's files: copies of the curves, written by other programs, not in a manifest.
 TRACKER = "tracker"
-# Files that change after a run is completed, and so are not in its manifest.
+# Files that change after a run is completed and so are not in its manifest.
 _CHANGING = (STATUS, LOCK, "run.log", "error.log", storage.MANIFEST)
-_CURVE_POINTS = 100  # lines of a short curve
+_CURVE_POINTS = 100  # largest number of lines of a short curve
 _ABSENT = "nothing"  # in messages, for a value that a fingerprint does not have
-_RESUME_HINT = "start again with --force, or resume with --allow-inexact-resume"
+_RESUME_HINT = "start a new run with --force, or resume with --allow-inexact-resume"
 # Characters that are replaced in the names of folders.
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]")
 _STEP = re.compile(r"step-(\d{8,})")
@@ -58,14 +58,14 @@ _STEP = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class RunName:
-    """What identifies a run in its path and its records.
+    """The names and hashes that identify a run in its path and its records.
 
     Args:
-        identity: hash of all that can change a result.
+        identity: hash of everything that can change a result.
         settings: hash of the same without the seed.
-        variant: settings that were typed besides the groups and the seed, such as
+        variant: overridden settings other than the groups and the seed, such as
             {"train.epochs": "3"}.
-        data: name of the data set, which identifies nothing; "" in records without one.
+        data: name of the data set, which is not part of the identity; "" in records without it.
     """
 
     task: str
@@ -93,37 +93,37 @@ class RunName:
 
 
 class RunDirectory:
-    """A claimed run folder. Made by `claim`; all paths and records of a run come from here."""
+    """A claimed run folder, made by `claim`; it provides all paths and records of a run."""
 
     def __init__(self, path: Path, name: RunName, *, allow_inexact: bool = False) -> None:
         self.path = path
         self.name = name
         self._allow_inexact = allow_inexact
-        self.trackers: list[Recorder] = []  # they get the lines of the run's curves
-        self._shown: Counter[str] = Counter()  # stage -> number of lines that trackers have got
+        self.trackers: list[Recorder] = []  # they receive the lines of the run's curves
+        self._shown: Counter[str] = Counter()  # stage -> number of lines that trackers received
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage: build, align or finetune."""
         return self.path / STAGE_FOLDERS[stage]
 
     def part(self, path: Path) -> RunDirectory:
-        """Return a folder in which a part of the work is resumed on its own, without trackers."""
+        """Return a folder for a part of the work that is resumed separately, without trackers."""
         return RunDirectory(path, self.name, allow_inexact=self._allow_inexact)
 
     def status(self) -> dict[str, Any]:
-        """Return the status record; empty where it is missing or unreadable."""
+        """Return the status record; empty if it is missing or unreadable."""
         return read_or_empty(self.path / STATUS)
 
     def check_fingerprint(self, stage: str, now: dict[str, Any]) -> None:
         """Write a stage's fingerprint, after comparing it with that of an earlier attempt.
 
         Args:
-            stage: build, for all that the stages share, or align.
-            now: name -> plain value of all that can change a bit.
+            stage: build, for the values that all stages share, or align.
+            now: name -> plain value of everything that can change a bit.
 
         Raises:
             FingerprintError: a value differs, or the earlier record is lost, and the user did not
-                allow it.
+                allow to resume inexactly.
         """
         values = now | {"settings": self.name.identity}
         record: dict[str, Any] = {"schema": SCHEMA, "values": values, "inexact": []}
@@ -135,7 +135,7 @@ class RunDirectory:
                 changes.append(f"{name} ({value_then!s:.24}, now {value_now!s:.24})")
             change_list = ", ".join(changes)
             hint = _RESUME_HINT
-            # The user can set this value back, and then resume exactly.
+            # The user can restore this value and then resume exactly.
             if "threads" in changed:
                 hint = f"set OMP_NUM_THREADS={changed['threads'][0]}, {_RESUME_HINT}"
             raise FingerprintError(
@@ -150,10 +150,10 @@ class RunDirectory:
     def _earlier_fingerprint(self, stage: str, record: dict[str, Any]) -> dict[str, Any]:
         """Return the fingerprint that an earlier attempt at a stage wrote.
 
-        It is `record`, the present one, where the attempt left no work to resume; for build, no
-        work of any stage.
+        It is `record`, the present fingerprint, if the attempt left no work to resume; for build,
+        no work of any stage.
         """
-        # `seal` removes the checkpoints of a finished alignment; its manifest shows it instead.
+        # `seal` removes the checkpoints of a finished alignment, which its manifest then proves.
         stage_pattern = "*" if stage == "build" else STAGE_FOLDERS[stage]
         unfinished_work = self.path.glob(f"{stage_pattern}/{CHECKPOINTS}/step-*")
         finished_alignment = self.path.glob(f"2_align/{storage.MANIFEST}")
@@ -163,11 +163,12 @@ class RunDirectory:
         try:
             return storage.read_checked_json(path)
         except ChecksumError as error:
-            # Which values changed is unknown, so that the lost record itself is named.
+            # The changed values are unknown, so the lost record itself is named.
             if self._allow_inexact:
                 return record | {"inexact": [FINGERPRINT]}
             raise FingerprintError(
-                f"cannot check what this run started with: its record {error.what}",
+                "cannot check the conditions under which this run started: their record "
+                f"{error.what}",
                 where=str(path),
                 hint=_RESUME_HINT,
             ) from error
@@ -180,9 +181,10 @@ class RunDirectory:
     def rewind(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Make these lines the curve of a stage, when the stage starts or resumes.
 
-        Trackers get the lines that they have not had.
+        Trackers receive the lines that they have not yet received.
         """
-        # Written as a whole: a killed process may have left more lines than its checkpoint.
+        # The whole file is rewritten: a killed process may have left more lines than its
+        # checkpoint.
         # NaN is not JSON: other programs could not read the curve.
         json_lines = [json.dumps(dict(line), allow_nan=False) + "\n" for line in lines]
         storage.write_text(self.stage(stage) / CURVE, "".join(json_lines))
@@ -190,7 +192,7 @@ class RunDirectory:
         self.show(stage, lines[lines_shown:])
 
     def show(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Give the next lines of a stage's curve to every tracker, without writing them."""
+        """Pass the next lines of a stage's curve to every tracker, without writing them."""
         self._shown[stage] += len(lines)
         for tracker in self.trackers:
             for line in lines:
@@ -221,13 +223,13 @@ class RunDirectory:
         folder = self.stage(stage)
         files = (file for file in folder.iterdir() if file.is_file())
         storage.seal(folder, files, owner=self.name.identity)
-        # Last: a process killed before the manifest is written resumes from them.
+        # Last, since a process that is killed before the manifest is written resumes from them.
         storage.remove(folder / CHECKPOINTS)
 
     def sealed_summary(self, stage: str) -> dict[str, Any] | None:
-        """Return the summary of a stage that an earlier attempt finished; None if none is intact.
+        """Return the summary of a stage that an earlier attempt finished, else None.
 
-        A damaged stage is moved aside with a warning, and must be run again.
+        A damaged stage is moved aside with a warning, and has to be run again.
         """
         folder = self.stage(stage)
         manifest = folder / storage.MANIFEST
@@ -238,7 +240,7 @@ class RunDirectory:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
             log.warning(f"{stage}: damaged, running it again: {error}")
-            # The manifest goes first: without it the stage counts as unfinished.
+            # The manifest is moved first: without it the stage counts as unfinished.
             for damaged_file in [manifest, folder / SUMMARY, *folder.glob("*.safetensors")]:
                 if damaged_file.exists():
                     storage.quarantine(damaged_file)
@@ -246,14 +248,14 @@ class RunDirectory:
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
     def count_test_read(self) -> int:
-        """Record that the test split is about to be opened; return how often it has been recorded.
+        """Record that the test split is about to be opened; return how often that was recorded.
 
-        A run that was killed while testing opens it twice; baselines of a completed run may open it
-        again.
+        A run that was killed while testing opens the split twice; baselines of a completed run may
+        open it again.
         """
-        # `finish` seals a completed run again.
+        # The manifest becomes invalid; `finish` seals a completed run again.
         storage.remove(self.path / storage.MANIFEST)
-        # A file of lines, so that a process killed while testing has left its own.
+        # A file of lines, so that the line of a process killed while testing remains.
         path = self.stage("finetune") / "test_reads.jsonl"
         moment = storage.now().isoformat()
         storage.append_json_line(path, {"time": moment})
@@ -267,7 +269,7 @@ class RunDirectory:
         return sorted(changed_names)
 
     def result(self) -> dict[str, Any]:
-        """Return the result record; empty where the run is not completed."""
+        """Return the result record; empty if the run is not completed."""
         return read_or_empty(self.path / RESULT)
 
     def set_state(
@@ -285,8 +287,8 @@ class RunDirectory:
             state: created, build, align, finetune, completed, failed or interrupted.
             step: progress inside a stage.
             code: exit code of a run that has ended.
-            error: {"kind", "message", "hint"} of one that failed.
-            is_repeat: the run repeats a completed one (--force); later records keep that.
+            error: {"kind", "message", "hint"} of a run that failed.
+            is_repeat: whether the run repeats a completed run (--force); later records keep that.
         """
         earlier_status = self.status()
         # A state that is not a stage, such as failed, keeps the stage and the step before it.
@@ -325,7 +327,7 @@ class RunDirectory:
             "state": "completed",
             **vars(self.name),
         }
-        # A manifest can only be that of an earlier result, which was lost.
+        # An existing manifest can only belong to an earlier result, which was lost.
         storage.remove(self.path / storage.MANIFEST)
         storage.write_json(self.path / RESULT, record | result)
         self.finish()
@@ -333,10 +335,10 @@ class RunDirectory:
     def finish(self) -> None:
         """Finish a run that has a result: remove its checkpoints, and seal it.
 
-        With keep_weights=false, remove all weights that it trained, and its simple models, as well.
+        With keep_weights=false, also remove all weights that it trained, and its baselines.
         """
         manifest = self.path / storage.MANIFEST
-        # The manifest is written last: where it exists, nothing is left to remove.
+        # The manifest is written last: if it exists, nothing is left to remove.
         if not manifest.exists():
             obsolete_folders = [self.stage(stage) / CHECKPOINTS for stage in ("align", "finetune")]
             if self.result().get("keep_weights") is False:
@@ -353,7 +355,7 @@ class RunDirectory:
 
 
 def _changed_values(earlier: dict[str, Any], present: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (earlier value, present value) where two fingerprints differ."""
+    """Return name -> (earlier value, present value) for names in which two fingerprints differ."""
     changed = {}
     for name in sorted({*earlier, *present}):
         value_then = earlier.get(name, _ABSENT)
@@ -372,8 +374,8 @@ def keeps_weights(path: Path) -> bool:
 
 
 def _weight_folders(path: Path) -> list[Path]:
-    """Return the folders of a run that have the weights that stage 3 trained."""
-    # Its only other folder has checkpoints, which a completed run does not have.
+    """Return the folders of a run that contain the weights that stage 3 trained."""
+    # The only other folder of stage 3 is that of checkpoints, which a completed run does not have.
     entries = (path / STAGE_FOLDERS["finetune"]).glob("*")
     return sorted(entry for entry in entries if entry.is_dir())
 
@@ -381,7 +383,7 @@ def _weight_folders(path: Path) -> list[Path]:
 def _lasting_files(path: Path) -> list[Path]:
     """Return the files of a run that do not change once it is completed.
 
-    Of a folder that is sealed itself, only the manifest is among them.
+    A folder that is sealed itself contributes only its manifest.
     """
     lasting_files = []
     for file in path.rglob("*"):
@@ -401,8 +403,8 @@ def _lasting_files(path: Path) -> list[Path]:
 
 
 def is_passing(file: Path, run: Path) -> bool:
-    """Return whether a file of a run, or a folder around it, is incomplete or moved aside."""
-    # Below the run only: the folders above it may have any name.
+    """Return whether a file of a run, or a folder around it, is incomplete or was moved aside."""
+    # Only names below the run count: the folders above it may have any name.
     for name in map(Path, file.relative_to(run).parts):
         if storage.is_temporary(name) or storage.is_aside(name):
             return True
@@ -410,18 +412,18 @@ def is_passing(file: Path, run: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """Return step -> checkpoint, by step, without those that were moved aside as damaged."""
+    """Return step -> checkpoint, by step, without checkpoints that were moved aside as damaged."""
     by_step = {}
     for path in sorted(folder.glob("step-*")):
         match = _STEP.fullmatch(path.name)
         if match:
             by_step[int(match[1])] = path
-    # By number: names of different lengths do not sort by step.
+    # Sorted by number, since names of different lengths do not sort by step.
     return dict(sorted(by_step.items()))
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:
-    """Return a record; an empty one where the file is missing or unreadable."""
+    """Return a record; empty if the file is missing or unreadable."""
     try:
         return read_record(path) or {}
     except (UnreadableError, OSError):
@@ -432,7 +434,7 @@ def short_curve(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> lis
     """Return some columns of a curve: at most 100 lines, evenly spread, from first to last."""
     n_points = min(_CURVE_POINTS, len(lines))
     last_row = len(lines) - 1
-    # `max` is for a curve of a single line.
+    # `max` avoids a division by 0 for a curve of a single line.
     n_gaps = max(n_points - 1, 1)
     rows = {round(point * last_row / n_gaps) for point in range(n_points)}
     points = []

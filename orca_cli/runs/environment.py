@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from orca_cli.exceptions import UnavailableError
 from orca_cli.runs import program
 
-# Recorded in env.json, for every run.
+# Their versions are recorded in env.json of every run.
 PACKAGES = (
     "orca-transfer",
     "torch",
@@ -32,7 +32,7 @@ PACKAGES = (
 
 @functools.cache
 def version_of(package: str) -> str | None:
-    """Return a package's installed version, None where it is absent."""
+    """Return a package's installed version; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -40,14 +40,14 @@ def version_of(package: str) -> str | None:
 
 
 def requirements() -> list[Requirement]:
-    """Return what the program requires without extras; nothing for a source tree."""
+    """Return the program's requirements without extras; none for a source tree."""
     try:
         requirement_lines = metadata.requires("orca-transfer") or []
     except metadata.PackageNotFoundError:
         return []
     required = []
     for requirement in map(Requirement, requirement_lines):
-        # The marker of an extra's requirement is false where no extra is named.
+        # The marker of an extra's requirement is false if no extra is named.
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             required.append(requirement)
     return required
@@ -56,12 +56,12 @@ def requirements() -> list[Requirement]:
 def unmet_requirements() -> list[str]:
     """Return the program's requirements that this machine does not meet.
 
-    One reads "numpy 1.26.4 (needed: <3,>=2.0)".
+    Each is a text such as "numpy 1.26.4 (needed: <3,>=2.0)".
     """
     required = requirements()
     if not required:
         return []
-    # Python's own limits have a field of their own; they are checked like a package's.
+    # The limits of Python are in a separate field; they are checked like those of a package.
     python_limits = metadata.metadata("orca-transfer")["Requires-Python"]
     python = Requirement(f"python{python_limits or ''}")
     unmet = []
@@ -82,9 +82,9 @@ def check_requirements() -> None:
     unmet = ", ".join(unmet_requirements())
     if unmet:
         raise UnavailableError(
-            f"{unmet}: not what this program works with",
+            f"the program's requirements are not met: {unmet}",
             where="installation",
-            hint="pip install --upgrade orca-transfer, in an environment of its own",
+            hint="run pip install --upgrade orca-transfer in a separate environment",
         )
 
 

@@ -1,6 +1,6 @@
-"""Whether a run's files are as they were written; a lost status is rebuilt.
+"""Check whether a run's files are as they were written, and rebuild a lost status.
 
-Of the files' contents only records are read, never tensors.
+The contents of records are read, but never tensors.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from orca_cli.runs.directory import (
 )
 from orca_cli.runs.records import UnreadableError, newer_schema, read_record
 
-# Records that carry a schema: read here even where no manifest covers them yet.
+# Records with a schema. They are read even if no manifest covers them yet.
 _RECORDS = (
     RESULT,
     ENVIRONMENT,
@@ -49,9 +49,9 @@ class Checked:
     Args:
         path: the folder.
         files: number of files whose checksum was compared.
-        candidates: number of simple models that the run keeps.
-        candidates_bytes: of their files.
-        state: state of the run; dead if its process ended without recording why.
+        candidates: number of baselines that the run keeps.
+        candidates_bytes: size of their files in bytes.
+        state: state of the run; dead if its process ended without recording a reason.
         damaged: files that have changed since they were written, one line each.
         notes: further facts about the run, one line each.
         stale: data files that have changed since the run began; files that are not on this machine
@@ -84,13 +84,13 @@ def check(path: Path) -> Checked:
     """
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError(
-            "not a run: it has no records", where=str(path), hint="rerun the command to start it"
+            "is not a run: it has no records", where=str(path), hint="rerun the command to start it"
         )
     # Files that a process is writing would look damaged.
     if is_worked_on(path, read_or_empty(path / STATUS)):
-        raise LockedError("a process works on this run", where=str(path), hint="wait for it to end")
+        raise LockedError("a process works on this run", where=str(path), hint="wait until it ends")
     report = Checked(path)
-    # This program cannot judge the files of a newer one.
+    # This program cannot check the files of a newer program.
     newer_program_error = newer_schema(path / STATUS, *(path / name for name in _RECORDS))
     if newer_program_error:
         return _of_newer_program(report, str(newer_program_error))
@@ -104,7 +104,7 @@ def check(path: Path) -> Checked:
     if inexact:
         changed_values = ", ".join(inexact)
         report.notes.append(f"resumed inexactly: {changed_values}")
-    # No process works on the run, as was checked first.
+    # No process works on the run, as was checked at the beginning.
     if report.state in LIVING:
         report.notes.append(f"its process died in state {report.state}")
         report.state = "dead"
@@ -122,7 +122,7 @@ def _of_newer_program(report: Checked, message: str) -> Checked:
 
 
 def _compare_data(report: Checked) -> None:
-    """Compare the data files that the run has read with their present state."""
+    """Compare the data files that the run has read with the present files."""
     environment = read_or_empty(report.path / ENVIRONMENT)
     recorded_files = environment.get("files")
     if isinstance(recorded_files, dict):
@@ -133,8 +133,8 @@ def _compare_data(report: Checked) -> None:
     if report.stale:
         stale_names = ", ".join(report.stale)
         report.notes.append(
-            "stale: changed since the run began, so rerunning its command starts a new run:"
-            f" {stale_names}"
+            "stale: data files have changed since the run began, so rerunning its command starts a"
+            f" new run: {stale_names}"
         )
 
 
@@ -145,12 +145,13 @@ def _verify(report: Checked) -> None:
         CheckpointError: a newer program wrote a manifest.
     """
     path = report.path
-    # A run, its finished stages and its checkpoints have a manifest each.
+    # The run, its finished stages and its checkpoints each have a manifest.
     manifests = path.rglob(storage.MANIFEST)
     sealed_folders = sorted({file.parent for file in manifests if not is_passing(file, path)})
     for folder in sealed_folders:
         name = str(folder.relative_to(path)) if folder != path else "the run"
-        # A run, or a stage with a curve, may have files in no manifest; a checkpoint may not.
+        # A run, or a stage with a curve, may have files that are in no manifest; a checkpoint may
+        # not.
         extra_allowed = folder == path or (folder / CURVE).exists()
         n_files, problems = storage.folder_problems(folder, extra_allowed=extra_allowed)
         if folder.parent == path / CANDIDATES:
@@ -162,7 +163,7 @@ def _verify(report: Checked) -> None:
         _try_to_read(report, path / name, read_record)
     if path in sealed_folders:
         return
-    # No manifest of the run covers its fingerprints and settings: they are checked by themselves.
+    # No manifest of the run covers its fingerprints and settings, so they are checked separately.
     for file in sorted(path.glob(f"*/{FINGERPRINT}")):
         report.files += 1
         _try_to_read(report, file, storage.read_checked_json)
@@ -200,7 +201,8 @@ def _restore_status(report: Checked) -> None:
         run_name = _run_name(environment.get("run"))
     if run_name is None:
         report.damaged.append(
-            f"status.json: {reason}; result.json and env.json cannot replace it: rerun the command"
+            f"status.json: {reason}, and neither result.json nor env.json can replace it; rerun the"
+            " command"
         )
         return
     code: int | None = None
@@ -223,7 +225,7 @@ def _progress(path: Path) -> tuple[str, int | None]:
     """Return the last stage that an unfinished run began, and the step of its newest checkpoint."""
     state = "created"
     step: int | None = None
-    # In the order of the stages, so that the last folder that exists decides.
+    # Stages are checked in their order, so that the last folder that exists decides.
     for stage, folder_name in STAGE_FOLDERS.items():
         folder = path / folder_name
         if folder.exists():
@@ -233,13 +235,13 @@ def _progress(path: Path) -> tuple[str, int | None]:
 
 
 def _run_name(record: object) -> RunName | None:
-    """Return the run's name from a record; None where the record has no complete name."""
+    """Return the run's name from a record; None if the record has no complete name."""
     if not isinstance(record, dict):
         return None
     # All other fields are texts.
     field_types = {"seed": int, "variant": dict}
     fields: dict[str, Any] = {}
-    # Older records have no name of the data set, which identifies nothing.
+    # Older records lack the name of the data set, which is not part of the identity.
     record = {**record, "data": str(record.get("data") or "")}
     for name in RunName.__dataclass_fields__:
         fields[name] = record.get(name)

@@ -1,4 +1,4 @@
-"""How one run ended, as a call of the program from Python returns it."""
+"""How a run ended, as a call of the program from Python returns it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ State = Literal["completed", "skipped", "failed", "interrupted", "not started"]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run is not completed."""
+    """The reason why a run is not completed."""
 
     error: OrcaError  # printed, in one line
-    # The exception that led to the error, for a traceback; the error itself where there is none.
+    # The exception that caused the error, for a traceback; the error itself if there is none.
     cause: BaseException
 
     def record(self) -> dict[str, str]:
@@ -29,12 +29,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended."""
+    """How a run ended."""
 
     state: State  # skipped: it had been completed before
     code: int = 0  # exit code
-    path: Path | None = None  # the run's folder; None where none was made
-    # Of result.json; empty unless completed or skipped.
+    path: Path | None = None  # the run's folder; None if none was made
+    # Content of result.json; empty unless completed or skipped.
     result: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
@@ -46,8 +46,8 @@ def ended_by(
 
     Args:
         error: the error.
-        cause: the exception that led to it; None for the error itself.
-        path: the run's folder; None where none was made.
+        cause: the exception that caused the error; None for the error itself.
+        path: the run's folder; None if none was made.
     """
     state: State = "interrupted" if isinstance(error, InterruptionError) else "failed"
     failure = Failure(error=error, cause=cause or error)

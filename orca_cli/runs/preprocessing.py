@@ -1,6 +1,6 @@
-"""Fitted preprocessing, stored with the weights and without pickle.
+"""Store fitted preprocessing with the weights, without pickle, and load it.
 
-Plain values are in JSON with a checksum, arrays in safetensors under dotted names.
+Plain values are stored as JSON with a checksum, arrays in safetensors under dotted names.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from orca_cli.runs.directory import STAGE_FOLDERS, keeps_weights
 
 FILE = "preprocessing.json"
 ARRAYS_FILE = "preprocessing.safetensors"
-# A copy of that of the body's checkpoint: a run with all weights then needs no checkpoint.
+# A copy of the config.json of the body's checkpoint: a run with all weights then does not need the
+# checkpoint.
 BODY_CONFIG = Path("body", "config.json")
 _SCHEMA = 1
 _HINT = "use the version of orca that trained this run"
@@ -37,14 +38,14 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
     """Write a task's preprocessing as preprocessing.json and preprocessing.safetensors.
 
     Raises:
-        StorageError: the disk fails.
+        StorageError: the files cannot be written.
     """
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
     values = _plain(preprocessing, arrays, "")
     owner = type(preprocessing)
-    # In memory: the record has the checksum of these bytes.
+    # Serialised in memory, since the record has the checksum of these bytes.
     content = save(arrays)
     digest = hashlib.sha256(content).hexdigest()
     record = {
@@ -53,7 +54,7 @@ def write_preprocessing(folder: Path, preprocessing: Preprocessing) -> None:
         "values": values,
         "arrays_sha256": digest,
     }
-    # The record comes last, so that its existence means that both files do.
+    # The record is written last, so that its existence means that both files exist.
     storage.write_bytes(folder / ARRAYS_FILE, content)
     storage.write_checked_json(folder / FILE, record)
 
@@ -65,24 +66,24 @@ def load_preprocessing(folder: Path) -> Preprocessing:
         ChecksumError: a file is missing, or has changed since it was written.
         ConfigError, UnsafeError: the record does not name a class of preprocessing
             (`parts.admitted`).
-        DataError: a later version of the program wrote the record, or the class does not accept its
-            values.
+        DataError: a later version of the program wrote the record, or the class does not accept the
+            record's values.
         StorageError: a file cannot be read.
     """
     path = folder / FILE
     arrays_path = folder / ARRAYS_FILE
     record = storage.read_checked_json(path)
-    # Before all other fields: a later program may have renamed them.
+    # Checked before all other fields, which a later program may have renamed.
     schema = record.get("schema")
     if schema != _SCHEMA:
         raise DataError(f"has schema {schema}, expected {_SCHEMA}", where=str(path), hint=_HINT)
-    # The record, with a checksum of its own, vouches for the arrays' bytes.
+    # The record, which has its own checksum, contains the checksum of the arrays.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
-            f"is missing or damaged: {FILE} has another checksum", where=str(arrays_path)
+            f"is missing, or its checksum differs from the one in {FILE}", where=str(arrays_path)
         )
     arrays = storage.read_arrays(arrays_path)
-    # Only classes of preprocessing are admitted: an export may come from a stranger.
+    # Only classes of preprocessing are admitted, since an export may be untrusted.
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
@@ -99,7 +100,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     """Return a value in a form that JSON can write.
 
-    Arrays are put into `arrays` under their dotted names, and None takes their place.
+    Arrays are put into `arrays` under their dotted names and replaced by None.
     """
     if is_dataclass(value):
         record = {}
@@ -116,7 +117,7 @@ def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
 
 
 def _typed(annotation: Any, value: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    """Return a plain value, as `_plain` made it, in the type of a field's annotation."""
+    """Return a plain value, made by `_plain`, in the type of a field's annotation."""
     # JSON has no tuples, no dataclasses and no arrays: the annotation decides.
     origin = typing.get_origin(annotation)
     members = typing.get_args(annotation)
@@ -133,16 +134,16 @@ def _typed(annotation: Any, value: Any, arrays: Mapping[str, np.ndarray], name: 
         return annotation(**arguments)
     if annotation is np.ndarray:
         return arrays[name.removeprefix(".")]
-    # Tuples of preprocessing have any length and a single type.
+    # Tuples in preprocessing have any length and entries of a single type.
     if origin is tuple:
         return tuple(_typed(members[0], entry, arrays, name) for entry in value)
     return value
 
 
 def _alternative(members: tuple[Any, ...], value: Any) -> Any:
-    """Return the member of a union that a plain value belongs to.
+    """Return the member of a union to which a plain value belongs.
 
-    Dataclasses are told apart by the names of their fields.
+    Dataclasses are distinguished by the names of their fields.
     """
     for member in members:
         if is_dataclass(member):

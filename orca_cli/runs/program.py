@@ -1,4 +1,4 @@
-"""Which program makes a run: its version, its commit, and a digest of its sources."""
+"""The program that makes a run: its version, its commit, and a digest of its sources."""
 
 import ast
 import functools
@@ -19,14 +19,14 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def digest(sources: Path = SOURCES) -> str:
     """Return the SHA-256 over the syntax trees of all Python sources below a folder.
 
-    Comments, docstrings, layout and the version of Python do not count; nor does conf/, whose
-    values are in a run's settings, nor packages, nor modules of --allow-module. It takes most of a
-    second, so that only commands that train ask for it.
+    Comments, docstrings, layout and the version of Python do not count. Neither do conf/, whose
+    values are in a run's settings, packages, and modules of --allow-module. The digest takes most
+    of a second, so only commands that train compute it.
     """
     program_digest = hashlib.sha256()
     for path in sorted(sources.rglob("*.py")):
         if path.is_file():
-            # The name counts too: a module that moves is another program.
+            # The name counts too: a program with a renamed module is a different program.
             name = path.relative_to(sources).as_posix()
             program_digest.update(name.encode() + b"\n")
             program_digest.update(_content(path.read_bytes()))
@@ -37,7 +37,7 @@ def digest(sources: Path = SOURCES) -> str:
 def record() -> dict[str, Any]:
     """Return the record that a run keeps of the program, JSON-able.
 
-    It is made once in a process: what is checked out while a run lasts is not the run's program.
+    It is made once in a process: a commit that is checked out during a run does not change it.
     """
     return {"version": __version__, "commit": commit(SOURCES.parent), "sha256": digest()}
 
@@ -45,12 +45,12 @@ def record() -> dict[str, Any]:
 def commit(checkout: Path) -> str | None:
     """Return the commit that is checked out in a folder.
 
-    None where the folder is not a checkout, or git fails.
+    None if the folder is not a checkout, or git fails.
     """
     repository = checkout / ".git"
     if not repository.exists():
         return None
-    # Without --git-dir git would take the repository of GIT_DIR, which hooks have set.
+    # Without --git-dir, git would use the repository in GIT_DIR, which is set inside hooks.
     git_command = ["git", f"--git-dir={repository}", "rev-parse", "--verify", "HEAD"]
     # A machine may lack git: the digest of the sources is recorded in any case.
     with suppress(OSError, subprocess.SubprocessError):
@@ -60,7 +60,7 @@ def commit(checkout: Path) -> str | None:
 
 
 def _content(source: bytes) -> bytes:
-    """Return a source's syntax tree as bytes, or the source itself where it cannot be parsed."""
+    """Return a source's syntax tree as bytes, or the source itself if it cannot be parsed."""
     try:
         tree = ast.parse(source)
         return _text(tree).encode()

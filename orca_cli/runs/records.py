@@ -1,4 +1,4 @@
-"""Reading of a run's JSON records: no content, however hostile, crashes it or fills memory."""
+"""Read a run's JSON records; no content, however hostile, crashes the reader or fills memory."""
 
 import json
 import stat
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
-LARGEST = 2**20  # bytes of a record; a real one has some 2 kB
+LARGEST = 2**20  # largest size of a record in bytes; a real record has some 2 kB
 
 
 class UnreadableError(Exception):
@@ -18,7 +18,7 @@ class NewerSchemaError(UnreadableError):
 
 
 def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
-    """Return a record of a schema that this program knows; None where the file does not exist.
+    """Return a record of a schema that this program knows; None if the file does not exist.
 
     Args:
         path: the record's file.
@@ -30,32 +30,35 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
     """
     try:
         facts = path.stat()
-        # Opening a named pipe would wait for ever.
+        # Opening a named pipe would block for ever.
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > most_bytes:
             raise UnreadableError(
-                f"{path.name} is not a file, or far too large for a record ({facts.st_size} bytes)"
+                f"{path.name} is not a regular file, or too large for a record ({facts.st_size:,} "
+                f"bytes, limit {most_bytes:,})"
             )
         record = json.loads(path.read_bytes())
-    # A missing record is usual, as of a run that has only begun; a broken one never is.
+    # A missing record is normal, such as in a run that has just begun; a broken record is not.
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"{path.name} is not valid JSON (cut off or damaged)") from error
     if not isinstance(record, dict):
-        raise UnreadableError(f"{path.name} is not a record but {type(record).__name__}")
+        raise UnreadableError(f"{path.name} must be a JSON object, got {type(record).__name__}")
     schema = record.get("schema")
-    # True is an integer for Python.
+    # In Python, True is an integer.
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
         raise UnreadableError(
-            f"{path.name}: schema is {schema!r}, not a whole number from 1 to {SCHEMA}"
+            f"{path.name}: schema must be an integer from 1 to {SCHEMA}, got {schema!r}"
         )
     if schema > SCHEMA:
         raise NewerSchemaError(
-            f"{path.name}: schema {schema} is of a newer program; this one reads up to {SCHEMA}"
+            f"{path.name} has schema {schema} of a newer program; this program reads up to {SCHEMA}"
         )
     if schema < SCHEMA and "metric" in record:
-        # Its names of metrics have other meanings now.
-        raise UnreadableError(f"{path.name}: schema {schema} is of an older program")
+        # The names of metrics in such a record have other meanings now.
+        raise UnreadableError(
+            f"{path.name} has schema {schema} of an older program, which this program cannot read"
+        )
     return record
 
 

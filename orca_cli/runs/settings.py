@@ -1,4 +1,4 @@
-"""A run's settings, read from its folder: those that were composed, and those that it decided."""
+"""A run's settings, read from its folder: the composed settings, and those that it decided."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def settings(path: Path) -> dict[str, Any]:
 def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted keys and values of nested settings; lists are values."""
     for key, value in node.items():
-        # An empty group is a value itself: it would vanish otherwise.
+        # An empty group counts as a value; otherwise it would vanish.
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
@@ -32,9 +32,10 @@ def flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def decided(path: Path) -> dict[str, dict[str, Any]]:
     """Return key -> {value, why} of the settings that a run decided.
 
-    Empty where it decided none, or has not got that far.
+    Empty if it decided none, or has not decided yet.
     """
-    # The result repeats the summary of stage 1, which an unfinished run has alone.
+    # The result repeats the decisions in the summary of stage 1; an unfinished run has only the
+    # summary.
     for file in (path / RESULT, path / STAGE_FOLDERS["build"] / SUMMARY):
         decisions = read_or_empty(file).get("decided")
         if not isinstance(decisions, dict):
@@ -56,14 +57,14 @@ def canonical(text: str) -> str:
         number = float(text)
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
-    # Beyond 1e15 a float may not be the whole number that was typed.
+    # Beyond 1e15 a float may differ from the integer that the user wrote.
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))
     return as_typed(number)
 
 
 def as_typed(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
+    """Return a value in the form that the command line takes."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Which runs belong to a study, and for which choices of its axes: RUNS/.studies/NAME.json.
+"""The runs that belong to a study, with their choices on its axes: RUNS/.studies/NAME.json.
 
 A run that two studies share is run once.
 """
@@ -18,13 +18,13 @@ _MOST_BYTES = 2**28  # 10,000 runs have some 3 MB
 class Member:
     """One run of a study."""
 
-    identity: str  # the run's; see `identity.Identity`
+    identity: str  # identity of the run; see `identity.Identity`
     labels: dict[str, str]  # axis -> name of the choice
 
 
 def path_of(root: Path, study: str) -> Path:
     """Return the file of a study in a folder of runs."""
-    # Hidden, as are all of the program's own folders among the runs.
+    # Hidden, like all of the program's own folders among the runs.
     return root / ".studies" / f"{study}.json"
 
 
@@ -42,7 +42,7 @@ def add(root: Path, study: str, members: Sequence[Member]) -> None:
     """
     path = path_of(root, study)
     storage.make_folder(path.parent)
-    # Two sweeps may add runs at once, and each reads the record before it writes it.
+    # Two sweeps may add runs at the same time, and each reads the record before it writes it.
     lock_path = path.with_suffix(".lock")
     with storage.lock(lock_path, timeout_s=60.0, what=f"the record of study {study}"):
         earlier = read(root, study) if path.exists() else []
@@ -74,6 +74,6 @@ def read(root: Path, study: str) -> list[Member]:
         raise DataError(
             f"cannot be read: {error_name}: {error}",
             where=str(path),
-            hint=f"move it away; orca run -m study={study} writes it again, and repeats no"
-            " completed run",
+            hint=f"move the file away; `orca run -m study={study}` writes it again without"
+            " repeating completed runs",
         ) from error

@@ -2,10 +2,10 @@
 
 A file or folder with its final name is complete. Functions that write raise StorageError if the
 disk is full, read-only or failing, and leave the old content intact. Only the log of a run is
-written in another way, since losing lines of it must not end a run.
+written in another way, since a run must not end because lines of its log are lost.
 """
 
-# ruff: noqa: F401 - what the program calls as `storage.NAME`
+# ruff: noqa: F401 - the program calls these as `storage.NAME`
 from orca_cli.storage.disk import (
     append_json_line,
     check_pinned,

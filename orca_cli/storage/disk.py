@@ -30,10 +30,10 @@ _DIGEST = "sha256"
 # Prefix of the names of files and folders until they are complete.
 TEMPORARY = ".tmp-"
 _GIB = 1024**3
-# Values of errno: a folder cannot be made because its name is taken; the disk is full.
+# Values of errno: a folder cannot be made because its name is taken, and the disk is full.
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Bytes. If an error has no errno, a disk with less free space is called full.
+# Bytes. If an error has no errno, a disk with less free space counts as full.
 _LITTLE_SPACE = 2**20
 # Folder -> its device and inode, while it is pinned.
 # None records that the folder did not exist when it was pinned.
@@ -45,16 +45,16 @@ def guarded(path: Path) -> Iterator[None]:
     """Turn any failure to write inside the block into one StorageError."""
     try:
         yield
-    # It explains itself already, as from an inner block.
+    # The error already explains itself, such as an error from an inner block.
     except OrcaError:
         raise
-    except Exception as error:  # noqa: BLE001 - serialisers wrap a full disk in types of their own
+    except Exception as error:  # noqa: BLE001 - serialisers raise their own types for a full disk
         raise _explain(path, error) from error
 
 
 def disk_error(error: BaseException) -> StorageError | None:
     """Return the StorageError for an unexpected error that the disk caused; None for any other."""
-    # Also errors of the device itself, of a disk mounted read-only, and of a vanished network
+    # Includes errors of the device itself, of a disk mounted read-only, and of a lost network
     # share.
     failing = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
     if isinstance(error, OSError) and error.errno in failing:
@@ -67,24 +67,24 @@ def _explain(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for an error that was raised while `path` was written."""
     error_number = _error_number(error)
     free_bytes = _free_bytes(path)
-    # Some libraries raise a full disk without its number, so the free space is looked at instead.
+    # Some libraries report a full disk without its errno, so the free space is checked instead.
     is_small = error_number is None and free_bytes is not None and free_bytes < _LITTLE_SPACE
     if error_number in _NO_FOLDER:
-        reason = "a file, or a link that leads to no folder, stands where a folder is needed"
+        reason = "a file, or a link that does not lead to a folder, blocks the path"
         hint = "choose another folder"
     elif error_number in _FULL or is_small:
         free_text = f" ({free_bytes / _GIB:.2f} GiB free)" if free_bytes is not None else ""
-        reason = f"no space left to write{free_text}"
-        hint = "free some space and repeat"
+        reason = f"no space left on the disk{free_text}"
+        hint = "free some space and rerun the command"
     else:
         reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
         hint = "choose another folder"
-    # A path may be longer than a line; its beginning says enough.
+    # A path may be longer than a line; its beginning is enough.
     return StorageError(f"cannot be written: {reason}", where=f"{path!s:.200}", hint=hint)
 
 
 def _error_number(error: Exception) -> int | None:
-    """Return the errno of an error; safetensors has it only in its text."""
+    """Return the errno of an error; errors of safetensors have it only in their text."""
     error_number = getattr(error, "errno", None)
     if error_number is not None:
         return error_number
@@ -94,8 +94,8 @@ def _error_number(error: Exception) -> int | None:
 
 def _free_bytes(path: Path) -> int | None:
     """Return the free bytes of the disk that a path is on; None if the system does not say."""
-    # Not Path.exists, which raises for a path that is too long.
-    # The file itself may not exist yet, so its nearest folder is asked.
+    # Not Path.exists, which raises an error for a path that is too long.
+    # The file itself may not exist yet, so its nearest existing folder is used.
     folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
     with suppress(OSError):
         return shutil.disk_usage(folder).free
@@ -111,12 +111,12 @@ def unreadable(path: Path, error: Exception) -> StorageError:
 
 def fsync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk, if the file system supports that."""
-    # A rename is on the disk only once the folder that holds the name is.
+    # A rename is on the disk only once the folder that contains the name is.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot do this for folders; then nothing better is possible.
+        # Some network file systems cannot do this for folders; nothing better is possible on them.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -148,12 +148,12 @@ def check_pinned(path: Path) -> None:
             raise StorageError(
                 "was deleted, renamed or replaced while in use",
                 where=str(folder),
-                hint="put it back, or rerun the command to start over",
+                hint="put the folder back, or rerun the command to start from scratch",
             )
 
 
 def _node(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode, which tell a folder from its replacement; None without a folder."""
+    """Return device and inode, which a replaced folder does not keep; None without a folder."""
     try:
         facts = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -168,11 +168,11 @@ def make_folder(path: Path) -> Path:
     """
     with guarded(path):
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
-        # After `missing` is known: a pinned folder that is deleted later is not in it.
+        # Checked after `missing` is known: a pinned folder that is deleted later is not in it.
         check_pinned(path)
-        # From the top down, and each name forced to the disk before the next folder is put into it.
+        # The topmost folder is made first, and its name forced to the disk before the next one.
         for folder in reversed(missing):
-            # Another process may have made it meanwhile.
+            # Another process may have made the folder in the meantime.
             folder.mkdir(exist_ok=True)
             fsync_folder(folder.parent)
     return path
@@ -180,8 +180,8 @@ def make_folder(path: Path) -> Path:
 
 def temporary_name(path: Path) -> Path:
     """Return an unpredictable name next to `path`, for content that is not complete yet."""
-    # Not `with_name`, which refuses a path without a name, such as ".".
-    # In the same folder, since a rename is atomic only within one file system.
+    # Not `with_name`, which rejects a path without a name, such as ".".
+    # The name is in the same folder, since a rename is atomic only within one file system.
     unpredictable = secrets.token_hex(8)
     return path.parent / f"{TEMPORARY}{unpredictable}-{path.name}"
 
@@ -201,15 +201,15 @@ def check_temporary() -> None:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         raise StorageError(
-            "no folder for temporary files can be written",
+            "no folder for temporary files is writable",
             where="TMPDIR",
-            hint="set TMPDIR to one that can",
+            hint="set TMPDIR to a writable folder",
         ) from error
 
 
 def require_space(folder: Path, size: int, purpose: str = "") -> None:
     """Raise StorageError, which names the purpose, if a folder has fewer than `size` bytes free."""
-    # Where the system does not say, the write itself has to find out.
+    # If the free space is unknown, the write itself fails if there is too little.
     free_bytes = _free_bytes(folder)
     if free_bytes is None or free_bytes >= size:
         return
@@ -218,7 +218,7 @@ def require_space(folder: Path, size: int, purpose: str = "") -> None:
     raise StorageError(
         f"no space left{for_purpose}: {sizes_text}",
         where=str(folder),
-        hint="free some space and repeat",
+        hint="free some space and rerun the command",
     )
 
 
@@ -242,7 +242,7 @@ def timestamp() -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file so that a reader sees the old content or the new one, never a part."""
+    """Write a whole file so that a reader sees the old or the new content, never a part."""
     write_with(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -251,7 +251,7 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
     make_folder(path.parent)
     temporary = temporary_name(path)
     with guarded(path):
-        # It claims the unpredictable name; the writer then opens a file that is certainly ours.
+        # Claims the unpredictable name, so that the writer opens a file that this process made.
         os.close(new_file(temporary))
         try:
             writer(temporary)
@@ -261,25 +261,25 @@ def write_with(path: Path, writer: Callable[[Path], Any]) -> None:
             os.replace(temporary, path)
             fsync_folder(path.parent)
         finally:
-            # Without effect after the rename.
+            # Has no effect after the rename.
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all.
+    """Write a text file as UTF-8, completely or not at all.
 
-    Invalid Unicode, which file names may hold, becomes an escape.
+    Invalid Unicode, which file names may contain, becomes an escape.
     """
     write_bytes(path, _encoded(text))
 
 
 def _encoded(text: str) -> bytes:
-    # A reader of JSON turns the escape into the same name again.
+    # A reader of JSON turns the escape back into the same name.
     return text.encode(errors="backslashreplace")
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and infinity, which JSON lacks, are refused."""
+    """Write a JSON file, completely or not at all; NaN and infinity, not in JSON, are errors."""
     write_text(path, json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -291,10 +291,10 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
     make_folder(path.parent)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with guarded(path):
-        # Asked before the file is opened, which creates it.
+        # Checked before the file is opened, which creates it.
         is_new = not path.exists()
         with open(path, "a+b") as file:
-            # Everything after the last line break is the rest of a write that was cut off.
+            # Everything after the last line break is left from a write that was cut off.
             file.seek(0)
             end_of_lines = file.read().rfind(b"\n") + 1
             file.truncate(end_of_lines)
@@ -308,12 +308,12 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a .jsonl file up to the first invalid line.
 
-    The last line may have been cut off. Without a file there are none.
+    The last line may have been cut off. Without a file the list is empty.
     """
     records: list[dict[str, Any]] = []
     if not path.exists():
         return records
-    # The empty text after the last line break ends the list as well: it is not JSON.
+    # The empty text after the last line break also ends the list, since it is not JSON.
     with suppress(ValueError, RecursionError):
         for line in path.read_bytes().split(b"\n"):
             records.append(json.loads(line))
@@ -321,7 +321,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_checked_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON record with a SHA-256 of itself, whole or not at all."""
+    """Write a JSON record with a SHA-256 of itself, completely or not at all."""
     write_text(path, _checked_text(record))
 
 
@@ -330,22 +330,27 @@ def read_checked_json(path: Path) -> dict[str, Any]:
 
     Raises:
         ChecksumError: the file is missing, or a bit of it has changed.
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
     """
     try:
         content = path.read_bytes()
         record = json.loads(content)
-        # The checksum covers the record without the field that holds it.
+        # The checksum covers the record without the checksum's own field.
         digest = record.pop(_DIGEST)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ChecksumError("is missing", where=str(path)) from error
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ChecksumError("is damaged: not a record of this program", where=str(path)) from error
-    # Compared as whole text, so that a change of spacing or of the order counts as damage as well.
+        raise ChecksumError(
+            "is damaged: it is not a record of this program", where=str(path)
+        ) from error
+    # The whole text is compared, so that a change of spacing or order also counts as damage.
     if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
-        raise ChecksumError(f"is damaged: its checksum is not {str(digest)[:12]}", where=str(path))
+        raise ChecksumError(
+            f"is damaged: its checksum differs from the recorded one, {str(digest)[:12]}",
+            where=str(path),
+        )
     return record
 
 
@@ -366,7 +371,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return name -> array of one of our safetensors files, without torch.
 
-    StorageError if it cannot be read, as if it has numbers that NumPy lacks, such as bfloat16.
+    StorageError if the file cannot be read, such as a file with bfloat16, which NumPy lacks.
     """
     from safetensors.numpy import load_file
 
@@ -378,7 +383,7 @@ def _loaded(path: Path, reader: Callable[[Path], Any]) -> Any:
 
     try:
         return reader(path)
-    # torch raises RuntimeError, NumPy AttributeError and TypeError, the library itself the others.
+    # torch raises RuntimeError, NumPy AttributeError and TypeError, safetensors the other two.
     except (OSError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise unreadable(path, error) from error
 
@@ -386,5 +391,5 @@ def _loaded(path: Path, reader: Callable[[Path], Any]) -> Any:
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        # In blocks, so that a file of weights does not have to fit into memory.
+        # Read in blocks, so that a file of weights does not have to fit into memory.
         return hashlib.file_digest(file, "sha256").hexdigest()

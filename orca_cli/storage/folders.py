@@ -1,6 +1,7 @@
 """Folders that are complete or absent, since they get a manifest before their name; a shared cache.
 
-Neither safetensors nor npy notices a flipped bit. The manifest does, and has a checksum of itself.
+Neither safetensors nor npy detects a flipped bit. The manifest does, and it also has a checksum of
+itself.
 """
 
 import functools
@@ -18,8 +19,8 @@ from orca_cli.storage import disk
 from orca_cli.storage.locks import lock
 
 MANIFEST = "MANIFEST.json"
-_SCHEMA = 1  # of manifests
-_ASIDE = ".bad-"  # in the names of what `quarantine` has moved aside
+_SCHEMA = 1  # schema of manifests
+_ASIDE = ".bad-"  # part of the names of files and folders that `quarantine` has moved aside
 
 
 @contextmanager
@@ -39,8 +40,8 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
         try:
             yield temporary
             files = []
-            # Contents before the manifest, and the manifest before the name: whatever is
-            # interrupted, a folder with its name is whole.
+            # Contents before the manifest, and the manifest before the name: a folder with its
+            # final name is complete, even after an interruption.
             for entry in sorted(temporary.rglob("*")):
                 if entry.is_dir():
                     disk.fsync_folder(entry)
@@ -48,7 +49,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
                     disk.fsync_file(entry)
                     files.append(entry)
             seal(temporary, files, owner=owner)
-            # mkdtemp makes it private; others who share the runs may read them.
+            # mkdtemp makes the folder private; other users who share the runs must read it.
             temporary.chmod(0o755)
             if path.exists():
                 # Removed only now, when the new content is complete.
@@ -56,7 +57,7 @@ def commit_folder(path: Path, *, owner: str = "") -> Iterator[Path]:
             temporary.rename(path)
             disk.fsync_folder(path.parent)
         finally:
-            # Without effect after the rename.
+            # Has no effect after the rename.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -84,15 +85,16 @@ def verify_folder(
 
     Args:
         path: the folder.
-        extra_allowed: files that are not in the manifest are allowed, as in a sealed folder.
-            Hidden files always are.
-        only: names of the files to check, all of which have to be in the manifest; None checks all.
-        contents: whether contents are compared, and not only sizes.
+        extra_allowed: whether files that are not in the manifest are allowed, as in a sealed
+            folder. Hidden files are always allowed.
+        only: names of the files to check, all of which must be in the manifest; None checks all
+            files.
+        contents: whether contents are compared, in addition to sizes.
         editable: names of files that a person may change, remove or add.
 
     Raises:
         ChecksumError: the manifest or a file is missing or damaged, or there is an extra file.
-        CheckpointError: a newer program wrote it.
+        CheckpointError: a newer version of the program wrote the manifest.
     """
     manifest = _manifest(path)
     entries = manifest["files"]
@@ -103,7 +105,7 @@ def verify_folder(
     checked_entries = {name: entries[name] for name in checked_names if name not in editable}
     for problem in _changes(path, checked_entries, contents=contents):
         raise ChecksumError(problem, where=str(path))
-    # With `only`, the caller does not rely on the other files.
+    # With `only`, the caller does not use the other files.
     if not extra_allowed and only is None:
         for problem in _extra_files(path, {*entries, *editable}):
             raise ChecksumError(problem, where=str(path))
@@ -111,7 +113,7 @@ def verify_folder(
 
 
 def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, list[str]]:
-    """Return the number of files in a folder's manifest, and a sentence on each damage."""
+    """Return the number of files in a folder's manifest, and a sentence on each damaged file."""
     try:
         entries = _manifest(path)["files"]
     except ChecksumError as error:
@@ -125,35 +127,35 @@ def folder_problems(path: Path, *, extra_allowed: bool = False) -> tuple[int, li
 def _manifest(path: Path) -> dict[str, Any]:
     """Return a folder's manifest; ChecksumError if it is damaged or names files elsewhere."""
     manifest = disk.read_checked_json(path / MANIFEST)
-    # The schema is asked first, since the keys of a newer manifest may mean something else.
+    # The schema is checked first, since the keys of a newer manifest may mean something else.
     if manifest.get("schema") != _SCHEMA:
         schema = manifest.get("schema")
         raise CheckpointError(
-            f"its manifest has schema {schema}; this program reads {_SCHEMA}",
+            f"its manifest has schema {schema}; this program reads schema {_SCHEMA}",
             where=str(path),
-            hint="use a newer program",
+            hint="use a newer version of orca",
         )
     files = manifest.get("files")
-    # The manifest may be a stranger's, who must not make us read files elsewhere.
+    # The manifest may be untrusted and must not make the program read files outside the folder.
     if not isinstance(files, dict) or any(map(_leads_out, files)):
         raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
     return manifest
 
 
 def _leads_out(name: str) -> bool:
-    """Return whether the name of a file leads out of the folder that it is relative to."""
+    """Return whether a file's name leads out of the folder to which it is relative."""
     return name.startswith("/") or ".." in PurePath(name).parts
 
 
 def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -> Iterator[str]:
-    """Yield a sentence for each file of a manifest that is missing or not what it was."""
+    """Yield a sentence for each file of a manifest that is missing or has changed."""
     for name, entry in entries.items():
         file = path / name
         try:
             if not file.is_file():
                 yield f"'{name}' is missing"
                 continue
-            # The size first: it costs no reading.
+            # The size first, since the file is not read for it.
             has_changed = file.stat().st_size != entry["size"]
             if contents and not has_changed:
                 has_changed = disk.sha256_file(file) != entry["sha256"]
@@ -170,12 +172,12 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
     # Hidden files come from file managers and network file systems.
     visible_names = sorted(name for name in extra_names if not name.startswith("."))
     if visible_names:
-        yield f"'{visible_names[0]}' does not belong to it"
+        yield f"has a file '{visible_names[0]}' that is not in its manifest"
 
 
 def quarantine(path: Path) -> Path:
     """Move a damaged file or folder aside, so that it is neither used nor lost."""
-    # With the time, so that a second damaged copy of the same name gets a name of its own.
+    # The name contains the time, so that a second damaged file of this name gets another name.
     moment = disk.timestamp()
     aside = path.with_name(f"{path.name}{_ASIDE}{moment}")
     with disk.guarded(path):
@@ -195,7 +197,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete one of our files or folders; a folder is renamed first: nobody sees half of it."""
+    """Delete one of our files or folders; a folder is renamed first, so it is never seen partly."""
     with disk.guarded(path):
         # A link is deleted itself, not the folder that it leads to.
         if not path.is_dir() or path.is_symlink():
@@ -203,7 +205,7 @@ def remove(path: Path) -> None:
             return
         doomed = disk.temporary_name(path)
         path.rename(doomed)
-        # Otherwise, after a power failure, the name could be back with an empty folder.
+        # Otherwise, after a power failure, an empty folder could have the name again.
         disk.fsync_folder(path.parent)
         shutil.rmtree(doomed)
 
@@ -211,7 +213,7 @@ def remove(path: Path) -> None:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files in and below a folder.
 
-    Links are not followed. A file that cannot be read counts 0.
+    Links are not followed. A file that cannot be read counts as 0.
     """
     files = [path]
     if os.path.isdir(path) and not os.path.islink(path):
@@ -221,7 +223,7 @@ def size(path: Path) -> int:
             files.extend(Path(folder, name) for name in file_names)
     total_bytes = 0
     for file in files:
-        # The file may have been deleted meanwhile.
+        # The file may have been deleted in the meantime.
         with suppress(OSError):
             # lstat, which counts a link itself.
             total_bytes += file.lstat().st_size
@@ -229,13 +231,13 @@ def size(path: Path) -> int:
 
 
 def clean_temporary(folder: Path) -> None:
-    """Delete what a killed process left under temporary names.
+    """Delete the files and folders that a killed process left under temporary names.
 
     Only the process that has the folder's lock may call this.
     """
-    # A list, since deleting changes what the search walks through.
+    # A list, since deleting would change the folders during the search.
     for leftover in list(folder.rglob(f"{disk.TEMPORARY}*")):
-        # A leftover that cannot be deleted takes space and harms nothing.
+        # A leftover that cannot be deleted needs space, but does no harm.
         with suppress(StorageError):
             remove(leftover)
 
@@ -246,17 +248,17 @@ def cached(
 ) -> Iterator[bool]:
     """Lock a cache entry for the block, and yield whether it is complete.
 
-    If it is not, the block has to commit it. Other processes that need the entry wait; if this one
-    ends early, the next one makes it. A damaged entry is moved aside.
+    If it is not, the block has to commit it. Other processes that need the entry wait; if this
+    process ends early, the next process makes the entry. A damaged entry is moved aside.
 
     Args:
         path: folder of the entry; its name must determine its content.
-        waiting_for: what another process does with the entry, such as "computes the same floors".
-        say: takes messages.
-        check: called every second of the wait; ends it by raising.
+        waiting_for: work of another process on the entry, such as "computes the same floors".
+        say: function that shows a message.
+        check: function that is called every second of the wait, and ends it by raising an error.
     """
 
-    # Cached, so that only the first call says it.
+    # Cached, so that only the first call shows the message.
     @functools.cache
     def announce() -> None:
         say(f"waiting for another process that {waiting_for}")
@@ -265,11 +267,11 @@ def cached(
         announce()
         check()
 
-    # Beside the entry and not inside it: the entry's folder is replaced as a whole.
+    # Next to the entry and not inside it, since the entry's folder is replaced as a whole.
     lock_path = path.with_name(f"{path.name}.lock")
     with lock(lock_path, timeout_s=math.inf, what=f"cache entry {path.name}", while_waiting=wait):
         is_whole = path.exists()
-        # Asked with the lock held: another process may have made the entry during the wait.
+        # Checked while the lock is held: another process may have made the entry during the wait.
         if is_whole:
             try:
                 verify_folder(path)

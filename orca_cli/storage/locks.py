@@ -1,4 +1,4 @@
-"""Locks that end with their process, and a heartbeat for machines that cannot see the locks.
+"""Locks that end with their process, and a heartbeat for machines that cannot see these locks.
 
 The age of a heartbeat is measured by the clock of the file system alone.
 """
@@ -23,13 +23,13 @@ HEARTBEAT_S = 10.0
 
 @contextmanager
 def heartbeat(path: Path) -> Iterator[None]:
-    """Touch a file every HEARTBEAT_S inside the block, for other machines, which see no locks."""
+    """Touch a file every HEARTBEAT_S inside the block, for machines that cannot see the lock."""
     stop = threading.Event()
 
     def beat() -> None:
-        # The wait ends at once when the block does.
+        # The wait ends as soon as the block ends.
         while not stop.wait(HEARTBEAT_S):
-            # A missed beat is harmless: only after three of them a run counts as dead.
+            # A missed beat is harmless: a run counts as dead only after three missed beats.
             with suppress(OSError):
                 os.utime(path)
 
@@ -48,7 +48,7 @@ def heartbeat(path: Path) -> Iterator[None]:
 def clock(folder: Path) -> float | None:
     """Return the time by the clock of a folder's file system, in seconds; None if it is read-only.
 
-    It may differ from the time of this machine.
+    It may differ from the clock of this machine.
     """
     probe = temporary_name(folder / "clock")
     try:
@@ -70,7 +70,7 @@ def age_s(path: Path) -> float | None:
     None if that clock cannot be read, infinity if there is no file.
     """
     try:
-        # An opened file has its true time; otherwise the time may come from a cache.
+        # An opened file has its actual time; otherwise the time may come from a cache.
         with open(path, "rb") as file:
             touched = os.fstat(file.fileno()).st_mtime
     except OSError:
@@ -91,28 +91,29 @@ def lock(
 
     Args:
         path: file of the lock.
-        timeout_s: how long to wait for it; then LockedError.
-        what: the guarded thing, for messages; a function if it depends on who has the lock.
-        while_waiting: called every second of the wait, which it ends by raising.
+        timeout_s: longest wait in seconds, after which LockedError is raised.
+        what: name of the guarded thing, for messages; a function if it depends on the holder.
+        while_waiting: function that is called every second of the wait, and ends it by raising an
+            error.
     """
     make_folder(path.parent)
-    # The lock is the operating system's, not the file: a file that is left over locks nothing.
+    # The operating system holds the lock, not the file: a file that is left over locks nothing.
     file_lock = filelock.FileLock(path)
     deadline = time.monotonic() + timeout_s
     while not file_lock.is_locked:
         with guarded(path):
             try:
-                # At most a second at a time, so that `while_waiting` can notice signals.
+                # Each wait takes at most a second, so that `while_waiting` can notice signals.
                 remaining_s = deadline - time.monotonic()
                 file_lock.acquire(timeout=max(0.0, min(1.0, remaining_s)))
             except filelock.Timeout as error:
                 if time.monotonic() >= deadline:
-                    # Asked only now: it may have to read who has the lock.
+                    # Called only now, since it may have to read who holds the lock.
                     guarded_thing = what if isinstance(what, str) else what()
                     raise LockedError(
                         f"another process works on {guarded_thing}",
                         where=str(path),
-                        hint="wait for it to end",
+                        hint="wait until it has ended",
                     ) from error
         if while_waiting is not None and not file_lock.is_locked:
             while_waiting()
@@ -126,8 +127,8 @@ def is_locked(path: Path) -> bool:
     """Return whether a living process has the lock; nothing is written."""
     try:
         with open(path, "rb") as file:
-            # Shared, so that two processes that look at the same time do not see one another as the
-            # owner.
+            # Shared, so that two processes that check at the same time do not take each other for
+            # the holder.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:

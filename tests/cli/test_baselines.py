@@ -87,8 +87,10 @@ def test_tables_have_boosting_and_the_card_lists_baselines(orca, run, tiny, tmp_
     }
     assert orca("export", done.folder, tmp_path / "exported")[0] == 0
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert f"| baseline: linear | {100 * baselines['linear']['error']:.2f} % |" in card
-    assert "Beside simple models on the same split: " in card
+    assert (
+        f"| baseline linear: a linear model | {100 * baselines['linear']['error']:.2f} % |" in card
+    )
+    assert "Compared with baselines on the same split: " in card
 
 
 @pytest.mark.slow

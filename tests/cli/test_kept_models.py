@@ -99,7 +99,7 @@ def test_an_export_of_a_simple_model_predicts_elsewhere(made, kept, orca, tmp_pa
     assert np.array_equal(orca_cli.load(tmp_path / "model").outputs(x), expected)
     assert orca("export", tmp_path / "model", tmp_path / "again")[0] == 0
     assert np.array_equal(orca_cli.load(tmp_path / "again", model=name).outputs(x), expected)
-    with pytest.raises(ConfigError, match=f"has no model 'transfer'; the export holds: {name}$"):
+    with pytest.raises(ConfigError, match=f"has no model 'transfer'; the export contains: {name}$"):
         orca_cli.load(tmp_path / "model", model="transfer")
 
 
@@ -147,7 +147,7 @@ def test_a_name_that_was_not_kept_is_refused(made, kept, refused, name):
 
 def test_a_simple_model_computes_on_the_cpu(made, kept, refused):
     words = ["predict", kept, made / "test.npz", "--model", "forest", "--device", "cuda"]
-    refused(10, words, "device: 'forest' does not compute on 'cuda'; allowed: auto, cpu")
+    refused(10, words, "device: 'forest' cannot compute on 'cuda'; use auto or cpu")
 
 
 def test_the_card_of_a_simple_model_has_its_errors(kept, orca, tmp_path):
@@ -158,8 +158,8 @@ def test_the_card_of_a_simple_model_has_its_errors(kept, orca, tmp_path):
     assert "This model is a random forest, not the transfer" in card
     assert f"| 0-1 error | {100 * forest['error']:.2f} % |" in card
     assert f"| the run's transfer | {100 * result['error']['value']:.2f} % |" in card
-    assert f"On validation, forest: {100 * forest['validation_error']:.2f} %." in card
-    assert "baseline: forest" not in card
+    assert f"Validation error of the forest: {100 * forest['validation_error']:.2f} %." in card
+    assert "baseline forest" not in card
     assert str(kept.parent) not in card
 
 
@@ -219,7 +219,7 @@ def test_the_best_run_by_one_model(add, environment):
     path, name, reason = best_model(environment, "transfer")
     assert (path, name) == (best, "transfer")
     assert "the lowest of 3 candidates of 3 runs" in reason
-    with pytest.raises(DataError, match="with a model 'boosting'"):
+    with pytest.raises(DataError, match="that kept a model 'boosting'"):
         best_model(environment, "boosting")
 
 
@@ -234,7 +234,7 @@ def test_models_judged_on_other_samples_have_no_best(add, environment):
     """A run that trained on its validation samples has folds that other runs do not share."""
     add(1, None, {"forest": 0.1}, on="nothing", judged="folds")
     add(2, 0.3)
-    with pytest.raises(DataError, match="validated on 2 different sets of data or errors"):
+    with pytest.raises(DataError, match="validated in 2 ways"):
         best_model(environment)
 
 

@@ -168,7 +168,7 @@ def test_runs_and_exports_predict_elsewhere(
     checkpoint = []
     if run.result["finetune"] not in ("full", "scratch"):
         checkpoint = ["--checkpoint", aside / "checkpoint"]
-        message = "trained a part of its body only and needs its checkpoint: '"
+        message = "trained only a part of its body and needs the body's checkpoint: '"
         assert refused(10, ["predict", moved, "test.npz"], message, "--checkpoint") == ""
     run.predict("--out", "p.npz", *checkpoint, run=moved)
     assert np.array_equal(np.load("p.npz")["outputs"], run.expected)
@@ -266,7 +266,7 @@ def test_csv_has_all_digits_of_numbers(trained):
 def test_maps_are_not_written_as_csv(trained, refused):
     run = trained("maps, a part of the body")
     words = ["predict", run.path, run.folder / "test.npz"]
-    assert refused(10, words, "maps, which a table has no place for; give FILE.npz") == ""
+    assert refused(10, words, "maps, which a csv table cannot contain; use FILE.npz") == ""
 
 
 def test_tables(run, orca, tiny):
@@ -295,7 +295,7 @@ def test_a_run_without_its_weights_does_not_predict(classes, run, orca, refused,
     assert orca("doctor", first.folder)[0] == 0
     test = classes.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
-    message = "holds no completed run on data of your own"
+    message = "contains no completed run on your own data"
     refused(11, ["predict", environment, test, "--best"], message)
     assert "already completed" in run(*classes.words).err  # the same experiment
     assert first.result["weights_sha256"] == classes.result["weights_sha256"]
@@ -347,7 +347,7 @@ def test_the_best_run_has_the_lowest_validation_error(add, environment):
     add(5, 0.0, on="test")
     path, model, reason = best_model(environment)
     assert (path.name, model) == (lowest, "transfer")
-    left_out = "2 that trained on their validation samples are left out"
+    left_out = "left out: 2 runs that trained on their validation samples"
     optimistic = "the lowest of 2 candidates of 2 runs, so this error is optimistic"
     assert f"{optimistic}; {left_out}" in reason
 
@@ -363,14 +363,14 @@ def test_runs_of_several_data_sets_have_no_best(add, environment):
     """This is refused even if the runs on one data set have no comparable validation errors."""
     add(1, 0.1)
     add(2, None, on="nothing", data="other")
-    with pytest.raises(DataError, match="holds runs of 2 data sets: .*other"):
+    with pytest.raises(DataError, match="contains runs on 2 data sets: .*other"):
         best_model(environment)
 
 
 def test_runs_validated_on_other_samples_have_no_best(add, environment):
     add(1, 0.1)
     add(2, 0.2, samples="b")
-    with pytest.raises(DataError, match="validated on 2 different sets of data or errors"):
+    with pytest.raises(DataError, match="validated in 2 ways"):
         best_model(environment)
 
 
@@ -395,11 +395,11 @@ REFUSALS = {
     "a shorter sample": ("{RUN} {FOLDER}/short.npy", 11, "samples have shape (2, 7), those of the training set (2, 20)"),
     "an unknown label": ("{RUN} {FOLDER}/unseen.npz", 11, "1 labels have no training sample, the first is huge at index 19"),
     "a huge input": ("{RUN} {FOLDER}/huge.npy --out p.csv", 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
-    "another suffix": ("{RUN} {TEST} --out p.txt", 10, "'p.txt' is a folder, or has a suffix that is not written"),
+    "another suffix": ("{RUN} {TEST} --out p.txt", 10, "'p.txt' is a folder, or has an unknown suffix"),
     "the input as output": ("{RUN} {FOLDER}/unseen.npz --out {FOLDER}/unseen.npz", 10, "--out: is the input"),
     "an unfinished run": ("{FOLDER}/unfinished {TEST}", 11, "the run is not completed (state: completed)"),
     "a folder": ("{FOLDER} {TEST}", 11, "neither a run nor an export"),
-    "no folder of runs": ("{FOLDER}/empty {TEST} --best", 11, "no such folder of runs"),
+    "no folder of runs": ("{FOLDER}/empty {TEST} --best", 11, "does not exist; start a run first"),
     "another checkpoint": ("{RUN} {TEST} --checkpoint {LONG}", 13, "has changed since the run: other weights would give"),
 }  # fmt: skip
 
@@ -424,7 +424,7 @@ def test_unknown_labels_do_not_matter_without_targets(classes, orca, files, tmp_
 
 def test_an_export_overwrites_nothing(classes, refused, files, tmp_path):
     words = ["export", classes.path, tmp_path / "unfinished"]
-    assert refused(10, words, "exists already") == ""
+    assert refused(10, words, "already exists") == ""
 
 
 def test_other_weights_than_those_tested_are_refused(classes, refused, tmp_path):
@@ -437,7 +437,7 @@ def test_other_weights_than_those_tested_are_refused(classes, refused, tmp_path)
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, folder / "model.safetensors")
     storage.seal(folder, [file for file in folder.iterdir() if file.name != storage.MANIFEST])
-    message = "not those that the run was tested with"
+    message = "the weights differ from those with which the run was tested"
     refused(13, ["predict", other, classes.folder / "test.npz"], message)
 
 
@@ -624,5 +624,5 @@ def test_scikit_learn_sees_several_labels_and_numbers(recorded, kind, estimator,
 @pytest.mark.parametrize("path", ["./nope", "../nope", "~/nope"])
 def test_a_path_that_leads_nowhere_is_named_as_it_was_typed(path):
     model = orca_cli.load(RECORDED / "exported")
-    with pytest.raises(DataError, match=f"^{path}: no such file or folder$"):
+    with pytest.raises(DataError, match=f"^{path}: does not exist$"):
         model.predict(path)

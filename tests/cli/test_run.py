@@ -63,7 +63,7 @@ def test_a_run_does_all_stages_and_leaves_its_records(completed, environment):
         result["error"]["value"]
     )
     right = round(50 * (1 - result["error"]["value"]))
-    answer = f"{right} of 50 test samples right ({2 * right:.2f} %)"
+    answer = f"{right} of 50 test samples correct ({2 * right:.2f} %)"
     assert answer in completed
 
 
@@ -124,7 +124,7 @@ def test_a_skipped_run_has_its_result_and_its_answer(orca, environment, small):
 def test_force_repeats_the_bits(orca, environment, small, tmp_path):
     code, out, _ = orca("run", *small, "--force", "--quiet", f"paths.cache={tmp_path / 'cold'}")
     # A quiet run draws no picture.
-    assert (code, "0-1 error" in out, "samples right" in out) == (0, True, False)
+    assert (code, "0-1 error" in out, "samples correct" in out) == (0, True, False)
     first, second = results(environment)
     for key in ("weights_sha256", "error", "metric_value"):
         assert first[key] == second[key], key
@@ -262,7 +262,7 @@ def test_a_run_is_listed_shown_scored_and_removed(orca, environment):
     (run,), (result,) = run_folders(environment), results(environment)
     (listed,) = json.loads(orca("runs", "list", "--where", "train.lr=0.001", "--json")[1])["runs"]
     assert listed["run"] == run.name
-    assert "of 50 test samples right" in orca("runs", "show", run.name)[1]
+    assert "of 50 test samples correct" in orca("runs", "show", run.name)[1]
     record = json.loads(orca("score", run.name[-8:], "--json")[1])
     assert record["error"]["computed"] == record["error"]["recorded"] == result["error"]["value"]
     assert orca("doctor", str(run))[0] == 0

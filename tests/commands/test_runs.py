@@ -301,7 +301,7 @@ def test_report_leaves_out_other_runs(root):
 def test_report_without_runs_says_how_to_make_some(tmp_path, monkeypatch):
     monkeypatch.delenv("ORCA_RUNS", raising=False)
     monkeypatch.chdir(tmp_path)
-    message = "orca: error: runs: no such folder of runs; make one with: orca run\n"
+    message = "orca: error: runs: does not exist; start a run first: `orca run`\n"
     assert refused(11, "report") == message
 
 

@@ -98,7 +98,7 @@ def test_a_run_that_is_not_completed_is_refused(tmp_path):
 
 def test_predictions_that_do_not_suffice_are_refused(tmp_path):
     run = add_scored_run(tmp_path, "classification.MacroF1", with_groups=False)
-    assert "cannot be computed from what the run saved" in refused(11, "score", run)
+    assert "error cannot be computed from the saved predictions" in refused(11, "score", run)
 
 
 def test_an_export_has_nothing_to_score():

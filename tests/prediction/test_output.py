@@ -67,7 +67,7 @@ def test_failing_work_leaves_the_old_file_and_its_own_error(error, suffix, tmp_p
 @pytest.mark.parametrize("suffix", output.SUFFIXES)
 def test_a_file_in_place_of_a_folder_is_refused(suffix, tmp_path):
     (tmp_path / "p").write_text("old")
-    with pytest.raises(StorageError, match="stands where a folder is needed"):
+    with pytest.raises(StorageError, match="blocks the path"):
         output.write(tmp_path / "p" / f"q{suffix}", batches(LOGITS), decoder(), None)
 
 

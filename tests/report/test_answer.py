@@ -145,10 +145,10 @@ def test_dense_outputs_and_no_predictions_have_no_answer(run, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "shape", "targets", "message"),
     [
-        ("classes", (3, 2), [0, 1, 2], "classes that are not in 0..1"),
-        ("classes", (3, 2, 4), [0, 1, 1], "does not hold the predictions"),
-        ("labels", (3, 2), [[0], [1], [1]], "does not hold the predictions"),
-        ("values", (0, 2), np.zeros((0, 2)), "does not hold the predictions"),
+        ("classes", (3, 2), [0, 1, 2], "class numbers outside 0..1"),
+        ("classes", (3, 2, 4), [0, 1, 1], "does not contain the predictions"),
+        ("labels", (3, 2), [[0], [1], [1]], "does not contain the predictions"),
+        ("values", (0, 2), np.zeros((0, 2)), "does not contain the predictions"),
     ],
 )
 def test_what_no_run_writes_is_an_error_of_the_data(run, kind, shape, targets, message):
@@ -166,7 +166,7 @@ def test_a_terminal_shows_all_counts_or_the_most_confused_pairs(names, width, mo
     matrix = confusion(names, most)
     counts = Counter(map(str, matrix.counts[matrix.counts > 0].tolist()))
     text = printed(matrix, width)
-    right = f"{matrix.counts.trace()} of {matrix.counts.sum()} test samples right"
+    right = f"{matrix.counts.trace()} of {matrix.counts.sum()} test samples correct"
     assert right in " ".join(text.split())
     if "rows: true class" in " ".join(text.split()):
         assert not counts - Counter(

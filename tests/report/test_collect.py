@@ -26,17 +26,17 @@ DAMAGES = {  # fields of a record, the content of its file, or a function that r
     "cut off": (b'{"schema": 2, "run_id"', "not valid JSON"),
     "deep nesting": (b"[" * 200_000, "not valid JSON"),
     "deep nesting of a value": ({"decided": DEEP}, "recursion"),
-    "a list": (status("[1, 2]"), "not a record but list"),
-    "newer schema": ({"schema": 99}, "schema 99 is of a newer program"),
+    "a list": (status("[1, 2]"), "must be a JSON object, got list"),
+    "newer schema": ({"schema": 99}, "schema 99 of a newer program"),
     "NaN": ({"error": {"value": float("nan")}}, "value is not a finite number"),
     "huge integer": ({"error": {"value": 10**400}}, "value is not a finite number"),
-    "seed is text": ({"seed": "0"}, "seed is not a whole number"),
+    "seed is text": ({"seed": "0"}, "seed must be an integer"),
     "error is text": (b'{"schema": 2, "state": "completed", "error": "0.1"}', "error is missing"),
     "not completed": (b'{"schema": 2, "state": "failed"}', "state is 'failed'"),
     "completed without a result": (lambda result: None, "but there is no result.json"),
-    "named pipe": (os.mkfifo, "not a file"),
+    "named pipe": (os.mkfifo, "not a regular file"),
     "symlink loop": (lambda result: result.symlink_to(result.name), "symbolic links"),
-    "far too large": (b" " * 2**21, "far too large"),
+    "far too large": (b" " * 2**21, "too large for a record"),
 }
 
 

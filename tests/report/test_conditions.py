@@ -118,7 +118,7 @@ def three_left_out(tmp_path_factory):
 @pytest.mark.parametrize("form", ["table", "md", "latex", "html"])
 def test_what_was_left_out_is_named_in_formats_for_people(three_left_out, form):
     text = (
-        "left out: 3 pairs with differences besides metric: "
+        "left out: 3 pairs with differences other than metric: "
         "digits, otdd: training data (seed 1,2); digits, otdd: program (seed 3)"
     )
     assert text in report(three_left_out, *AGAINST, "--format", form)
@@ -144,7 +144,8 @@ def test_an_error_says_why_no_pair_is_left(tmp_path):
     add_run(tmp_path, **record(train=OTHERS))
     error = refused(11, "report", tmp_path, *AGAINST)
     assert (
-        "no pair is left: 1 pair with differences besides metric: digits, otdd: training" in error
+        "no pair is left: 1 pair with differences other than metric: digits, otdd: training"
+        in error
     )
     assert "run both arms on the same data" in error
 
@@ -160,7 +161,7 @@ def two_programs(tmp_path):
 
 def test_any_program_compares_runs_of_several_and_says_so(two_programs):
     first = "compares runs of several program versions (--any-program): aaaaaaaa, unknown"
-    assert "pairs runs of several" in refused(11, "report", two_programs, *AGAINST)
+    assert "also pairs runs of different" in refused(11, "report", two_programs, *AGAINST)
     assert report(two_programs, *AGAINST, "--any-program").startswith(first)
     record = read_json("report", two_programs, *AGAINST, "--any-program")
     assert (record["arms"][0]["pairs"], record["left_out"]) == (6, [])
@@ -173,7 +174,7 @@ def test_runs_that_are_not_alike_earn_no_mark_and_no_rank(two_programs):
     table = table_of(two_programs)
     assert not any(row.cells[0].earned for row in table.rows)
     (note,) = [note for note in notes_of(table) if "methods differ" in note]
-    assert note.startswith("digits: methods differ in program, though none of their settings does")
+    assert note.startswith("digits: methods differ in program, although no setting explains it")
     assert rank(table).holes == {"digits": ["methods differ in program"]}
     rows = read_json("report", two_programs, "--any-program")["rows"]
     assert [row["metric"] for row in rows if row["cells"][0]["earned"]] == ["otdd"]

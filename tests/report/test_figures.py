@@ -84,7 +84,10 @@ def test_without_matplotlib_figures_are_refused(tmp_path, monkeypatch):
     message = refused(14, "report", tmp_path / "runs", "--figures", tmp_path / "figures")
     assert "--figures: needs the package 'matplotlib'; install it: pip install" in message
     page = read_text("report", tmp_path / "runs", "--format", "html")
-    assert ("Figures need matplotlib: pip install" in page, "<svg" in page) == (True, False)
+    assert (
+        "Figures need the package 'matplotlib'; install it: pip install" in page,
+        "<svg" in page,
+    ) == (True, False)
 
 
 def test_a_mean_curve_has_the_extremes_of_its_seeds():

@@ -108,19 +108,19 @@ def test_validation_on_one_seed_chooses_and_the_others_judge(chosen_cells, arm):
 def test_the_first_line_says_how_rates_were_chosen(rated):
     text = report(rated, "--choose", "train.lr")
     assert text.startswith(
-        "each arm at its own train.lr, chosen on validation, seed 0,1; judged by the other seeds "
+        "each arm at its own train.lr, chosen by validation error on seed 0,1; compared on the other seeds "
     )
     assert "CHOSEN ON TEST" not in text
 
 
 LIMITS = {  # start of a note -> arms that it names
-    "(edge): the lowest or highest value that was run, so that a better one may lie beyond": [
+    "(edge): the lowest or highest value that was run, so a better value may lie beyond it": [
         "few minilm otdd full 5e-05",
         "plain minilm otdd full 5e-05",
         "sparse minilm otdd full 0.0001",
     ],
     "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
-    "nothing is left to judge, since no other seed was run at what was chosen": [
+    "not compared, since no other seed was run with the chosen value": [
         "plain minilm mmd full 0.0001"
     ],
 }
@@ -193,7 +193,7 @@ def test_others_are_in_tables_and_records_above_the_trivial(shown):
 @pytest.mark.parametrize("form", ["md", "latex", "table"])
 def test_formats_for_people_say_where_others_report(shown, form):
     table = shown(f"{COLUMNS}\ndigits,forest,0.05,p. 3\n")
-    assert "reported by others, under their conditions: p. 3" in Page(table).text(form)
+    assert "reported by others, under their own conditions: p. 3" in Page(table).text(form)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_formats_for_people_say_where_others_report(shown, form):
     [
         ("digits,m,12 %,s", "line 2.*to float: '12 %'.*0.1939"),
         ("digits,m,0.1,", "a field is empty"),
-        ("digits,m,inf,s", "a field is empty, or 'inf' not finite"),
+        ("digits,m,inf,s", "a field is empty, or the error 'inf' is not finite"),
         ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
-        ("digit,m,0.1,s", "no run is of a task.*did you mean 'digits'"),
+        ("digit,m,0.1,s", "the report has no task.*did you mean 'digits'"),
     ],
 )
 def test_what_is_wrong_is_reported_with_its_place(shown, line, message):
@@ -238,8 +238,12 @@ REFUSALS = [
         "--against, --compare, --baselines: cannot be combined with each other",
     ),
     (["--where", "task=digit"], 11, "--where: no run has task=digit; did you mean 'digits'?"),
-    (["--where", "nonsense=1"], 11, "it is none of the runs' settings"),
-    (["--baselines", "others.csv"], 11, "others.csv: no run is of a task in it (nowhere)"),
+    (["--where", "nonsense=1"], 11, "use a setting that the runs have"),
+    (
+        ["--baselines", "others.csv"],
+        11,
+        "others.csv: the report has no task of this file (nowhere)",
+    ),
     (
         ["--against", "metric=otd"],
         11,
@@ -248,7 +252,7 @@ REFUSALS = [
     (
         ["unlike", *AGAINST],
         11,
-        "differ in nothing but 'metric'; run the same tasks and seeds with metric=none",
+        "differ only in 'metric'; run the same tasks and seeds with metric=none",
     ),
     (
         ["--choose", "train.lr", "--against", "train.lr=1e-3"],
@@ -258,7 +262,7 @@ REFUSALS = [
     (
         ["rates", "--choose", "train.lr"],
         11,
-        "no other seed was run at the train.lr that was chosen on validation, seed 0, so",
+        "no other seed was run with the train.lr that was chosen by validation error on seed 0, so",
     ),
 ]
 

@@ -60,7 +60,7 @@ def test_a_hundred_runs_are_a_small_file_that_fetches_nothing(root):
     assert text == written(root)  # the same bytes every time
     assert len(text.encode()) < 500_000
     document = Document(text)
-    sections = ("Gains", "Gains by set", "Results", "Figures")
+    sections = ("Gains", "Gains by data set", "Results", "Figures")
     assert all(section in document.text for section in sections)
     (policy,) = [facts["content"] for _, facts in document.elements if facts.get("http-equiv")]
     assert policy.startswith("default-src 'none';")

@@ -70,7 +70,7 @@ def test_units_that_differ_are_judged_by_relative_differences(two_units):
     assert otdd.gain.mean == pytest.approx(200 * 0.1 / 1.9)
     assert said(two_units) == (
         "otdd: undecided, +10.5 [10.5, 10.5] % of the error "
-        "(n = 2 sets x 2 seeds, p = 0.50; too few differences to reach p = 0.05)"
+        "(n = 2 data sets x 2 seeds, p = 0.50; too few differences to reach p = 0.05)"
     )
 
 
@@ -99,7 +99,7 @@ HELPS = (0.020, 0.019, 0.021, 0.018, 0.022, 0.020, 0.017, 0.023)
 NOTHING = (0.001, -0.001, 0.002, -0.002, 0.001, -0.001, 0.001, -0.001)
 TWO_SEEDS = [  # gains of the data sets -> sentence
     (HELPS, "helps, +2.0 ["),
-    (NOTHING, "points (n = 8 sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
+    (NOTHING, "points (n = 8 data sets x 2 seeds, p = 1.00; two one-sided t tests: p = 1.1e-05)"),
     ((0.05, -0.05, 0.08, -0.02, 0.01, -0.09, 0.10, 0.03), "undecided, +1.4 [-"),
     ((0.02, 0.02, 0.02), "too few differences to reach p = 0.05)"),
 ]
@@ -107,10 +107,10 @@ ONE_SET = [  # gains of its seeds -> sentence
     ((0.001, -0.001, 0.0, 0.001, -0.001, 0.0), "no effect beyond ±0.5 points"),
     (
         (0.1, 0.11, 0.12, 0.13, 0.1),
-        "[9.6, 12.8] points (n = 5 seeds, one set, p = 0.062; too few differences to",
+        "[9.6, 12.8] points (n = 5 seeds, one data set, p = 0.062; too few differences to",
     ),
     ((0.1, 0.11, 0.0, 0.13, 0.1, 0.0), "p = 0.12; too few differences to reach p = 0.05)"),
-    ((0.1,), "undecided, +10.0 points (n = 1 seed, one set, p = 1.00; too few"),
+    ((0.1,), "undecided, +10.0 points (n = 1 seed, one data set, p = 1.00; too few"),
 ]
 
 
@@ -133,7 +133,7 @@ def test_bodies_with_a_source_of_their_own_are_an_axis(tmp_path):
     (swin,) = compared(tmp_path, "body=minilm").overall
     assert (swin.arm, swin.pairs, swin.gain.mean) == ("swin", 2, pytest.approx(10))
     add_run(tmp_path, body="swin", source="digits", value=0.3)  # which of the two is the body's?
-    with pytest.raises(DataError, match="differ in nothing but 'body'"):
+    with pytest.raises(DataError, match="differ only in 'body'"):
         compared(tmp_path, "body=minilm")
 
 
@@ -174,8 +174,8 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     comparison = compared(tmp_path)
     (block,) = comparison.blocks
     assert (block.seeds, block.gains, comparison.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
-    same = "as the same computation (equal final weights): 2"
-    assert f"left out of 4 pairs, {same}" in report(tmp_path, "--against", "metric=none")
+    same = "whose two runs are the same computation (equal final weights)"
+    assert f"left out: 2 of 4 pairs, {same}" in report(tmp_path, "--against", "metric=none")
 
 
 def test_pairs_that_are_all_the_same_computation_are_refused(tmp_path):
@@ -183,7 +183,7 @@ def test_pairs_that_are_all_the_same_computation_are_refused(tmp_path):
         for metric in ("none", "otdd"):
             add_run(tmp_path, seed=seed, metric=metric, value=0.5, weights_sha256=weights)
     refusal = refused(11, "report", tmp_path, "--against", "metric=none")
-    assert "no pair is left: 2 pairs of the same computation (equal final weights" in refusal
+    assert "no pair is left: in 2 pairs, both runs are the same computation (equal" in refusal
 
 
 def test_runs_on_other_test_data_are_no_partners(tmp_path):
@@ -192,7 +192,7 @@ def test_runs_on_other_test_data_are_no_partners(tmp_path):
         splits = {"test": {"n": 497, "sha256": data * 64}}
         add_arms(tmp_path, arms={metric: [value + seed / 100 for seed in range(6)]}, splits=splits)
     with pytest.raises(
-        DataError, match="no two runs of the same task and seed, on the same test data, differ"
+        DataError, match="no two runs with the same task, seed and test data differ"
     ):
         compared(tmp_path)
     rows = table_of(tmp_path).rows

@@ -147,7 +147,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"seed": 4}, "methods have different seeds: 0, but minilm otdd full (4)"),
+        ({"seed": 4}, "methods have different seeds: 0, except minilm otdd full (4)"),
         ({"splits": {"test": {"n": 497, "sha256": "b" * 64}}}, "methods differ in test data"),
     ],
 )

@@ -423,7 +423,7 @@ def test_a_run_is_in_two_studies_until_its_settings_change(tmp_path):
 def test_a_damaged_record_of_a_study_is_refused(use, tmp_path):
     studies.add(tmp_path, "small", [studies.Member("aa", {"metric": "otdd"})])
     studies.path_of(tmp_path, "small").write_text('{"schema": 2, "runs": [')
-    with pytest.raises(OrcaError, match="move it away; orca run -m study=small"):
+    with pytest.raises(OrcaError, match="move the file away; `orca run -m study=small`"):
         use(tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""Curves, settings and final errors for TensorBoard, W&B and MLflow, by accelerate's trackers.
+"""Send curves, settings and final errors to TensorBoard, W&B and MLflow by accelerate's trackers.
 
-No tracker can end a run, delay it for long or change it: each works in a thread, and its failure is
-logged once.
+No tracker can end a run, delay it for long or change it: each tracker works in a thread, and its
+failure is logged once.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from orca_cli.terminal import log
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
 
-_LONGEST = 500  # characters of a setting; MLflow refuses longer ones in some versions
+_LONGEST = 500  # characters of a setting; some versions of MLflow reject longer settings
 _NOT_SHOWN = ("tracker", "paths")  # groups of settings that do not say what a run computes
-_UNSAFE = re.compile(r"[^\w./ -]")  # MLflow takes no other characters in names
+_UNSAFE = re.compile(r"[^\w./ -]")  # characters that MLflow does not accept in names
 _KEY = "WANDB_API_KEY"
-_WAIT_S = 20  # how long W&B may wait for its server
-# State of a run -> the name that MLflow has for it.
+_WAIT_S = 20  # longest time that W&B waits for its server
+# State of a run -> its name in MLflow.
 _STATES = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-# How long a run waits for a tracker: for imports from a cold disk, a new database, an upload.
+# Longest time that a run waits for a tracker: imports from a cold disk, a new database, an upload.
 _PATIENCE_S = 120.0
 _LAST_PATIENCE_S = 5.0  # the same at the end of a run that is not completed
 
 
 class Guarded:
-    """A recorder that passes all calls to another recorder, in a thread of its own.
+    """A recorder that passes all calls to another recorder, in a separate thread.
 
     Lines wait in a queue, so that no step of a run waits for a disk or a network. Only the start
     and the end of the run wait, for at most `patience_s`. After a failure the recorder gets no more
-    calls, and the run goes on.
+    calls, and the run continues.
 
     Args:
-        make: makes the recorder; called in the thread.
+        make: function that makes the recorder; it is called in the thread.
         name: the recorder's name in warnings.
         patience_s: the longest wait, in seconds.
     """
@@ -59,24 +59,24 @@ class Guarded:
         # Set when the recorder is made, when the thread ends, and after a failure.
         self._started = threading.Event()
         self._done = threading.Event()
-        # Set at the first failure: later ones are silent.
+        # Set at the first failure; later failures are silent.
         self._lost = threading.Event()
 
     def start(self) -> None:
-        """Make the recorder, and wait for it: its imports must not meet those of the run."""
+        """Make the recorder and wait for it, since its imports must not overlap with the run's."""
         # A daemon thread does not keep the process alive when a tracker hangs.
         try:
             threading.Thread(target=self._work, name="orca-tracker", daemon=True).start()
         except RuntimeError as error:
             self._lose(str(error))
             return
-        # The thread cannot be stopped; it is left to itself.
+        # The thread cannot be stopped, so it is abandoned.
         if not self._started.wait(self._patience_s):
-            self._lose(f"has not started within {self._patience_s:g} s")
+            self._lose(f"did not start within {self._patience_s:g} s")
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
         """Pass on a copy of a line."""
-        # A copy: the caller may go on changing its line before the thread takes it.
+        # A copy, since the caller may change its line before the thread takes it.
         self._calls.put(("record", (stage, dict(line))))
 
     def ended(self, state: str, result: Mapping[str, Any]) -> None:
@@ -88,16 +88,16 @@ class Guarded:
             return
         self._calls.put(("ended", (state, result)))
         patience_s = self._patience_s
-        # A run that was stopped is to end soon.
+        # A run that was stopped should end soon.
         if state != "completed":
             patience_s = min(patience_s, _LAST_PATIENCE_S)
         if not self._done.wait(patience_s):
-            self._lose(f"has not taken everything within {patience_s:g} s of the run's end")
+            self._lose(f"did not take all lines within {patience_s:g} s of the run's end")
 
     def _work(self) -> None:
-        """Pass on calls until the last one, in the thread; a failure closes the recorder."""
+        """Pass on calls until the last call, in the thread; a failure closes the recorder."""
         recorder: Recorder | None = None
-        # For the message, where the recorder cannot be made.
+        # For the message, if the recorder cannot be made.
         name = "start"
         try:
             recorder = self._make()
@@ -107,13 +107,13 @@ class Guarded:
                 getattr(recorder, name)(*arguments)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - none may end the run
             message = str(error)
-            # The text of other errors does not say of which kind they are.
+            # The text of other errors does not name the class of the error.
             if not isinstance(error, OrcaError):
                 message = f"{type(error).__name__}: {error}"
             message_line = " ".join(message.split())
             self._lose(f"failed at '{name}': {message_line}")
             if recorder is not None:
-                # It gets the chance to close its files and its connection.
+                # The recorder can close its files and its connection.
                 with suppress(Exception, SystemExit):
                     recorder.ended("failed", {})
         finally:
@@ -127,18 +127,18 @@ class Guarded:
             return
         self._lost.set()
         log.warning(
-            f"tracker {self._name}: {reason}; the run goes on without it, and has its curves in"
+            f"tracker {self._name}: {reason}; the run continues without it, with its curves in"
             " metrics.jsonl"
         )
 
 
 class Curves:
-    """Gives every line to one of accelerate's trackers, at its epoch.
+    """Passes every line to one of accelerate's trackers, at its epoch.
 
     Args:
         tracker: a tracker that has started and has the run's settings.
-        end: ends the tracker's own run; called with the state in which ours ended.
-        has_steps: whether the tracker gets epochs as steps, or else as numbers STAGE/epoch.
+        end: function that ends the tracker's own run; called with the state in which our run ended.
+        has_steps: whether the tracker gets epochs as steps; otherwise as numbers STAGE/epoch.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Curves:
         self._has_steps = has_steps
 
     def record(self, stage: str, line: Mapping[str, Any]) -> None:
-        """Log a line's numbers as STAGE/NAME, those of a member as STAGE/member_NUMBER/NAME."""
+        """Log a line's numbers as STAGE/NAME, or STAGE/member_NUMBER/NAME for a member's line."""
         columns = dict(line)
         epoch = int(columns.pop("epoch"))
         prefix = stage
@@ -183,7 +183,7 @@ class Curves:
 def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
     """Return a recorder that writes event files into a folder.
 
-    A resumed run begins another file there.
+    A resumed run begins another file in that folder.
 
     Args:
         folder: the folder of the files.
@@ -197,7 +197,7 @@ def tensorboard(folder: Path, settings: Mapping[str, Any]) -> Curves:
 
     tracker = TensorBoardTracker(folder.name, folder.parent)
     tracker.start()
-    # Not `store_init_configuration`: it makes one more run of the settings, in a folder that is
+    # Not `store_init_configuration`, which would make another run for the settings, in a folder
     # named after the time.
     tracker.tracker.add_hparams(_shown(settings), {}, run_name=".")
     return Curves(tracker, lambda state: tracker.finish())
@@ -208,25 +208,25 @@ def wandb(
     folder: Path,
     settings: Mapping[str, Any],
     mode: Annotated[
-        Literal["offline", "online"], "Whether lines are sent as the run goes on."
+        Literal["offline", "online"], "Whether lines are sent to W&B during the run."
     ] = "offline",
-    project: Annotated[str, "W&B's project."] = "orca",
-    entity: Annotated[str | None, "Account or team; null: the key's own."] = None,
+    project: Annotated[str, "The W&B project."] = "orca",
+    entity: Annotated[str | None, "W&B account or team; null: the account of the key."] = None,
 ) -> Curves:
     """Return a recorder that writes a W&B run.
 
     The id of the W&B run follows from our run's name, so that a resumed run continues it. W&B
-    stores its files in `folder`, also those that it has not sent yet. mode=online needs the key in
-    WANDB_API_KEY.
+    stores its files in `folder`, including files that it has not sent yet. mode=online needs the
+    key in WANDB_API_KEY.
     """
     if mode == "online" and not os.getenv(_KEY):
         # W&B would ask for it on the terminal.
         raise UnavailableError(
-            f"online needs W&B's key in the environment variable {_KEY}",
+            f"online needs a W&B key in the environment variable {_KEY}",
             where="tracker.mode",
-            hint="or use tracker.mode=offline",
+            hint=f"set {_KEY}, or use tracker.mode=offline",
         )
-    # Otherwise W&B sends its own errors to its maker.
+    # Otherwise W&B sends its own errors to its vendor.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb = need("wandb", "tracker")
     from accelerate.tracking import WandBTracker
@@ -253,7 +253,7 @@ def wandb(
     def end(state: str) -> None:
         tracker.tracker.finish(exit_code=int(state != "completed"))
 
-    # W&B's own steps cannot begin again for the next stage, nor for lines that come twice.
+    # W&B's own steps cannot restart for the next stage, or for lines that are sent twice.
     return Curves(tracker, end, has_steps=False)
 
 
@@ -262,43 +262,44 @@ def mlflow(
     store: Path,
     settings: Mapping[str, Any],
     uri: Annotated[
-        str | None, "Of a store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs."
+        str | None,
+        "URI of an MLflow store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs.",
     ] = None,
-    experiment: Annotated[str, "MLflow's experiment."] = "orca",
+    experiment: Annotated[str, "The MLflow experiment."] = "orca",
 ) -> Curves:
     """Return a recorder that writes an MLflow run.
 
     The MLflow run has our run's name, by which a resumed run finds and continues it. Without `uri`
-    and MLFLOW_TRACKING_URI it is in a database in the folder `store`.
+    and MLFLOW_TRACKING_URI it is stored in a database in the folder `store`.
     """
-    # Otherwise MLflow reports its use to its maker.
+    # Otherwise MLflow reports its use to its vendor.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = need("mlflow", "tracker")
     from accelerate.tracking import MLflowTracker
 
-    # Both log every step of making a database.
+    # Both libraries log every step of making a database.
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     store_folder = store.absolute()
     mlflow.set_tracking_uri(uri or f"sqlite:///{store_folder / 'mlflow.db'}")
-    # A store elsewhere has its own place for artifacts.
+    # Another store has its own place for artifacts.
     artifact_folder = None if uri else str(store_folder / "mlflow")
-    with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process is faster
+    with suppress(mlflow.exceptions.MlflowException):  # it exists, or another process makes it
         mlflow.create_experiment(experiment, artifact_location=artifact_folder)
     earlier_runs = mlflow.search_runs(
         experiment_names=[experiment],
         filter_string=f"attributes.run_name = '{name}'",
         output_format="list",
     )
-    # Names of runs have the time to the microsecond: at most one has this name.
+    # Names of runs have the time to the microsecond, so at most one run has this name.
     earlier_run_id = earlier_runs[0].info.run_id if earlier_runs else None
     tracker = MLflowTracker(
         experiment, logging_dir=artifact_folder, run_name=name, run_id=earlier_run_id
     )
     tracker.start()
     if earlier_run_id is None:
-        # MLflow refuses to change the parameters of a run.
+        # MLflow does not allow changes to the parameters of a run.
         tracker.store_init_configuration(_shown(settings))
 
     # Not the tracker's own `finish`, which always says FINISHED.
@@ -312,7 +313,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among values as PREFIX/NAME."""
     numbers = {}
     for name, value in values.items():
-        # Booleans are integers for Python.
+        # In Python, booleans are integers.
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers[_safe(f"{prefix}/{name}")] = value
     return numbers
@@ -330,5 +331,5 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
 
 
 def _safe(name: str) -> str:
-    """Return a name that all services take."""
+    """Return a name that all services accept."""
     return _UNSAFE.sub("_", name)

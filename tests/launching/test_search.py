@@ -171,8 +171,8 @@ def make(session):
     ("override", "error", "message"),
     [
         ("train.lr=0.1", ConfigError, "train.lr=0.1: is searched by space=rates"),
-        ("metric=none,otdd", UsageError, "'metric=none,otdd' names several values"),
-        ("trials=some", ConfigError, "trials: 'some' is not allowed; allowed: int at least 1"),
+        ("metric=none,otdd", UsageError, "'metric=none,otdd' has several values"),
+        ("trials=some", ConfigError, "trials: must be an integer of at least 1, got 'some'"),
     ],
 )
 def test_contradictions_are_refused_with_their_place(make, override, error, message):

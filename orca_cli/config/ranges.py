@@ -72,7 +72,7 @@ PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Raise ConfigError, with the allowed values, for a value that its annotation does not allow."""
+    """Raise ConfigError for a value that its annotation does not allow; name the allowed values."""
     if fits(value, hint):
         return
     allowed = in_words(hint)

@@ -196,7 +196,7 @@ def load(
     root = train_folder.parent
     stamps = list_stamps(root, "train", filter)
     test_stamps = list_stamps(root, "test", filter)
-    # The data have no validation split of their own.
+    # The data have no validation split.
     held_out = _held_out(stamps, validation_fraction, validation_unit, split_seed)
     learned = stamps
     if not train_on_validation:

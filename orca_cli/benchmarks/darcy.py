@@ -209,7 +209,7 @@ def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: 
 def _generated_maps(folder: Path, split: str) -> _Maps:
     """Return the maps of a split from the folder of generated maps."""
     is_high, pressure = load_arrays(folder, [f"{split}_high", f"{split}_u"])
-    # The cache has booleans, which take a quarter of the size of float32.
+    # The cache has booleans, since they take a quarter of the size of float32.
     permeability = np.where(is_high, np.float32(HIGH), np.float32(LOW))
     return _Maps(permeability=permeability, pressure=pressure)
 

@@ -1,8 +1,8 @@
 """DeepSEA (Zhou and Troyanskaya 2015), as the subset of NAS-Bench-360: chromatin features of DNA.
 
 A sample has 1000 bases and 36 labels. The file deepsea_filtered.npz has two kinds of arrays.
-x_{train,val,test} (N, 1000, 4) of 0 and 1 has one base in each row, with zeros only if the base is
-unknown (letter N). y_{train,val,test} (N, 36) of 0 and 1 has the labels. The validation split of
+x_{train,val,test} (N, 1000, 4) of 0 and 1 has one base in each row; a row is all zero if the base
+is unknown (letter N). y_{train,val,test} (N, 36) of 0 and 1 has the labels. The validation split of
 the file stays separate.
 
 Shapes: N sequences of a split.

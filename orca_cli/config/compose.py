@@ -345,9 +345,10 @@ class Session:
     def _load(self, overrides: list[str]) -> DictConfig:
         """Compose the files with the overrides.
 
-        A body determines a source, whose file may name a substitute that needs no download
-        (`data.without_files`). A task that is not in the paper gets the substitute, unless the user
-        sets the source, or the substitute is the data set of the task itself.
+        The file of a body chooses a source, and the file of this source may name a substitute that
+        needs no download (`data.without_files`). A task that is not in the paper gets the
+        substitute, unless the user sets the source, or the substitute is the data set of the task
+        itself.
         """
         self._store_variants(overrides)
         overrides = self._with_bank(overrides)
@@ -368,8 +369,8 @@ class Session:
     def _with_bank(self, overrides: list[str]) -> list[str]:
         """Return overrides that choose the filter bank if the user sets one of its own settings.
 
-        This applies to an open embedder, such as that of own data; otherwise the data would decide
-        the embedder, which may not have such a setting.
+        This applies only if the embedder is open, as with own data. Without this choice, the data
+        would decide the embedder, which may not have such a setting.
         """
         settings_of_embedder = [text for text in overrides if text.startswith("embedder.")]
         if not settings_of_embedder:
@@ -457,7 +458,7 @@ class Session:
             typed_names = {text.strip("'\"") for text in _texts_of(override, choice_files)}
             absent_names = typed_names - choice_files.keys()
             allowed: Collection[str] = choice_files
-            # A variant may be in a task's file instead of a file of its own.
+            # A variant may be in a task's file instead of a separate file.
             if absent_names and group in BLOCKS:
                 allowed = configuration.variants(group, self._extra)
             for name in sorted(absent_names.difference(allowed)):

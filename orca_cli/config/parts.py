@@ -377,7 +377,7 @@ def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
-    """Return the dataclass of a function's parameter `settings`, or None if it has no such one."""
+    """Return the dataclass of a function's parameter `settings`, or None without this parameter."""
     annotation = _hints_of(target).get("settings")
     if inspect.isclass(annotation) and dataclasses.is_dataclass(annotation):
         return annotation

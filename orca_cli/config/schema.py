@@ -97,7 +97,7 @@ class Predictor:
         str,
         OneOf(("mean", "class_token")),
         "Features of a sample, unless its targets are dense: mean (over all tokens that are not "
-        "padding) or class_token (those of the class token, which text bodies have).",
+        "padding) or class_token (the features of the class token, which text bodies have).",
     ] = "mean"
     init: Annotated[
         str,
@@ -144,8 +144,8 @@ class Align:
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Number of target classes in one comparison with the source; each class has points in "
-        "proportion to its size. 0: all classes; null: one or all, as the metric needs (otdd draws "
-        "up to metric.classes of them for each of its samples, at every step).",
+        "proportion to its size. 0: all classes; null: one or all, as the metric needs (the metric "
+        "otdd then draws up to metric.classes classes for each of its samples, at every step).",
     ] = None
     unit_gradient: Annotated[
         bool,
@@ -182,8 +182,8 @@ class Align:
     target_labels: Annotated[
         str,
         OneOf(("given", "shuffled")),
-        "Classes (or pseudo-labels) of the target samples in the alignment. given: those of the "
-        "task; shuffled (a control): the same in random order within each split.",
+        "Classes (or pseudo-labels) of the target samples in the alignment. given: the classes of "
+        "the task; shuffled (a control): the same classes in random order within each split.",
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
@@ -271,9 +271,9 @@ class Train:
     select: Annotated[
         str,
         OneOf(("auto", "best", "last")),
-        "Weights to test. best: those of the epoch with the lowest validation error or loss (see "
-        "train.select_by); last: those after the last step; auto: best if the validation split is "
-        "large enough for a choice, else last (docs/selection.md).",
+        "Weights to test. best: the weights of the epoch with the lowest validation error or loss "
+        "(see train.select_by); last: the weights after the last step; auto: best if the "
+        "validation split is large enough for a choice, else last (docs/selection.md).",
     ] = "auto"
     select_by: Annotated[
         str,
@@ -296,8 +296,8 @@ class Train:
     ] = 0
     members: Annotated[
         Count | None,
-        "Fine-tune N models that differ in all random draws, including those of embedder and "
-        "alignment; their outputs are averaged. null: decided by the setting budget.",
+        "Fine-tune N models that differ in all random draws, including the draws of embedder and "
+        "alignment, and average their outputs. null: decided by the setting budget.",
     ] = None
     validate_on: Annotated[
         str,
@@ -310,8 +310,8 @@ class Train:
     ] = 60.0
     gradient_checkpointing: Annotated[
         bool,
-        "Keep only the inputs of the body's layers for the backward pass and compute all else "
-        "again: this needs less memory and more time, and gives the same bits.",
+        "Keep only the inputs of the body's layers for the backward pass, and compute their other "
+        "activations again. This needs less memory and more time, and gives the same bits.",
     ] = False
 
 
@@ -350,7 +350,7 @@ class Config:
         str,
         OneOf(("clean", "paper", "release")),
         "Way to train and to measure errors: sound practice (clean), as the paper reports (paper), "
-        "or as the released code does (release). It overrides the settings of all other files.",
+        "or as the released code does (release). Its settings override the settings of the parts.",
     ] = "clean"
     budget: Annotated[
         Any,
@@ -370,7 +370,7 @@ class Config:
         "Baselines to fit to the same data (docs/baselines.md). simple: linear, forest, ridges on "
         "the features of embedder and body, boosting for tables and, if the extra peers is "
         "installed, MiniRocket for series; all: MiniRocket for long series too. Baselines do not "
-        "change the run, and a completed run gets those that it lacks.",
+        "change the run; the program adds missing baselines to a completed run.",
     ] = "simple"
     keep_weights: Annotated[
         bool,

@@ -134,7 +134,7 @@ class Study:
             for axis in self.axes:
                 overrides = [text.replace(f"{{{axis}}}", labels[axis]) for text in overrides]
             merged_overrides = _merged(overrides, blanks)
-            # A key of the command line that fills a blank, or cannot change a result, is no label.
+            # A key of the command line is not a label if it fills a blank or cannot change results.
             for key in typed:
                 if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
                     del labels[key]

@@ -65,10 +65,10 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """Return indices of `size` examples, ascending, with class sizes as equal as the data allow.
 
     All examples are used if `size` is None or at least n. A class that has fewer examples than its
-    share contributes all of them, and the other classes contribute more. If `size` is not a
-    multiple of the number of classes, the first classes contribute one more. Each class has its own
-    random order and contributes the beginning of it, so its examples stay in the draw when `size`
-    grows. Labels are [n] integers in 0..k-1.
+    share contributes all of them, and the other classes contribute more. If `size` cannot be
+    divided equally, the first classes contribute one more. Each class has its own random order and
+    contributes the beginning of it, so its examples stay in the draw when `size` grows. Labels are
+    [n] integers in 0..k-1.
 
     Raises:
         ConfigError: `size` is less than two examples per class.

@@ -58,7 +58,7 @@ def load(
     x = all_x[chosen]
     y = all_y[chosen]
 
-    # The images stay bytes until they are used, which take a quarter of the size of float32.
+    # The images stay bytes until they are used, since bytes take a quarter of the size of float32.
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 

@@ -222,9 +222,9 @@ class Session:
         parsed_overrides = _parse(overrides)
         for text, override in zip(overrides, parsed_overrides, strict=True):
             if override.key_or_group == "study":
-                raise ConfigError("a study needs the option -m", where=text, hint="add -m")
+                raise ConfigError("is a sweep of several runs", where=text, hint="add -m")
             if override.is_sweep_override():
-                hint = "to run a sweep over them, add -m (orca run -m ...)"
+                hint = "to sweep over them, add -m (orca run -m ...)"
                 raise UsageError(f"'{text}' has several values", where=key_of(text), hint=hint)
         self._check_choices(parsed_overrides)
         return self._compose(overrides)

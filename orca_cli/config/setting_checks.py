@@ -151,7 +151,7 @@ def check_budget(config: Config, typed_keys: Collection[str]) -> None:
     epochs = config.train.epochs
     if "budget" in typed_keys and config.budget == "quick" and epochs is not None:
         raise ConfigError(
-            f"has no effect, since train.epochs={epochs} is set",
+            f"has no effect, since train.epochs={epochs} is already set",
             where="budget=quick",
             hint="set train.epochs=null as well, so that the budget decides the epochs",
         )

@@ -117,7 +117,7 @@ def _check_typed(override: Override) -> None:
     if override.is_delete() or override.is_sweep_override():
         return
     setting_checks.check_is_setting(key, override.value())
-    # Only its name is checked here; its value is checked with the composed settings.
+    # Only the name of a tracker's setting is checked now; its value is checked after composing.
     if key.startswith("tracker."):
         setting_checks.check_secrets(None, key)
     value = override.value()

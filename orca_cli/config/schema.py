@@ -131,10 +131,10 @@ class Align:
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay of the alignment."] = 0.0
     decay_every: Annotated[
-        Count, "Epochs after which the learning rate is multiplied by align.decay_factor each time."
+        Count, "The learning rate is multiplied by align.decay_factor after every N epochs."
     ] = 20
     decay_factor: Annotated[
-        float, Interval(gt=0, le=1), "Factor on the learning rate, every align.decay_every epochs."
+        float, Interval(gt=0, le=1), "Factor on the learning rate after align.decay_every epochs."
     ] = 0.2
     max_samples: Annotated[
         Count | None,

@@ -156,8 +156,16 @@ def test_folders_of_the_machine_that_wrote_a_list_do_not_count(root, read):
     ("path", "message", "error"),
     [
         ("./cosmic/npy_train/../../f435w/1/1/x.npy", "leads out", UnsafeError),
-        ("./cosmic/npy_test/f435w/10000/00/1_stamp.npy", "does not end in the path of an existing file npy_train", DataError),
-        ("./cosmic/npy_train/f435w/10000/00/9_stamp.npy", "does not end in the path of an existing file npy_train", DataError),
+        (
+            "./cosmic/npy_test/f435w/10000/00/1_stamp.npy",
+            "does not end in the path of an existing file npy_train",
+            DataError,
+        ),
+        (
+            "./cosmic/npy_train/f435w/10000/00/9_stamp.npy",
+            "does not end in the path of an existing file npy_train",
+            DataError,
+        ),
     ],
     ids=["outside", "of-another-split", "missing"],
 )
@@ -184,7 +192,10 @@ def test_stamps_of_another_form_are_refused(planes, message, root, read):
 
 def test_a_stamp_without_a_level_of_the_sky_is_refused(root, read):
     np.save((root / STAMP).with_name("sky.npy"), np.array([1.0]))
-    with refused("sky.npy: has no finite level for the exposure of '2_stamp.npy'; it is an array float64", DataError):
+    with refused(
+        "sky.npy: has no finite level for the exposure of '2_stamp.npy'; it is an array float64",
+        DataError,
+    ):
         read()
 
 

@@ -1,7 +1,8 @@
 """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour images of 100 fine classes.
 
-There are 50,000 for training and 10,000 for test. They are read from the archive of the Python
-version, whose files `train`, `test` and `meta` are pickles of Python 2; reading them runs nothing.
+The data set has 50,000 training images and 10,000 test images. They are read from the archive of
+the Python version, whose files `train`, `test` and `meta` are pickles of Python 2. The reader does
+not run any code of these pickles.
 
 Shapes: N images of a file, n of a split.
 """
@@ -22,13 +23,13 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import TaskData
 
 SIDE = 32
-# Of the training pixels in 0..1: red, green, blue.
+# Mean and deviation of the training pixels in 0..1: red, green, blue.
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 _CLASSES = 100
 ARCHIVE = "cifar-100-python.tar.gz"
-_MAX_BYTES = 2**28  # 256 MiB, of a file in the archive; `train` has 155 MB
-_PADDING = 4  # of the random crop in training
+_MAX_BYTES = 2**28  # 256 MiB, limit on a file in the archive; `train` has 155 MB
+_PADDING = 4  # pixels around an image for random crops in training
 
 
 def load(
@@ -36,18 +37,23 @@ def load(
     path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
     validation: Annotated[
         Literal["stratified", "last"],
-        "stratified: every class in proportion, from the 50,000 training images; last: their end",
+        "validation images. stratified: drawn from the 50,000 training images with the proportions "
+        "of the classes; last: the last training images",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
+        "validation images to take from the training images: a fraction (below 1) or a number (1 "
+        "or more)",
     ] = 0.1,
     train_size: Annotated[
         Count | None,
-        "training images, every class in proportion: 1 or more; null: all that validation leaves",
+        "number of training images, stratified by class: 1 or more; null: all images that are not "
+        "in the validation split",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation images as well, as in experiments without validation"
+        bool,
+        "true: train on the validation images as well, as in experiments without a validation "
+        "split",
     ] = False,
     split_seed: Annotated[
         Seed,
@@ -56,14 +62,14 @@ def load(
     ] = 0,
     augment: Annotated[
         bool,
-        "true: steps train on mirrored images and on random crops, after a frame of 4 pixels of "
-        "zeros",
+        "true: optimizer steps use mirrored images and random crops of images with a frame of 4 "
+        "zero pixels",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
 
-    They have 100 classes. A tenth for validation is 50 images of each class, enough for a standard
-    error of 0.7 points; NAS-Bench-360 takes the last 10,000 images.
+    The images have 100 classes. A tenth of them for validation is 50 images of each class, which
+    gives a standard error of 0.7 points; NAS-Bench-360 uses the last 10,000 images.
     """
     (archive,) = find(data_folder, "cifar100", [ARCHIVE], path)
     x, y = read(archive, "train")  # [50000, 3, 32, 32], [50000]
@@ -83,7 +89,7 @@ def load(
             x, y, train_rows, mean=MEAN, std=STD, padding=_PADDING if augment else 0, flip=augment
         ),
         validation=PixelSamples(x, y, validation_rows, mean=MEAN, std=STD),
-        # A function: the test images are read when the test split is opened, not before.
+        # A function, so that the test images are read only when the test split is opened.
         open_test=lambda: PixelSamples(*read(archive, "test"), mean=MEAN, std=STD),
         class_names=class_names(archive),
         validation_drawn=train_size is None and not train_on_validation,
@@ -93,8 +99,8 @@ def load(
 def read(archive: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 3, 32, 32] uint8 and fine labels [N] int64 of the file `train` or `test`.
 
-    DataError where archive or file are missing, damaged or of another form; UnsafeError for more
-    than 256 MiB, and for a pickle that holds more than data.
+    Raises DataError if the archive or the file is missing, damaged or of another form. Raises
+    UnsafeError for more than 256 MiB, and for a pickle that contains more than data.
     """
     pixels, labels = _entries(archive, name, "data", "fine_labels")  # pixels [N, 3072]
     return checked(pixels, labels, _CLASSES, f"{archive}[{name}]")
@@ -105,22 +111,22 @@ def checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images as uint8 [N, 3, 32, 32] and N labels in 0..num_classes-1 as int64.
 
-    Images may also be stored as [N, 3072]. Raises DataError, with `where` (file and entry), if
-    images or labels have another form.
+    Images may also be stored as [N, 3072]. Raises DataError if images or labels have another form;
+    the message names `where` (file and entry).
     """
     flat = (3 * SIDE**2,)
     if isinstance(x, np.ndarray) and x.shape[1:] == flat:
-        # A row has all red pixels, then all green, then all blue ones, each row by row.
+        # An image has all red pixels, then all green, then all blue pixels, each in rows.
         x = x.reshape(-1, 3, SIDE, SIDE)
     images = check_array(x, ("N", 3, SIDE, SIDE), where, "images", dtype="uint8")
     return images, class_numbers(labels, len(images), num_classes, where)
 
 
 def class_names(archive: Path) -> tuple[str, ...]:
-    """Return the names of the fine classes, from the file `meta`; errors as those of `read`."""
+    """Return the names of the fine classes, from the file `meta`; errors as in `read`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES:
-        raise fault(f"does not list {_CLASSES} 'fine_label_names'", f"{archive}[meta]")
+        raise fault(f"must have a list of {_CLASSES} 'fine_label_names'", f"{archive}[meta]")
     return tuple(map(str, names))
 
 
@@ -132,9 +138,9 @@ def _entries(archive: Path, name: str, *keys: str) -> list[Any]:
 
 
 def _content(archive: Path, name: str) -> bytes:
-    """Return the content of one file of the archive, read in memory: nothing is unpacked."""
+    """Return the content of one file of the archive; read it in memory without unpacking."""
     member_name = f"cifar-100-python/{name}"
-    # A web page saved in the archive's place gets a message of its own, not that of damage.
+    # A saved web page instead of the archive gets its own message, not the message on damage.
     first_bytes(archive, str(archive), AGAIN)
     with damage(str(archive), "archive"), tarfile.open(archive, "r:*") as tar:
         for member in tar:
@@ -143,8 +149,9 @@ def _content(archive: Path, name: str) -> bytes:
             file = tar.extractfile(member)
             if file is None:  # a folder or a link has no content
                 break
-            # Asked before the content is read.
+            # Checked before the content is read.
             if member.size > _MAX_BYTES:
-                raise UnsafeError(f"'{name}' has more than {_MAX_BYTES} bytes", where=str(archive))
+                message = f"'{name}' has more bytes than the limit of {_MAX_BYTES:,}"
+                raise UnsafeError(message, where=str(archive))
             return file.read()
-        raise fault(f"holds no file '{member_name}'", archive)
+        raise fault(f"has no file '{member_name}'", archive)

@@ -1,18 +1,18 @@
-"""Darcy flow: from the permeability of a medium to the pressure in it, a map to a map.
+"""Darcy flow: from a map of the permeability of a medium to a map of the pressure in it.
 
-The maps are generated, or read from files. The distribution is that of the Fourier neural
+The maps are generated, or read from files. They have the distribution of the Fourier neural
 operator's data (Li et al. 2021): a Gaussian field with covariance proportional to
-(-Laplace + 9)^-2 and Neumann borders is thresholded at 0 to permeabilities a of 12 and 3. The
-pressure u solves -div(a grad u) = 1 on the unit square with u = 0 on its border, by finite
+(-Laplace + 9)^-2 and Neumann borders is thresholded at 0, which gives permeabilities a of 12 and 3.
+The pressure u solves -div(a grad u) = 1 on the unit square with u = 0 on its border, by finite
 differences of second order on K x K nodes and a direct solver. The published data were also
-interpolated by splines between cell centres and nodes; generated maps are not, so their border is
+interpolated by splines between cell centres and nodes. Generated maps were not, so their border is
 exactly 0.
 
-The published files, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), hold coeff and sol,
-[1024, 421, 421]: permeability and pressure. They take 3 GB unpacked, so one variable is read at a
-time, and every fifth point of its maps is written to the cache.
+The published files, piececonst_r421_N1024_smooth{1,2}.mat (MATLAB 5), contain the variables coeff
+(permeability) and sol (pressure), each [1024, 421, 421]. Unpacked they take 3 GB, so the reader
+reads one variable at a time and writes every fifth point of its maps to the cache.
 
-Shapes: K nodes per side, s = (K - 1) / stride + 1 of them kept, n samples, N fields of a file.
+Shapes: K nodes per side, of which s = (K - 1) / stride + 1 are kept; n samples; N fields of a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ from orca_cli.seeding import numpy_generator
 
 @dataclass(frozen=True)
 class Size:
-    """What a choice of task.size means for generated maps."""
+    """The numbers behind a choice of task.size, for generated maps."""
 
     nodes: int  # K
-    stride: int  # from one kept node to the next
-    counts: Mapping[str, int]  # samples of each split
+    stride: int  # distance from one kept node to the next
+    counts: Mapping[str, int]  # split -> number of samples
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class _Maps:
     pressure: np.ndarray  # [n, s, s] float32
 
 
-# Of training and of test.
+# The file of training and the file of test.
 FILES = ("piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat")
-# Permeabilities.
+# The two permeabilities.
 HIGH = 12.0
 LOW = 3.0
 # Smoothness and inverse length of the Gaussian field.
 _ALPHA = 2.0
 _TAU = 3.0
-# Added to deviations, in the units of what they divide, as in the reference's normaliser.
+# Added to standard deviations, in the units of the values, as in the reference's normaliser.
 _EPS = 1e-5
 _VERSION = 1
 SIZES = {
@@ -68,7 +68,7 @@ SIZES = {
     "paper": Size(nodes=421, stride=5, counts={"train": 900, "validation": 100, "test": 100}),
 }
 _FILE_STRIDE = 5
-_WITHOUT_FILES = "task.origin=generated makes the data instead"
+_WITHOUT_FILES = "or set task.origin=generated, which needs no files"
 
 
 def load(
@@ -77,23 +77,25 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated: maps are generated; files: read from the two .mat files of `orca data list "
-        "darcy`",
+        "generated: the program generates the maps; files: it reads them from the two .mat files "
+        "that `orca data list darcy` names",
     ] = "generated",
     path: Annotated[str | None, "folder with the files; null: paths.data/darcy"] = None,
     size: Annotated[
         Literal["small", "paper"],
-        "small: 85 nodes, stride 2, 300 + 50 + 50 samples; "
-        "paper: 421 nodes, stride 5, 900 + 100 + 100",
+        "nodes of the grid and samples of training, validation and test. small: 85 nodes per side, "
+        "of which every second is kept, 300 + 50 + 50 samples; paper: 421 nodes per side, of which "
+        "every fifth is kept, 900 + 100 + 100 samples",
     ] = "small",
     num_train: Annotated[
-        Annotated[int, Ge(2)] | None, "training samples: 2 or more; null: the number of the size"
+        Annotated[int, Ge(2)] | None,
+        "number of training samples: 2 or more; null: as task.size says",
     ] = None,
     num_validation: Annotated[
-        Count | None, "validation samples: 1 or more; null: the number of the size"
+        Count | None, "number of validation samples: 1 or more; null: as task.size says"
     ] = None,
     num_test: Annotated[
-        Count | None, "test samples: 1 or more; null: the number of the size"
+        Count | None, "number of test samples: 1 or more; null: as task.size says"
     ] = None,
     train_on_validation: Annotated[
         bool,
@@ -104,11 +106,12 @@ def load(
 ) -> TaskData:
     """Return permeabilities x [n, 3, s, s] and pressures y [n, 1, s, s].
 
-    The channels of x are normalised permeability and the coordinates along columns and along rows.
-    Permeabilities are normalised per pixel by mean and unbiased deviation + 1e-5 of the training
-    set; pressures are in physical units, and `target_scale` holds their mean and deviation + 1e-5
-    per pixel. Training and validation are the first samples of ..._smooth1.mat in this order, test
-    those of ..._smooth2.mat. The first generated samples do not depend on their number.
+    The channels of x are the normalised permeability and the coordinates along columns and along
+    rows. Permeabilities are normalised per pixel by the mean and the unbiased deviation + 1e-5 of
+    the training split. Pressures are in physical units, and `target_scale` has their mean and
+    deviation + 1e-5 per pixel. Training uses the first samples of ..._smooth1.mat, validation the
+    next ones, and test the first samples of ..._smooth2.mat. The values of the generated samples do
+    not depend on their number.
     """
     typed_counts = {"train": num_train, "validation": num_validation, "test": num_test}
     counts = dict(SIZES[size].counts)
@@ -118,7 +121,7 @@ def load(
     if not is_generated:
         files = find(data_folder, "darcy", FILES, path, hint=_WITHOUT_FILES)
 
-    # Every split looks into the cache, which may have been emptied between training and test.
+    # Every split checks the cache, which may have been emptied between training and test.
     def read(split: str) -> _Maps:
         if is_generated:
             chosen_size = replace(SIZES[size], counts=counts)
@@ -152,7 +155,7 @@ def load(
 
 
 def _joined(learned: _Maps, validation: _Maps) -> _Maps:
-    """Return the samples of two splits as one."""
+    """Return the samples of both splits together."""
     return _Maps(
         permeability=np.concatenate([learned.permeability, validation.permeability]),
         pressure=np.concatenate([learned.pressure, validation.pressure]),
@@ -160,7 +163,7 @@ def _joined(learned: _Maps, validation: _Maps) -> _Maps:
 
 
 def _per_pixel(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and unbiased, positive deviation of maps [n, s, s], [s, s] float32 each."""
+    """Return mean and unbiased, positive deviation, [s, s] float32 each, of maps [n, s, s]."""
     # In float64, because float32 would round the sums over 900 samples.
     mean = maps.mean(axis=0, dtype=np.float64)
     std = maps.std(axis=0, dtype=np.float64, ddof=1) + _EPS
@@ -168,7 +171,7 @@ def _per_pixel(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _samples(maps: _Maps, mean: np.ndarray, std: np.ndarray) -> ArraySamples:
-    """Return samples whose permeabilities are normalised by mean and deviation [s, s]."""
+    """Return samples with permeabilities that are normalised by mean and deviation [s, s]."""
     normalised = (maps.permeability - mean) / std  # [n, s, s]
     # Coordinates from 0 to 1 along both axes, the same for all samples.
     axis = np.linspace(0, 1, normalised.shape[-1], dtype=np.float32)
@@ -185,8 +188,8 @@ def _samples(maps: _Maps, mean: np.ndarray, std: np.ndarray) -> ArraySamples:
 
 
 def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: Reporter) -> Path:
-    """Return the folder of all splits, which are generated unless the cache has them."""
-    # Counts are parameters too, because an array in the cache holds all samples of a split.
+    """Return the folder of all splits; generate them unless the cache has them."""
+    # Counts are parameters too, because an array in the cache contains all samples of a split.
     count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
     return folder_of(
         cache_folder,
@@ -204,17 +207,17 @@ def _generated_folder(size: Size, data_seed: int, cache_folder: Path, reporter: 
 
 
 def _generated_maps(folder: Path, split: str) -> _Maps:
-    """Return the maps of a split from the folder of generated ones."""
+    """Return the maps of a split from the folder of generated maps."""
     is_high, pressure = load_arrays(folder, [f"{split}_high", f"{split}_u"])
-    # The cache has booleans, a quarter of the size of float32.
+    # The cache has booleans, since they take a quarter of the size of float32.
     permeability = np.where(is_high, np.float32(HIGH), np.float32(LOW))
     return _Maps(permeability=permeability, pressure=pressure)
 
 
 def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> None:
-    """Write SPLIT_high.npy, where permeability is high, and SPLIT_u.npy, the pressure.
+    """Write SPLIT_high.npy (whether the permeability is high) and SPLIT_u.npy (the pressure).
 
-    Both are [n, s, s], bool and float32; there is a pair for each split.
+    Both are [n, s, s], bool and float32. Each split has such a pair of files.
     """
     stride = size.stride
     num_samples = sum(size.counts.values())
@@ -230,7 +233,7 @@ def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> N
                 pressure = solve(np.where(is_high, HIGH, LOW))
                 coarse_pressure = pressure[::stride, ::stride]
                 coarse_fields.append(is_high[::stride, ::stride])
-                # A copy: a view would hold the whole solution, 1.4 MB a sample.
+                # A copy, since a view would keep the whole solution in memory, 1.4 MB per sample.
                 coarse_pressures.append(coarse_pressure.astype(np.float32))
                 advance()
             np.save(folder / f"{split}_high.npy", np.stack(coarse_fields))
@@ -238,7 +241,7 @@ def _generate(size: Size, data_seed: int, reporter: Reporter, folder: Path) -> N
 
 
 def _unpacked_folder(file: Path, cache_folder: Path, reporter: Reporter) -> Path:
-    """Return the folder with every fifth point of all maps of a file, read once into the cache."""
+    """Return the folder in the cache with every fifth point of all maps of a file."""
     return folder_of(
         cache_folder,
         "darcy_files",
@@ -249,18 +252,18 @@ def _unpacked_folder(file: Path, cache_folder: Path, reporter: Reporter) -> Path
 
 
 def _unpacked_maps(folder: Path, file_name: str, counts: Mapping[str, int], split: str) -> _Maps:
-    """Return the maps of a split from the folder of its file; DataError for too few."""
+    """Return the maps of a split from the folder of its file; DataError if they are too few."""
     permeability, pressure = load_arrays(folder, ["permeability", "pressure"], mapped=True)
     # Validation follows training in the same file.
     start = counts["train"] if split == "validation" else 0
     stop = start + counts[split]
     if stop > len(pressure):
         raise DataError(
-            f"{file_name} holds {len(pressure)} samples, {stop} requested",
+            f"needs {stop} samples of '{file_name}', which has {len(pressure)}",
             where=f"task.num_{split}",
-            hint="lower it, or task.num_train",
+            hint="lower it, or lower task.num_train",
         )
-    # Copies of the mapped arrays, [n, s, s]: they are normalised as a whole.
+    # Copies of the mapped arrays, [n, s, s], since they are normalised as a whole.
     return _Maps(
         permeability=np.array(permeability[start:stop]),
         pressure=np.array(pressure[start:stop]),
@@ -268,10 +271,10 @@ def _unpacked_maps(folder: Path, file_name: str, counts: Mapping[str, int], spli
 
 
 def _unpack(file: Path, folder: Path) -> None:
-    """Write permeability.npy and pressure.npy [N, s, s] float32, every fifth point of a file."""
+    """Write every fifth point of a file to permeability.npy and pressure.npy, [N, s, s] float32."""
     permeability = _read_variable(file, "coeff", ("N", "s", "s"))
     np.save(folder / "permeability.npy", permeability)
-    # As many fields as there are permeabilities, of the same size.
+    # The pressures need the same shape as the permeabilities.
     pressure = _read_variable(file, "sol", permeability.shape)
     np.save(folder / "pressure.npy", pressure)
 
@@ -279,8 +282,8 @@ def _unpack(file: Path, folder: Path) -> None:
 def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.ndarray:
     """Return every fifth row and column of the maps in a variable, [N, s, s] float32.
 
-    DataError unless they are finite and of this shape. The whole variable takes 1.5 GB, which is
-    free again when this function returns.
+    Raises DataError unless the maps are finite and have this shape. The whole variable takes 1.5 GB
+    of memory, which is free again when this function returns.
     """
     quoted = f"'{variable}'"
     stored = matlab.read(file, [variable])[variable]
@@ -288,7 +291,7 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
     nodes = maps.shape[1]
     if (nodes - 1) % _FILE_STRIDE:
         raise fault(
-            f"{quoted} has {nodes} nodes a side; expected 421, or another multiple of 5 plus 1",
+            f"{quoted} has {nodes} nodes per side, expected 421 or another multiple of 5 plus 1",
             file,
         )
     coarse = np.ascontiguousarray(maps[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)
@@ -298,38 +301,38 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
 def gaussian_field(nodes: int, generator: np.random.Generator) -> np.ndarray:
     """Return one draw [K, K] of the Gaussian field.
 
-    It is the orthonormal inverse cosine transform of independent coefficients. That of i and j
-    half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. That of the constant is 0,
-    so every draw has mean 0.
+    It is the orthonormal inverse cosine transform of independent coefficients. The coefficient of i
+    and j half-waves has a variance proportional to (pi^2 (i^2 + j^2) + 9)^-2. The constant
+    coefficient is 0, so every draw has the mean 0.
     """
     from scipy.fft import idctn
 
-    squares = np.arange(nodes) ** 2  # of the number of half-waves
+    squares = np.arange(nodes) ** 2  # squared numbers of half-waves
     frequency = np.pi**2 * (squares[:, None] + squares)  # [K, K]
     deviation = nodes * _TAU ** (_ALPHA - 1) * (frequency + _TAU**2) ** (-_ALPHA / 2)
     coefficients = deviation * generator.standard_normal((nodes, nodes))
-    coefficients[0, 0] = 0  # of the constant
+    coefficients[0, 0] = 0  # the constant coefficient
     return idctn(coefficients, norm="ortho")
 
 
 def solve(permeability: np.ndarray) -> np.ndarray:
     """Return u [K, K] with -div(a grad u) = 1 and u = 0 on the border.
 
-    The permeability a [K, K] counts between nodes by its arithmetic mean.
+    Between two nodes, the permeability a [K, K] is their arithmetic mean.
     """
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import splu
 
     a = permeability
     nodes = len(a)
-    inner = nodes - 2  # nodes per side that are not on the border, the unknowns
-    # Permeability of the faces between an inner node and the next one: below, and to the right.
+    inner = nodes - 2  # nodes per side that are not on the border; their pressures are unknown
+    # Permeability of the faces between an inner node and the next node, below and to the right.
     inner_columns = a[:, 1:-1]
     inner_rows = a[1:-1]
     down = (inner_columns[1:] + inner_columns[:-1]) / 2  # [K-1, K-2]
     right = (inner_rows[:, 1:] + inner_rows[:, :-1]) / 2  # [K-2, K-1]
-    # The matrix has a row for each inner node: the sum of its four faces on the diagonal, and minus
-    # the face to each neighbour.
+    # The matrix has a row for each inner node: the diagonal has the sum over the node's four faces,
+    # and the column of each neighbour has minus the face between them.
     diagonal = down[1:] + down[:-1]
     diagonal = diagonal + right[:, 1:] + right[:, :-1]
     below = -down[1:-1]  # border nodes are known, so their faces are left out
@@ -337,15 +340,15 @@ def solve(permeability: np.ndarray) -> np.ndarray:
     beside = -right[:, 1:]
     beside[:, -1] = 0  # the last node of a row has no neighbour in the next row
     beside = beside.ravel()[:-1]
-    # Nodes are numbered row by row, so the next one below is `inner` further on.
+    # Nodes are numbered row by row, so the number of the node below is larger by `inner`.
     stencil = diags_array(
         [diagonal.ravel(), below, below, beside, beside],
         offsets=[0, inner, -inner, 1, -1],
         format="csc",
     )
     matrix = stencil * float((nodes - 1) ** 2)  # divided by the square of the nodes' distance
-    # The matrix is symmetric and positive definite: no pivoting, and an ordering for symmetric
-    # patterns.
+    # The matrix is symmetric and positive definite, so the solver needs no pivoting and can use an
+    # ordering for symmetric patterns.
     factors = splu(
         matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
@@ -356,10 +359,10 @@ def solve(permeability: np.ndarray) -> np.ndarray:
 
 
 def check_settings(origin: str, path: str | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    """Refuse contradictory settings before any data are read; arguments as in `load`."""
     if path is not None and origin != "files":
         raise ConfigError(
-            "is for task.origin=files",
+            f"does not apply to task.origin={origin}",
             where="task.path",
-            hint=f"with task.origin={origin} leave it out",
+            hint="remove it, or set task.origin=files",
         )

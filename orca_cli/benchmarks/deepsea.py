@@ -1,8 +1,9 @@
-"""DeepSEA (Zhou and Troyanskaya 2015) as NAS-Bench-360 cuts it: chromatin features of DNA.
+"""DeepSEA (Zhou and Troyanskaya 2015), as the subset of NAS-Bench-360: chromatin features of DNA.
 
-A sample has 1000 bases and 36 labels. One file, deepsea_filtered.npz: x_{train,val,test}
-(N, 1000, 4) of 0 and 1, a base in each row, all zero where it is unknown (N), and
-y_{train,val,test} (N, 36) of 0 and 1. The file's own validation split is kept apart.
+A sample has 1000 bases and 36 labels. The file deepsea_filtered.npz has two kinds of arrays.
+x_{train,val,test} (N, 1000, 4) of 0 and 1 has one base in each row; a row is all zero if the base
+is unknown (letter N). y_{train,val,test} (N, 36) of 0 and 1 has the labels. The validation split of
+the file stays separate.
 
 Shapes: N sequences of a split.
 """
@@ -23,7 +24,7 @@ from orca_cli.interfaces import Reporter, Samples, TaskData
 _BASES = 4
 _LENGTH = 1000
 _LABELS = 36
-_VERSION = 1  # of what is written to the cache
+_VERSION = 1  # of the files in the cache
 
 
 def load(
@@ -39,9 +40,9 @@ def load(
 ) -> TaskData:
     """Return one-hot DNA [n, 4, 1000] (0 in all four channels at unknown bases) and 36 labels.
 
-    Labels are [n, 36] of 0 and 1. The arrays of a split are read once, into the cache folder
-    (300 MB for training, 600 MB for test), and mapped from there; batches are transposed and
-    converted to float32 one by one.
+    Labels are [n, 36] of 0 and 1. The arrays of a split are unpacked once into the cache folder
+    (300 MB for training, 600 MB for test) and mapped from the cache. Each batch is transposed and
+    converted to float32 when it is read.
     """
     (file,) = find(data_folder, "deepsea", ["deepsea_filtered.npz"], path)
     train: Samples = _read(file, "train", cache_folder, reporter)
@@ -54,7 +55,7 @@ def load(
         num_outputs=_LABELS,
         train=train,
         validation=validation,
-        # A function: the test sequences are read when the test split is opened, not before.
+        # A function, so that the test sequences are read only when the test split is opened.
         open_test=lambda: _read(file, "test", cache_folder, reporter),
     )
 
@@ -70,13 +71,13 @@ def _read(file: Path, split: str, cache_folder: Path, reporter: Reporter) -> Arr
     )
     (x,) = load_arrays(folder, ["x"], mapped=True)  # [N, 1000, 4]
     (y,) = load_arrays(folder, ["y"])  # [N, 36]
-    # The transposed inputs [N, 4, 1000] are a view, so they stay in the file.
+    # The transposed inputs [N, 4, 1000] are a view of the file and take no memory.
     return ArraySamples(x.transpose(0, 2, 1), y.astype(np.float32))
 
 
 def _unpack(file: Path, split: str, folder: Path) -> None:
-    """Write x.npy [N, 1000, 4] and y.npy [N, 36] of one split, once both are checked."""
-    # Nothing but the header of each array is read here.
+    """Check x [N, 1000, 4] and y [N, 36] of one split and write them to x.npy and y.npy."""
+    # This call reads only the header of each array.
     stored = open_arrays(file, str(file), AGAIN)
     stored_x, stored_y = entries(stored, [f"x_{split}", f"y_{split}"], str(file))
     x = stored_x.read()

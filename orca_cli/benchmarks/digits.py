@@ -14,9 +14,9 @@ from orca_cli.interfaces import TaskData
 
 def load(
     train_size: Count | None = 200,
-    validation_size: Annotated[Count, "validation samples: 1 or more"] = 300,
+    validation_size: Annotated[Count, "number of validation samples: 1 or more"] = 300,
     test_size: Annotated[
-        Count, "test samples: 1 or more; split_seed alone decides which ones"
+        Count, "number of test samples: 1 or more; only split_seed decides which samples"
     ] = 497,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
     layout: Annotated[
@@ -50,7 +50,7 @@ def load(
         num_outputs=10,
         train=samples(rows.train),
         validation=samples(rows.validation),
-        # A function: the test split stays closed until the end of a run.
+        # A function, so that the test split stays closed until the end of a run.
         open_test=lambda: samples(rows.test),
         class_names=tuple("0123456789"),
         note=f"scikit-learn's digits as {layout}: "
@@ -61,11 +61,11 @@ def load(
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the images [1797, rows, columns] float32 in 0..1 and their classes [1797] int64."""
-    # The file is found without importing scikit-learn, which takes a second.
+    # The file is found without an import of scikit-learn, which would take a second.
     package: Any = importlib.util.find_spec("sklearn")
     datasets_folder = Path(package.origin).with_name("datasets")
     file = datasets_folder / "data" / "digits.csv.gz"
-    # [1797, 65]: the 64 pixels of an image, integers in 0..16, then its class
+    # [1797, 65]: the 64 pixels of an image, integers in 0..16, followed by its class
     table = np.loadtxt(file, delimiter=",")
     pixels = table[:, :-1]
     classes = table[:, -1]

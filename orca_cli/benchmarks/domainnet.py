@@ -1,8 +1,8 @@
-"""DomainNet (Peng et al. 2019), 40 classes of one domain: the in-modality check of the paper (A.7).
+"""DomainNet (Peng et al. 2019), 40 classes of one domain: the paper's in-modality check (A.7).
 
-The images are those of the 40-class version (Prabhu et al. 2021, SENTRY). Its lists,
-DOMAIN_train_mini.txt and DOMAIN_test_mini.txt, lie next to the folders of images and have a line
-`DOMAIN/CLASS/FILE.jpg LABEL` for each image.
+The images are those of the 40-class version (Prabhu et al. 2021, SENTRY). The lists of this
+version, DOMAIN_train_mini.txt and DOMAIN_test_mini.txt, are next to the folders of images. Each
+image has a line `DOMAIN/CLASS/FILE.jpg LABEL`.
 
 Shapes: N images of a list, n of a split.
 """
@@ -25,10 +25,10 @@ from orca_cli.interfaces import Reporter, TaskData
 _CLASSES = 40
 _LABELS = frozenset(map(str, range(_CLASSES)))
 _SIDE = 224  # pixels of an input
-_LARGER_SIDE = 256  # pixels of an image that augmentation crops an input from
+_LARGER_SIDE = 256  # pixels of an image from which augmentation crops an input
 _PLAIN = View(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _MAX_LIST_BYTES = 2**26  # 64 MiB
-# On Windows, a backslash or colon can lead out of a folder; no name of a file has a null byte.
+# On Windows, a backslash or colon can lead out of a folder; file names cannot contain a null byte.
 _UNSAFE_CHARACTERS = frozenset("\\:\0")
 
 
@@ -44,14 +44,18 @@ def load(
     ] = "sketch",
     validation_size: Annotated[
         Count | Fraction,
-        "drawn from the training list: a fraction of its images (below 1) or a number (1 or more)",
+        "validation images to draw from the training list: a fraction (below 1) or a number (1 or "
+        "more)",
     ] = 0.1,
     train_size: Annotated[
         Count | None,
-        "training images, every class in proportion: 1 or more; null: all that validation leaves",
+        "number of training images, stratified by class: 1 or more; null: all images that are not "
+        "in the validation split",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation images as well, as in experiments without validation"
+        bool,
+        "true: train on the validation images as well, as in experiments without a validation "
+        "split",
     ] = False,
     split_seed: Annotated[
         Seed,
@@ -60,14 +64,14 @@ def load(
     ] = 0,
     augment: Annotated[
         Literal["fresh", "frozen", "none"],
-        "random crops of 224 from 256 pixels, and mirroring: fresh (drawn in each step), frozen "
-        "(drawn once per image) or none",
+        "random crops of 224 from 256 pixels, and random mirroring. fresh: drawn in each step; "
+        "frozen: drawn once per image; none: no augmentation",
     ] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
 
-    Validation has every class in proportion, and identical files are in one split. The reference
-    draws augmentation once per image ("frozen"); "none" only resizes.
+    The validation split is stratified by class, and identical files are in the same split. The
+    reference draws augmentation once per image ("frozen"); "none" only resizes.
     """
     train_list, test_list = find(
         data_folder, "domainnet", [f"{domain}_train_mini.txt", f"{domain}_test_mini.txt"], path
@@ -75,13 +79,13 @@ def load(
     folder = train_list.parent
     names, classes, class_names = _read(train_list)
     test_names, test_classes, _ = _read(test_list)
-    # The lists of a stranger may overlap, which would put training images into the test.
+    # Untrusted lists may overlap, which would put training images into the test split.
     shared = set(names) & set(test_names)
     if shared:
-        raise fault(f"'{min(shared)}' is in the training list too", test_list)
+        raise fault(f"lists '{min(shared)}', which is also in the training list", test_list)
     hashes = content_hashes([folder / name for name in names], reporter)
-    # Contents are split rather than files, so that identical files share a split.
-    first_rows, content = by_content(hashes)  # [u] of u contents, and [N] in 0..u-1
+    # Contents are split instead of files, so that identical files are in the same split.
+    first_rows, content = by_content(hashes)  # [u] for u distinct contents, and [N] in 0..u-1
     learned, held_out = hold_out(
         classes[first_rows],
         validation_size=validation_size,
@@ -98,7 +102,7 @@ def load(
         return FileSamples(paths, row_names, classes[rows], row_hashes, view=view)
 
     def open_test() -> FileSamples:
-        # Hashed only when the test split is opened: thousands of files have to be read.
+        # Hashed only when the test split is opened, since this reads thousands of files.
         paths = [folder / name for name in test_names]
         test_hashes = content_hashes(paths, reporter)
         return FileSamples(paths, test_names, test_classes, test_hashes, view=_PLAIN)
@@ -116,7 +120,7 @@ def load(
 
 
 def _train_view(augment: str, seed: int) -> View:
-    """Return the view of training images: the plain one, or with random crops and flips."""
+    """Return the view of training images: plain, or with random crops and flips."""
     if augment == "none":
         return _PLAIN
     random = replace(_PLAIN, larger=_LARGER_SIDE, flip=True)
@@ -126,7 +130,7 @@ def _train_view(augment: str, seed: int) -> View:
 
 
 def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """Return the images of a list, all of which exist, and their classes.
+    """Return the images of a list and their classes; raise DataError if an image does not exist.
 
     Returns:
         N paths relative to the list's folder, classes [N] int64, and the names of all 40 classes.
@@ -144,8 +148,8 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
         labels.append(label)
         class_names[label] = PurePosixPath(name).parent.name  # the folder of the class
     if not image_names:
-        raise fault("the list is empty", where)
-    # So a missing image is an error before training, not in the middle of it.
+        raise fault("has no images", where)
+    # Checked here, so that a missing image is an error before training and not in the middle of it.
     folder = list_path.parent
     find(folder, "domainnet", image_names, str(folder))
     return image_names, np.array(labels, dtype=np.int64), tuple(class_names)
@@ -154,9 +158,9 @@ def _read(list_path: Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
 def _parse(line: str, number: int, where: str) -> tuple[str, int]:
     """Return path and label in a line of a list.
 
-    UnsafeError for a path that leads out of the folder, DataError for another form.
+    Raises UnsafeError for a path that leads out of the folder, and DataError for another form.
     """
-    # The label is the last word: the names of files may hold spaces.
+    # The label is the last word, since file names may contain spaces.
     name, _, label = line.strip().rpartition(" ")
     folders = PurePosixPath(name).parts  # the last one is the file
     is_outside = name.startswith("/") or ".." in folders
@@ -166,8 +170,8 @@ def _parse(line: str, number: int, where: str) -> tuple[str, int]:
         )
     if label not in _LABELS or len(folders) != 3:
         raise fault(
-            f"line {number} is '{line[:80]}'; "
-            f"'DOMAIN/CLASS/FILE LABEL' with a label in 0..{_CLASSES - 1} is expected",
+            f"line {number} must be DOMAIN/CLASS/FILE LABEL with a label in 0..{_CLASSES - 1}, "
+            f"got '{line[:80]}'",
             where,
         )
     return name, int(label)

@@ -1,11 +1,11 @@
 """Electrocardiograms of the PhysioNet/CinC challenge 2017 (Clifford et al. 2017): four rhythms.
 
-They have one lead at 300 Hz. One file, challenge2017.pkl: a pickled dict with data, N records of
-different lengths, and label, N strings. It is checked and written end to end into the cache once,
-and mapped from there. Samples are windows of records; splits are of records, so no record lies in
-two of them.
+The records have one lead at 300 Hz. The file challenge2017.pkl is a pickled dict with data (N
+records of different lengths) and label (N strings). The records are checked once, concatenated in
+the cache, and mapped from the cache. Samples are windows of records. Whole records are split, so no
+record is in two splits.
 
-Shapes: N records of the file, S steps of all of them, n windows of a split, W steps of a window.
+Shapes: N records of the file, S steps in all records, n windows of a split, W steps of a window.
 """
 
 import hashlib
@@ -30,29 +30,29 @@ from orca_cli.data.untrusted.pickle import unpickle
 from orca_cli.interfaces import Batch, Reporter, TaskData
 
 CLASSES = ("N", "A", "O", "~")  # in the order of their numbers
-_VERSION = 1  # of what is written to the cache
-_MAX_BYTES = 2**31  # of the file, which has 150 MB
+_VERSION = 1  # of the files in the cache
+_MAX_BYTES = 2**31  # limit on the size of the file, which has 150 MB
 # A record whose deviation is below this fraction of its largest value is constant up to rounding.
 _ROUNDING = 1e-9
 _WINDOW = 1000  # steps
-# Steps between windows of each class. Training windows are denser where the rhythm is rare, which
-# evens out the classes.
+# Steps between windows of each class. With "class", windows are denser if the rhythm is rare, which
+# balances the classes; training always uses it.
 _STRIDES = {"equal": (500, 500, 500, 500), "class": (500, 83, 250, 25)}
 _FEWEST_RECORDS = 10
 
 
 @dataclass(frozen=True)
 class Records:
-    """All records of the file, in its order."""
+    """All records, in the order of the file."""
 
     steps: np.ndarray  # [S] in the file's own type, a read-only memory map
-    ends: np.ndarray  # [N] int64, where each record ends in `steps`
+    ends: np.ndarray  # [N] int64, index in `steps` at which each record ends
     classes: np.ndarray  # [N] int64 in 0..3
-    mean: np.ndarray  # [N] float64, of each record
-    std: np.ndarray  # [N] float64, population deviation of each record; 1 where it is constant
+    mean: np.ndarray  # [N] float64, mean of each record
+    std: np.ndarray  # [N] float64, population deviation of each record; 1 if it is constant
 
     def signal(self, row: int) -> np.ndarray:
-        """Return one record as the file has it."""
+        """Return the values of one record, as in the file."""
         start = self.ends[row - 1] if row else 0
         return self.steps[start : self.ends[row]]
 
@@ -60,14 +60,15 @@ class Records:
 class Windows(ArraySamples):
     """Samples (see interfaces): windows [1, W] of the records `rows`, cut batch by batch.
 
-    A window is z-scored by its own record. The groups are the numbers of the windows' records in
-    the file. A split without padding has no mask.
+    A window is z-scored with the mean and deviation of its record. The group of a window is the
+    number of its record in the file. A split without padding has no mask.
 
     Args:
-        records, rows: all records of the file, and the numbers of those in this split.
+        records: all records of the file.
+        rows: numbers of the records in this split.
         strides: steps from one window to the next, for each class.
         inclusive: whether a window may end with the record's last step.
-        pad: whether a record too short for a window gives one, with zeros after its end.
+        pad: whether a record that is too short for a window gives a window with zeros at its end.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Windows(ArraySamples):
         self._records = records
         self._cut = {"window": _WINDOW, "strides": strides, "inclusive": inclusive, "pad": pad}
         lengths = np.diff(records.ends, prepend=0)  # [N]
-        # [N]: a record's windows start before this step; with `pad` every record has one at step 0.
+        # [N]: the windows of a record start before this step. With `pad`, the limit is at least 1,
+        # so that every record has a window at step 0.
         limits = np.maximum(lengths - _WINDOW + int(inclusive), int(pad))
-        # The empty array is for splits in which no record has a window.
+        # The empty array is needed for splits in which no record has a window.
         starts = [np.empty(0, np.int64)]
         counts = []
         for row in rows:
@@ -87,7 +89,7 @@ class Windows(ArraySamples):
             counts.append(len(row_starts))
         self._starts = np.concatenate(starts)  # [n], steps from the start of the record
         self._record_rows = np.repeat(np.asarray(rows, dtype=np.int64), counts)  # [n]
-        # [n]: fewer than W where the record ends inside the window.
+        # [n]: less than W if the record ends inside the window.
         steps_left = lengths[self._record_rows] - self._starts
         super().__init__(
             Ragged(self._window, steps_left, sample=(1, _WINDOW), dtype=np.float64),
@@ -107,9 +109,9 @@ class Windows(ArraySamples):
         return ((steps - mean) / std)[None]
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, 1, W], y [B], and valid [B, W] where the split has padding.
+        """Return x [B, 1, W], y [B] and, if the split has padding, valid [B, W].
 
-        Nothing is augmented.
+        There is no augmentation.
         """
         batch = super().batch(indices)
         # The mask of a split without padding would be True everywhere.
@@ -118,12 +120,12 @@ class Windows(ArraySamples):
         return replace(batch, valid=None)
 
     def digest(self) -> str:
-        """Return a SHA-256 over the records, their classes, and how they are cut."""
+        """Return a SHA-256 over the records, their classes, and the settings that cut windows."""
         cut = json.dumps(self._cut, sort_keys=True)
         header = f"ecg {len(self)} {cut}"
         digest = hashlib.sha256(header.encode())
         for array in (self._record_rows, self._starts, self.targets()):
-            # One byte order and size, so that the digest is the same on every machine.
+            # A fixed byte order and size, so that the digest is the same on every machine.
             portable = array.astype("<i8")
             digest.update(portable.tobytes())
         for row in np.unique(self._record_rows):
@@ -140,21 +142,23 @@ def load(
     inclusive: Annotated[
         bool,
         "true: a window may end with a record's last step; "
-        "false: that window is lost (published code)",
+        "false: such a window is left out (published code)",
     ] = True,
     short: Annotated[
         Literal["pad", "drop"],
-        "records that are too short for a window: pad, or drop from every split (published code)",
+        "records that are too short for a window. pad: they are padded; drop: all splits leave "
+        "them out (published code)",
     ] = "pad",
     evaluation_strides: Annotated[
         Literal["equal", "class"],
-        "steps between windows in validation and test: equal (500), or class (500, 83, 250, 25 "
-        "for N, A, O, ~ as in training; published code)",
+        "steps between windows in validation and test. equal: 500; class: 500, 83, 250, 25 for the "
+        "classes N, A, O, ~, as in training (published code)",
     ] = "equal",
     split: Annotated[
         Literal["sklearn", "sklearn_90_10"],
-        "sklearn: 80/10/10 as in NAS-Bench-360; "
-        "sklearn_90_10: 90/10 as in the published code, with a ninth of the 90 % for validation",
+        "split of the records into training, validation and test. sklearn: 80/10/10 per cent, as "
+        "in NAS-Bench-360; sklearn_90_10: 90/10 per cent for training and test, as in the "
+        "published code, with a ninth of the 90 per cent for validation",
     ] = "sklearn",
     train_on_validation: Annotated[
         bool, "true: train on the validation records as well; then use train.select=last"
@@ -167,17 +171,17 @@ def load(
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes.
 
-    They are normal (N), atrial fibrillation (A), other rhythm (O) and noise (~). A record of 1000
-    steps has no window unless `inclusive`; the zeros of padded records are marked as padding. With
-    evaluation_strides=class, as in the published code, noise has up to 20 times its weight in
-    validation and test. For "sklearn_90_10", a ninth of the records outside the test split are for
-    validation, drawn by `split_seed` with every class in proportion.
+    The classes are normal (N), atrial fibrillation (A), other rhythm (O) and noise (~). A record of
+    exactly 1000 steps has a window only with `inclusive`. The zeros of padded records are marked as
+    padding. With evaluation_strides=class, as in the published code, noise has up to 20 times its
+    weight in validation and test. With "sklearn_90_10", a ninth of the records outside the test
+    split are for validation; they are drawn with `split_seed`, stratified by class.
     """
     (file,) = find(data_folder, "ecg", ["challenge2017.pkl"], path)
     records = _read(file, cache_folder, reporter)
     num_records = len(records.classes)
     if num_records < _FEWEST_RECORDS:
-        raise fault(f"{num_records} records are too few to split", file)
+        raise fault(f"has {num_records} records, fewer than the {_FEWEST_RECORDS} needed", file)
     rows = _split(records.classes, split, split_seed)
     learned = rows.train
     if train_on_validation:
@@ -201,14 +205,14 @@ def _split(classes: np.ndarray, name: str, seed: int) -> splits.Split:
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(classes))
-    # These splits are published, so scikit-learn draws them with a fixed seed: random_state=0 gives
+    # These splits are published, so they have a fixed seed: with random_state=0, scikit-learn draws
     # the same records everywhere.
     if name == "sklearn":
         train, held_out = train_test_split(rows, test_size=0.2, random_state=0)
         validation, test = train_test_split(held_out, test_size=0.5, random_state=0)
     else:
         learned, test = train_test_split(rows, test_size=0.1, random_state=0)
-        # The published split has no validation, so this draw is ours.
+        # The published split has no validation part, so the program draws it.
         drawn = splits.split(
             len(learned), validation=1 / 9, test=0, seed=seed, classes=classes[learned]
         )
@@ -218,7 +222,7 @@ def _split(classes: np.ndarray, name: str, seed: int) -> splits.Split:
 
 
 def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
-    """Return the records of the file, which is unpacked into the cache once."""
+    """Return the records of the file; unpack them into the cache once."""
     folder = folder_of(
         cache_folder,
         "ecg",
@@ -232,29 +236,29 @@ def _read(file: Path, cache_folder: Path, reporter: Reporter) -> Records:
 
 
 def _unpack(file: Path, folder: Path) -> None:
-    """Write the arrays of `Records`, each as NAME.npy; DataError for a file of another form."""
+    """Write each array of `Records` to NAME.npy; raise DataError for a file of another form."""
     where = str(file)
     stored, labels = entries(unpickle(file, max_bytes=_MAX_BYTES), ("data", "label"), where)
-    # An entry may not be a list, and a record may hold lists of different lengths.
+    # An entry may be something other than a list, and a record may contain ragged lists.
     with damage(where, "pickle"):
         records = [np.asarray(record) for record in stored]
         label_texts = []
         for label in labels:
-            # Python 2 pickled texts as bytes.
+            # Pickles of Python 2 contain texts as bytes.
             if isinstance(label, bytes):
                 label = label.decode("latin-1")
             label_texts.append(str(label))
     if not records or len(records) != len(label_texts):
-        raise fault("data and label are not two lists of one length", where)
+        raise fault("data and label must be two lists of the same length", where)
     unknown = set(label_texts) - set(CLASSES)
     if unknown:
         unknown_label = min(unknown)[:20]
         allowed = ", ".join(CLASSES)
-        raise fault(f"label {unknown_label!r} is not one of {allowed}", where)
+        raise fault(f"label must be one of {allowed}; got {unknown_label!r}", where)
     mean, std = _statistics(records, where)
     lengths = [len(record) for record in records]
     classes = [CLASSES.index(label) for label in label_texts]
-    np.save(folder / "steps.npy", np.concatenate(records))  # [S], end to end
+    np.save(folder / "steps.npy", np.concatenate(records))  # [S]
     np.save(folder / "ends.npy", np.cumsum(lengths, dtype=np.int64))
     np.save(folder / "classes.npy", np.array(classes, dtype=np.int64))
     np.save(folder / "mean.npy", mean)
@@ -262,9 +266,9 @@ def _unpack(file: Path, folder: Path) -> None:
 
 
 def _statistics(records: Sequence[np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each record, [N] float64; 1 as the deviation of constant ones.
+    """Return mean and deviation of each record, [N] float64; a constant record has deviation 1.
 
-    DataError for a record that is not a list of finite numbers.
+    Raises DataError for a record that is not a list of finite numbers.
     """
     mean = np.zeros(len(records))
     std = np.ones(len(records))

@@ -20,7 +20,7 @@ from orca_cli.data.untrusted import tape
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import TaskData
 
-# TAPE's IUPAC vocabulary: the channel of a symbol is its id there. There is no J.
+# TAPE's IUPAC vocabulary: the channel of a symbol is its id in this vocabulary, which has no J.
 VOCABULARY = ("pad", "mask", "cls", "sep", "unk", *"ABCDEFGHIKLMNOPQRSTUVWXYZ")
 _CHANNELS = {symbol: channel for channel, symbol in enumerate(VOCABULARY)}
 
@@ -33,28 +33,33 @@ def load(
     ] = None,
     test: Annotated[
         Literal["fold_holdout", "superfamily_holdout", "family_holdout"],
-        "test split: fold_holdout (the one that is reported), superfamily_holdout or "
+        "test split: fold_holdout (which publications report), superfamily_holdout or "
         "family_holdout",
     ] = "fold_holdout",
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,
-    length: Annotated[int, Ge(3), "symbols of the input, cls and sep among them: 3 or more"] = 1419,
+    length: Annotated[
+        int, Ge(3), "number of symbols of the input, including cls and sep: 3 or more"
+    ] = 1419,
     over_length: Annotated[
-        OverLength, "longer proteins: truncate (they are cut and scored) or drop (from all splits)"
+        OverLength,
+        "longer proteins. truncate: they are cut and scored; drop: all splits leave them out",
     ] = "truncate",
     symbols: Annotated[
-        Literal[29, 30], "channels: 30; or 29, without a channel for residue Z"
+        Literal[29, 30], "number of channels: 30; or 29, without a channel for residue Z"
     ] = 30,
-    mask_padding: Annotated[bool, "false: padding after a protein counts in the pooling"] = True,
+    mask_padding: Annotated[
+        bool, "false: the mean over tokens includes the padding after a protein"
+    ] = True,
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.
 
-    Zero columns after the sep are padding; without `mask_padding` they count in the pooling. The
-    other splits may have folds without a training protein. Truncated proteins (see
+    Zero columns after the sep are padding; without `mask_padding`, the mean over tokens includes
+    them. Validation and test may have folds without a training protein. Truncated proteins (see
     one_hot.OverLength) keep their first residues and their sep.
     """
-    # Databases lie in the folder itself, or below remote_homology/, as TAPE's archive has them.
+    # Databases are in the folder itself or, as in TAPE's archive, below remote_homology/.
     in_folder, in_archive = tape.FORMS
     splits = ("train", "valid", f"test_{test}")
     train_file, validation_file, test_file = find(
@@ -93,20 +98,20 @@ def load(
 def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
     """Return the proteins of databases as channels of the input, cut to its length.
 
-    DataError where the databases hold no protein, or a residue has no channel among `symbols`.
+    Raises DataError if the databases have no proteins, or if a residue has no channel because
+    `symbols` is too small.
     """
     texts = []
     folds = []
     longer = []
     for database in databases:
         for sequence, fold in tape.proteins(database):
-            # Cut here already, so that a long protein takes no more memory than the input has room
-            # for.
+            # Cut at once, so that a long protein does not take more memory than the input needs.
             text = encode(sequence, length)
             # With 29 symbols the last letter of the vocabulary, Z, has no channel.
             if max(text) >= symbols:
                 raise DataError(
-                    f"residue Z has channel {symbols} and the input has {symbols} channels",
+                    f"contains residue Z, which has no channel with task.symbols={symbols}",
                     where=str(database),
                     hint="use task.symbols=30",
                 )
@@ -114,7 +119,7 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
             folds.append(fold)
             longer.append(len(sequence) + 2 > length)  # with cls and sep
     if not texts:
-        raise fault("holds no proteins", databases[0])
+        raise fault("contains no proteins", databases[0])
     tokens, ends = end_to_end(texts)  # [sum of lengths], [n]
     return Sequences(
         tokens=tokens,
@@ -125,10 +130,11 @@ def _read(databases: Sequence[Path], length: int, symbols: int) -> Sequences:
 
 
 def encode(sequence: str, length: int) -> bytes:
-    """Return cls, the first length - 2 residues as channels of VOCABULARY, sep.
+    """Return the channels in VOCABULARY of cls, the first length - 2 residues, and sep.
 
-    Small letters count as capitals. J, and any character but a letter, has the channel of unk.
+    Small letters count as capitals. J, and any character that is not a letter, has the channel of
+    unk.
     """
-    letters = sequence[: length - 2].upper()  # two places are for cls and sep
+    letters = sequence[: length - 2].upper()  # two positions are for cls and sep
     residues = [_CHANNELS.get(letter, _CHANNELS["unk"]) for letter in letters]
     return bytes([_CHANNELS["cls"], *residues, _CHANNELS["sep"]])

@@ -1,9 +1,9 @@
 """JSB Chorales (Boulanger-Lewandowski et al. 2012): the next frame of a piece of music.
 
-The frame is predicted from all frames before it. One file, JSB_Chorales.mat, has traindata,
-validdata and testdata: 229, 76 and 77 pieces, each [frames, 88] of 0 and 1, the keys of a piano
-that sound. The task is dense, with 88 labels at every frame: frames 0..T-2 are inputs, frames
-1..T-1 targets.
+The frame is predicted from all frames before it. The file JSB_Chorales.mat has the variables
+traindata, validdata and testdata with 229, 76 and 77 pieces. A piece is [frames, 88] of 0 and 1,
+where 1 marks a sounding key of the piano. The task is dense, with 88 labels at every frame: frames
+0..T-2 are inputs, frames 1..T-1 are targets.
 
 Shapes: n pieces, T frames of a piece, L length of the input.
 """
@@ -20,7 +20,7 @@ from orca_cli.data.untrusted import matlab
 from orca_cli.interfaces import TaskData
 
 _KEYS = 88
-# Of a piece; without a limit, a damaged file could ask for an array of any size.
+# Limit on the frames of a piece, since a damaged file could otherwise ask for an array of any size.
 _MOST_FRAMES = 100_000
 
 
@@ -29,13 +29,13 @@ def load(
     path: Annotated[str | None, "folder with JSB_Chorales.mat; null: paths.data/jsb"] = None,
     length: Annotated[
         Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
-        "frames of the input: 1..100000, longer pieces are cut; "
-        "null: as many as the longest piece needs (159)",
+        "number of frames of the input: 1..100000, longer pieces are cut; "
+        "null: the number that the longest piece needs (159)",
     ] = None,
     mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
     causal: Annotated[
         bool,
-        "false: outputs see later frames, and so their own targets (published code; "
+        "false: outputs see later frames, and therefore their own targets (published code; "
         "not a forecast)",
     ] = True,
     train_on_validation: Annotated[
@@ -44,15 +44,16 @@ def load(
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1.
 
-    y is one frame later than x, and NaN after a piece's end. L is `length`; if that is None, it is
-    the number of frames of the longest piece of all splits less one, for which the test pieces are
-    read too. Without `causal` a bidirectional body sees frame t + 1, the target of frame t.
+    y is one frame later than x, and NaN after the end of a piece. L is `length`. If `length` is
+    None, L is the number of frames of the longest piece in all splits, minus one; the test pieces
+    are read for this number only. Without `causal`, a bidirectional body sees frame t + 1, which is
+    the target of frame t.
     """
     (file,) = find(data_folder, "jsb", ["JSB_Chorales.mat"], path)
     train = _read_pieces(file, "traindata")
     validation = _read_pieces(file, "validdata")
     pieces = [*train, *validation]
-    # The longest piece may be a test piece; of the test pieces, only the lengths are used.
+    # The longest piece may be a test piece; only the lengths of the test pieces are used.
     if length is None:
         pieces += _read_pieces(file, "testdata")
     longest = max(len(piece) for piece in pieces) - 1  # the last frame is a target only
@@ -61,7 +62,7 @@ def load(
     if longest > extent:
         notes.append("longer pieces are cut")
     if not causal:
-        notes.append("warning: not causal, so every output sees its own target")
+        notes.append("warning: the task is not causal, so every output sees its own target")
     learned = train
     if train_on_validation:
         learned = [*train, *validation]
@@ -82,11 +83,11 @@ def _read_pieces(file: Path, variable: str) -> list[np.ndarray]:
     where = f"{file}[{variable}]"
     cells = np.asarray(matlab.read(file, [variable])[variable])  # [1, n] of objects
     if cells.dtype != object or not cells.size:
-        raise fault(f"{cells.dtype} {cells.shape}; expected a row of cells", where)
+        raise fault(f"is {cells.dtype} {cells.shape}, expected a row of cells", where)
     pieces = []
     for index, cell in enumerate(cells.ravel()):
         piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")
-        # The first frame is no target, so a piece needs a second one.
+        # The first frame is not a target, so a piece needs a second frame.
         if not 2 <= len(piece) <= _MOST_FRAMES:
             raise fault(
                 f"piece {index} has {len(piece)} frames, expected 2 to {_MOST_FRAMES}", where
@@ -96,8 +97,8 @@ def _read_pieces(file: Path, variable: str) -> list[np.ndarray]:
 
 
 def _samples(pieces: list[np.ndarray], extent: int, mask: bool) -> ArraySamples:
-    """Return pieces as inputs and targets of L = `extent` frames, with padding marked by `mask`."""
-    # Inputs are bytes until they are batched; targets are float32, because NaN means "none".
+    """Return pieces as inputs and targets of L = `extent` frames; `mask` marks the padding."""
+    # Inputs are bytes until they are batched. Targets are float32, because NaN means "no target".
     x = np.zeros((len(pieces), _KEYS, extent), np.uint8)
     y = np.full((len(pieces), _KEYS, extent), np.nan, np.float32)
     valid = np.zeros((len(pieces), extent), bool)

@@ -3,15 +3,16 @@
 The grammar is that of the Long Range Arena (Tay et al. 2021; Nangia and Bowman 2018). At depths
 1..max_depth-1 a node is an operator with probability 1/4 and otherwise a digit; at max_depth it is
 a digit. Operators (MIN, MAX, MED, SM), arities (2..max_arity) and digits are uniform. MED is the
-median without its fraction, SM the sum modulo 10. Parentheses are left out, and the closing bracket
-is a token. Expressions outside the allowed lengths are drawn again, and none occurs twice.
+median without its fraction, SM the sum modulo 10. Expressions have no parentheses, and the closing
+bracket is a token. An expression outside the allowed lengths is drawn again, and no expression
+occurs twice.
 
 The Long Range Arena's own files, basic_{train,val,test}.tsv, are tab-separated with the header
 Source, Target; they have 96,000, 2,000 and 2,000 rows of 501..1,999 tokens. Their parentheses
 around every argument, `( ( ( [MAX 3 ) 4 ) ] )`, carry no information and are dropped. The closing
-bracket is kept, since it alone says where the arguments of an operator end.
+bracket is kept, since only this token marks the end of an operator's arguments.
 
-Shapes: n expressions of a split, S tokens of all of them, L the length of the input.
+Shapes: n expressions of a split, S tokens in all expressions, L length of the input.
 """
 
 import hashlib
@@ -35,8 +36,9 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
-# Channel of a token in the input. `pad` and `unk` keep channels of their own, as in the paper's
-# 17-channel input, and are always zero: padding is a column of zeros, and nothing is unknown.
+# The index of a token is its channel in the input. As in the paper's 17-channel input, `pad` and
+# `unk` have their own channels, which are always zero: padding is a column of zeros, and no token
+# is unknown.
 VOCABULARY = ("pad", "unk", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 _CHANNELS = {token.encode(): channel for channel, token in enumerate(VOCABULARY) if channel > 1}
 _DIGIT = VOCABULARY.index("0")
@@ -45,7 +47,7 @@ _CLOSE = VOCABULARY.index("]")
 
 
 def _median(values: Sequence[int]) -> int:
-    # The median of an even number of values can end in .5, which is cut off.
+    # The median of an even number of values can end in .5; the fraction is cut off.
     return int(statistics.median(values))
 
 
@@ -57,26 +59,26 @@ _Operator = Callable[[Sequence[int]], int]
 # In the order of their channels, from _MIN on.
 _OPERATORS: tuple[_Operator, ...] = (min, max, _median, _sum_modulo_10)
 _OPERATOR_PROBABILITY = 0.25
-# Uniform numbers drawn at once; a call for each number would take most of the time.
+# Uniform numbers per call; a call for each number would take most of the time.
 _DRAWS = 2**16
 _VERSION = 2
 _FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
-_MAX_LINE = 2**20  # bytes; the longest real line has about 16,000
-_ARRAYS = ("tokens", "ends", "values")  # of a split, in the cache
+_MAX_LINE = 2**20  # bytes; the longest line of the real files has about 16,000
+_ARRAYS = ("tokens", "ends", "values")  # arrays of a split in the cache
 
 
 @dataclass(frozen=True)
 class _Size:
-    """What a choice of task.size means."""
+    """The numbers behind a choice of task.size."""
 
     # Splits are generated in this order, so that a larger training set does not change the others.
     counts: Mapping[str, int]
     grammar: Mapping[str, int]  # arguments of `expressions`
-    file_length: int  # tokens of the input for files
+    file_length: int  # tokens of the input if the expressions come from files
 
 
 _BRANCHING = {"max_depth": 10, "max_arity": 10}
-# "paper" has as many samples as the Long Range Arena's files have within 1,024 tokens.
+# "paper" has the number of expressions in the Long Range Arena's files with at most 1,024 tokens.
 _SIZES = {
     "small": _Size(
         counts={"test": 500, "validation": 500, "train": 2000},
@@ -105,25 +107,26 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated: expressions are generated; "
-        "files: read from basic_train.tsv, basic_val.tsv and basic_test.tsv "
+        "generated: the program generates the expressions; "
+        "files: it reads them from basic_train.tsv, basic_val.tsv and basic_test.tsv "
         "of lra_release/listops-1000",
     ] = "generated",
     size: Annotated[
         Literal["small", "paper", "lra"],
-        "small, paper or lra: sets the lengths, and the numbers of generated samples that are "
-        "null below",
+        "small, paper or lra: sets the lengths of expressions, and the numbers of generated "
+        "samples (num_train, num_validation, num_test) that are null",
     ] = "small",
     num_train: Annotated[
         Count | None,
-        "training samples: 1 or more; from files, the first rows; null: set by size, or all rows",
+        "number of training samples: 1 or more, from files the first rows; null: as task.size "
+        "says, or all rows of the file",
     ] = None,
     num_validation: Annotated[
-        Count | None, "validation samples: 1 or more; null: as for training"
+        Count | None, "number of validation samples: 1 or more; null: as for training"
     ] = None,
     num_test: Annotated[
         Count | None,
-        "test samples: 1 or more; null: as for training",
+        "number of test samples: 1 or more; null: as for training",
     ] = None,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
@@ -131,21 +134,22 @@ def load(
     ] = None,
     test_file: Annotated[
         Literal["test", "val"],
-        "test: the test file is the test split; val: the validation file is the test split too",
+        "test: the test file is the test split; val: the validation file is also the test split",
     ] = "test",
     over_length: Annotated[
         OverLength,
-        "longer expressions: truncate (they are cut and scored) or drop (from all splits)",
+        "longer expressions. truncate: they are cut and scored; drop: all splits leave them out",
     ] = "truncate",
     mask_padding: Annotated[
-        bool, "false: padding after an expression counts in the pooling"
+        bool, "false: the mean over tokens includes the padding after an expression"
     ] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].
 
-    Columns of zeros follow an expression's end; with `mask_padding` they are marked as padding. L
-    is 50, 1,024 or 1,999 for small, paper and lra; from files it is 1,024 for small too. A
-    truncated expression mostly leaves its value open (see one_hot.OverLength).
+    Columns of zeros follow the end of an expression; with `mask_padding` they are marked as
+    padding. L is 50 for small, 1,024 for paper and 1,999 for lra; from files, it is 1,024 for small
+    as well. The part of a truncated expression usually does not determine its value (see
+    one_hot.OverLength).
     """
     typed_counts = {"train": num_train, "validation": num_validation, "test": num_test}
     is_generated = origin == "generated"
@@ -186,12 +190,12 @@ def load(
 
 
 def _generated_folder(size: _Size, seed: int, cache_folder: Path, reporter: Reporter) -> Path:
-    """Return the folder of all splits, which are generated unless the cache has them."""
+    """Return the folder of all splits; generate them unless the cache has them."""
     count_parameters = {f"num_{split}": count for split, count in size.counts.items()}
     return folder_of(
         cache_folder,
         "listops",
-        # All that decides the expressions: a change of any makes another folder.
+        # All parameters that decide the expressions, so that each combination has its own folder.
         parameters={"version": _VERSION, "data_seed": seed, **size.grammar, **count_parameters},
         make=partial(_generate, size, seed, reporter),
         reporter=reporter,
@@ -200,7 +204,7 @@ def _generated_folder(size: _Size, seed: int, cache_folder: Path, reporter: Repo
 
 def _generate(size: _Size, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write SPLIT_tokens.npy, SPLIT_ends.npy and SPLIT_values.npy for each split."""
-    # One source for all splits: no expression is in two of them.
+    # One source for all splits, so that no expression is in two splits.
     source = expressions(seed, **size.grammar)
     num_expressions = sum(size.counts.values())
     with reporter.track("generating listops", num_expressions) as advance:
@@ -221,31 +225,34 @@ def _generate(size: _Size, seed: int, reporter: Reporter, folder: Path) -> None:
 def expressions(
     seed: int, *, max_depth: int, max_arity: int, min_length: int, max_length: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield different expressions, as channels of VOCABULARY, each with its value in 0..9.
+    """Yield distinct expressions, as channels of VOCABULARY, each with its value in 0..9.
 
-    The iterator never ends: if no expression is left, it searches for ever.
+    The iterator never ends: when no further expression exists, it searches for ever.
 
     Args:
         max_depth: depth at which every node is a digit; the whole expression has depth 1.
-        max_arity: the most arguments of an operator, 2 or more.
-        min_length, max_length: tokens, closing brackets included.
+        max_arity: largest number of arguments of an operator, 2 or more.
+        min_length, max_length: bounds on the number of tokens, including closing brackets.
     """
-    # Uniform numbers without end, as Python floats.
+    # An endless sequence of uniform numbers, as Python floats.
     generator = numpy_generator(seed, "listops")
     blocks = (generator.random(_DRAWS) for _ in itertools.count())
     uniform = itertools.chain.from_iterable(block.tolist() for block in blocks)
     tokens = bytearray()
 
     def draw_node(depth: int) -> int:
-        """Append a drawn node to `tokens` and return its value; OverflowError above max_length."""
+        """Append a random node to `tokens` and return its value.
+
+        Raises OverflowError above `max_length`.
+        """
         if depth >= max_depth or next(uniform) >= _OPERATOR_PROBABILITY:
             digit = int(10 * next(uniform))
             tokens.append(_DIGIT + digit)
-            # The operators around a node, depth - 1, need a closing bracket each.
+            # Each of the depth - 1 operators around a node needs a closing bracket.
             if len(tokens) + depth - 1 > max_length:
                 raise OverflowError
             return digit
-        # The order of draws decides the expressions: operator, arity, then arguments.
+        # The order of the draws decides the expressions: operator, arity, then arguments.
         operator = int(len(_OPERATORS) * next(uniform))
         arity = 2 + int((max_arity - 1) * next(uniform))
         tokens.append(_MIN + operator)
@@ -256,13 +263,13 @@ def expressions(
         tokens.append(_CLOSE)
         return _OPERATORS[operator](values)
 
-    digests: set[bytes] = set()  # of expressions that were yielded
+    digests: set[bytes] = set()  # digests of the expressions that were yielded
     while True:
         tokens.clear()
         try:
             value = draw_node(1)
         except OverflowError:
-            continue  # too long, so the next one is drawn
+            continue  # the expression is too long, so the next one is drawn
         # A digest takes 32 bytes, an expression up to 2,000.
         digest = hashlib.sha256(tokens).digest()
         if len(tokens) >= min_length and digest not in digests:
@@ -271,7 +278,7 @@ def expressions(
 
 
 def _find_files(data_folder: Path, path: str | None, test_file: str) -> dict[str, Path]:
-    """Return the file of each split; `test_file` says whose file the test split is, test or val."""
+    """Return split -> file; `test_file` names the file of the test split, test or val."""
     names = dict(_FILES)
     if test_file == "val":
         names["test"] = names["validation"]
@@ -282,34 +289,34 @@ def _find_files(data_folder: Path, path: str | None, test_file: str) -> dict[str
         "listops",
         in_folder,
         path,
-        hint="task.origin=generated needs no files",
+        hint="or set task.origin=generated, which needs no files",
         others=[in_archive],
     )
     return dict(zip(names, files, strict=True))
 
 
 def _read_file(file: Path, count: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return tokens [S], ends [n] and values [n] of the first `count` rows of a file, or of all.
+    """Return tokens [S], ends [n] and values [n] of the first `count` rows of a file.
 
-    DataError for fewer rows, and for rows of another form.
+    A `count` of None means all rows. Raises DataError for fewer rows, and for rows of another form.
     """
-    # Only the rows asked for are read.
+    # Only the requested rows are read.
     rows = list(itertools.islice(_rows(file), count))
     requested = count or 1
     if len(rows) < requested:
-        raise fault(f"has {len(rows)} rows, {requested} requested", file)
+        raise fault(f"has {len(rows)} rows, fewer than the {requested} requested", file)
     tokens, ends = end_to_end([text for text, _ in rows])
     values = [value for _, value in rows]
     return tokens, ends, np.array(values, np.int64)
 
 
 def _rows(file: Path) -> Iterator[tuple[bytes, int]]:
-    """Yield the rows of a file, each an expression as channels of VOCABULARY and its value."""
+    """Yield expression (channels of VOCABULARY) and value of each row of a file."""
     with damage(str(file), "table"), open(file, "rb") as stream:
         header = stream.readline(_MAX_LINE)
         if header.split() != [b"Source", b"Target"]:
-            raise fault("the header is not Source and Target, separated by a tab", file)
-        # A line is cut at the limit: a file without line ends must not fill the memory.
+            raise fault("must begin with the header Source, tab, Target", file)
+        # Lines are cut at the limit, so that a file without line ends does not fill the memory.
         lines = iter(partial(stream.readline, _MAX_LINE), b"")
         for number, line in enumerate(lines, start=2):
             if number % 1000 == 0:
@@ -320,29 +327,29 @@ def _rows(file: Path) -> Iterator[tuple[bytes, int]]:
             where = f"{file}, line {number}"
             if len(target) != 1 or not target.isdigit():
                 shown = target[:20].decode(errors="replace")
-                raise fault(f"{shown!r} is not a value; allowed: 0..9 after a tab", where)
+                raise fault(f"must end in a tab and a digit (the value), got {shown!r}", where)
             yield _parse(source, where), int(target)
 
 
 def _parse(source: bytes, where: str) -> bytes:
     """Return an expression as channels of VOCABULARY, without its parentheses."""
     symbols = source.translate(None, b"()").split()
-    # A source of parentheses alone is refused: it has no symbols.
+    # A source with only parentheses has no symbols, and is refused.
     for symbol in symbols or [source]:
         if symbol not in _CHANNELS:
             shown = symbol[:20].decode(errors="replace")
             raise fault(
-                f"{shown!r} is not a word of ListOps; allowed: digits, [MIN, [MAX, [MED, [SM and ]",
+                f"unknown symbol {shown!r}; allowed: digits, [MIN, [MAX, [MED, [SM, ]",
                 where,
             )
     return bytes(_CHANNELS[symbol] for symbol in symbols)
 
 
 def check_settings(origin: str, path: str | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    """Refuse contradictory settings before any data are read; arguments as in `load`."""
     if path is not None and origin != "files":
         raise ConfigError(
-            "is for task.origin=files",
+            f"does not apply to task.origin={origin}",
             where="task.path",
-            hint=f"with task.origin={origin} leave it out",
+            hint="remove it, or set task.origin=files",
         )

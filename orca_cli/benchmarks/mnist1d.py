@@ -1,7 +1,7 @@
-"""MNIST-1D (Greydanus and Kobak, 2024): ten handwritten-like curves, scaled, moved and noisy.
+"""MNIST-1D (Greydanus and Kobak, 2024): curves of ten digits, scaled, shifted and noisy.
 
-The package `mnist1d` generates it; the published data set has 4,000 samples for training and 1,000
-for test, of which the first are sections of one generated sequence.
+The package `mnist1d` generates the data set. As published, it has 4,000 training samples and 1,000
+test samples, which are two sections of one generated sequence.
 """
 
 import importlib
@@ -20,9 +20,9 @@ from orca_cli.exceptions import need
 from orca_cli.interfaces import Reporter, TaskData
 
 _NAMES = ("x", "y", "x_test", "y_test")
-# Of this module; a change makes the cached copy a miss.
+# A change makes the copy in the cache a miss.
 _VERSION = 1
-# Seconds of computing, and until the answer: generating takes two.
+# Limits in seconds, on computing time and on the wait for the result; generation takes two seconds.
 _SECONDS = 120
 _WAIT_S = 600.0
 
@@ -30,13 +30,16 @@ _WAIT_S = 600.0
 def load(
     cache_folder: Path,
     reporter: Reporter,
-    train_size: Annotated[Count | None, "training samples; null: all that are left"] = 1000,
-    validation_size: Annotated[Count, "validation samples: 1 or more"] = 300,
+    train_size: Annotated[
+        Count | None,
+        "number of training samples; null: all samples that are not in the validation split",
+    ] = 1000,
+    validation_size: Annotated[Count, "number of validation samples: 1 or more"] = 300,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
-    """Return series [n, 1, 40] of zero mean and unit variance over the data set, and ten classes.
+    """Return series [n, 1, 40], with mean 0 and variance 1 over the data set, and ten classes.
 
-    The test split is the package's.
+    The test split is the one of the package.
     """
     need("mnist1d", "task=mnist1d", "offline")
     folder = folder_of(
@@ -59,7 +62,7 @@ def load(
         num_outputs=10,
         train=ArraySamples(x[train_rows], y[train_rows]),
         validation=ArraySamples(x[validation_rows], y[validation_rows]),
-        # A function: the test split stays closed until the end of a run.
+        # A function, so that the test split stays closed until the end of a run.
         open_test=lambda: ArraySamples(test_x, test_y),
         class_names=tuple("0123456789"),
         synthetic=True,
@@ -68,15 +71,15 @@ def load(
 
 
 def _generate(folder: Path) -> None:
-    """Write x [4000, 1, 40] float32 and y [4000] int64 for training, and those for test."""
-    # In a process of its own: the package reseeds NumPy's and Python's global generators.
+    """Write x [4000, 1, 40] float32 and y [4000] int64 for training, and x_test and y_test."""
+    # In a separate process, since the package reseeds NumPy's and Python's global generators.
     arrays = isolated(generate, "mnist1d", seconds=_SECONDS, wait_s=_WAIT_S)
     for name in _NAMES:
         np.save(folder / f"{name}.npy", arrays[name])
 
 
 def generate() -> dict[str, np.ndarray]:
-    """Return the arrays of the published data set, by name; reseeds the global generators."""
+    """Return name -> array of the published data set. This call reseeds the global generators."""
     package = importlib.import_module("mnist1d.data")
     dataset = package.make_dataset()
     arrays = {}

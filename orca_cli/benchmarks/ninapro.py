@@ -1,8 +1,8 @@
-"""NinaPro DB5 (Pizzolato et al. 2017) as NAS-Bench-360 cuts it: surface EMG, 18 movements.
+"""NinaPro DB5 (Pizzolato et al. 2017), as windows of NAS-Bench-360: surface EMG, 18 movements.
 
-Six arrays: ninapro_{train,val,test}.npy (N, 52, 16), windows of 52 steps at 200 Hz of 16
-electrodes, and label_{train,val,test}.npy (N,) in 0..17: rest and the 17 movements of exercise B.
-The files' own validation split is kept apart from training and test.
+The data set has six arrays. ninapro_{train,val,test}.npy (N, 52, 16) have windows of 52 steps at
+200 Hz from 16 electrodes, and label_{train,val,test}.npy (N,) have classes in 0..17: rest and the
+17 movements of exercise B. The validation split of the files stays separate from training and test.
 
 Shapes: N windows of a file.
 """
@@ -28,7 +28,7 @@ def load(
     path: Annotated[str | None, "folder with the six .npy files; null: paths.data/ninapro"] = None,
     normalize: Annotated[
         Literal["electrodes", "none"],
-        "electrodes: each is scaled by its training mean and deviation; "
+        "electrodes: each electrode is scaled by its mean and standard deviation in training; "
         "none: raw values (published code)",
     ] = "electrodes",
     train_on_validation: Annotated[
@@ -37,7 +37,7 @@ def load(
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.
 
-    Electrodes are scaled one by one, because they differ in gain and contact.
+    Each electrode is scaled separately, because electrodes differ in gain and contact.
     """
     files = _find_files(data_folder, path)
     x, y = _read(files, "train")  # [N, 16, 52], [N]
@@ -65,7 +65,7 @@ def load(
 
 
 def _find_files(data_folder: Path, path: str | None) -> dict[str, Path]:
-    """Return the file of each name: windows and labels of the three splits."""
+    """Return name -> file, for the windows and labels of the three splits."""
     names = []
     for split in _SPLITS:
         names += [f"ninapro_{split}.npy", f"label_{split}.npy"]
@@ -74,7 +74,7 @@ def _find_files(data_folder: Path, path: str | None) -> dict[str, Path]:
 
 
 def _read(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows of one split [N, 16, 52], mapped in the file's type, and classes [N] int64."""
+    """Return a split's windows [N, 16, 52], mapped in the file's type, and classes [N] int64."""
     windows_file = files[f"ninapro_{split}.npy"]
     labels_file = files[f"label_{split}.npy"]
     windows = _read_array(windows_file)  # [N, 52, 16]
@@ -86,20 +86,20 @@ def _read(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_array(file: Path) -> np.ndarray:
-    """Return the array of a .npy file, mapped."""
-    # The only array of an .npy has no name.
+    """Return the array of an .npy file as a memory map."""
+    # The only array of an .npy file has the name "".
     stored = arrays.open_arrays(file, str(file), AGAIN)[""]
     return stored.read()
 
 
 def _electrode_scale(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and positive deviation, [16, 1] each, of windows [N, 16, 52]."""
-    # In float64: the files may have float16, in which sums over windows would be off.
+    # In float64: the files may have float16, in which sums over windows would be inaccurate.
     values = windows.astype(np.float64)
     mean = np.mean(values, axis=(0, 2))[:, None]
     std = np.std(values, axis=(0, 2))[:, None]
-    # Rounding gives a constant electrode a deviation of 1e-16 times its value, which would blow up
-    # noise.
+    # By rounding, a constant electrode may have a deviation of 1e-16 times its value; a division by
+    # it would amplify noise.
     is_constant = std <= 1e-12 * np.abs(mean)
     std[is_constant] = 1.0
     return mean, std

@@ -1,10 +1,11 @@
 """PSICOV: distances between the residues of a protein from its sequence features.
 
-The files are PDNET's (Adhikari 2020). As in NAS-Bench-360 (Tu et al. 2022), DeepCov's proteins are
-for training and PSICOV's 150 for the test. The task is dense regression in Angstrom. The folder has
-lists of proteins, and for each protein 57 feature maps and a distance map.
+The files come from PDNET (Adhikari 2020). As in NAS-Bench-360 (Tu et al. 2022), the proteins of
+DeepCov are for training and the 150 proteins of PSICOV for the test. The task is dense regression
+in Angstrom. The folder has lists of proteins, and for each protein 57 feature maps and a distance
+map.
 
-Shapes: L residues of a protein, W positions per side of the window that all proteins are placed in,
+Shapes: L residues of a protein, W positions per side of the window in which each protein is placed,
 n proteins.
 """
 
@@ -30,19 +31,19 @@ from orca_cli.exceptions import UnsafeError
 from orca_cli.interfaces import Reporter, Scale, TaskData
 
 _CHANNELS = 57
-_RESIDUE_CHANNELS = 54  # two for each of 27 features of residues; the others are of pairs
+_RESIDUE_CHANNELS = 54  # two for each of 27 residue features; the other channels are for pairs
 _PAD = 5  # positions on every side of a protein
-_FARTHEST = 500.0  # Angstrom; a larger distance is a fault of the file
-_CLIP_TRAIN = 16.0  # Angstrom; larger distances are set to it in training targets
-_NEAREST = 1.0  # Angstrom; smaller distances are set to it
-_LARGEST = 100.0  # of the features' absolute values
-_MAX_BYTES = 2**28  # of one protein's file
+_FARTHEST = 500.0  # Angstrom; a larger distance is an error in the file
+_CLIP_TRAIN = 16.0  # Angstrom; upper bound on distances in training targets
+_NEAREST = 1.0  # Angstrom; lower bound on distances
+_LARGEST = 100.0  # limit on the absolute values of features
+_MAX_BYTES = 2**28  # limit on the file of one protein
 _MAX_LIST_BYTES = 2**24
 _PAIRS = ("ccmpred", "freecon", "potential")  # features of pairs of residues
 _COLLECTIONS = ("deepcov", "psicov")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_FIRST_WORD = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)  # of a line
-# Row and column at which a window begins in the padded map of L + 10 positions per side: each is in
+_FIRST_WORD = re.compile(r"^[^\S\n]*(\S+)", re.MULTILINE)  # the first word of a line
+# Row and column at which a window begins in the padded map of L + 10 positions per side, both in
 # 0..L + 10 - W.
 Offsets = tuple[int, int]
 _FIRST_WINDOW = (0, 0)
@@ -50,21 +51,21 @@ _FIRST_WINDOW = (0, 0)
 
 @dataclass(frozen=True)
 class Form:
-    """How a distance map becomes a target, and which window of a long protein is taken.
+    """The way from a distance map to a target, and the window of a long protein.
 
-    A target has W = `window` positions per side. `crop` is diagonal, with one offset for rows and
-    columns, or independent.
+    A target has W = `window` positions per side. `crop` is "diagonal", with the same offset for
+    rows and columns, or "independent", with two offsets.
     """
 
     window: int
     crop: str
-    clip: float  # distances above it are set to it, Angstrom
-    padded: float | None  # target outside the protein, Angstrom; None where padding has no target
+    clip: float  # upper bound on distances, Angstrom
+    padded: float | None  # target outside the protein, Angstrom; None if padding has no target
 
     def draw(self, length: int, generator: np.random.Generator | None) -> Offsets:
-        """Return the offsets of a drawn window into a protein of L residues.
+        """Return the offsets of a random window of a protein with L residues.
 
-        The window is the first one where the protein fits, or without a generator.
+        If the protein fits into the window, or without a generator, it is the first window.
         """
         slack = length + 2 * _PAD - self.window
         if slack <= 0 or generator is None:
@@ -75,29 +76,29 @@ class Form:
         return row, int(generator.integers(slack + 1))
 
     def cut(self, block: np.ndarray, offsets: Offsets, outside: float = 0) -> np.ndarray:
-        """Return a window [..., W, W] of a block [..., L, L], filled with `outside` around it."""
+        """Return a window [..., W, W] of a block [..., L, L], with `outside` around the block."""
         length = block.shape[-1]
         # Short proteins are padded up to the end of the window.
         padding_after = max(_PAD, self.window - length - _PAD)
         sides = (_PAD, padding_after)
         other_axes = [(0, 0) for _ in block.shape[:-2]]
-        # [..., P, P] with P of L + 10 or more
+        # [..., P, P] with P at least L + 10
         padded = np.pad(block, [*other_axes, sides, sides], constant_values=outside)
         row, column = offsets
         return padded[..., row : row + self.window, column : column + self.window]
 
     def target(self, distances: np.ndarray, offsets: Offsets) -> np.ndarray:
-        """Return [W, W] float32, NaN where there is no target."""
+        """Return targets [W, W] float32, with NaN at positions without a target."""
         clipped = np.minimum(distances, np.float32(self.clip))
         outside = np.nan if self.padded is None else self.padded
         return self.cut(clipped, offsets, outside)
 
 
 class Proteins(MapSamples):
-    """Samples (see interfaces) of n proteins; the target in the cache is the first window of each.
+    """Samples (see interfaces) of n proteins; the cache has the targets of their first windows.
 
-    `collection` is deepcov or psicov. A record has the protein's length, the SHA-256 of its files,
-    and number, sum and sum of squares of the known distances in that window.
+    `collection` is deepcov or psicov. The record of a protein has its length, the SHA-256 of its
+    files, and number, sum and sum of squares of the known distances in the first window.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Proteins(MapSamples):
             count=len(proteins),
             shape=(_CHANNELS, form.window, form.window),
             files=[*self._features, *self._distances],
-            # Without the crop: the cache has first windows, which do not depend on it.
+            # Without `crop`, since the cache has first windows, which do not depend on it.
             settings={
                 "window": form.window,
                 "clip": form.clip,
@@ -134,15 +135,15 @@ class Proteins(MapSamples):
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the distances in the first window, [W, W], and the record.
 
-        DataError where none is known.
+        Raises DataError if none of the distances is known.
         """
         distances = read_distances(self._distances[index])
         target = self._form.target(distances, _FIRST_WINDOW)
-        # In float64, because a window has up to 250,000 distances to be summed.
+        # In float64, because the sums are over up to 250,000 distances.
         is_known = ~np.isnan(target)
         known_distances = target[is_known].astype(np.float64)
         if not len(known_distances):
-            raise fault("no distance is known", self._distances[index])
+            raise fault("has no known distances", self._distances[index])
         features_digest = storage.sha256_file(self._features[index])
         distances_digest = storage.sha256_file(self._distances[index])
         contents = bytes.fromhex(features_digest + distances_digest)
@@ -159,18 +160,19 @@ class Proteins(MapSamples):
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the features in a window, the mask of the protein in it, and the target.
+        """Return the features in a window, the mask of the protein in the window, and the target.
 
-        The target is None for the first window. With `augment`, the window of a protein that does
-        not fit is drawn.
+        The target is None for the first window, whose target is in the cache. With `augment`, the
+        window of a protein that does not fit into it is random.
         """
         length = self.records[index]["length"]
         features = read_features(self._features[index])  # [57, L, L]
         num_residues = features.shape[-1]
         if num_residues != length:
-            raise fault(f"{num_residues} residues, not {length}", self._features[index])
+            message = f"has {num_residues} residues, expected {length}"
+            raise fault(message, self._features[index])
         offsets = self._form.draw(length, augment)
-        # [W, W]: features, mask and target are cut by one window.
+        # [W, W]: features, mask and target are cut from the same window.
         is_protein = self._form.cut(np.ones((length, length), bool), offsets)
         target = None  # the target in the cache
         if offsets != _FIRST_WINDOW:
@@ -178,12 +180,12 @@ class Proteins(MapSamples):
         return self._form.cut(features, offsets), is_protein, target
 
     def scale(self) -> Scale:
-        """Return mean and deviation of all known targets, one number each."""
+        """Return mean and standard deviation of all known targets, one number each."""
         count = sum(record["count"] for record in self.records)
         mean = sum(record["sum"] for record in self.records) / count
         mean_square = sum(record["squares"] for record in self.records) / count
         variance = mean_square - mean**2
-        # Rounding may leave a variance below 0; constant targets have the deviation 1.
+        # Rounding may make the variance negative; constant targets get the deviation 1.
         std = max(variance, 0.0) ** 0.5 or 1.0
         shape = (1, 1, 1)
         return Scale(mean=np.full(shape, mean, np.float32), std=np.full(shape, std, np.float32))
@@ -200,20 +202,24 @@ def load(
     window: Annotated[
         int,
         Ge(2 * _PAD + 2),
-        "positions per side, 12 or more; proteins longer than window - 10 residues are cropped",
+        "number of positions per side: 12 or more; proteins with more than window - 10 residues "
+        "are cropped",
     ] = 512,
     crop: Annotated[
         Literal["diagonal", "independent"],
-        "window in a protein that does not fit: diagonal (one offset for rows and columns) or "
-        "independent (two)",
+        "window of a protein that does not fit. diagonal: the same offset for rows and columns; "
+        "independent: two offsets",
     ] = "diagonal",
     pad_in_loss: Annotated[
-        bool, "true: positions outside a protein count in training, with target 16 Angstrom"
+        bool,
+        "true: positions outside a protein count in the training loss, with target 16 Angstrom",
     ] = False,
     scale_targets: Annotated[
-        bool, "true: the model's outputs are scaled by mean and deviation of the training targets"
+        bool,
+        "true: the model's outputs are scaled by mean and standard deviation of the training "
+        "targets",
     ] = True,
-    num_validation: Annotated[Count, "DeepCov proteins for validation: 1 or more"] = 100,
+    num_validation: Annotated[Count, "number of DeepCov proteins for validation: 1 or more"] = 100,
     split_seed: Annotated[
         Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
     ] = 0,
@@ -223,17 +229,17 @@ def load(
 ) -> TaskData:
     """Return features x [n, 57, W, W] and y [n, 1, W, W], distances in Angstrom.
 
-    Distances are between C-beta atoms. A protein lies at the top left of its window, 5 positions
-    from the border; x is 0 around it. Where L + 10 > W, optimizer steps draw a window; elsewhere it
-    is the first one. y is NaN outside the protein and where a distance is unknown; in training it
-    is 16 at most. Distances are read once, into float32 maps in the cache, 3.6 GB for DeepCov at
-    W = 512; half precision would be off by up to 0.004 Angstrom at 8 Angstrom, the threshold of the
-    task's error.
+    Distances are between C-beta atoms. A protein is at the top left of its window, 5 positions from
+    the border, and x is 0 around it. If L + 10 > W, optimizer steps draw a window; validation, test
+    and stage 2 use the first window. y is NaN outside the protein and for unknown distances; in
+    training it is at most 16. Distances are written once to the cache, as float32 maps that take
+    3.6 GB for DeepCov at W = 512. Half precision would be inaccurate by up to 0.004 Angstrom at 8
+    Angstrom, the threshold of the task's error.
 
-    With one offset for rows and columns, a window compares one stretch of the chain with itself.
-    With pad_in_loss, positions outside the protein have the target 16 in training, and the model
-    does not know which they are. They never count in validation and test: outside the protein, no
-    distance is within the error's threshold.
+    With the same offset for rows and columns, a window compares one stretch of the chain with
+    itself. With pad_in_loss, positions outside the protein have the target 16 in training, and the
+    model does not know these positions. They never count in validation and test, since no distance
+    outside the protein is within the error's threshold.
     """
     root, lists = _find_proteins(data_folder, path)
     # No protein of the test split is in training or validation.
@@ -255,7 +261,7 @@ def load(
         clip=_CLIP_TRAIN,
         padded=_CLIP_TRAIN if pad_in_loss else None,
     )
-    # Validation and test are scored by the distances without a clip.
+    # Validation and test use distances without the upper bound of training.
     full_form = Form(window=window, crop=crop, clip=_FARTHEST, padded=None)
     samples = partial(Proteins, root, cache=cache_folder, reporter=reporter)
     train = samples("deepcov", train_names, clipped_form)
@@ -271,29 +277,30 @@ def load(
 
 
 def _find_proteins(data_folder: Path, path: str | None) -> tuple[Path, dict[str, list[str]]]:
-    """Return the folder with the lists, and the proteins of each; their files exist.
+    """Return the folder with the lists, and the proteins of each list.
 
-    The lists are in data_folder/psicov or `path`, or in protein/ below it, as in protein.zip.
+    The lists are in data_folder/psicov or `path`, or, as in protein.zip, in protein/ below it.
+    Raises DataError if a file of a protein does not exist.
     """
     list_names = [f"{collection}.lst" for collection in _COLLECTIONS]
     names_in_archive = [f"protein/{name}" for name in list_names]
     list_files = find(data_folder, "psicov", list_names, path, others=[names_in_archive])
     root = list_files[0].parent
     lists: dict[str, list[str]] = {}
-    files = []  # of all proteins
+    files = []  # files of all proteins
     for collection, list_file in zip(_COLLECTIONS, list_files, strict=True):
         lists[collection] = _read_list(list_file)
         for protein in lists[collection]:
             files.append(f"{collection}/features/{protein}.pkl")
             files.append(f"{collection}/distance/{protein}-cb.npy")
-    find(root, "psicov", files, str(root), hint="or take the protein out of its list")
+    find(root, "psicov", files, str(root), hint="or remove the protein from its list")
     return root, lists
 
 
 def _read_list(file: Path) -> list[str]:
-    """Return the ids of a list, the first word of every line, each once.
+    """Return the distinct ids of a list, which are the first words of its lines.
 
-    UnsafeError for a word that is not an id and could lead out of the folder.
+    Raises UnsafeError for a word that is not an id and could lead out of the folder.
     """
     proteins = _FIRST_WORD.findall(read_text(file, _MAX_LIST_BYTES))
     for protein in proteins:
@@ -301,21 +308,22 @@ def _read_list(file: Path) -> list[str]:
             raise UnsafeError(
                 f"'{protein[:40]}' is not the id of a protein",
                 where=str(file),
-                hint="letters, digits, _ . -",
+                hint="use ids of letters, digits, _, . and -",
             )
     if not proteins:
-        raise fault("lists no protein", file)
+        raise fault("lists no proteins", file)
     return list(dict.fromkeys(proteins))
 
 
 def read_features(path: Path) -> np.ndarray:
     """Return the features of a protein, [57, L, L] float32.
 
-    Secondary structure (3), profile (22), solvent accessibility and entropy are two channels each:
-    feature of the column's residue, then of the row's. Then CCMpred, FreeContact and the
-    statistical potential. NaN becomes 0. The file is a pickle of a dict with seq (L letters), ss
-    [3, L], pssm [L, 22], sa [L], entropy [L], ccmpred, freecon and potential [L, L]. DataError for
-    another form, and for values beyond 100 or -100.
+    The features of residues are secondary structure (3), profile (22), solvent accessibility and
+    entropy. Each of them has two channels: the feature of the column's residue, followed by that of
+    the row's residue. The features of pairs are CCMpred, FreeContact and the statistical potential.
+    NaN becomes 0. The file is a pickle of a dict with seq (L letters), ss [3, L], pssm [L, 22], sa
+    [L], entropy [L], and ccmpred, freecon and potential [L, L]. Raises DataError for another form,
+    and for values beyond 100 or -100.
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     (sequence,) = entries(stored, ["seq"], str(path))
@@ -325,32 +333,32 @@ def read_features(path: Path) -> np.ndarray:
     features = {}
     for name, shape in shapes.items():
         features[name] = _checked_feature(stored.get(name), shape, path, name)
-    # Maps of single residues, [27, L]: rows of features, columns of residues.
+    # Features of single residues, [27, L]: a row for each feature, a column for each residue.
     residues = np.vstack([features["ss"], features["pssm"].T, features["sa"], features["entropy"]])
     maps = np.empty((_CHANNELS, length, length), np.float32)
-    maps[0:_RESIDUE_CHANNELS:2] = residues[:, None, :]  # of the column's residue
-    maps[1:_RESIDUE_CHANNELS:2] = residues[:, :, None]  # of the row's
+    maps[0:_RESIDUE_CHANNELS:2] = residues[:, None, :]  # features of the column's residue
+    maps[1:_RESIDUE_CHANNELS:2] = residues[:, :, None]  # features of the row's residue
     maps[_RESIDUE_CHANNELS:] = [features[name] for name in _PAIRS]
     return maps
 
 
 def _checked_feature(stored: object, shape: Sequence[int], path: Path, name: str) -> np.ndarray:
-    """Return a feature as float32 of this shape, with 0 in place of NaN."""
+    """Return a feature of this shape as float32, with 0 in place of NaN."""
     checked = check_array(stored, shape, str(path), f"'{name}'")
     feature = checked.astype(np.float32)
     feature[np.isnan(feature)] = 0
     largest = np.abs(feature).max(initial=0)
     if largest > _LARGEST:
-        raise fault(f"'{name}' has values beyond +-{_LARGEST:.0f}", path)
+        raise fault(f"'{name}' has values beyond {_LARGEST:.0f} or -{_LARGEST:.0f}", path)
     return feature
 
 
 def read_distances(path: Path) -> np.ndarray:
-    """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, 1 or more.
+    """Return the distances between C-beta atoms, [L, L] float32 in Angstrom, at least 1.
 
-    Unknown distances are NaN. A value on the diagonal is the mean of its two neighbours in the row,
-    or its only neighbour at the ends. The file is an .npy of a pickled tuple (L, sequence, map
-    [L, L]). DataError for another form, and for distances above 500 Angstrom.
+    Unknown distances are NaN. A value on the diagonal is the mean of its two neighbours in the row;
+    at the ends, it is the only neighbour. The file is an .npy file of a pickled tuple (L, sequence,
+    map [L, L]). Raises DataError for another form, and for distances above 500 Angstrom.
     """
     stored = unpickle(path, max_bytes=_MAX_BYTES)
     members = []
@@ -359,13 +367,13 @@ def read_distances(path: Path) -> np.ndarray:
         members = list(stored)
     is_triple = len(members) == 3 and isinstance(members[0], int | np.integer)
     if not is_triple or members[0] < 2:
-        raise fault("does not hold a tuple of length (2 or more), sequence and map", path)
+        raise fault("must contain a tuple of length (at least 2), sequence and map", path)
     length = int(members[0])
     distances = check_array(members[2], (length, length), str(path), "'distances'")
     distances = distances.astype(np.float32)
     has_infinite = np.isinf(distances).any()
     if has_infinite or np.nanmax(distances, initial=0) > _FARTHEST:
-        raise fault(f"holds distances above {_FARTHEST:.0f} Angstrom", path)
+        raise fault(f"contains distances above {_FARTHEST:.0f} Angstrom", path)
     distances = np.maximum(distances, np.float32(_NEAREST))  # NaN stays NaN
     # As in the published code, which does not use the diagonal of the files.
     inner = np.arange(1, length - 1)

@@ -1,7 +1,7 @@
-"""Satellite image time series (Petitjean et al. 2012) as NAS-Bench-360 has them: 24 land covers.
+"""Satellite image time series (Petitjean et al. 2012), as in NAS-Bench-360: 24 land covers.
 
-A sample is one pixel over 46 dates. Two files, satellite_train.npy and satellite_test.npy: each
-np.save of a dict with data (N, 46) and label (N,) in 1..24.
+A sample is one pixel on 46 dates. The files satellite_train.npy and satellite_test.npy each contain
+a dict, saved by np.save, with data (N, 46) and label (N,) in 1..24.
 
 Shapes: N series of a file.
 """
@@ -31,10 +31,10 @@ from orca_cli.interfaces import Reporter, TaskData
 _FILES = ("satellite_train.npy", "satellite_test.npy")
 _CLASSES = 24
 _DATES = 46
-# Of a file, all of which is held in memory; the training file has 322 MiB.
+# Limit on the size of a file, which is read into memory; the training file has 322 MiB.
 _MAX_BYTES = 2**31
-_BLOCK = 2**16  # series that are normalised at once
-_VERSION = 1  # of what is written to the cache
+_BLOCK = 2**16  # number of series that are normalised at once
+_VERSION = 1  # of the files in the cache
 # A series whose deviation is below this fraction of its largest value is constant up to rounding.
 _EPSILON = 1e-6
 
@@ -49,16 +49,18 @@ def load(
     ] = None,
     normalize: Annotated[
         Literal["series", "none"],
-        "series: each is scaled by its own mean and deviation over time; "
+        "series: each series is scaled by its own mean and standard deviation over time; "
         "none: raw values (published code)",
     ] = "series",
     validation_size: Annotated[
         Count | Fraction,
-        "drawn from the training file: a fraction of its series (below 1) or a number (1 or more)",
+        "validation series to draw from the training file: a fraction (below 1) or a number (1 or "
+        "more)",
     ] = 0.1,
     train_size: Annotated[
         Count | None,
-        "training series, every class in proportion: 1 or more; null: all that validation leaves",
+        "number of training series, stratified by class: 1 or more; null: all series that are not "
+        "in the validation split",
     ] = None,
     train_on_validation: Annotated[
         bool, "true: train on the validation series as well; then use train.select=last"
@@ -69,11 +71,11 @@ def load(
         "not the seed of the run",
     ] = 0,
 ) -> TaskData:
-    """Return series [n, 1, 46] with classes 0..23, the files' labels less one.
+    """Return series [n, 1, 46] with classes 0..23, which are the files' labels minus one.
 
-    Each file is read once, into float32 arrays in the cache (166 MB for training), and mapped from
-    there. Normalised as in NAS-Bench-360, a series loses its level and keeps its shape over time; a
-    constant series becomes zeros.
+    Each file is written once to the cache, as float32 arrays (166 MB for training), and mapped from
+    the cache. Normalised as in NAS-Bench-360, a series loses its level and keeps its shape over
+    time; a constant series becomes zeros.
     """
     train_file, test_file = find(data_folder, "satellite", _FILES, path)
     x, y = _read(train_file, normalize, cache_folder, reporter)  # [N, 1, 46], [N]
@@ -119,11 +121,12 @@ def _unpack(file: Path, normalize: str, folder: Path) -> None:
     check_array(series, ("N", _DATES), where, "data")
     y = class_numbers(labels, len(series), _CLASSES, where, first=1)
     x = np.empty((len(series), 1, _DATES), np.float32)  # one channel of 46 dates
-    # A block at a time: all series in float64 would take another copy of the file.
+    # One block at a time, since all series in float64 would take another copy of the file.
     for start in range(0, len(series), _BLOCK):
         signals.check()
         stretch = slice(start, start + _BLOCK)
-        # No warnings about NaN, infinity and overflow of float32, which are refused below.
+        # No warnings about NaN, infinity and overflow of float32, since the check below refuses
+        # such values.
         with np.errstate(all="ignore"):
             if normalize == "series":
                 x[stretch, 0] = _normalised(series[stretch])
@@ -135,11 +138,11 @@ def _unpack(file: Path, normalize: str, folder: Path) -> None:
 
 
 def _normalised(series: np.ndarray) -> np.ndarray:
-    """Return series [n, 46] in float64, each with mean 0 and deviation 1, constant ones as 0."""
+    """Return series [n, 46] in float64, with mean 0 and deviation 1; constant series become 0."""
     values = series.astype(np.float64)  # [n, 46]; the statistics are [n, 1]
     mean = values.mean(axis=1, keepdims=True)
     deviation = values.std(axis=1, keepdims=True)
     largest = np.abs(values).max(axis=1, keepdims=True)
-    # The tiny number keeps a series of zeros from being divided by 0.
+    # The tiny number prevents a division by 0 for a series of zeros.
     smallest_deviation = _EPSILON * largest + np.finfo(np.float64).tiny
     return (values - mean) / np.maximum(deviation, smallest_deviation)

@@ -1,15 +1,15 @@
-"""Spherical CIFAR-100: images projected onto a turned sphere (Tu et al. 2022).
+"""Spherical CIFAR-100: images projected onto a rotated sphere (Tu et al. 2022).
 
 A sample has 3 x 60 x 60 values on a grid of angles. The samples are read from the published file,
-or generated from CIFAR images by the same recipe.
+or generated from CIFAR images by the same procedure.
 
-The recipe is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each channel:
-a Driscoll-Healy grid is turned at random, each of its points is sent along the ray from just above
-the north pole onto the plane below the sphere, and the image that lies there is sampled. The
-southern hemisphere shows the image, the northern one zeros. Two traits of the generator are kept,
-since the published file has them: it interpolates between the pixels before and after a point's
-own, which blurs, and it stretches each channel to 0..255. Its seed is not published, so the file
-cannot be made again bit for bit.
+The procedure is that of the generator of spherical MNIST (Cohen et al. 2018), applied to each
+channel. A Driscoll-Healy grid is rotated at random. Each of its points is projected, along the ray
+from just above the north pole, onto the plane below the sphere, and the image on this plane is
+sampled. The southern hemisphere shows the image, the northern hemisphere zeros. The published file
+has two traits of the generator, which this module keeps: it interpolates between the pixels before
+and after a point's own pixel, which blurs, and it stretches each channel to 0..255. The seed of the
+published file is not known, so the file cannot be reproduced bit for bit.
 
 Shapes: grid 60 x 60, N images of a file, n of a split or a call, with C x S x S pixels.
 """
@@ -38,17 +38,17 @@ from orca_cli.interfaces import Reporter, TaskData
 from orca_cli.seeding import numpy_generator
 
 _FILE = "s2_cifar100.gz"
-_MAX_BYTES = 2**30  # the pickle has 648 MB
-_SIDE = 60  # points of the grid along both angles
+_MAX_BYTES = 2**30  # limit on the unpacked pickle, which has 648 MB
+_SIDE = 60  # points of the grid along each angle
 _CHUNK = 500  # consecutive images that share one rotation
 _ORIGIN = 2 + 1e-3  # height of the centre of projection; the sphere touches the plane at height 0
 _EXTENT = 1.5  # the image covers -1.5..1.5 of the plane along both axes
 _CLASSES = 100  # of the published file
-_VERSION = 1  # of what is written to the cache
+_VERSION = 1  # of the files in the cache
 _SPLITS = ("train", "test")
 
 
-# Of each split, images [N, C, S, S] uint8 and classes [N] int64.
+# Split -> images [N, C, S, S] uint8 and classes [N] int64.
 _Images = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -59,30 +59,35 @@ def load(
     path: Annotated[str | None, "folder with s2_cifar100.gz; null: paths.data/spherical"] = None,
     origin: Annotated[
         Literal["file", "cifar100", "cifar10"],
-        "file: the published data; cifar100 or cifar10: images of that data set are projected",
+        "file: the published data; cifar100 or cifar10: projections of the images of that data set",
     ] = "file",
     images: Annotated[
         str | None,
-        "for cifar100 and cifar10: folder of the images, or an .npz of CIFAR-10; "
-        "null: in paths.data",
+        "folder of the images for task.origin=cifar100 or cifar10, or an .npz file of CIFAR-10; "
+        "null: the folder of the data set in paths.data",
     ] = None,
     data_seed: Annotated[
         Seed, "seed of the rotations of projected images, 0..2147483647; not the seed of the run"
     ] = 0,
     validation: Annotated[
         Literal["stratified", "last"],
-        "stratified: every class in proportion, from the training images; last: their end",
+        "validation images. stratified: drawn from the training images with the proportions of the "
+        "classes; last: the last training images",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,
-        "taken from the training images: a fraction of them (below 1) or a number (1 or more)",
+        "validation images to take from the training images: a fraction (below 1) or a number (1 "
+        "or more)",
     ] = 0.1,
     train_size: Annotated[
         Count | None,
-        "training images, every class in proportion: 1 or more; null: all that validation leaves",
+        "number of training images, stratified by class: 1 or more; null: all images that are not "
+        "in the validation split",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation images as well, as in experiments without validation"
+        bool,
+        "true: train on the validation images as well, as in experiments without a validation "
+        "split",
     ] = False,
     split_seed: Annotated[
         Seed,
@@ -92,16 +97,16 @@ def load(
 ) -> TaskData:
     """Return images on the sphere [n, 3, 60, 60] in 0..1, with 100 classes (10 of cifar10).
 
-    The axes are polar angle x azimuth. Projections of CIFAR images are not the published data set,
-    which has other rotations, and are marked as synthetic. An .npz of CIFAR-10 holds x_train,
-    y_train, x_test and y_test.
+    The axes are polar angle x azimuth. Projections of CIFAR images differ from the published data
+    set, which has other rotations, and are marked as synthetic. An .npz file of CIFAR-10 contains
+    x_train, y_train, x_test and y_test.
     """
     class_names: tuple[str, ...] = ()
     parameters: dict[str, int | float | str]
     if origin == "file":
         file = _find_file(data_folder, path)
         make = partial(_unpack, file)
-        # The cache knows the file by its content, so that a moved file is not unpacked again.
+        # The cache identifies the file by its content, so that a moved file is not unpacked again.
         parameters = {"sha256": storage.sha256_file(file)}
     else:
         cifar, class_names = _read_cifar(data_folder, origin, images)
@@ -145,7 +150,7 @@ def _find_file(data_folder: Path, path: str | None) -> Path:
         "spherical",
         [_FILE],
         path,
-        hint="task.origin=cifar100 or cifar10 projects real images instead",
+        hint="or set task.origin=cifar100 or cifar10 to project CIFAR images instead",
     )
     first_bytes(file, str(file), AGAIN)
     return file
@@ -161,7 +166,7 @@ def _read_cifar(
             path,
             _SPLITS,
             key="task.images",
-            hint="task.origin=file reads the published data",
+            hint="or set task.origin=file to use the published data",
         )
         return images, cifar10.NAMES
     (archive,) = find(data_folder, "cifar100", [cifar100.ARCHIVE], path, key="task.images")
@@ -170,7 +175,7 @@ def _read_cifar(
 
 
 def _load_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [N, 3, 60, 60] uint8, mapped, and classes [N] int64 from the cache."""
+    """Return images [N, 3, 60, 60] uint8 (a memory map) and classes [N] int64 from the cache."""
     (x,) = load_arrays(folder, [f"{split}_x"], mapped=True)
     (y,) = load_arrays(folder, [f"{split}_y"])
     return x, y
@@ -191,7 +196,7 @@ def _unpack(file: Path, folder: Path) -> None:
 def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path) -> None:
     """Write projections of the images of each split, and their classes, as `_unpack` does."""
     for split, (images, labels) in cifar.items():
-        # Written into the file chunk by chunk, since all projections would take 650 MB of memory.
+        # Written to the file chunk by chunk, since all projections would take 650 MB of memory.
         projections = np.lib.format.open_memmap(
             folder / f"{split}_x.npy",
             mode="w+",
@@ -211,19 +216,19 @@ def _project_splits(cifar: _Images, seed: int, reporter: Reporter, folder: Path)
 
 
 def check_settings(origin: str, path: str | None, images: str | None) -> None:
-    """Refuse contradictory settings before anything is read; arguments as those of `load`."""
+    """Refuse contradictory settings before any data are read; arguments as in `load`."""
     typed = {"path": path, "images": images}
     unused = "images" if origin == "file" else "path"
     if typed[unused] is not None:
         raise ConfigError(
-            f"has no effect with task.origin={origin}",
+            f"does not apply to task.origin={origin}",
             where=f"task.{unused}",
-            hint="leave it out, or give another task.origin",
+            hint="remove it, or set another task.origin",
         )
 
 
 def grid() -> np.ndarray:
-    """Return x, y, z on the unit sphere, [3, 60, 60].
+    """Return the coordinates x, y, z of the grid on the unit sphere, [3, 60, 60].
 
     Polar angles are pi j / 60 (row 0 is the north pole), azimuths pi k / 30.
     """
@@ -239,7 +244,7 @@ def grid() -> np.ndarray:
 def random_rotation(generator: np.random.Generator) -> np.ndarray:
     """Return a rotation matrix [3, 3], uniform over all rotations (Arvo 1992).
 
-    It is a random turn about z, followed by a rotation that takes z to a random point.
+    It is a random rotation about z, followed by a rotation that takes z to a random point.
     """
     turn, direction, height = generator.random(3)
     angle = 2 * np.pi * turn
@@ -255,12 +260,12 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
 
 
 def positions(points: np.ndarray) -> np.ndarray:
-    """Return where on the image points of the sphere [3, *] lie, [2, *].
+    """Return the positions on the image, [2, *], of points of the sphere [3, *].
 
-    Positions are fractions of rows and columns, beyond 0..1 outside the image.
+    Positions are fractions of rows and columns; outside the image they are not in 0..1.
     """
-    height = points[2] + 1  # above the plane, which touches the south pole
-    # By similar triangles: the factor by which the ray is farther from the axis on the plane.
+    height = points[2] + 1  # height above the plane, which touches the south pole
+    # By similar triangles: factor by which the distance from the axis grows up to the plane.
     stretch = 1 + height / (_ORIGIN - height)
     on_plane = points[:2] * stretch  # [2, *], where the ray meets the plane
     return (on_plane + _EXTENT) / (2 * _EXTENT)
@@ -269,13 +274,14 @@ def positions(points: np.ndarray) -> np.ndarray:
 def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return images [n, C, S, S] at positions [2, *], as [n, C, *] float32, four times too large.
 
-    Zeros lie around an image. The four pixels diagonal to a position's own have weights that add up
-    to 4, as in the generator; `project` stretches the values to 0..255 in any case.
+    An image is surrounded by zeros. The value at a position is a weighted sum over the four pixels
+    diagonal to the position's own pixel. As in the generator, the weights add up to 4; `project`
+    stretches the values to 0..255 in any case.
     """
     side = images.shape[-1]
-    # All is zero more than a pixel beyond the image; the bound keeps far points from overflowing.
+    # Values are zero more than a pixel beyond the image; the bound prevents an overflow.
     points = np.clip(where * side, -2.0, side + 2.0).reshape(2, -1)  # [2, p], in pixels
-    pixels = points.astype(np.int64)  # [2, p], the pixel that each point is in
+    pixels = points.astype(np.int64)  # [2, p] pixel that contains each point
     zeros = (3, 4)  # rows and columns of zeros before and after an image
     framed = np.pad(images, ((0, 0), (0, 0), zeros, zeros))
     num_images, num_channels = images.shape[:2]
@@ -283,7 +289,7 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     for step in itertools.product((-1, 1), repeat=2):
         offset = np.array(step)[:, None]
         row, column = pixels + offset + zeros[0]  # [p] each, in the frame
-        # The weight of one neighbour is the distance to the opposite one.
+        # The weight of a neighbour is the distance to the opposite neighbour.
         distances = np.abs(pixels - offset - points)
         weight = distances.prod(axis=0).astype(np.float32)  # [p]
         neighbours = framed[:, :, row, column].astype(np.float32)  # [n, C, p]
@@ -292,14 +298,14 @@ def sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def project(images: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Return images [n, C, S, S] as seen on the sphere, [n, C, 60, 60] uint8.
+    """Return images [n, C, S, S] projected onto the sphere, [n, C, 60, 60] uint8.
 
-    All are turned by one rotation [3, 3].
+    The same rotation [3, 3] applies to all of them.
     """
-    # The grid is turned, not the images, which all lie on the plane.
+    # The grid is rotated instead of the images, which all stay on the plane.
     rotated_grid = np.einsum("ij,jab->iab", rotation, grid())  # [3, 60, 60]
     values = sample(images, positions(rotated_grid))
-    # Each channel of an image is stretched by its own extremes; constants become 0.
+    # Each channel of an image is stretched from its minimum and maximum; constants become 0.
     low = values.min(axis=(2, 3), keepdims=True)  # [n, C, 1, 1]
     high = values.max(axis=(2, 3), keepdims=True)
     span = np.where(high > low, high - low, 1)

@@ -1,4 +1,4 @@
-"""One run's checked settings, and the runs of a sweep, as `compose` makes them."""
+"""The checked settings of one run, and the jobs of a sweep; `compose` makes both."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from orca_cli.config.identity import Identity, identify
 from orca_cli.config.schema import GROUPS, Config, is_without_effect
 
-# Settings of a task that name the user's own data, in the order in which they name a data set.
+# Settings of a task that name the user's own data; the first of them that is set names a data set.
 OWN_PATHS = ("train", "path", "test")
-# Suffixes of files of data.
+# Suffixes of data files.
 _SUFFIXES = {".npz", ".npy", ".csv", ".tsv", ".parquet", ".gz"}
 _LONGEST_NAME = 100  # characters
 # Names of files and folders that say nothing about the data in them.
@@ -26,13 +26,13 @@ class Composed:
     """One run's checked configuration."""
 
     config: Config
-    # The same as plain dictionaries without interpolations, for files and the identity.
+    # The same settings as plain dictionaries without interpolations, for files and the identity.
     content: dict[str, Any]
     choices: dict[str, str]  # group -> chosen file, such as {"task": "digits"}
-    overrides: list[str]  # what the user wrote
-    # In a study: axis -> choice; see `study.Arm`.
+    overrides: list[str]  # settings that the user wrote
+    # Axis -> choice, in a study; see `study.Arm`.
     labels: dict[str, str] = field(default_factory=dict)
-    # The user's own folder of files, if there is one.
+    # The user's own folder of configuration files, if any.
     config_dir: Path | None = None
 
     @functools.cached_property
@@ -43,9 +43,9 @@ class Composed:
 
     @property
     def data_name(self) -> str:
-        """Return the name of the data set: `task.name`, or that of the user's own file or folder.
+        """Return the name of the data set: `task.name`, or the name of the user's file or folder.
 
-        Data sets that are not the user's own have the name of the task.
+        Other data sets have the name of the task.
         """
         settings = self.content["task"]
         if settings.get("name"):
@@ -57,19 +57,19 @@ class Composed:
         for key in OWN_PATHS:
             path = settings.get(key)
             if isinstance(path, str) and path:
-                # A bare train.npz is named by the working folder.
+                # The file train.npz, without a folder, gets its name from the working folder.
                 paths.append(str(Path(path).absolute()))
         return data_name_of(paths, self.choices["task"])
 
     @property
     def variant(self) -> dict[str, str]:
-        """Return key -> value of the overrides that change a result and no other field names.
+        """Return key -> value of the overrides that change a result and are in no other field.
 
-        Records name the choices of groups, the seed and the protocol in fields of their own.
+        Records have separate fields for the choices of groups, the seed and the protocol.
         """
         settings: dict[str, str] = {}
         for override in self.overrides:
-            # A typed `+key` or `~key` is about the same key.
+            # `+key` and `~key` concern the same key.
             key, _, value = override.lstrip("+~").partition("=")
             is_named_elsewhere = key in (*GROUPS, "seed", "protocol", "study")
             if not (is_named_elsewhere or key.startswith("hydra") or is_without_effect(key)):
@@ -82,8 +82,8 @@ class Sweep:
     """The jobs of a sweep."""
 
     jobs: list[Composed]
-    study: str = ""  # empty where the sweep is no study
-    # Reason why arms of the study are not among the jobs -> number of these arms.
+    study: str = ""  # empty if the sweep is not a study
+    # Reason for the absence of arms of the study from the jobs -> number of these arms.
     absent: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
@@ -93,7 +93,7 @@ class Sweep:
         Several jobs may be the same experiment, such as those of `device=auto,cpu`.
         """
         by_identity: dict[object, Composed] = {}
-        # Runs in two folders are two runs, though they have one identity.
+        # Runs in two folders are two runs, although they have the same identity.
         for job in self.jobs:
             run_in_folder = (job.identity.run, job.config.paths.runs)
             by_identity.setdefault(run_in_folder, job)
@@ -103,8 +103,9 @@ class Sweep:
 def data_name_of(paths: Iterable[str], task: str) -> str:
     """Return the name of the user's own data set.
 
-    It is the stem of the first of `paths`, or the name of its folder if the stem is a general one,
-    such as train; the task's where both are, or there is no path. Letters, digits, - and _ remain.
+    It is the stem of the first of `paths`, or the name of its folder if the stem is general, such
+    as train, or `task` if both are general or `paths` is empty. All characters except letters,
+    digits, - and _ are replaced by -.
     """
     path = Path(next(iter(paths), ""))
     stem = path.name

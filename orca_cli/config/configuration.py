@@ -1,9 +1,9 @@
-"""Where the configuration files and the program's folders are, and what each file says.
+"""The configuration files and the program's folders: their places, and the content of each file.
 
-`compose` puts the files together.
+`compose` merges the files into the configuration of a run.
 
-A file name in `conf/GROUP/` is a name that the user types; the first comment of the file is its
-description. A task's file may have variants: settings of the task that a protocol changes
+A file `conf/GROUP/NAME.yaml` is the choice NAME of a group; its first comment is the description of
+the choice. A task's file may have variants: settings of the task that a protocol changes
 (`departures`), and settings of a run for a protocol and a body (`hparams`):
 
     task:
@@ -17,9 +17,9 @@ description. A task's file may have variants: settings of the task that a protoc
             description: ...
             train: {epochs: 25, lr: 1e-4}
 
-These two blocks come last in a file. Each variant has a name that can be typed, such as
-`hparams=clean/deepsea-roberta`. Files in conf/hparams, and in the folders hparams and departures of
-a user, are variants as well.
+These two blocks come last in a file. Each variant has a name for the command line, such as
+`hparams=clean/deepsea-roberta`. Files in conf/hparams, and in a user's folders hparams and
+departures, are variants as well.
 """
 
 import codecs
@@ -35,84 +35,86 @@ import yaml
 
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
-# Bytes; settings are a page of text.
-_MOST_BYTES = 1_000_000  # of one file
-_MOST_VALUES = 100_000  # in one file, aliases resolved
-_PLAIN = "settings are plain values"
-_ADDS = "a folder of your own holds task/x.yaml, body/x.yaml, ... and adds choices"
-# Blocks with variants in a task's file, and the groups whose files hold the same.
+# Limits on one file, which is normally a page of text.
+_MOST_BYTES = 1_000_000
+_MOST_VALUES = 100_000  # after aliases are resolved
+_PLAIN = "use plain values: texts, numbers, lists and mappings"
+_ADDS = "your folder can only add choices: files such as task/x.yaml or body/x.yaml"
+# Blocks with variants in a task's file. They are also groups, whose files are variants as well.
 BLOCKS = ("departures", "hparams")
-# Sections that a block `hparams` may set: not the data, and not where results go.
+# Sections that a block `hparams` may set: neither the data nor the folders of results.
 _SECTIONS = ("align", "body", "embedder", "finetune", "metric", "predictor", "source", "train")
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def config_dir() -> Path:
-    """Return the program's own conf/: in the package (wheel), or next to it (checkout)."""
+    """Return the program's own conf/, in the package (wheel) or next to it (checkout)."""
     for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(
-        f"no conf/config.yaml in {_PACKAGE} or {_PACKAGE.parent}",
+        f"neither '{_PACKAGE}' nor '{_PACKAGE.parent}' has a file conf/config.yaml",
         where="conf",
-        hint="install the program again",
+        hint="reinstall the program",
     )
 
 
 def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     """Return name -> file of the choices of a group, such as `task`, sorted by name.
 
-    The files are the program's own, in conf/, and those in the user's folder `extra`.
+    The files are those in the program's conf/ and those in the user's folder `extra`.
 
     Raises:
-        ConfigError: `extra` does not exist, or has a file with the name of one of the program's,
-            which Hydra would replace.
+        ConfigError: `extra` does not exist, or has a file with the same name as one of the
+            program's files, which Hydra would replace.
     """
     if extra is not None and not extra.is_dir():
         raise ConfigError(
-            "no such folder",
+            "is not a folder",
             where=f"--config-dir {extra}",
-            hint="give a folder that holds task/, body/, ... of yours",
+            hint="give a folder that contains your task/, body/, ...",
         )
     program_files = _files(config_dir() / group)
     user_files = _files(extra / group) if extra is not None else {}
-    # The first in the order of the names, so that the message does not change from run to run.
+    # The first name in alphabetical order, so that the message does not change from run to run.
     for name in sorted(program_files.keys() & user_files.keys()):
         where = str(user_files[name])
-        raise ConfigError(f"the program has its own '{name}'", where=where, hint="rename it")
+        message = f"has the name of the program's own {group} '{name}'"
+        raise ConfigError(message, where=where, hint="rename it")
     files = program_files | user_files
     return dict(sorted(files.items()))
 
 
 def key_of(text: str) -> str:
     """Return the key, or the group, of an override."""
-    # `+` and `~` add and remove a key; @ puts a group elsewhere.
+    # `+` and `~` add and remove a key; `@` puts a group under another key.
     return re.split("[=@]", text.lstrip("+~"))[0]
 
 
 def value_of(text: str) -> str:
-    """Return the value of an override as text, without quotes; empty where it has none."""
+    """Return the value of an override as text without quotes, or "" if it has no value."""
     return text.partition("=")[2].strip("'\"")
 
 
 def calls_resolver(text: str) -> bool:
-    """Return whether a setting calls a resolver of OmegaConf, which may read variables or run code.
+    """Return whether a setting calls a resolver of OmegaConf.
 
-    Every such call has a colon behind `${`; its name can itself be interpolated: `${${a}:TOKEN}`.
+    A resolver may read environment variables or run code. Every call has a colon after `${`; the
+    name before the colon can itself be interpolated: `${${a}:TOKEN}`.
     """
     return re.search(r"\$\{.*:", text, re.DOTALL) is not None
 
 
 def quoted(path: Path) -> str:
     """Return a path as the value of an override."""
-    # Hydra reads a quoted value as it is, with these two characters escaped.
+    # Hydra does not interpret a quoted value, but these two characters have to be escaped in it.
     escaped = str(path).replace("\\", "\\\\")
     escaped = escaped.replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Return name -> file; files in folders below have names such as `paper/deepsea-roberta`."""
+    """Return name -> file; files in subfolders have names such as `paper/deepsea-roberta`."""
     files = {}
     for file in folder.rglob("*.yaml"):
         relative = file.relative_to(folder)
@@ -126,11 +128,9 @@ def default_choices() -> dict[str, str]:
     path = config_dir() / "config.yaml"
     lines = content(path).get("defaults")
     if not isinstance(lines, list):
-        raise ConfigError(
-            "has no list 'defaults'", where=str(path), hint="install the program again"
-        )
+        raise ConfigError("has no list 'defaults'", where=str(path), hint="reinstall the program")
     chosen: dict[str, str] = {}
-    # Other lines of the list are texts, such as _self_.
+    # The other lines of the list are texts, such as _self_.
     for line in lines:
         if isinstance(line, dict):
             chosen |= line
@@ -138,10 +138,10 @@ def default_choices() -> dict[str, str]:
 
 
 def default_folders() -> dict[str, Path]:
-    """Return where runs, data and cache go unless the configuration says otherwise.
+    """Return the default folders of runs, data and cache.
 
-    Runs: $ORCA_RUNS, else ./runs. Data and cache: below $ORCA_HOME, else below the user's cache
-    folder.
+    The folder of runs is $ORCA_RUNS, else ./runs. The folders of data and cache are below
+    $ORCA_HOME, else below the user's cache folder.
     """
     import platformdirs
 
@@ -155,23 +155,23 @@ def default_folders() -> dict[str, Path]:
 
 
 def description(path: Path) -> str:
-    """Return the first comment of a file that is no directive such as `# @package`, or ""."""
+    """Return the first comment of a file that is not a directive such as `# @package`, or ""."""
     comment = re.search(r"^\s*#[ \t#]*([^\s#@].*)$", _text(path), re.MULTILINE)
     return comment[1].strip() if comment else ""
 
 
 def comments(path: Path) -> dict[str, str]:
-    """Return key -> meaning, from the comment behind a key in a file, or else from those above it.
+    """Return key -> meaning, from the comment after a key in a file, or else the comments above it.
 
-    The groups above a key and the variants of a task are left out.
+    The result has keys without the sections above them, and omits the variants of a task.
     """
     meanings: dict[str, str] = {}
     comments_above: list[str] = []
-    # The comment at the top is about the whole file.
+    # The comment at the top describes the whole file.
     lines = itertools.dropwhile(lambda line: line.startswith("#"), _text(path).splitlines())
     for line in lines:
         stripped_line = line.strip()
-        # Variants come last in a file, and their keys are no settings of the task.
+        # Variants come last in a file, and their keys are not settings of the task.
         if stripped_line in ("departures:", "hparams:"):
             break
         if stripped_line.startswith("#"):
@@ -181,9 +181,9 @@ def comments(path: Path) -> dict[str, str]:
         comment_behind = re.search(r"\s#\s*(.+)", stripped_line)
         meaning = comment_behind[1] if comment_behind else " ".join(comments_above)
         if key_match and meaning:
-            # The first comment on a key counts.
+            # If a key occurs twice, its first comment counts.
             meanings.setdefault(key_match[1], meaning)
-        # A comment belongs to the next line only.
+        # A comment describes the next line only.
         comments_above = []
     return meanings
 
@@ -208,11 +208,11 @@ def content(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the file cannot be read, is too large, or is not a YAML mapping.
-        UnsafeError: it would take far more memory than its size, or asks for objects of Python.
+        UnsafeError: the file would need far more memory than its size, or asks for Python objects.
     """
     yaml_text = _text(path)
     try:
-        # In two steps, so that the nodes are checked before any object is made of them.
+        # In two steps, so that the nodes are checked before they become objects.
         loader = yaml.SafeLoader(yaml_text)
         root_node = loader.get_single_node()
         if root_node is not None:
@@ -222,9 +222,10 @@ def content(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or error
         where = str(path) if mark is None else _line(path, mark)
-        # Only a tag such as !!python/object makes the safe loader raise it.
+        # The safe loader raises this error only for a tag such as !!python/object.
         if isinstance(error, yaml.constructor.ConstructorError):
-            raise UnsafeError(f"asks for an object: {problem}", where=where, hint=_PLAIN) from error
+            message = f"asks for a Python object: {problem}"
+            raise UnsafeError(message, where=where, hint=_PLAIN) from error
         raise ConfigError(f"is not valid YAML: {problem}", where=where) from error
     except RecursionError as error:
         raise UnsafeError("is nested too deeply", where=str(path), hint=_PLAIN) from error
@@ -232,37 +233,38 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def mapping(node: Any, where: str, allowed: Collection[str] = ()) -> dict[str, Any]:
-    """Return a mapping from a file with its keys as text, empty for null.
+    """Return a mapping from a file with its keys as text; return {} for null.
 
     Raises:
-        ConfigError: it is not a mapping, or has a key that is not allowed; `allowed` of () allows
-            all keys.
+        ConfigError: `node` is not a mapping, or has a key that is not in `allowed`. An empty
+            `allowed` allows all keys.
     """
     if not isinstance(node, dict | None):
-        raise ConfigError("is not a mapping", where=where, hint="write key: value")
+        raise ConfigError("must be a mapping", where=where, hint="write lines `key: value`")
     # YAML reads keys such as 1 or no as numbers and bools.
     settings = {str(key): entry for key, entry in (node or {}).items()}
     for key in settings:
         if allowed and key not in allowed:
-            raise ConfigError(f"no such key: '{key}'", where=where, hint=suggest(key, allowed))
+            raise ConfigError(f"unknown key '{key}'", where=where, hint=suggest(key, allowed))
     return settings
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings under a name that can be typed."""
+    """Settings under a name that the command line can choose."""
 
-    path: Path  # the file that holds them
+    path: Path  # the file that contains the settings
     description: str
-    # As they are written; with `defaults` if the variant is a file that picks in other groups.
+    # The settings as they are written; with `defaults` if the variant is a file that makes choices
+    # in other groups.
     settings: dict[str, Any]
 
 
 def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
     """Return name -> choice of a group of conf/, sorted by name.
 
-    Choices of `departures` and `hparams` may also be in the files of tasks. ConfigError if there is
-    also a file of the same name: Hydra would take that file.
+    Choices of `departures` and `hparams` may also be in the files of tasks. Raises ConfigError if
+    a file has the same name as such a choice, since Hydra would use the file.
     """
     by_name: dict[str, Variant] = {}
     for name, path in choices(group, extra).items():
@@ -276,7 +278,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
                 continue
             if name in by_name:
                 raise ConfigError(
-                    f"the file of task={task} has its own '{name}'",
+                    f"has the name of the variant '{name}' in the file of task={task}",
                     where=str(by_name[name].path),
                     hint="rename it",
                 )
@@ -291,41 +293,41 @@ def in_task(
     task_settings = content.get("task")
     if not isinstance(task_settings, dict):
         return
-    # Popped, so that the description is not taken for a setting.
+    # Descriptions are popped, since they are not settings.
     departures = mapping(task_settings.get("departures"), f"{where}: departures")
     for protocol, entry in departures.items():
         settings = mapping(entry, f"{where}: departures.{protocol}")
         description_text = str(settings.pop("description", ""))
-        # The same form as a file of the group: with the section as a key.
+        # The settings have the form of a file of the group: with the section as a key.
         yield "departures", f"{protocol}/{task}", description_text, {"task": settings}
     hparams = mapping(task_settings.get("hparams"), f"{where}: hparams")
     for protocol, bodies in hparams.items():
         hparams_of_protocol = mapping(bodies, f"{where}: hparams.{protocol}")
         for body, entry in hparams_of_protocol.items():
             block = f"{where}: hparams.{protocol}.{body}"
-            # A variant may not touch data and folders, so that a task's file cannot redirect a run.
+            # A variant may not set data and folders, so that a task's file cannot redirect a run.
             settings = mapping(entry, block, ("description", *_SECTIONS))
             description_text = str(settings.pop("description", ""))
             yield "hparams", f"{protocol}/{task}-{body}", description_text, settings
 
 
 def _check_nodes(root: yaml.Node, path: Path) -> None:
-    """Refuse duplicate keys, and aliases, by which 200 bytes can stand for 10^9 values."""
+    """Refuse duplicate keys, and aliases by which 200 bytes can expand to 10^9 values."""
     # id of a node -> number of values in it, with aliases resolved; 0 while they are counted.
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
         where = _line(path, node.start_mark)
         if id(node) not in sizes:
-            # 0 while its children are counted: whoever meets the 0 again is inside the node itself.
+            # A call that finds this 0 comes from the node's own children: it contains itself.
             sizes[id(node)] = 0
-            # Aliases share a node, which is counted once and added each time.
+            # Aliases share a node: its values are counted once, and added for each alias.
             sizes[id(node)] = 1 + sum(size(child) for child in _children(node, path))
         if sizes[id(node)] == 0:
             raise UnsafeError("contains itself", where=where, hint=_PLAIN)
         if sizes[id(node)] > _MOST_VALUES:
             raise UnsafeError(
-                f"stands for more than {_MOST_VALUES} values", where=where, hint=_PLAIN
+                f"expands to more than {_MOST_VALUES} values", where=where, hint=_PLAIN
             )
         return sizes[id(node)]
 
@@ -333,7 +335,7 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
 
 
 def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
-    """Return the nodes directly within a node; ConfigError for a key that occurs twice."""
+    """Return the children of a node; raise ConfigError for a key that occurs twice."""
     if not isinstance(node, yaml.CollectionNode):
         return []
     if not isinstance(node, yaml.MappingNode):
@@ -344,7 +346,8 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
         last_node = last_of_name[key.value]
         if last_node is not key:
             where = _line(path, last_node.start_mark)
-            raise ConfigError(f"duplicate key {key.value}", where=where, hint="keep one of them")
+            message = f"duplicate key '{key.value}'"
+            raise ConfigError(message, where=where, hint="remove one of the two")
     children: list[yaml.Node] = []
     # Keys as well as values: a key may be a collection too.
     for pair in node.value:
@@ -353,17 +356,18 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
 
 
 def _line(path: Path, mark: Any) -> str:
-    """Return the file and the line, from 1, of a mark of YAML's, for a message."""
+    """Return file and line (counted from 1) of a mark of the YAML parser, for a message."""
     return f"{path}:{mark.line + 1}"
 
 
 def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
-    """Refuse a folder, perhaps a stranger's, whose files do more than add choices to groups.
+    """Refuse an untrusted folder whose files do more than add choices to groups.
 
-    Hydra composes its files together with the program's own. They could replace those, change how
-    Hydra runs and logs (which can name any code), read the environment, or lead out of the folder.
+    Hydra composes its files together with the program's own. They could replace the program's
+    files, change how Hydra runs and logs (which can run any code), read the environment, or lead
+    out of the folder.
     """
-    # Resolved, since the folder itself may be reached by a link.
+    # Resolved, since the path of the folder itself may be a link.
     real_folder = folder.resolve()
     yaml_files = [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]
     for path in sorted(yaml_files):
@@ -372,19 +376,25 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
         where = str(path)
         if not path.resolve().is_relative_to(real_folder):
             raise UnsafeError(
-                "is a link that leads out of the folder", where=where, hint="put the file there"
+                "is a link that leads out of the folder",
+                where=where,
+                hint="replace the link by the file",
             )
         # A file directly in the folder could replace config.yaml.
         if group == "hydra" or len(path_parts) == 1:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             raise ConfigError(
-                f"there is no group '{group}'", where=where, hint=suggest(group, groups)
+                f"is in a folder of unknown group '{group}'",
+                where=where,
+                hint=suggest(group, groups),
             )
         for package in re.findall(r"^\s*#\s*@package\s+(\S+)", _text(path), re.MULTILINE):
             if package not in ("_global_", "_group_", group):
                 raise UnsafeError(
-                    f"'@package {package}' puts its settings elsewhere", where=where, hint=_ADDS
+                    f"'@package {package}' would set other parts of the configuration",
+                    where=where,
+                    hint=_ADDS,
                 )
         for key, text in _texts(content(path)):
             _check_untrusted_text(key, text, where)
@@ -393,18 +403,19 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
 def _check_untrusted_text(key: str, text: str, where: str) -> None:
     """Raise UnsafeError for a key or a value that runs a resolver or changes how Hydra runs.
 
-    `key` is the dotted key that `text` is, or whose value it is.
+    `text` is the dotted key `key` itself, or the value of this key.
     """
     if calls_resolver(text):
-        raise UnsafeError(f"{key} runs a resolver", where=where, hint="give the value itself")
-    # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra's.
+        message = f"'{key}' calls an OmegaConf resolver ('${{name:...}}')"
+        raise UnsafeError(message, where=where, hint="write the value itself")
+    # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra.
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
     section = key.partition(".")[0]
     if changes_hydra or section in ("hydra", "paths"):
         raise UnsafeError(
             f"'{text}' at '{key}' would change how the program runs",
             where=where,
-            hint="type what may be typed",
+            hint="remove it, and use the command line for settings of the program",
         )
 
 
@@ -413,7 +424,7 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         for name, entry in node.items():
             inner_key = f"{key}.{name}" if key else str(name)
-            # Keys are interpolated as well.
+            # OmegaConf interpolates keys as well.
             yield inner_key, str(name)
             yield from _texts(entry, inner_key)
     elif isinstance(node, list):
@@ -424,29 +435,31 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a file; ConfigError if it is unreadable, too large or not UTF-8."""
+    """Return the text of a file; raise ConfigError if it is unreadable, too large or not UTF-8."""
     try:
         with open(path, "rb") as file:
-            # A byte more than allowed shows that the file is too large without reading all of it.
+            # One byte above the limit shows that the file is too large without reading all of it.
             encoded = file.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
     if len(encoded) > _MOST_BYTES:
         raise ConfigError(
-            f"is larger than {_MOST_BYTES} bytes",
+            f"has more bytes than the limit of {_MOST_BYTES:,}",
             where=str(path),
-            hint="settings are a page of text",
+            hint="make it smaller: a file of settings normally has a page of text",
         )
-    # Hydra's reader would take the mark for a part of the first key.
+    # Hydra's reader would treat the mark as a part of the first key.
     if encoded.startswith(codecs.BOM_UTF8):
         raise ConfigError(
-            "begins with a byte order mark", where=f"{path}:1", hint="save it as UTF-8 without one"
+            "begins with a byte order mark",
+            where=f"{path}:1",
+            hint="save it as UTF-8 without a byte order mark",
         )
     try:
         return encoded.decode("utf-8")
     except UnicodeDecodeError as error:
         line = encoded.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            "cannot be read: is not UTF-8", where=f"{path}:{line}", hint="save it as UTF-8"
+            "cannot be read: it is not UTF-8 text", where=f"{path}:{line}", hint="save it as UTF-8"
         ) from error

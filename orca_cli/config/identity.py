@@ -1,4 +1,4 @@
-"""What makes two runs the same experiment: all settings that can change a result."""
+"""The identity of an experiment: a digest of all settings that can change a result."""
 
 import functools
 import hashlib
@@ -12,14 +12,16 @@ from typing import Any
 from orca_cli.config.schema import GROUPS, WITHOUT_EFFECT
 from orca_cli.storage import sha256_file
 
-# Bytes. A larger file, and every file of a larger folder, counts by size and modification time.
+# Bytes. For a larger file, and every file of a larger folder, the digest covers only size and
+# modification time.
 _HASH_BELOW = 2**30
-# 32 bits: ten thousand experiments share them by chance with a probability of 1 per cent.
-SHORT = 8  # digits of an identity in names of folders and tables
-# Settings of tables that are not paths, although "." and "/" name folders.
+# Digits of an identity in names of folders and tables: 32 bits, with which any two of ten thousand
+# experiments coincide by chance with a probability of 1 per cent.
+SHORT = 8
+# Settings of tables that are not paths, although "." and "/" are names of folders.
 _SYMBOLS = ("decimal", "delimiter")
-# Settings whose text names a file or folder even if it has no slash or dot. Elsewhere such a text
-# could match the name of a file by chance.
+# Settings whose text names a file or folder even if it has no slash or dot. In other settings, such
+# a text could match the name of a file by chance.
 _PATHS = (
     "checkpoint",
     "path",
@@ -32,35 +34,36 @@ _PATHS = (
     "validation_labels",
     "test_labels",
 )
-# Longest path on Linux; a longer text would only raise an error when it is looked up.
+# Length of the longest path on Linux; a longer text would raise an error when it is looked up.
 _LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The digests that name an experiment."""
+    """The digests that identify an experiment."""
 
-    run: str  # SHA-256 of all that can change a result
+    run: str  # SHA-256 of all settings that can change a result
     settings: str  # the same without the seed: equal for runs that may be averaged over seeds
-    # Absolute path -> digest of the files and folders that the settings of task and source name.
+    # Absolute path -> digest, of the files and folders that the settings of task and source name.
     files: dict[str, str]
 
 
 def identify(content: dict[str, Any], choices: dict[str, str], data_folder: Path) -> Identity:
     """Return the identity of a job from its resolved configuration and its choices by group.
 
-    Files and folders that the settings name, from here or from the data folder, count by their
-    content, not by their path: changing a data file makes another experiment, moving it does not.
+    The settings may name files and folders, relative to the working folder or the data folder. The
+    identity covers their content and not their path: changing a data file makes another experiment,
+    moving it does not.
     """
     settings = _effective_settings(content)
-    # Two choices may have equal settings and are still named apart in tables.
+    # Two choices may have equal settings, but tables still show them separately.
     settings["choices"] = {group: choices[group] for group in GROUPS}
     files: dict[str, str] = {}
     for group in ("task", "body", "source"):
         settings[group], digests = _part_by_content(settings[group], choices[group], data_folder)
         if group != "body":
             files |= digests
-    # Runs that differ in the seed alone are averaged in a report.
+    # A report averages runs that differ only in the seed.
     without_seed = {key: entry for key, entry in settings.items() if key != "seed"}
     return Identity(run=_sha256(settings), settings=_sha256(without_seed), files=files)
 
@@ -75,11 +78,11 @@ def _effective_settings(content: dict[str, Any]) -> dict[str, Any]:
             if f"{section}.{key}" not in WITHOUT_EFFECT
         }
     if settings["task"].get("channels_last", False) is None:
-        # Arrays whose layout is not ambiguous are read as with false.
+        # null: the layout of the arrays is not ambiguous, and they are read as with false.
         settings["task"] = settings["task"] | {"channels_last": False}
     embedder = settings.get("embedder", {})
     if embedder.get("pooled_tokens", 0) is None:
-        # An embedder without this bound is the same as one that has no such setting.
+        # null: no upper bound, as for an embedder that does not have this setting.
         kept = {key: entry for key, entry in embedder.items() if key != "pooled_tokens"}
         settings["embedder"] = kept
     return settings
@@ -93,7 +96,7 @@ def _part_by_content(
     `choice` is also the name of the part's folder unless it has a setting `path`.
     """
     digests_by_path: dict[str, str] = {}
-    # The block says where to get the data, not what they are.
+    # The block `data` says where to get the data; it does not change them.
     settings = {key: entry for key, entry in part_settings.items() if key != "data"}
     path_text = str(settings.get("path") or choice)
     path = Path(path_text).expanduser()
@@ -101,12 +104,12 @@ def _part_by_content(
     folder = path if is_folder else data_folder / path
     digests: dict[str, str] = {}
     for file in _described_files(part_settings.get("data")):
-        # A file that is absent does not count: the task will say that it is missing.
+        # An absent file has no digest; the task will report that it is missing.
         digest = _noted_digest(folder / file, digests_by_path)
         if digest:
             digests[file] = digest
     if digests:
-        # A run reads nothing else in the folder, so that the folder itself does not count.
+        # A run reads only these files of the folder, so the folder itself has no digest.
         settings["path"] = None
     by_content = _by_content(settings, data_folder, digests_by_path)
     if digests:
@@ -115,7 +118,7 @@ def _part_by_content(
 
 
 def _described_files(block: Any) -> list[str]:
-    """Return the files, and the members of archives, that a block `data` says where to get."""
+    """Return the files, and the members of archives, that a block `data` lists."""
     file_names: list[str] = []
     if not isinstance(block, dict):
         return file_names
@@ -132,7 +135,7 @@ def _sha256(content: dict[str, Any]) -> str:
 
 
 def _noted_digest(path: Path, digests: dict[str, str]) -> str | None:
-    """Return a path's digest, after adding it to `digests`; None if the path does not exist."""
+    """Add a path's digest to `digests` and return it; return None if the path does not exist."""
     digest = digest_of(path)
     if digest:
         digests[str(path.absolute())] = digest
@@ -145,8 +148,8 @@ def _by_content(
     """Return settings in which digests replace the names of files and folders that exist.
 
     Args:
-        digests: path -> digest; those of the files and folders are added.
-        bare: whether a text may name a file or folder without a slash or dot.
+        digests: path -> digest; the function adds the files and folders that it finds.
+        bare: whether a text without a slash or dot may name a file or folder.
     """
     if isinstance(node, list):
         return [_by_content(entry, data_folder, digests) for entry in node]
@@ -162,13 +165,13 @@ def _by_content(
     if not (bare or "/" in node or "." in node):
         return node
     path = Path(node).expanduser()
-    # Relative names are looked for here first, then in the data folder, as readers do.
+    # As readers do: a relative name is looked up in the working folder, then in the data folder.
     return _noted_digest(path, digests) or _noted_digest(data_folder / path, digests) or node
 
 
 def digest_of(path: Path) -> str | None:
-    """Return a digest of a file, or of all files in and below a folder; None for neither."""
-    # A file that vanishes or cannot be read counts as absent, and the reader says why.
+    """Return the digest of a file, or of all files in and below a folder; None if it is neither."""
+    # A file that vanishes or cannot be read counts as absent, and its reader will report it.
     with suppress(OSError):
         is_folder = path.is_dir()
         files = _files(path) if is_folder else [path]
@@ -176,7 +179,7 @@ def digest_of(path: Path) -> str | None:
         if is_folder:
             digest_lines = []
             for file in files:
-                # Relative names: moving a folder does not change it.
+                # Relative names, so that moving a folder does not change its digest.
                 name = file.relative_to(path).as_posix()
                 digest_lines.append(f"{name} {_file_digest(file, is_large)}")
             digest = hashlib.sha256("\n".join(digest_lines).encode())
@@ -189,7 +192,7 @@ def digest_of(path: Path) -> str | None:
 def _files(path: Path) -> list[Path]:
     """Return all files in and below a folder, sorted; links to folders are followed."""
 
-    # By default os.walk leaves out what it cannot read, and the digest would be that of a part.
+    # By default, os.walk skips folders that it cannot read; the digest would lack their files.
     def fail(error: OSError) -> None:
         raise error
 
@@ -199,7 +202,7 @@ def _files(path: Path) -> list[Path]:
         folder_facts = os.stat(folder)
         identity = (folder_facts.st_dev, folder_facts.st_ino)
         if identity in visited:
-            # A link to a folder further up would be followed for ever.
+            # A link to a parent folder would otherwise be followed for ever.
             subfolders.clear()
             continue
         visited.add(identity)
@@ -215,7 +218,7 @@ def _file_digest(path: Path, is_large: bool) -> str:
     file_facts = path.stat()
     if is_large:
         return f"stat:{file_facts.st_size}:{file_facts.st_mtime_ns}"
-    # With inode and time of change, since a copy may keep the time of modification.
+    # Inode and time of change are included, since a copy may keep the time of modification.
     version = (
         file_facts.st_ino,
         file_facts.st_size,
@@ -227,5 +230,5 @@ def _file_digest(path: Path, is_large: bool) -> str:
 
 @functools.cache
 def _sha256_of(path: Path, version: tuple[int, ...]) -> str:
-    """Return a file's SHA-256, from the cache if another job of the sweep has named the file."""
+    """Return a file's SHA-256, cached for all jobs of a sweep that name the same file."""
     return sha256_file(path)

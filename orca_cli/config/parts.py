@@ -1,9 +1,9 @@
-"""Turn `_target_` nodes of the configuration into the parts that the program offers there.
+"""Turn the `_target_` nodes of a configuration into parts: objects that a run uses.
 
-A configuration names code, and a stranger may have written it. So every place that takes a node has
-a list of the names that it admits (`admitted`), which is checked before anything is imported. Parts
-of a user's own need `--allow-module`. Errors and losses have short names as well:
-`task.error=balanced`.
+A configuration names code, and its author may not be trusted. Every place of a configuration that
+may have a node therefore has a list of admitted names (`admitted`), which is checked before any
+import. Parts in a user's own modules need `--allow-module`. Errors and losses have short names as
+well: `task.error=balanced`.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from orca_cli.config.schema import is_within
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
 TARGET = "_target_"
-# Modules that the user trusts, from --allow-module.
+# Modules that the user trusts; --allow-module adds them.
 _extra_modules: set[str] = set()
 # A default that no caller can write into.
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
-# Short names of errors and losses, by the kind of a task.
+# Short names of errors and losses, for each kind of task.
 _HOME = "orca_cli.scoring."
 _CLASSES = {
     "zero_one": "classification.ZeroOne",
@@ -47,8 +47,8 @@ _NUMBER_LOSSES = {
     "mae": "losses.MaskedMAE",
 }
 
-# Setting -> kind -> short name -> class. Dense targets are numbers, or a class at every position;
-# only the data say which.
+# Setting -> kind -> short name -> class. Dense targets are either numbers or a class at every
+# position; only the data show which of the two they are.
 _DENSE_CLASSES = "dense classes"
 _NAMES: dict[str, dict[str, dict[str, str]]] = {
     "error": {
@@ -71,8 +71,8 @@ _NAMES: dict[str, dict[str, dict[str, str]]] = {
         _DENSE_CLASSES: _ENTROPY,
     },
 }
-# Torch's losses of outputs and targets. Its others take more tensors or other targets, or have
-# weights of their own.
+# Losses of torch that compare outputs with targets. The other losses of torch need more tensors or
+# other targets, or have parameters that would have to be trained.
 _TORCH_LOSSES = (
     "BCELoss",
     "BCEWithLogitsLoss",
@@ -89,10 +89,10 @@ _TORCH_LOSSES = (
     "SmoothL1Loss",
     "SoftMarginLoss",
 )
-# Place -> place that admits the same names: an error over chunks averages any other error.
+# Place -> place that admits the same names: an error over chunks may average any other error.
 _SAME = {"task.error.error": "task.error"}
-# A place outside the configuration: the file preprocessing.json of a run names one of these
-# classes, which turn new data into inputs.
+# A place outside the configuration: the file preprocessing.json of a run names one of the classes
+# in `_PREPROCESSING`, which turn new data into inputs.
 PREPROCESSING = "preprocessing"
 _PREPROCESSING = (
     "orca_cli.data.arrays.preprocessing.ArrayPreprocessing",
@@ -102,7 +102,7 @@ _PREPROCESSING = (
 
 
 def allow_module(name: str) -> None:
-    """Let `_target_` name parts of a module of the user's own (`--allow-module NAME`)."""
+    """Allow `_target_` to name parts of one of the user's modules (`--allow-module NAME`)."""
     _extra_modules.add(name)
 
 
@@ -110,16 +110,16 @@ def allow_module(name: str) -> None:
 def admitted(place: str) -> frozenset[str]:
     """Return the names that a place of the configuration admits without `--allow-module`.
 
-    A place is a group, such as `metric`, or a key below one, such as `task.loss`. It admits the
-    names that the program's own files of that group have there. `task.error` and `task.loss` admit
-    the classes with short names as well, and `task.loss` admits losses of torch. The files of a
-    user add nothing.
+    A place is a group, such as `metric`, or a key below a group, such as `task.loss`. It admits the
+    names that the program's own files of that group have at this place. `task.error` and
+    `task.loss` also admit the classes with short names, and `task.loss` admits losses of torch. The
+    user's files do not add names.
     """
     place = _SAME.get(place, place)
     if place == PREPROCESSING:
         return frozenset(_PREPROCESSING)
     group, _, setting = place.partition(".")
-    # A place below the group, such as an argument of its part, has a list of its own.
+    # A place below the group, such as an argument of its part, has its own list.
     admitted_names = set(_named_in_files(group).get(place, ()))
     if group == "task" and setting in _NAMES:
         for class_paths in _NAMES[setting].values():
@@ -138,8 +138,8 @@ def admits(place: str, name: str) -> bool:
 def check_admitted(node: Any, key: str, place: str = "") -> None:
     """Raise UnsafeError if a node, or one inside it, names a part that its place does not admit.
 
-    `key` and `place` are as in `resolve`. Nothing is imported. Anything else passes, since `build`
-    refuses it.
+    `key` and `place` are as in `resolve`. The check imports nothing. It ignores everything that is
+    not a node, since `build` refuses that.
     """
     if not _is_node(node):
         return
@@ -149,58 +149,59 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
         module = name.rpartition(".")[0] or name
         if not admits(place, name):
             hint = suggest(name, admitted(place))
-            # The program itself needs no trust: the name is only at the wrong place.
+            # The program's own code needs no trust: the name is only at the wrong place.
             if not is_within(module, ("orca_cli",)):
                 hint = f"if you trust it, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
-    # Arguments that are nodes have places of their own.
+    # Arguments that are nodes have their own places.
     for argument, value in node.items():
         check_admitted(value, f"{key}.{argument}", f"{place}.{argument}")
 
 
 def build(node: dict[str, Any], key: str, **runtime: Any) -> Any:
-    """Call what a node names with its other entries; nested nodes are built first.
+    """Call the class or function that a node names, with the node's other entries as arguments.
 
-    A function whose parameter `settings` is annotated with a dataclass gets the entries as that
-    record.
+    Nested nodes are built first. A function whose parameter `settings` is annotated with a
+    dataclass gets the entries as a record of that class.
 
     Args:
         node: `_target_` and keyword arguments.
-        key: the node's place in the configuration; see `admitted`.
-        runtime: arguments of the program, such as folders, for callables that have them as
+        key: place of the node in the configuration; see `admitted`.
+        runtime: arguments of the program, such as folders; a callable gets those that it has as
             parameters.
 
     Raises:
-        ConfigError: unknown name, unknown or missing arguments, or what the part itself refuses.
+        ConfigError: the name is unknown, arguments are unknown or missing, or the part refuses its
+            settings.
         UnsafeError: the place does not admit the name.
     """
-    # Names are checked first, at every depth, before anything is called.
+    # `resolve` checks the names at every depth before any of them is called.
     target = resolve(node, key)
     parameters = parameters_of(target)
     arguments = _arguments(node)
-    # A part that does not ask for a folder or a reporter gets none.
+    # A part gets a folder or a reporter only if it has a parameter for it.
     arguments |= {name: value for name, value in runtime.items() if name in parameters}
-    # Before nested nodes are built: an unknown argument must not cost the work.
+    # Before nested nodes are built, so that an unknown argument is found before any work.
     bind(target, arguments, key)
     for name, argument in arguments.items():
         if _is_node(argument):
             arguments[name] = build(argument, f"{key}.{name}")
     record_class = _settings_record(target)
     if record_class is not None:
-        # Such as folders, which are the function's own parameters and not fields of the record.
+        # The function's own parameters, such as folders, are not fields of the record.
         own_parameters = inspect.signature(target).parameters
         own_names = own_parameters.keys() & arguments.keys()
         own_arguments = {name: arguments.pop(name) for name in own_names}
         return target(settings=record_class(**arguments), **own_arguments)
-    # A function, or code of the program, raises errors of its own; any other error is a bug.
+    # Functions and the program's own classes raise OrcaErrors; another error of theirs is a bug.
     if inspect.isfunction(target) or target.__module__.startswith("orca_cli."):
         return target(**arguments)
     try:
         return target(**arguments)
-    # Classes of torch raise these types for bad settings.
+    # Classes of torch raise errors of these types for bad settings.
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"{target.__qualname__} refuses its settings: {error}", where=key
+            f"{target.__qualname__} does not accept its settings: {error}", where=key
         ) from error
 
 
@@ -210,22 +211,22 @@ def check(
     reserved: Iterable[str] = (),
     fixed: Mapping[str, Any] = _NOTHING,
 ) -> Any:
-    """Raise what `build` would raise for this node because of its settings; nothing is read.
+    """Raise the errors that `build` would raise because of this node's settings; read no data.
 
-    A function is not called. As in `build`, the function `check_settings` of its module is called,
-    if there is one: it takes some of the function's arguments by name, and raises ConfigError for
-    values that contradict each other. A class is built, which costs nothing and may check more.
+    A class is built, which is cheap and may check more. A function is not called; but, as in
+    `build`, the function `check_settings` of its module is called if it exists: it gets some of the
+    function's arguments by name, and raises ConfigError for values that contradict each other.
 
     Args:
         node, key: as in `build`.
-        reserved: names of arguments that the program passes once a run starts.
-        fixed: arguments that the program passes, by name, whose values are known already.
+        reserved: names of the arguments that the program passes when a run starts.
+        fixed: arguments that the program passes and whose values are already known, by name.
 
     Returns:
-        the object, if `node` names a class and nothing is reserved; else None.
+        The object, if `node` names a class and `reserved` is empty; else None.
     """
     target = resolve(node, key)
-    # Reserved arguments are known only in a run, so such a class cannot be built yet.
+    # Reserved arguments are known only in a run, so a class that needs them cannot be built yet.
     if inspect.isclass(target) and not reserved:
         return build(node, key)
     arguments = _arguments(node)
@@ -239,56 +240,63 @@ def check(
 def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., Any]:
     """Return the class or function that a node's `_target_` names.
 
-    ConfigError or UnsafeError as in `build`. Messages name the node by `key`, which is also its
-    place (see `admitted`) unless `place` is given.
+    Raises ConfigError or UnsafeError as `build` does. Messages name the node by `key`, which is
+    also its place (see `admitted`) unless `place` is given.
     """
     if not isinstance(node, dict):
-        raise ConfigError(f"{node!r} is not a `_target_` node", where=key, hint="or leave it out")
+        raise ConfigError(
+            f"must be a mapping with the key _target_, got {node!r}", where=key, hint="or remove it"
+        )
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"
     if not isinstance(name, str) or "." not in name:
-        raise ConfigError(f"{name!r} is not a dotted name of a class or function", where=where)
+        raise ConfigError(
+            f"must be the dotted name of a class or function, got {name!r}", where=where
+        )
     # Before the import: importing a module runs its code.
     check_admitted(node, key, place)
     module_name, _, attribute = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # noqa: BLE001 - a module of the user's own may raise what it likes
+    except Exception as error:  # noqa: BLE001 - a module of the user may raise any exception
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
             f"'{module_name}' cannot be imported: {reason}",
             where=where,
-            hint="--traceback shows where",
+            hint="rerun the command with --traceback to see where it fails",
         ) from error
     target = getattr(module, attribute, None)
     if target is None:
         offered = [name for name, value in vars(module).items() if _module_of(value) == module_name]
         raise ConfigError(
-            f"'{module_name}' has no '{attribute}'", where=where, hint=suggest(attribute, offered)
+            f"'{module_name}' has no class or function '{attribute}'",
+            where=where,
+            hint=suggest(attribute, offered),
         )
     is_code = inspect.isclass(target) or inspect.isfunction(target)
-    # A listed name counts as it is: torch.nn, for example, takes its losses from other modules.
+    # A listed name may be imported from another module, as torch.nn imports its losses.
     is_listed = name in admitted(place or key)
-    # Otherwise a trusted module would offer everything that it imports, such as os.system.
+    # Any other name has to be defined in a trusted module: otherwise such a module would offer
+    # everything that it imports, such as os.system.
     if not is_code or not (is_listed or is_within(_module_of(target), _extra_modules)):
         raise UnsafeError(
-            f"'{name}' is not defined there",
+            f"'{name}' is not a class or function that this module defines",
             where=where,
-            hint="name a class or function by its own module",
+            hint="name a class or function by the module that defines it",
         )
     return target
 
 
 def named(setting: str, value: Any, kind: str | None, integer_targets: bool | None = None) -> Any:
-    """Return the `_target_` node for a short name of an error or loss; a node is returned as it is.
+    """Return the `_target_` node for the short name of an error or loss; return a node unchanged.
 
-    `kind` and `integer_targets` are None as long as only the data say them. ConfigError if the kind
-    has no such error or loss.
+    `kind` and `integer_targets` are None until the data have shown them. Raises ConfigError if the
+    kind has no such error or loss.
     """
     if not isinstance(value, str):
         return value
     class_paths: dict[str, str] = {}
-    # Where the kind is not known yet, a name of any kind passes.
+    # As long as the kind is not known, a name of any kind passes.
     for table in _tables(kind, integer_targets):
         class_paths |= _NAMES[setting][table]
     if value not in class_paths:
@@ -298,7 +306,7 @@ def named(setting: str, value: Any, kind: str | None, integer_targets: bool | No
         if kind == "dense" and integer_targets:
             scope += " with integer targets"
         raise ConfigError(
-            f"'{value}' is not allowed{scope}",
+            f"unknown {setting} '{value}'{scope}",
             where=f"task.{setting}",
             hint=suggest(value, class_paths),
         )
@@ -314,16 +322,16 @@ def bind(
 ) -> None:
     """Raise ConfigError for arguments that do not fit the signature of a callable.
 
-    Values are checked where `ranges` knows the type; the part itself has to check the others.
-    `reserved` and `fixed` are as in `check`.
+    This function checks the values whose type `ranges` knows; the part itself has to check all
+    others. `reserved` and `fixed` are as in `check`.
     """
     parameters = parameters_of(target)
-    # The program passes these, so a file may not.
+    # The program passes these arguments, so a file may not set them.
     passed_names = {*reserved, *fixed}
     settable = []
     takes_any = False
     for name, parameter in parameters.items():
-        # *args and **kwargs are no settings by themselves.
+        # *args and **kwargs are not settings themselves.
         if parameter.kind is parameter.VAR_KEYWORD:
             takes_any = True
         elif parameter.kind is not parameter.VAR_POSITIONAL and name not in passed_names:
@@ -331,24 +339,22 @@ def bind(
     for name in arguments:
         if name in passed_names or not (name in settable or takes_any):
             raise ConfigError(
-                f"{target.__qualname__} has no parameter '{name}'",
+                f"unknown setting '{name}'",
                 where=f"{key}.{name}",
                 hint=suggest(str(name), [*settable, *fixed]),
             )
     for name in settable:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigError(
-                "a value is needed", where=f"{key}.{name}", hint=f"give {key}.{name}=..."
-            )
+            raise ConfigError("needs a value", where=f"{key}.{name}", hint=f"set {key}.{name}=...")
     annotations = _hints(target)
     values = arguments | dict(fixed)
     for name, argument in values.items():
         if name in annotations and not _is_node(argument):
             check_value(argument, annotations[name], f"{key}.{name}")
-    # In the module of the function, by this name; it compares arguments with one another.
+    # A module may have a function of this name, which compares arguments with one another.
     checker = getattr(sys.modules[target.__module__], "check_settings", None)
     if inspect.isfunction(target) and inspect.isfunction(checker):
-        # Arguments that are not given have their defaults.
+        # Arguments that are not set have their defaults.
         settings = {name: parameter.default for name, parameter in parameters.items()}
         settings |= values
         compared = inspect.signature(checker).parameters
@@ -358,24 +364,20 @@ def bind(
 def parameters_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return a callable's parameters by name.
 
-    If it takes its settings as a record, these are the fields of the record and what it takes
-    besides.
+    If it takes its settings as a record, the fields of the record replace the parameter `settings`.
     """
     parameters = dict(inspect.signature(target).parameters)
     record_class = _settings_record(target)
     if record_class is None:
         return parameters
     del parameters["settings"]
-    # The record's fields come first, so that listings show them in its order.
+    # The record's fields come first, so that listings show them in the order of the record.
     fields = inspect.signature(record_class).parameters
     return dict(fields) | parameters
 
 
 def _settings_record(target: Callable[..., Any]) -> type | None:
-    """Return the dataclass that a function takes as `settings`.
-
-    None if each setting is a parameter.
-    """
+    """Return the dataclass of a function's parameter `settings`, or None without this parameter."""
     annotation = _hints_of(target).get("settings")
     if inspect.isclass(annotation) and dataclasses.is_dataclass(annotation):
         return annotation
@@ -389,7 +391,7 @@ def _named_in_files(group: str) -> Mapping[str, set[str]]:
     for stem, path in configuration.choices(group).items():
         content = configuration.content(path)
         variants = [settings for *_, settings in configuration.in_task(stem, content, str(path))]
-        # A variant of a task may name another error or loss than the task.
+        # A variant of a task may name another error or loss than the task itself.
         for settings in (content, *variants):
             for place, target in _nodes(settings.get(group, settings), group):
                 targets_by_place.setdefault(place, set()).add(target)
@@ -397,7 +399,7 @@ def _named_in_files(group: str) -> Mapping[str, set[str]]:
 
 
 def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield place and target of every node in settings that are at a place themselves."""
+    """Yield place and target of every node in `settings`, which are at the place `place`."""
     if not isinstance(settings, dict):
         return
     if isinstance(settings.get(TARGET), str):
@@ -407,7 +409,7 @@ def _nodes(settings: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _tables(kind: str | None, integer_targets: bool | None) -> Iterable[str]:
-    """Return the tables of short names for a task, all of them if its kind is not known."""
+    """Return the tables of short names for a task, or all tables if its kind is not known."""
     if kind not in _NAMES["error"]:
         return _NAMES["error"]
     if kind != "dense":
@@ -429,7 +431,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a callable; none if they cannot be evaluated, such as torch's."""
+    """Return the annotations of a callable, or {} if they cannot be evaluated, such as torch's."""
     # A class's parameters are those of its constructor.
     annotated = target.__init__ if inspect.isclass(target) else target
     try:

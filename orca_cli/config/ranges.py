@@ -1,8 +1,8 @@
 """Settings declared by annotations: type, bounds, choices and meaning.
 
-`train_size: Count = 200` declares type and range; a text in the annotation, as in
-`Annotated[Count, "Passes over the data."]`, is the setting's meaning. Choices are `typing.Literal`,
-or `OneOf` in the schema, because OmegaConf does not support Literal.
+`train_size: Count = 200` declares type and range. A text in the annotation, as in
+`Annotated[Count, "Passes over the data."]`, is the setting's meaning. Choices are declared by
+`typing.Literal`, or by `OneOf` in the schema, because OmegaConf does not support Literal.
 """
 
 import math
@@ -27,15 +27,15 @@ NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Fraction = Annotated[float, Interval(gt=0, lt=1)]
 
-_LARGEST = 2**63 - 1  # of whole numbers: what arrays and files can hold
+_LARGEST = 2**63 - 1  # the largest integer that arrays and files can hold
 # Field of a limit in annotated_types -> its words in a message, and its test.
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("above", operator.gt),
-    "ge": ("at least", operator.ge),
+    "ge": ("of at least", operator.ge),
     "lt": ("below", operator.lt),
-    "le": ("at most", operator.le),
+    "le": ("of at most", operator.le),
 }
-# `Optional[int]` and `int | None` have different types.
+# Python represents `Optional[int]` and `int | None` by different types.
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -43,7 +43,7 @@ _UNIONS = (typing.Union, types.UnionType)
 class OneOf:
     """The texts that a setting may have, as messages list them.
 
-    If `pattern`, a regular expression, is given, it decides: it may allow more than these texts.
+    A regular expression `pattern` decides in their place if it is given: it may allow more texts.
     """
 
     texts: tuple[str, ...]
@@ -66,33 +66,34 @@ class Takes:
     hint: Any
 
 
-# The name of a file or folder that cannot lead out of the folder where it is looked for.
-# "." and ".." are folders; a NUL ends a name for the system.
+# The name of a file or folder that cannot lead out of the folder in which it is looked up.
+# "." and ".." name other folders, and a NUL would end the name for the operating system.
 PlainName = Annotated[str, OneOf(("a name without slashes",), pattern=r"(?!\.{1,2}$)[^/\\\0]+")]
 
 
 def check_value(value: Any, hint: Any, where: str) -> None:
-    """Raise ConfigError, with what is allowed, for a value that does not fit its annotation."""
+    """Raise ConfigError for a value that its annotation does not allow; name the allowed values."""
     if fits(value, hint):
         return
     allowed = in_words(hint)
-    advice = f"allowed: {allowed}"
+    advice = ""
     if isinstance(value, str):
-        # The words of the message are the choices; `suggest` finds the closest.
-        closest = suggest(value, re.split(r", | or ", allowed))
+        # The words between the commas are the choices; `suggest` finds the closest.
+        words = re.split(r"one of |, | or ", allowed)
+        closest = suggest(value, filter(None, words))
         if closest.startswith("did you"):
-            advice = f"{closest} {advice}"
-    # bool is a subclass of int in Python.
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fault = "out of range" if is_number else "not allowed"
-    raise ConfigError(f"{shown(value)} is {fault}", where=where, hint=advice)
+            advice = closest
+    # After a list, a comma would seem to continue it.
+    separator = ";" if ", " in allowed else ","
+    message = f"must be {allowed}{separator} got {shown(value)}"
+    raise ConfigError(message, where=where, hint=advice)
 
 
 def fits(value: Any, hint: Any) -> bool:
     """Return whether an annotation allows a value that was read from YAML.
 
-    A bool is not a number here, NaN and infinity do not fit, and whole numbers fit where fractions
-    do. A type that YAML does not have allows everything.
+    A bool does not count as a number, NaN and infinity are never allowed, and an integer is allowed
+    wherever a float is. A type that YAML does not have allows every value.
     """
     hint, choices, bounds = _read(hint)
     if choices or bounds:
@@ -123,16 +124,16 @@ def fits(value: Any, hint: Any) -> bool:
         return not isinstance(value, bool) and (is_whole or is_fraction)
     if hint in (bool, str, type(None)):
         return isinstance(value, hint)
-    # A type that YAML does not have, such as a callable; the part checks it.
+    # YAML does not have this type, such as a callable; the part checks the value itself.
     return True
 
 
 def in_words(hint: Any) -> str:
-    """Return what an annotation allows, such as "int at least 1 or null"."""
+    """Return what an annotation allows, such as "an integer of at least 1 or null"."""
     hint, choices, bounds = _read(hint)
     # Choices say more than the type, which is always text.
     if choices:
-        return ", ".join(choices[0].texts)
+        return _choices_in_words(choices[0].texts)
     if bounds:
         limits = []
         for name, bound in bounds:
@@ -144,32 +145,36 @@ def in_words(hint: Any) -> str:
     if origin in _UNIONS:
         return " or ".join(map(in_words, members))
     if origin is typing.Literal:
-        return ", ".join(map(str, members))
+        return _choices_in_words(members)
     if origin in (list, Sequence):
-        return f"list of {in_words(members[0])}"
+        return f"a list, each entry {in_words(members[0])}"
     if origin is tuple and members:
         return f"[{', '.join(map(in_words, members))}]"
     if hint is type(None):
         return "null"
-    if hint is bool:
-        return "true or false"
-    return getattr(hint, "__name__", str(hint))
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    return words.get(hint) or getattr(hint, "__name__", str(hint))
+
+
+def _choices_in_words(choices: Sequence[Any]) -> str:
+    listed = ", ".join(map(str, choices))
+    return f"one of {listed}" if len(choices) > 1 else listed
 
 
 def meaning(hint: Any) -> str:
-    """Return the text in an annotation; empty where there is none."""
+    """Return the text in an annotation, or "" if it has no text."""
     metadata = getattr(hint, "__metadata__", ())
     return next((text for text in metadata if isinstance(text, str)), "")
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut to 80 characters."""
+    """Return a value as a message shows it, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _read(hint: Any) -> tuple[Any, list[OneOf], list[tuple[str, Any]]]:
-    """Return type, choices and bounds of an annotation; other metadata are ignored."""
+    """Return type, choices and bounds of an annotation; ignore its other metadata."""
     metadata = getattr(hint, "__metadata__", ())
     kind = hint.__origin__ if metadata else hint
     choices: list[OneOf] = []

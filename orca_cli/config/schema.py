@@ -1,8 +1,8 @@
 """The configuration of a run: its skeleton as dataclasses.
 
-Parts (task, body, source, metric, embedder, finetune, tracker) are `_target_` nodes. A setting is
-declared once: type, bounds or choices (`ranges`), meaning and default. `setting_checks` enforces
-the declarations before any data are read, and `orca list settings` shows them.
+Parts (task, body, source, metric, embedder, finetune, tracker) are `_target_` nodes. Each setting
+is declared once, with type, bounds or choices (`ranges`), meaning and default. `setting_checks`
+enforces the declarations before any data are read, and `orca list settings` prints them.
 """
 
 import functools
@@ -25,56 +25,67 @@ from orca_cli.config.ranges import (
     Takes,
 )
 
-MISSING = "???"  # OmegaConf's mark of a value that has to be given
+MISSING = "???"  # OmegaConf's mark for a value that the user has to set
 # Protocols that train as the released code does (docs/protocols.md): the gradient of a step is the
-# sum of its batches' mean gradients, targets enter it in the task's own units, and stage 2 has the
-# optimizer of stage 3.
+# sum of its batches' mean gradients, the loss compares targets in the task's own units, and stage 2
+# uses the optimizer of stage 3.
 AS_PUBLISHED = ("paper", "release")
-# Protocol -> samples of a chunk, if errors are means over chunks of a split and not of the whole.
+# Protocol -> number of samples in a chunk. With such a protocol, an error is the mean of the errors
+# of the chunks of a split instead of the error of the whole split.
 ERROR_CHUNKS = {"release": 1000}
 
 AtLeastTwo = Annotated[int, Ge(2)]
 Device = Annotated[
     str, OneOf(("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d{1,4})?")
 ]
-# Ten times the largest rate, which Adam's first step may take, is still a float32.
+# Adam's first step may be ten times the rate, and ten times the largest rate is still a float32.
 Rate = Annotated[float, Interval(gt=0, le=1e30)]
 
 
 @dataclass
 class Paths:
-    """Folders; left out of a run's identity."""
+    """Folders; they are not part of a run's identity."""
 
-    runs: Annotated[str | None, "Where run folders go. Default: $ORCA_RUNS, else ./runs."] = None
+    runs: Annotated[
+        str | None, "Folder for the run folders. null: $ORCA_RUNS if it is set, else ./runs."
+    ] = None
     data: Annotated[
-        str | None, "Where data sets are. Default: $ORCA_HOME/data, else the user's cache folder."
+        str | None,
+        "Folder of the data sets. null: $ORCA_HOME/data if $ORCA_HOME is set, else a folder in the "
+        "user's cache folder.",
     ] = None
     cache: Annotated[
         str | None,
-        "Where computed source features and generated data go. Default: $ORCA_HOME/cache, else as"
-        " above.",
+        "Folder for computed source features and generated data. null: $ORCA_HOME/cache if "
+        "$ORCA_HOME is set, else a folder in the user's cache folder.",
     ] = None
 
 
-# No hidden folder, no place elsewhere, and no name that the program gives to leftovers.
+# The pattern excludes hidden folders, paths to other folders, and names of temporary folders.
 DataName = Annotated[
-    str, OneOf(("letters, digits, - and _, a letter or digit first",), r"[^\W_][\w-]{0,99}")
+    str,
+    OneOf(
+        ("a name of letters, digits, - and _ that begins with a letter or digit",),
+        r"[^\W_][\w-]{0,99}",
+    ),
 ]
 
 
 @dataclass
 class Task:
-    """Settings that every task has besides those of its reader."""
+    """Settings that every task has in addition to those of its reader."""
 
     name: Annotated[
         DataName | None,
-        "Name of the data set, for folders and tables; it changes no result. null: that of your "
-        "file or folder (its folder's, if it is called train, data or the like), else the task's.",
+        "Name of the data set in folders and tables; it changes no result. null: the name of your "
+        "file or folder (of the folder around it, if its own name is general, such as train or "
+        "data), else the name of the task.",
     ] = None
     train_fraction: Annotated[
         Fraction | None,
-        "Part of the training split that is used (paper, Figure 5), drawn by task.split_seed, "
-        "every class in proportion; validation and test stay whole. null: all of it.",
+        "Fraction of the training split to train on (paper, Figure 5). It is drawn with "
+        "task.split_seed and keeps the proportions of the classes; validation and test stay "
+        "complete. null: the complete training split.",
     ] = None
 
 
@@ -85,103 +96,110 @@ class Predictor:
     pooling: Annotated[
         str,
         OneOf(("mean", "class_token")),
-        "classes and labels: mean over the tokens that are not padding, or the class token (text "
-        "bodies).",
+        "Features of a sample, unless its targets are dense: mean (over all tokens that are not "
+        "padding) or class_token (the features of the class token, which text bodies have).",
     ] = "mean"
     init: Annotated[
         str,
         OneOf(("random", "ridge", "auto")),
-        "random (the paper's); or ridge: stage 3 starts from a ridge regression on what the "
-        "predictor sees of the training samples before any step, and may choose that start (kinds"
-        " classes, labels, values). auto: ridge where the embedder begins as the body's own "
-        "layer.",
+        "Start of the predictor. random: random weights, as in the paper; ridge (kinds classes, "
+        "labels and values): a ridge regression on the features of the training samples before the "
+        "first step, which the run may also keep as its final weights; auto: ridge if the embedder "
+        "starts as the body's own input layer or has features of the whole sample (filter bank).",
     ] = "random"
 
 
 @dataclass
 class Align:
-    """Stage 2: train the embedder alone, to bring embedded target data close to the source's.
+    """Stage 2: train the embedder alone, to bring embedded target data close to the source.
 
     Paper, section 3.2.
     """
 
     epochs: Annotated[
-        CountOrZero, "Optimizer steps; every step sees all target classes once (Algorithm 1)."
+        CountOrZero,
+        "Optimizer steps of the alignment; every step uses all target classes once (Algorithm 1). "
+        "0: no alignment.",
     ] = 60
-    lr: Annotated[Rate, "Learning rate at the start."] = 1e-2
+    lr: Annotated[Rate, "Initial learning rate of the alignment."] = 1e-2
     largest_step: Annotated[
         Positive | None,
-        "... but for a layer no more than this times the root mean square of its weights: a long "
-        "sequence makes a wide filter with small weights, which the same rate would erase. A "
-        "thousandth of it for an embedder that begins as the body's own layer. null: no limit.",
+        "Upper bound on the learning rate of each layer, as a multiple of the root mean square of "
+        "its initial weights. Without the bound, align.lr would erase the small weights of the "
+        "wide filters that long sequences need. An embedder that starts as the body's own input "
+        "layer gets a thousandth of the bound. null: no bound.",
     ] = 0.1
-    weight_decay: Annotated[NotNegative, "Weight decay."] = 0.0
+    weight_decay: Annotated[NotNegative, "Weight decay of the alignment."] = 0.0
     decay_every: Annotated[
-        Count, "The learning rate is multiplied by decay_factor every N epochs."
+        Count, "The learning rate is multiplied by align.decay_factor after every N epochs."
     ] = 20
-    decay_factor: Annotated[float, Interval(gt=0, le=1), "See decay_every."] = 0.2
+    decay_factor: Annotated[
+        float, Interval(gt=0, le=1), "Factor on the learning rate after align.decay_every epochs."
+    ] = 0.2
     max_samples: Annotated[
         Count | None,
-        "Target points per problem and step. Default: 128 where a problem has one class, 256 "
-        "where it has several.",
+        "Largest number of target points in one comparison with the source. null: 128 if the "
+        "comparison covers one class, 256 if it covers several.",
     ] = None
     classes_per_problem: Annotated[
         CountOrZero | None,
-        "Target classes compared with the source in one problem, with points by their shares; 0: "
-        "all. Default: what the metric asks for, 1 or all (otdd: a sample has up to "
-        "metric.classes of them, drawn at every step).",
+        "Number of target classes in one comparison with the source; each class has points in "
+        "proportion to its size. 0: all classes; null: one or all, as the metric needs (the metric "
+        "otdd then draws up to metric.classes classes for each of its samples, at every step).",
     ] = None
     unit_gradient: Annotated[
         bool,
-        "Divide gradients by the norm of the first one, so that one align.lr suits all metrics "
-        "and optimizers.",
+        "Divide all gradients by the norm of the first gradient, so that the same align.lr suits "
+        "every metric and optimizer.",
     ] = True
     features: Annotated[
         str,
         OneOf(("tokens", "sequence", "pooled")),
-        "What a point is: every token of a sample, all its tokens in a row, or their mean "
-        "(pooled).",
+        "Points that the metric compares. tokens: each token of a sample is a point; sequence: all "
+        "tokens of a sample form one long vector; pooled: the mean of the tokens of a sample.",
     ] = "tokens"
-    source_points: Annotated[AtLeastTwo, "Source points, drawn once; all if there are fewer."] = (
-        3000
-    )
+    source_points: Annotated[
+        AtLeastTwo, "Number of source points, drawn once; all points if the source has fewer."
+    ] = 3000
     source_seed: Annotated[
         Seed | None,
-        "Seed of the draws of source examples and points, which runs then share; null: the run's "
-        "own seed.",
+        "Seed for drawing source examples and points; runs with the same number use the same "
+        "points. null: the seed of the run.",
     ] = 0
     source_cloud: Annotated[
         str,
         OneOf(("embedded", "gaussian")),
-        "Source points: embedded examples, or as many of a Gaussian with their mean and "
-        "covariance (a control).",
+        "Source points. embedded: embedded source examples; gaussian (a control): the same number "
+        "of points from a Gaussian distribution with their mean and covariance.",
     ] = "embedded"
     source_labels: Annotated[
         str,
         OneOf(("given", "clusters", "shuffled")),
-        "Classes of source points: the source's, as many k-means clusters of the points, or "
-        "shuffled (a control).",
+        "Classes of the source points. given: the classes of the source; clusters: the same number "
+        "of k-means clusters of the points; shuffled (a control): the classes of the source in "
+        "random order.",
     ] = "given"
     target_labels: Annotated[
         str,
         OneOf(("given", "shuffled")),
-        "Classes (or pseudo-labels) of target samples in stage 2: the task's, or shuffled within "
-        "each split (a control).",
+        "Classes (or pseudo-labels) of the target samples in the alignment. given: the classes of "
+        "the task; shuffled (a control): the same classes in random order within each split.",
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
-        "Targets that are not classes: how many k-means clusters (of one number a sample: "
-        "quantile bins) stand in for them. Default: as many as the source has classes.",
+        "Number of k-means clusters that replace targets other than classes (one number per "
+        "sample: quantile bins). null: the number of classes of the source.",
     ] = None
     check_every: Annotated[
         Count,
-        "Epochs between measurements on held-out (validation) data: metric, exact OTDD and "
-        "diagnostics.",
+        "Epochs between measurements on validation data: the metric, diagnostics and, with "
+        "align.exact=true, the exact OTDD.",
     ] = 20
     exact: Annotated[
         bool,
-        "Measure the exact OTDD at every check as well, by linear programming (paper, Figure 6); "
-        "takes seconds.",
+        "Also measure the exact OTDD (optimal transport dataset distance) at every "
+        "align.check_every, by linear programming (paper, Figure 6). Each measurement takes "
+        "seconds.",
     ] = False
 
 
@@ -189,95 +207,111 @@ class Align:
 class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
-    epochs: Annotated[Count | None, "Passes over the training data. null: by the budget."] = None
+    epochs: Annotated[
+        Count | None, "Passes over the training samples. null: decided by the setting budget."
+    ] = None
     batch_size: Annotated[
         Count | None,
-        "Samples per forward pass; times `accumulation` per optimizer step. Smaller where there "
-        "are fewer training samples. null: by the budget.",
+        "Samples per forward pass; an optimizer step uses train.accumulation such batches. It is "
+        "at most the number of training samples. null: decided by the setting budget.",
     ] = None
     accumulation: Annotated[
         Count,
-        "Batches per optimizer step; the gradient is that of the mean over all their samples.",
+        "Batches per optimizer step; the step follows the gradient of the mean loss over all their "
+        "samples.",
     ] = 1
     class_weights: Annotated[
         Any,
         Takes(Literal["balanced"] | list[NotNegative] | None),
-        "kind classes: factor on the loss of each class: a list, or balanced, which makes all "
-        "classes weigh alike.",
+        "Factor on the loss of each class, for classes as targets: a list, or balanced (all "
+        "classes get the same total weight).",
     ] = None
     positive_weight: Annotated[
         Any,
         Takes(Literal["balanced"] | list[Positive] | None),
-        "kind labels: factor on the loss of each label where it is present: a list, or balanced, "
-        "which makes present and absent weigh alike.",
+        "Factor on the loss of each label where the label is present, for labels as targets: a "
+        "list, or balanced (present and absent labels get the same total weight).",
     ] = None
-    optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "The optimizer."] = "adamw"
-    lr: Annotated[Rate | None, "Peak learning rate. null: by the budget."] = None
+    optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "Optimizer of the fine-tuning."] = (
+        "adamw"
+    )
+    lr: Annotated[Rate | None, "Peak learning rate. null: decided by the setting budget."] = None
     outer_rate: Annotated[
         Positive | None,
-        "What starts at random of embedder and predictor learns at this multiple of `lr`. null: "
-        "by the budget, and 1 where `lr` is set.",
+        "Factor on train.lr for the parts of embedder and predictor that start with random "
+        "weights. null: decided by the setting budget, or 1 if train.lr is set.",
     ] = None
-    weight_decay: Annotated[NotNegative | None, "Weight decay. null: by the budget."] = None
-    momentum: Annotated[Share, "Momentum of sgd."] = 0.9
+    weight_decay: Annotated[
+        NotNegative | None, "Weight decay. null: decided by the setting budget."
+    ] = None
+    momentum: Annotated[Share, "Momentum of train.optimizer=sgd."] = 0.9
     warmup_epochs: Annotated[
         NotNegative | None,
-        "The learning rate rises linearly from 0 over N epochs (null: by the budget) ...",
+        "Epochs over which the learning rate rises linearly from 0 to train.lr. null: decided by "
+        "the setting budget.",
     ] = None
     warmup_limit: Annotated[
         Fraction | None,
-        "... but over no larger part of the epochs than this: a longer warm-up is shortened. "
+        "Largest fraction of the epochs that the warm-up may take; a longer warm-up is shortened. "
         "null: no limit.",
     ] = 0.5
     decay_epochs: Annotated[
         Annotated[float, Ge(1)] | None,
-        "Then it falls linearly to 0 at this epoch, and stays there. Default: `epochs`.",
+        "Epoch at which the learning rate has fallen linearly from its peak to 0, where it stays. "
+        "null: the number of epochs.",
     ] = None
     clip: Annotated[
         NotNegative | None,
-        "Largest norm of the gradient, per optimizer step. 0: no clipping; null: by the budget.",
+        "Largest norm of the gradient of an optimizer step; a larger gradient is scaled down. 0: "
+        "no clipping; null: decided by the setting budget.",
     ] = None
-    eval_batch_size: Annotated[Count, "Samples per forward pass when nothing is trained."] = 256
+    eval_batch_size: Annotated[
+        Count, "Samples per forward pass in which no weights are trained, as in the test."
+    ] = 256
     select: Annotated[
         str,
         OneOf(("auto", "best", "last")),
-        "Which weights are tested: those that validate best, or the last; auto: the best where "
-        "validation is large enough to choose (docs/selection.md).",
+        "Weights to test. best: the weights of the epoch with the lowest validation error or loss "
+        "(see train.select_by); last: the weights after the last step; auto: best if the "
+        "validation split is large enough for a choice, else last (docs/selection.md).",
     ] = "auto"
     select_by: Annotated[
         str,
         OneOf(("auto", "error", "loss")),
-        "select=best: what is lowest on validation, the task's error or its loss; auto: the loss "
-        "where validation is small.",
+        "Criterion of train.select=best: the lowest validation error or the lowest validation "
+        "loss. auto: the loss if the validation split is small, else the error.",
     ] = "auto"
     refit: Annotated[
         Any,
         Takes(Literal["auto"] | bool),
-        "Train on the validation samples as well, which leaves no validation error; auto: where "
-        "they choose nothing and were drawn from the training data.",
+        "Train on the validation samples as well; the run then has no validation error. auto: true "
+        "if no choice depends on these samples and they were drawn from the training data.",
     ] = "auto"
     folds: Annotated[
         CountOrZero | None,
-        "Fine-tune N models, each on all samples but an N-th, which judges it; their outputs are "
-        "averaged. 0: one model; null, as for your own data: 5 where validation has fewer than "
-        "100 samples.",
+        "Fine-tune N models by N-fold cross-validation: each fold validates the model that is "
+        "trained on the other folds, and the outputs of the models are averaged. 0: one model; "
+        "null (default for your own data): 5 if the validation split has fewer than 100 samples, "
+        "else 0.",
     ] = 0
     members: Annotated[
         Count | None,
-        "Fine-tune N models that differ in all random draws, those of embedder and alignment "
-        "included; their outputs are averaged. null: by the budget.",
+        "Fine-tune N models that differ in all random draws, including the draws of embedder and "
+        "alignment, and average their outputs. null: decided by the setting budget.",
     ] = None
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
-        "Where the best epoch is chosen; test, as in the released code, makes every reported "
-        "error too low.",
+        "Split on which the best epoch is chosen. With test, as in the released code, every "
+        "reported error is too low.",
     ] = "validation"
-    checkpoint_s: Annotated[NotNegative, "Seconds between checkpoints to resume from."] = 60.0
+    checkpoint_s: Annotated[
+        NotNegative, "Seconds between checkpoints, from which an interrupted run can resume."
+    ] = 60.0
     gradient_checkpointing: Annotated[
         bool,
-        "Keep only the inputs of the body's layers for the backward pass and compute the rest "
-        "again: less memory, more time, the same bits.",
+        "Keep only the inputs of the body's layers for the backward pass, and compute their other "
+        "activations again. This needs less memory and more time, and gives the same bits.",
     ] = False
 
 
@@ -298,56 +332,59 @@ class Config:
     paths: Paths = field(default_factory=Paths)
     seed: Annotated[
         Seed,
-        "Seed of all random draws but the split of the data, which has its own (task.split_seed).",
+        "Seed of all random draws except the split of the data, which task.split_seed determines.",
     ] = 0
     device: Annotated[
-        Device, "Where to compute; a device that is asked for and absent is an error."
+        Device,
+        "Device to compute on. auto: CUDA if this machine has it, else the CPU. A device that is "
+        "set but absent is an error.",
     ] = "auto"
     precision: Annotated[
         str,
         OneOf(("auto", "fp32", "bf16", "fp16")),
-        "Of the body in stage 3; embedder, predictor and distances are always computed in full "
-        "precision. auto: bf16 where the device computes in it and the body is wide enough to "
-        "gain, else fp32.",
+        "Precision of the body in the fine-tuning; embedder, predictor and distances are always "
+        "computed in full precision. auto: bf16 if the device supports it and the body is wide "
+        "enough for a gain, else fp32.",
     ] = "auto"
     protocol: Annotated[
         str,
         OneOf(("clean", "paper", "release")),
-        "How errors are measured; a group of its own that overrides other files in what it sets.",
+        "Way to train and to measure errors: sound practice (clean), as the paper reports (paper), "
+        "or as the released code does (release). Its settings override the settings of the parts.",
     ] = "clean"
     budget: Annotated[
         Any,
         Takes(Literal["quick", "normal", "thorough"] | Positive),
-        "How long to train in stage 3: the optimizer steps, and what else of train is null, by "
-        "the number of samples and their length (protocol=clean). A number is minutes on this "
-        "machine. Settings of train that are given take precedence.",
+        "Length of the training with protocol=clean: decides the settings of train that are null, "
+        "from the number and the length of the samples (docs/budget.md). A number is the minutes "
+        "that a run may take on this machine. Settings of train that are set keep their values.",
     ] = "normal"
     test: Annotated[
         bool,
-        "Open the test split once, at the end. false: the run ends with its validation error, and"
-        " has no test error, as the trials of a search.",
+        "Open the test split once, at the end of the run. false: the run has a validation error "
+        "and no test error, like the trials of a search.",
     ] = True
     baselines: Annotated[
         str,
         OneOf(("none", "simple", "all")),
-        "Models to show beside the test error (docs/baselines.md): linear, forest, a ridge on the"
-        " embedder's features, boosting for tables, and MiniRocket for series where the extra "
-        "peers is installed; all: for long series too. They change nothing about the run, and a "
-        "completed run gets those that it lacks.",
+        "Baselines to fit to the same data (docs/baselines.md). simple: linear, forest, ridges on "
+        "the features of embedder and body, boosting for tables and, if the extra peers is "
+        "installed, MiniRocket for series; all: MiniRocket for long series too. Baselines do not "
+        "change the run; the program adds missing baselines to a completed run.",
     ] = "simple"
     keep_weights: Annotated[
         bool,
-        "Keep what was trained once the run is completed. false: the run can be compared with "
-        "others and cannot predict; for studies, since the weights of 1,000 runs of a small body "
-        "take 80 GB.",
+        "Keep the trained weights when the run is completed. false: the run can be compared with "
+        "other runs but cannot predict; meant for studies, since the weights of 1,000 runs of a "
+        "small body take 80 GB.",
     ] = True
 
 
-# Groups whose choices name a run, and rows and columns of tables.
+# Groups whose choices name a run, and the rows and columns of tables.
 GROUPS = ("task", "body", "source", "metric", "finetune")
 # Groups of which every run needs exactly one choice.
 NEEDED_GROUPS = (*GROUPS, "embedder")
-# Keys, or sections of them, that cannot change a result; `tune` is a section of older runs.
+# Keys and sections that cannot change a result; `tune` is a section that only older runs have.
 WITHOUT_EFFECT = (
     "paths",
     "device",
@@ -362,12 +399,12 @@ WITHOUT_EFFECT = (
 
 
 def is_without_effect(key: str) -> bool:
-    """Return whether a dotted key is one of `WITHOUT_EFFECT`, or below one."""
+    """Return whether a dotted key is in `WITHOUT_EFFECT`, or below an entry of it."""
     return is_within(key, WITHOUT_EFFECT)
 
 
 def is_within(name: str, roots: Iterable[str]) -> bool:
-    """Return whether a dotted name is one of some names, or below one."""
+    """Return whether a dotted name is one of `roots`, or below one of them."""
     for root in roots:
         # With the dot: `database` is not below `data`.
         is_below = name.startswith(f"{root}.")
@@ -377,14 +414,14 @@ def is_within(name: str, roots: Iterable[str]) -> bool:
 
 
 def has_alignment(settings: Config) -> bool:
-    """Return whether stage 2 takes any step: there is a metric, and `align.epochs` is not 0."""
+    """Return whether stage 2 has any steps: the run has a metric, and `align.epochs` is not 0."""
     return settings.metric.get("_target_") is not None and settings.align.epochs > 0
 
 
 def lookup(config: Any, key: str) -> Any:
     """Return the value at a dotted key of nested dataclasses and dictionaries.
 
-    None if a section on the way, or the last name, is absent.
+    The value is None if a section on the way, or the last name, does not exist.
     """
     node = config
     for name in key.split("."):
@@ -395,7 +432,7 @@ def lookup(config: Any, key: str) -> Any:
 
 @functools.cache
 def declared() -> dict[str, Any]:
-    """Return dotted key -> annotation of every single setting of the schema, in order."""
+    """Return dotted key -> annotation of every setting of the schema, in the schema's order."""
     annotations: dict[str, Any] = {}
     for name, annotation in typing.get_type_hints(Config, include_extras=True).items():
         # A task is a dictionary in a run, but some of its settings are declared here.
@@ -403,7 +440,7 @@ def declared() -> dict[str, Any]:
         if is_dataclass(section):
             for key, inner in typing.get_type_hints(section, include_extras=True).items():
                 annotations[f"{name}.{key}"] = inner
-        # Parts are Any; their settings are declared by their signatures.
+        # The schema declares parts as Any; their signatures declare their settings.
         elif annotation is not Any:
             annotations[name] = annotation
     return annotations

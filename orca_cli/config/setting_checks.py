@@ -1,6 +1,6 @@
 """Checks of settings before any data are read: names, ranges, contradictions and secrets.
 
-Each range is declared where the setting is: in the schema, or in the signature of a part.
+The range of a setting is part of its declaration, in the schema or in the signature of a part.
 """
 
 import re
@@ -15,27 +15,28 @@ from orca_cli.config.ranges import check_value
 from orca_cli.config.schema import NEEDED_GROUPS, Config, declared, lookup
 from orca_cli.exceptions import ConfigError, suggest
 
-# A name that ends in such a word; `tokens` and `author` are harmless.
+# Names that end in one of these words; `tokens` and `author` are harmless.
 _SECRET_NAMES = re.compile(
     r"(?:^|[._-])"
     r"(?:token|password|passwd|secret|credentials?|auth|api_?key|access_?key|private_?key)$",
     re.I,
 )
-# Beginnings of keys of Hugging Face, GitHub, OpenAI, AWS and Slack.
+# Prefixes of the keys of Hugging Face, GitHub, OpenAI, AWS and Slack.
 _SECRET_KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|sk-[\w-]{16,}"
     r"|AKIA[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,})"
 )
-# A user name, perhaps with a password, in an address.
+# An address with a user name, perhaps with a password.
 _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = (
-    "settings are written into the run's folder; give it as an environment variable, such as "
-    "WANDB_API_KEY"
+    "set it as an environment variable, such as WANDB_API_KEY, since the folder of a run records "
+    "all settings"
 )
 
-# Groups of parts, which are also the names of their settings.
+# Groups of parts; the names are also the keys of their settings.
 PARTS = (*NEEDED_GROUPS, "tracker")
-# Groups that may have no part, such as metric=none; embedder and finetune are then decided by data.
+# Groups that may have no part, such as metric=none. The data decide an embedder or finetune mode
+# that is left open in this way.
 _OPTIONAL = ("metric", "tracker", "embedder", "finetune")
 # Settings of a group that are not arguments of its part.
 _NOT_ARGUMENTS = {
@@ -43,15 +44,17 @@ _NOT_ARGUMENTS = {
     "body": ("weights",),
     "source": ("data",),
 }
-# Settings of the readers of own data, which newcomers type without such a task.
+# Settings of the tasks for own data, which newcomers set without choosing such a task.
 _OF_OWN_DATA = ("task.train", "task.test", "task.validation", "task.target")
-_OWN_DATA_HINT = "for data of yours give task=arrays, task=table or task=images; task.train=FILE"
-_CONTRADICTION_HINT = "give another value, or leave it out"
+_OWN_DATA_HINT = (
+    "for your own data choose task=arrays, task=table or task=images, and then set task.train=FILE"
+)
+_CONTRADICTION_HINT = "use another value, or remove it"
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for the first setting that is not allowed, or contradicts another."""
-    # The prefix of a section's keys -> the section; the top level has none.
+    """Raise ConfigError for the first setting that is not allowed or contradicts another."""
+    # The prefix of a section's keys -> the section; the prefix of the top level is empty.
     sections: dict[str, Any] = {"": config}
     for key, section in vars(config).items():
         if is_dataclass(section):
@@ -63,7 +66,7 @@ def check_settings(config: Config) -> None:
     # In the order of the schema, so that the same mistake always gives the same message.
     for key, annotation in declared().items():
         check_value(lookup(config, key), annotation, key)
-    # Contradictions come last: each of them relies on values that are in range.
+    # Contradictions come last, since each of these checks needs values that are in range.
     for where, message in _contradictions(config):
         raise ConfigError(message, where=where, hint=_CONTRADICTION_HINT)
 
@@ -71,38 +74,43 @@ def check_settings(config: Config) -> None:
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """Yield setting and message of each contradiction between settings."""
     train = config.train
-    # null leaves the warm-up to the budget.
+    # null: the budget decides the length of the warm-up.
     warmup_epochs = train.warmup_epochs or 0
     chooses_on_test = train.validate_on == "test"
     if config.precision == "fp16" and config.device == "cpu":
-        yield "precision", "fp16 needs a GPU, not device=cpu"
-    # Any budget but the default was typed by somebody who expects an effect.
+        yield "precision", "fp16 needs a GPU and cannot be combined with device=cpu"
+    # A user who sets a budget other than the default expects an effect.
     if config.budget != Config.budget and config.protocol != "clean":
         message = (
-            f"has no effect on protocol={config.protocol}, which sets the length of training itself"
+            f"has no effect with protocol={config.protocol}, which sets the length of training"
         )
         yield f"budget={config.budget}", message
     if train.decay_epochs is not None and train.decay_epochs < warmup_epochs:
-        message = f"{train.decay_epochs} is before the end of train.warmup_epochs={warmup_epochs:g}"
+        message = (
+            f"must be at least train.warmup_epochs={warmup_epochs:g}, got {train.decay_epochs}"
+        )
         yield "train.decay_epochs", message
     folds_setting = f"train.folds={train.folds}"
-    # With a single fold, a model would be trained on none of the samples.
+    # With a single fold, no samples would be left to train on.
     if train.folds == 1:
-        yield folds_setting, "judges no sample; two folds are the least"
+        yield folds_setting, "must be 0 or at least 2: a single fold leaves no samples to train on"
     if train.folds and (train.members or 1) > 1:
-        message = f"contradicts {folds_setting}, which fine-tunes a model for each fold"
+        message = f"cannot be combined with {folds_setting}, which fine-tunes a model for each fold"
         yield f"train.members={train.members}", message
-    # Both train on all samples, so none is left to choose the weights by.
+    # Both settings train on all samples, so no samples are left for choosing the weights.
     if (train.folds or train.refit is True) and (chooses_on_test or train.select == "best"):
         setting = folds_setting if train.folds else "train.refit=true"
         message = (
-            "leaves no samples to choose by, as train.select=best and train.validate_on=test would"
+            "leaves no samples for the choice of the weights, and so cannot be combined with "
+            "train.select=best or train.validate_on=test"
         )
         yield setting, message
     yield from _weight_contradictions(config)
     # test=false promises that the test split stays closed.
     if not config.test and chooses_on_test:
-        message = "contradicts train.validate_on=test, which opens the test split every epoch"
+        message = (
+            "cannot be combined with train.validate_on=test, which opens the test split every epoch"
+        )
         yield "test=false", message
 
 
@@ -111,22 +119,23 @@ def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
     kind = lookup(config, "task.kind")
     weighs_classes = config.train.class_weights is not None
     weighs_labels = config.train.positive_weight is not None
-    # null: the data decide the kind later, and the weights are checked then.
+    # null: the data decide the kind later, and the program checks the weights at that point.
     if weighs_classes and kind not in (None, "classes", "dense"):
-        message = f"does not apply to task.kind={kind}; train.positive_weight is for labels"
+        message = f"does not apply to task.kind={kind} (for labels: train.positive_weight)"
         yield "train.class_weights", message
     if weighs_labels and kind not in (None, "labels", "dense"):
-        message = f"does not apply to task.kind={kind}; train.class_weights are for classes"
+        message = f"does not apply to task.kind={kind} (for classes: train.class_weights)"
         yield "train.positive_weight", message
-    # On dense targets, which may be classes or numbers, both could have passed the tests above.
+    # With dense targets, which may be classes or labels, both could have passed the checks above.
     if weighs_classes and weighs_labels:
-        yield "train.class_weights", "given beside train.positive_weight"
+        yield "train.class_weights", "cannot be combined with train.positive_weight"
 
 
 def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "") -> ConfigError:
-    """Return the error for a key that a section lacks; its hint is the closest key that it has.
+    """Return the error for a key that a section does not have; its hint is the closest known key.
 
-    `prefix` is of the section, such as `train.`; `file` says where the key is, for the message.
+    `prefix` is the prefix of the section, such as `train.`; `file` is a note for the message on the
+    file in which the key is.
     """
     key = f"{prefix}{name}"
     hint = suggest(str(name), map(str, allowed))
@@ -134,68 +143,68 @@ def unknown(name: Any, allowed: Iterable[Any], prefix: str = "", file: str = "")
         hint = _OWN_DATA_HINT
     elif not prefix:
         hint = _section_hint(str(name)) or hint
-    return ConfigError(f"no such setting: '{key}'{file}", where=key, hint=hint)
+    return ConfigError(f"unknown setting '{key}'{file}", where=key, hint=hint)
 
 
 def check_budget(config: Config, typed_keys: Collection[str]) -> None:
-    """Raise ConfigError for budget=quick, if it was typed, where a file sets the epochs itself."""
+    """Raise ConfigError if budget=quick is explicitly set but a file sets the epochs itself."""
     epochs = config.train.epochs
     if "budget" in typed_keys and config.budget == "quick" and epochs is not None:
         raise ConfigError(
-            f"has no effect on train.epochs={epochs}, which is set",
+            f"has no effect, since train.epochs={epochs} is already set",
             where="budget=quick",
-            hint="train.epochs=null leaves the epochs to the budget",
+            hint="set train.epochs=null as well, so that the budget decides the epochs",
         )
 
 
 def unknown_choice(group: str, name: str, allowed: Iterable[str]) -> ConfigError:
-    """Return the error for a choice that a group lacks."""
+    """Return the error for a choice that a group does not have."""
     hint = suggest(name, allowed)
     if group == "body":
-        hint += f"; for any checkpoint give body=auto body.checkpoint={name}"
-    return ConfigError(f"no such {group}: '{name}'", where=group, hint=hint)
+        hint += f"; to use any checkpoint, set body=auto body.checkpoint={name}"
+    return ConfigError(f"unknown {group} '{name}'", where=group, hint=hint)
 
 
 def check_is_setting(key: str, value: Any) -> None:
-    """Raise ConfigError for a text or number typed for a section of settings, such as `train`."""
+    """Raise ConfigError if a section of settings, such as `train`, is set to a text or number."""
     settings_below = [name for name in declared() if name.startswith(f"{key}.")]
     if not settings_below or key in PARTS or isinstance(value, (dict, type(None))):
         return
-    hint = _OWN_DATA_HINT if key == "train" else "orca list settings shows them"
+    hint = _OWN_DATA_HINT if key == "train" else "run `orca list settings` to see all settings"
     raise ConfigError(f"is a group of settings, such as {settings_below[0]}", where=key, hint=hint)
 
 
 def _section_hint(name: str) -> str:
-    """Return the settings of sections that a name without its section may mean; "" for none."""
+    """Return a hint with the setting that a name without its section may mean, or ""."""
     closest = suggest(name, {key.rpartition(".")[2] for key in declared()})
     if not closest.startswith("did you"):
         return ""
     _, setting_name, _ = closest.split("'")
-    # A setting of stage 3 is what other programs call by this name.
+    # Settings of stage 3 come first: in other programs, such a name means a setting of training.
     keys = [key for key in declared() if key.rpartition(".")[2] == setting_name]
     keys.sort(key=lambda key: not key.startswith("train."))
     return f"did you mean '{keys[0]}'?"
 
 
 def part_node(config: object, name: str) -> dict[str, Any]:
-    """Return the `_target_` node of a group's part, without settings that are not its arguments."""
+    """Return the `_target_` node of a group's part, with its arguments only."""
     left_out = _NOT_ARGUMENTS.get(name, ())
     settings = getattr(config, name)
     return {key: entry for key, entry in settings.items() if key not in left_out}
 
 
 def check_parts(config: Config) -> None:
-    """Raise what `parts.build` would raise because of the settings of parts; nothing is read."""
+    """Raise the errors that `parts.build` would raise because of settings; read no data."""
     # A group may be null, or a text, after an override such as task=null.
     for name in PARTS:
         if not isinstance(getattr(config, name), dict):
             raise ConfigError(
-                "a group of settings is needed",
+                "must be a group of settings",
                 where=name,
-                hint=f"orca list {name} shows the choices",
+                hint=f"run `orca list {name}` to see the choices",
             )
     weights = config.body.get("weights", "pretrained")
-    # Checked by itself: `weights` is no argument of the part.
+    # Checked separately, since `weights` is not an argument of the part.
     check_value(weights, Literal["pretrained", "random"], "body.weights")
     check_secrets(config.tracker, "tracker")
     kind = config.task.get("kind")
@@ -216,31 +225,29 @@ def check_parts(config: Config) -> None:
         checked_parts[name] = parts.check(node, name, RESERVED.get(name, ()), fixed_arguments)
     metric = checked_parts.get("metric")
     least_classes = 1 if metric is None else metric.least_classes
-    # 0 takes all classes, whose number only the data say.
+    # 0 means all classes; only the data show their number.
     classes = config.align.classes_per_problem
     if classes is not None and 0 < classes < least_classes:
-        target = config.metric[parts.TARGET]
-        name = target.rpartition(".")[2]
         raise ConfigError(
-            f"metric={name} compares at least {least_classes} classes, and a problem has {classes}",
+            f"must be 0 (all classes) or at least {least_classes} for this metric, got {classes}",
             where="align.classes_per_problem",
-            hint="leave it out, or use align.classes_per_problem=0, which takes all classes",
+            hint="use another value, or remove it",
         )
 
 
 def check_secrets(node: Any, key: str) -> None:
-    """Raise ConfigError, which does not show the secret, for a setting that holds one.
+    """Raise ConfigError for a setting that contains a secret; the message does not show the secret.
 
-    A secret is recognized by its name (password, token, ...) or its form (a key or a login).
+    A secret is recognised by its name (password, token, ...) or its form (a key or a login).
     """
     if _SECRET_NAMES.search(key):
-        raise ConfigError("a secret is not a setting", where=key, hint=_SECRET_HINT)
+        raise ConfigError("a secret must not be a setting", where=key, hint=_SECRET_HINT)
     if isinstance(node, dict):
         for name, entry in node.items():
             check_secrets(entry, f"{key}.{name}")
     elif isinstance(node, list):
         for position, entry in enumerate(node):
             check_secrets(entry, f"{key}.{position}")
-    # A secret under another name is known by its form.
+    # A secret under any other name is recognised by its form.
     elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
-        raise ConfigError("holds a key or a login", where=key, hint=_SECRET_HINT)
+        raise ConfigError("contains a key or a login", where=key, hint=_SECRET_HINT)

@@ -1,25 +1,25 @@
-"""Studies: a preset sweep over axes, whose choices are sets of overrides (conf/study/NAME.yaml).
+"""Studies: preset sweeps over axes, whose choices are lists of overrides (conf/study/NAME.yaml).
 
     common: [train.epochs=5]              # overrides of all runs
     axes:                                 # every combination of their choices is an arm: one run
       seed: [0, 1, 2]                     # a list: values of the setting with the axis's name
       set:                                # a mapping: name of a choice -> its overrides
         digits: task=digits
-        # {AXIS} stands for the arm's choice on that axis.
+        # {AXIS} is replaced by the arm's choice on that axis.
         arrows: [task=arrays, task.kind=classes, "task.train=study/{seed}/ArrowHead.npz"]
       body:
         minilm: body=minilm
-        # ???: only the command line can give it, and it goes to this choice only
+        # ???: only the command line can set it, and it applies to this choice only
         swin: [body=swin_tiny, body.checkpoint=???]
-    except:                               # arms that are left out
+    except:                               # arms that the study excludes
       - {body: swin, set: [arrows]}
-    files:                                # settings that name files: how to get them
+    files:                                # settings that name files -> how to get the files
       task.train: python scripts/study_data.py --from FOLDER
       task.path: orca get task=NAME
 
-If overrides of an arm have the same key, the later axis counts; what is typed on the command line
-beats them all. If a study has sets, task=NAME on the command line takes their place: the set of
-that name, else the plain task.
+If several overrides of an arm have the same key, the later axis counts; the command line beats all
+of them. If a study has the axis `set`, task=NAME on the command line replaces its choices by the
+choice of that name or, if there is no such choice, by the plain task.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from orca_cli.config.configuration import key_of, mapping, value_of
 from orca_cli.config.schema import is_without_effect
 from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 
-# A value that is left to the command line.
+# A value that only the command line can set.
 _BLANK = "=???"
 SET = "set"  # the axis of the data sets
 _KEYS = ("common", "axes", "except", "files")
@@ -44,7 +44,8 @@ _KEYS = ("common", "axes", "except", "files")
 _NOT_IN_FILES = ("hydra", "paths", "study")
 
 Choices = dict[str, tuple[str, ...]]  # name -> overrides
-# Axis -> names of choices; an arm meets it if its choices on all of these axes are among them.
+# Axis -> names of choices; an arm meets the condition if, on all of these axes, its choice is among
+# the names.
 Condition = dict[str, tuple[str, ...]]
 
 
@@ -52,10 +53,10 @@ Condition = dict[str, tuple[str, ...]]
 class Arm:
     """One run of a study."""
 
-    # Axis -> name of its choice, typed axes included; not part of the run's identity.
+    # Axis -> name of its choice, including the command line's axes; not part of the run's identity.
     labels: dict[str, str]
     overrides: list[str]
-    lacks: str = ""  # why it cannot run; empty if it can
+    lacks: str = ""  # reason for which the arm cannot run; empty if it can run
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Study:
         """Read a study's file.
 
         Raises:
-            ConfigError: it is not a study.
-            UnsafeError: it sets how the program runs.
+            ConfigError: the file is not a study.
+            UnsafeError: the file sets how the program runs.
         """
         where = str(path)
         content = mapping(configuration.content(path), where, _KEYS)
@@ -89,17 +90,18 @@ class Study:
         )
 
     def narrowed(self, axis: str, names: Sequence[str], setting: str = "") -> Study:
-        """Return the study with only the choices of an axis that were typed.
+        """Return the study with only the choices `names` of an axis.
 
-        A name that the axis lacks is a value of `setting`, or a ConfigError if that is empty.
+        A name that is not a choice of the axis is a value of `setting`; if `setting` is empty, the
+        name raises ConfigError.
         """
         choices = self.axes[axis]
         chosen: Choices = {}
         for name in names:
-            # A typed value that is no choice of the axis may still be a value of the setting.
+            # A value that is not a choice of the axis may still be a value of the setting.
             if name not in choices and not setting:
                 raise ConfigError(
-                    f"study={self.name} has no {axis} '{name}'",
+                    f"study={self.name} has no choice '{name}'",
                     where=axis,
                     hint=suggest(name, choices),
                 )
@@ -107,14 +109,15 @@ class Study:
         return replace(self, axes=self.axes | {axis: chosen})
 
     def arms(self, typed: Mapping[str, Choices], data_folder: Path) -> list[Arm]:
-        """Return every arm that is not left out, the first axis slowest.
+        """Return every arm that the study does not exclude; the first axis changes slowest.
 
         Args:
-            typed: key -> its values and their overrides, as further axes.
-            data_folder: where relative names of files are looked for, besides the working folder.
+            typed: further axes from the command line: key -> values and their overrides.
+            data_folder: folder in which relative file names are looked up, in addition to the
+                working folder.
         """
         blanks = self._blanks()
-        # Typed axes come last, and so beat those of the file.
+        # The axes of the command line come last, and so beat the axes of the file.
         axes = self.axes | dict(typed)
         pairs_of_axis = []
         for axis, choices in axes.items():
@@ -127,11 +130,11 @@ class Study:
             overrides = list(self.common)
             for axis, name in chosen:
                 overrides.extend(axes[axis][name])
-            # Placeholders are filled after all choices are known, since they may name a later axis.
+            # Placeholders are filled when all choices are known, since they may name a later axis.
             for axis in self.axes:
                 overrides = [text.replace(f"{{{axis}}}", labels[axis]) for text in overrides]
             merged_overrides = _merged(overrides, blanks)
-            # A typed key that fills a blank, or cannot change a result, does not name an arm.
+            # A key of the command line is not a label if it fills a blank or cannot change results.
             for key in typed:
                 if key in blanks or key.startswith(_NOT_IN_FILES) or is_without_effect(key):
                     del labels[key]
@@ -144,7 +147,7 @@ class Study:
         return arms
 
     def _blanks(self) -> set[str]:
-        """Return the keys that some choice leaves to the command line."""
+        """Return the keys that at least one choice leaves to the command line."""
         blanks = set()
         for choices in self.axes.values():
             for override in itertools.chain(*choices.values()):
@@ -159,28 +162,28 @@ class Study:
         return False
 
     def _lacks(self, merged: Mapping[str, str], data_folder: Path) -> str:
-        """Return why an arm cannot run: values to be typed, missing files; "" if it can."""
+        """Return why an arm cannot run (missing values or missing files), or "" if it can run."""
         reasons = []
         for key, text in merged.items():
             file_name = value_of(text)
             file_path = Path(file_name).expanduser()
             if text.endswith(_BLANK):
-                # The file says where to get what is missing.
-                source = self.files.get(key, "give it on the command line")
-                reasons.append(f"needs {key}=...: {source}")
+                # The study's file says how to get the missing file.
+                source = self.files.get(key, "set it on the command line")
+                reasons.append(f"needs {key}: {source}")
             elif key in self.files:
                 source = self.files[key]
                 is_present = file_path.exists() or (data_folder / file_path).exists()
                 if not is_present:
-                    reasons.append(f"no {file_name} in the data folder {data_folder}: {source}")
+                    reasons.append(f"'{data_folder}' has no '{file_name}'; to get it: {source}")
         return "; ".join(reasons)
 
 
 def _merged(overrides: Sequence[str], blanks: set[str]) -> dict[str, str]:
-    """Return key -> the override that counts, which is the last one of its key.
+    """Return key -> the override that counts, which is the last override of its key.
 
-    The override of a key in `blanks` counts only after a choice has left that key blank: what is
-    typed for one choice is not meant for the others.
+    An override of a key in `blanks` counts only after a choice has left that key blank: the value
+    is meant for this choice and not for the others.
     """
     merged: dict[str, str] = {}
     for override in overrides:
@@ -196,7 +199,7 @@ def absent_lines(absent: Mapping[str, int]) -> list[str]:
     lines = []
     for reason, n_arms in absent.items():
         noun = "runs" if n_arms > 1 else "run"
-        lines.append(f"{n_arms} {noun} left out: {reason}")
+        lines.append(f"{n_arms} {noun} skipped: {reason}")
     return lines
 
 
@@ -206,7 +209,7 @@ def _axes(node: Any, where: str) -> dict[str, Choices]:
     axis_nodes = mapping(node, f"{where}: axes")
     for axis, choices in axis_nodes.items():
         if isinstance(choices, list):
-            # A list is short for a mapping whose choices are named by their values.
+            # A list is an abbreviation of a mapping whose choices are named by their values.
             choices = {text: f"{axis}={text}" for text in _texts(choices)}
         axes[axis] = {}
         choice_nodes = mapping(choices, f"{where}: {axis}")
@@ -216,17 +219,17 @@ def _axes(node: Any, where: str) -> dict[str, Choices]:
 
 
 def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condition, ...]:
-    """Return the conditions on arms that are left out, from the block `except` of a file."""
+    """Return the conditions for excluded arms, from the block `except` of a file."""
     conditions = []
     for entry in node or []:
         names_of_axis = mapping(entry, f"{where}: except", axes)
         condition = {axis: _texts(choice_names) for axis, choice_names in names_of_axis.items()}
         for axis, choice_names in condition.items():
             for name in choice_names:
-                # A mistyped choice would silently leave out nothing.
+                # A misspelt choice would silently exclude no arm.
                 if name not in axes[axis]:
                     raise ConfigError(
-                        f"{axis} has no '{name}'",
+                        f"the axis {axis} has no choice '{name}'",
                         where=f"{where}: except",
                         hint=suggest(name, axes[axis]),
                     )
@@ -235,7 +238,7 @@ def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condi
 
 
 def _texts(node: Any) -> tuple[str, ...]:
-    """Return the entries of a list, or a single entry, as they would be typed."""
+    """Return the entries of a list, or a single entry, as texts for the command line."""
     entries = node if isinstance(node, list) else [node]
     texts = []
     for entry in entries:
@@ -249,16 +252,18 @@ def _overrides(node: Any, where: str) -> tuple[str, ...]:
     override_texts = [node] if isinstance(node, str) else node
     if not isinstance(override_texts, list) or not all(map(_is_override, override_texts)):
         raise ConfigError(
-            "is not a list of overrides", where=where, hint="such as [task=digits, train.epochs=5]"
+            "must be a list of settings",
+            where=where,
+            hint="write it as in [task=digits, train.epochs=5]",
         )
     for text in override_texts:
-        # A group with a package, or a key below a section, counts as the section.
+        # A key below a section, or a group with a path, counts as the section.
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
             raise UnsafeError(
-                f"'{text}' sets how the program runs",
+                f"'{text}' sets how the program runs, which a file may not do",
                 where=where,
-                hint="type it on the command line",
+                hint="set it on the command line",
             )
     return tuple(override_texts)
 

@@ -11,16 +11,20 @@ SETTINGS = {
         "train.positive_weight: does not apply to task.kind=classes",
         "class_weights",
     ],
-    "train.epochs": ["'train.epochs' is not an override"],
-    "task.train=j\u00fcrgen.npz": ["is not an override", "in quotes"],
-    "~finetune": ["finetune", "one choice is needed"],
-    "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "runs a resolver"],
-    "task=arrays task.kind=classes": ["task.train", "a value is needed"],
+    "train.epochs": ["'train.epochs' is not a valid setting"],
+    "task.train=j\u00fcrgen.npz": ["is not a valid setting", "in quotes"],
+    "~finetune": ["finetune", "needs exactly one choice"],
+    "train.lr=${oc.env:ORCA_NO_SUCH}": ["train.lr", "calls an OmegaConf resolver"],
+    "task=arrays task.kind=classes": ["task.train", "needs a value"],
     "body._target_=os.system": ["body._target_", "--allow-module os"],
-    "augment=series": ["no such setting: 'augment'"],
+    "augment=series": ["unknown setting 'augment'"],
     "study=alignment": ["add -m"],
     "--config-dir nowhere": ["nowhere"],
-    "-m hydra/launcher=joblib seed=0,1": ["hydra/launcher", "is not for the command line", "--on"],
+    "-m hydra/launcher=joblib seed=0,1": [
+        "hydra/launcher",
+        "cannot be set on the command line",
+        "--on",
+    ],
 }
 
 
@@ -33,7 +37,7 @@ def test_bad_settings(refused, environment, line):
 
 USAGE = {
     "rum": "did you mean 'run'?",
-    "run seed=0,1": "needs orca run -m",
+    "run seed=0,1": "add -m (orca run -m ...)",
     "run --at-once 2": "--at-once: applies only to sweeps; add -m",
     "run -m --time-limit soon seed=0,1": "--time-limit: must be a time such as 90s, 30m, 8h or 2d, got 'soon'",
     "run -m --gpus 2 seed=0,1": "--gpus: must be between 0 and 1, got 2; use torchrun for several GPUs per run",

@@ -126,7 +126,7 @@ def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
 
 def test_what_cannot_be_searched_is_refused_in_one_line(refused, environment, words, tmp_path):
     (tmp_path / "bad.yaml").write_text("params: {train.lr: [1.0e-3], train.learning_rate: [1.0]}\n")
-    refused(10, ["tune", *words, "space=bad.yaml"], "no such setting: 'train.learning_rate'")
+    refused(10, ["tune", *words, "space=bad.yaml"], "unknown setting 'train.learning_rate'")
     assert not environment.exists()
 
 

@@ -114,8 +114,8 @@ def test_the_block_of_the_page_on_adding_is_accepted(workspace):
 
 MALFORMED = [
     ({"files": [{"path": "../a"}]}, "files[0].path"),
-    ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "allowed: list of an http or https address"),
-    ({"files": [{"path": "a", "unpack": "rar"}]}, "files[0].unpack: 'rar' is not allowed; did you mean 'tar'?"),
+    ({"files": [{"path": "a", "urls": ["file:///etc/passwd"]}]}, "must be a list, each entry an http or https address"),
+    ({"files": [{"path": "a", "unpack": "rar"}]}, "got 'rar'; did you mean 'tar'?"),
     ({"files": [{"path": "a", "url": "x"}]}, "did you mean 'urls'?"),
 ]  # fmt: skip
 

@@ -127,9 +127,9 @@ def test_settings_are_all_of_the_schema_with_their_meaning():
         "task"
     }
     assert {key.partition(".")[0] for key in entries} == parts
-    rate = {"default": None, "allowed": "float above 0 and at most 1e+30 or null"}
+    rate = {"default": None, "allowed": "a number above 0 and of at most 1e+30 or null"}
     assert rate.items() <= entries["train.lr"].items()
-    assert entries["train.select"]["allowed"] == "auto, best, last"
+    assert entries["train.select"]["allowed"] == "one of auto, best, last"
     assert [key for key, entry in entries.items() if not entry["meaning"]] == []
 
 

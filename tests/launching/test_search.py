@@ -176,7 +176,7 @@ def make(session):
             "train.lr=0.1: cannot be combined with space=rates, which varies train.lr",
         ),
         ("metric=none,otdd", UsageError, "'metric=none,otdd' names several values"),
-        ("trials=some", ConfigError, "trials: 'some' is not allowed; allowed: int at least 1"),
+        ("trials=some", ConfigError, "trials: must be an integer of at least 1, got 'some'"),
     ],
 )
 def test_contradictions_are_refused_with_their_place(make, override, error, message):

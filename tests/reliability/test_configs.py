@@ -64,7 +64,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 FILES = {
     "unclosed_bracket": (TASK + "task: {kind: [classes\n", ["mine.yaml:6"]),
     "no_colon": (TASK + "task\nkind: classes\n", ["mine.yaml:6"]),
-    "duplicate_key": (GOOD + "  train: other.npz\n", ["mine.yaml:9", "duplicate key train"]),
+    "duplicate_key": (GOOD + "  train: other.npz\n", ["mine.yaml:9", "duplicate key 'train'"]),
     "empty": ("", ["task"]),
     "list": ("- task\n", ["mine.yaml:1", "key: value"]),
     "byte_order_mark": (b"\xef\xbb\xbf" + GOOD.encode(), ["mine.yaml:1", "byte order mark"]),

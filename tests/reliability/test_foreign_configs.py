@@ -235,7 +235,7 @@ def reached(name, place):
     except UnsafeError:
         return False
     except ConfigError as error:
-        return "is not a dotted name" not in error.what
+        return "must be the dotted name" not in error.what
     return True
 
 

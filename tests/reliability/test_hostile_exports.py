@@ -216,8 +216,8 @@ EXPORTS = {
     "inputs of another shape": (other_shape, True, 11, "samples have shape (2, 12), the model expects (2, 13)"),
     "inputs of no shape": (lambda f: record(f, input_shape=["a"]), True, 11, "is not a valid record of a model"),
     "a billion outputs": (lambda f: record(f, num_outputs=10**9), True, 21, "in the model"),
-    "an unknown precision": (lambda f: record(f, precision="fp99"), True, 10, "'fp99' is not allowed"),
-    "a batch of nothing": (lambda f: record(f, batch_size=0), True, 10, "out of range"),
+    "an unknown precision": (lambda f: record(f, precision="fp99"), True, 10, "got 'fp99'"),
+    "a batch of nothing": (lambda f: record(f, batch_size=0), True, 10, "got 0"),
     "an unknown kind": (lambda f: record(f, kind="code"), True, 11, "is not a valid record of a model"),
     "a record with more": (lambda f: record(f, command="touch canary"), True, 11, "is not a valid record of a model"),
     "a record of gigabytes": (lambda f: os.truncate(f / "export.json", 2**33), False, 12, "more than the limit"),
@@ -256,7 +256,7 @@ RUNS = {
     "a reader as decided embedder": (
         lambda f: plain(f, "1_build/summary.json", parts={"embedder": {"_target_": READER}}), True, 12, "embedder._target_: "
     ),
-    "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for an object"),
+    "an object of Python": (lambda f: yaml(f, "seed: 0", OBJECT), True, 12, "asks for a Python object"),
     "a checkpoint by a secret": (part_only, True, 11, "${oc.env:TOKEN}"),
     "a stage through a link": (lambda f: linked(f, "1_build"), True, 12, "is a link"),
     "weights through a link": (lambda f: linked(f, "3_finetune/best/model.safetensors"), True, 12, "is a link"),

@@ -38,7 +38,7 @@ PLACES = {
     "missing": (11, "nowhere.npz", lambda folder: folder / "place" / "a" / "b"),
     "file": (30, "blocks the path", lambda folder: file(folder) / "runs"),
     "4096 characters": (30, "File name too long", lambda folder: folder / "/".join(["d" * 99] * 41)),
-    "not UTF-8, typed": (10, "is not an override", lambda folder: folder / os.fsdecode(b"place\xff")),
+    "not UTF-8, typed": (10, "is not a valid setting", lambda folder: folder / os.fsdecode(b"place\xff")),
     "not UTF-8, in ORCA_RUNS": (11, "nowhere.npz", lambda folder: folder / os.fsdecode(b"place\xff")),
     "loop of links": (30, "a link that does not lead to a folder", loop),
 }  # fmt: skip

@@ -128,9 +128,9 @@ def test_another_file_is_read_on_request(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a N B-X\n\nword N X\n", "line 3: 'X' is not a tag; allowed: O, and B-"),
-        ("B-X\n", "line 1: 'B-X' is not a tag"),
-        ("a N B-X\n\nb N B-X\n\nc N O\n", "1 classes have two texts or more; at least two are"),
+        ("a N B-X\n\nword N X\n", r"line 3: must have .* a tag \(O, or B-.*; got 'X'"),
+        ("B-X\n", "line 1: must have a word .*; got 'B-X'"),
+        ("a N B-X\n\nb N B-X\n\nc N O\n", "needs at least two classes with two texts each, has 1"),
     ],
     ids=["tag", "one-column", "one-class"],
 )

@@ -83,8 +83,8 @@ def test_all_are_drawn_where_there_are_no_more(size):
 @pytest.mark.parametrize(
     ("labels", "size", "error", "message"),
     [
-        (LABELS, 5, ConfigError, "source.size: 5 is less than two.*use source.size=6 or more"),
-        (np.zeros(5, int), None, DataError, "there is only one class"),
+        (LABELS, 5, ConfigError, "source.size: must be at least 6, two.*use source.size=6 or more"),
+        (np.zeros(5, int), None, DataError, "has only one class"),
         (np.array([0, 0, 2, 2]), None, DataError, "class 1 has 0 examples"),
     ],
     ids=["size", "one-class", "gap"],
@@ -179,7 +179,7 @@ def test_the_digest_of_docstrings_depends_on_the_seed(library):
 
 def test_a_python_without_sources_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    with refused("has no source files of its standard library", DataError):
+    with refused("has no source files of Python's standard library", DataError):
         stdlib_docs.load(None, 0)
 
 
@@ -235,8 +235,11 @@ def test_rows_of_a_table_are_proteins_and_na_is_a_peptide(tmp_path):
     ("text", "message"),
     [
         ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
-        ("sequence,label\nAC,1\nA-C,0\n", r"own\.csv, row 2: 'A-C' is not a sequence of letters"),
-        ("sequence,label\nAC,1\nAD,\n", r"row 2: 'AD' is not .*, or has no 'label'"),
+        (
+            "sequence,label\nAC,1\nA-C,0\n",
+            r"own\.csv, row 2: the sequence 'A-C' has other characters",
+        ),
+        ("sequence,label\nAC,1\nAD,\n", r"row 2: the sequence 'AD' has other .*, or no 'label'"),
     ],
     ids=["column", "letters", "class"],
 )

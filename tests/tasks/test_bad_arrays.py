@@ -109,7 +109,7 @@ CONTRADICTIONS = [
     ({"validation_labels": "y.npy"}, "validation_labels: given without its inputs; give task.validation=FILE.npy"),
     ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes; remove it: .* how many outputs"),
     ({"padding": "nan", "lengths": "n"}, "lengths: does not go with task.padding=nan"),
-    ({"padding": "lengths"}, "padding: 'lengths' is not allowed; allowed: nan, none or null"),
+    ({"padding": "lengths"}, "padding: must be one of nan, none or null; got 'lengths'"),
     ({"group": "x"}, "group: 'x' is the array of inputs; name the array that says"),
     (
         {"validation_fraction": 0.6, "test_fraction": 0.4},

@@ -134,7 +134,7 @@ def test_single_exposures_are_held_out_on_request(read):
 def test_one_visit_cannot_be_split(root, read):
     for visit in ("10001", "10002", "10003"):
         shutil.rmtree(root / "npy_train/f435w" / visit)
-    with refused("task.validation_unit: 1 visit cannot be split.*use exposure", DataError):
+    with refused("task.validation_unit: the data have 1 visit, too few .*=exposure", DataError):
         read()
 
 
@@ -156,8 +156,16 @@ def test_folders_of_the_machine_that_wrote_a_list_do_not_count(root, read):
     ("path", "message", "error"),
     [
         ("./cosmic/npy_train/../../f435w/1/1/x.npy", "leads out", UnsafeError),
-        ("./cosmic/npy_test/f435w/10000/00/1_stamp.npy", "is not a file npy_train", DataError),
-        ("./cosmic/npy_train/f435w/10000/00/9_stamp.npy", "is not a file npy_train", DataError),
+        (
+            "./cosmic/npy_test/f435w/10000/00/1_stamp.npy",
+            "does not end in the path of an existing file npy_train",
+            DataError,
+        ),
+        (
+            "./cosmic/npy_train/f435w/10000/00/9_stamp.npy",
+            "does not end in the path of an existing file npy_train",
+            DataError,
+        ),
     ],
     ids=["outside", "of-another-split", "missing"],
 )
@@ -172,7 +180,7 @@ def test_wrong_paths_in_a_list_are_refused(path, message, error, root, read):
     [
         (np.full((2, 16, 16), 2.0), "1_stamp.npy.*a mask has other values"),
         (np.zeros((4, 16, 16)), r"float64 \(4, 16, 16\), expected numbers \(2 or 3, H, W\)"),
-        (np.zeros((2, 11, 16)), "with H, W of 12 or more; lower task.crop_start"),
+        (np.zeros((2, 11, 16)), "with H and W at least 12; lower task.crop_start"),
     ],
     ids=["mask", "planes", "too-small"],
 )
@@ -184,7 +192,10 @@ def test_stamps_of_another_form_are_refused(planes, message, root, read):
 
 def test_a_stamp_without_a_level_of_the_sky_is_refused(root, read):
     np.save((root / STAMP).with_name("sky.npy"), np.array([1.0]))
-    with refused("sky.npy: has no level for '2_stamp.npy': float64 of 1 exposures", DataError):
+    with refused(
+        "sky.npy: has no finite level for the exposure of '2_stamp.npy'; it is an array float64",
+        DataError,
+    ):
         read()
 
 

@@ -103,9 +103,9 @@ def test_files_give_normalised_permeability_and_pressure(tmp_path, reporter):
 
 def test_files_that_do_not_fit_are_refused(tmp_path, reporter):
     for changes, settings, what in (
-        ({"sol": np.zeros((12, 22, 22))}, {}, "'sol' has 22 nodes a side; expected 421"),
+        ({"sol": np.zeros((12, 22, 22))}, {}, "'sol' has 22 nodes per side, expected 421"),
         ({"coeff": np.full((12, 21, 21), np.nan)}, {}, "NaN or infinite"),
-        ({}, {"num_validation": 5}, "task.num_validation.*holds 12 samples, 13 requested"),
+        ({}, {"num_validation": 5}, "task.num_validation: needs 13 samples of .*, which has 12"),
     ):
         write_files(tmp_path / "darcy", **changes)
         with refused(what, (ConfigError, DataError)):

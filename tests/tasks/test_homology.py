@@ -155,5 +155,5 @@ def test_wrong_databases_are_refused_and_run_nothing(key, value, error, message,
 def test_a_database_without_proteins_is_refused(data):
     (data / "homology" / "remote_homology_valid.lmdb" / "data.mdb").unlink()
     write_lmdb(data / "homology", {"valid": []})
-    with refused("remote_homology_valid.lmdb: holds no proteins", DataError):
+    with refused("remote_homology_valid.lmdb: contains no proteins", DataError):
         load(data)

@@ -184,7 +184,7 @@ def test_domainnet_augmentation_is_fresh_unless_frozen(tmp_path, reporter, domai
     ("line", "error", "message"),
     [
         ("../outside.png 0", UnsafeError, "line 1 names a file outside"),
-        ("sketch/class_02/sketch_test_002.jpg 2", DataError, "training list too"),
+        ("sketch/class_02/sketch_test_002.jpg 2", DataError, "also in the training list"),
     ],
 )
 def test_domainnet_lists_are_not_trusted(build, domain, line, error, message):

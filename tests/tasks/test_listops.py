@@ -149,10 +149,10 @@ def test_long_expressions_are_dropped_on_request(folder, build):
     [
         (
             "( ( [AVG 3 ) ] )\t3",
-            r"basic_train.tsv, line 5: '\[AVG' is not a word of ListOps; allowed: digits, \[MIN",
+            r"basic_train.tsv, line 5: unknown symbol '\[AVG'; allowed: digits, \[MIN",
         ),
-        ("( ( [MAX 1 ) ] )\t12", "line 5: '12' is not a value"),
-        ("( )\t3", r"line 5: '\( \)' is not a word"),
+        ("( ( [MAX 1 ) ] )\t12", "line 5: must end in a tab and a digit .*, got '12'"),
+        ("( )\t3", r"line 5: unknown symbol '\( \)'"),
     ],
     ids=["word", "value", "nothing"],
 )
@@ -163,10 +163,10 @@ def test_rows_that_are_no_expressions_are_refused(line, message, folder, build):
 
 
 def test_files_with_too_few_rows_are_refused(folder, build):
-    with refused("basic_test.tsv: has 20 rows, 21 requested", DataError):
+    with refused("basic_test.tsv: has 20 rows, fewer than the 21 requested", DataError):
         build("listops", origin="files", num_test=21).open_test()
 
 
 def test_a_path_without_files_to_read_is_refused():
-    with refused("task.path: is for task.origin=files", ConfigError):
+    with refused("task.path: does not apply to task.origin=generated", ConfigError):
         listops.check_settings(origin="generated", path="somewhere")

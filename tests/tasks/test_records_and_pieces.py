@@ -169,7 +169,7 @@ def test_padding_of_pieces_is_unmarked_on_request(tmp_path, chorales):
 def test_a_task_that_is_not_causal_is_warned_about(tmp_path, chorales):
     task = jsb.load(tmp_path, causal=False)
     assert not task.causal
-    assert "warning: not causal" in task.note
+    assert "warning: the task is not causal" in task.note
 
 
 @pytest.fixture(scope="module")

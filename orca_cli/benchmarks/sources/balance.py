@@ -1,4 +1,4 @@
-"""What all source readers share: a balanced draw of examples, and a digest of what determines them.
+"""Functions that all source readers share: a balanced draw of examples, and a digest of a source.
 
 Shapes: n examples, k classes.
 """
@@ -19,8 +19,8 @@ def drawn_texts(
 ) -> Examples:
     """Return a draw from texts and their classes, without classes that have a single text.
 
-    Classes are in the order of their names, except that class `last` comes last. `size`, `seed` and
-    errors are those of `draw`; an error's `where` is the origin of the texts.
+    Classes are sorted by name, except that class `last` comes last. `size`, `seed` and errors are
+    as in `draw`; `where` is the origin of the texts, which errors name.
     """
     counts = Counter(name for _, name in pairs)
     class_names = []
@@ -31,9 +31,9 @@ def drawn_texts(
         class_names.append(last)
     if len(class_names) < 2:
         raise DataError(
-            f"{len(class_names)} classes have two texts or more; at least two are needed",
+            f"needs at least two classes with two texts each, has {len(class_names)}",
             where=where,
-            hint="give another file; metric=none needs no source",
+            hint="use another file, or metric=none, which needs no source",
         )
     label_of_class = {name: label for label, name in enumerate(class_names)}
     texts = []
@@ -54,7 +54,7 @@ def drawn_texts(
 def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return texts and their classes, without texts that have several classes.
 
-    Repeated pairs are returned once; the order is kept.
+    A repeated pair is returned once, and the order does not change.
     """
     distinct = list(dict.fromkeys(pairs))  # a dictionary keeps the order
     counts = Counter(text for text, _ in distinct)
@@ -64,27 +64,31 @@ def unambiguous(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """Return indices of `size` examples, ascending, with class sizes as equal as the data allow.
 
-    All examples are taken if `size` is None or at least their number. A class with less than its
-    share gives all its examples, and the other classes give more; if `size` does not divide evenly,
-    the first classes give one more. Each class gives the beginning of a random order of its own, so
-    it keeps its examples when `size` grows. Labels are [n] integers in 0..k-1.
+    All examples are used if `size` is None or at least n. A class that has fewer examples than its
+    share contributes all of them, and the other classes contribute more. If `size` cannot be
+    divided equally, the first classes contribute one more. Each class has its own random order and
+    contributes the beginning of it, so its examples stay in the draw when `size` grows. Labels are
+    [n] integers in 0..k-1.
 
     Raises:
-        ConfigError, DataError: `size` is below two per class; a class has fewer than two examples.
+        ConfigError: `size` is less than two examples per class.
+        DataError: a class has fewer than two examples, or there is only one class.
     """
     available = np.bincount(labels)  # [k]
-    hint = "at least two classes with two examples each are needed"
+    hint = "use a source that has at least two classes with two examples each"
     for label, count in enumerate(available):
         if count < 2:
-            raise DataError(f"class {label} has {count} examples", where="source", hint=hint)
+            message = f"class {label} has {count} examples, fewer than two"
+            raise DataError(message, where="source", hint=hint)
     if len(available) < 2:
-        raise DataError("there is only one class", where="source", hint=hint)
+        raise DataError("has only one class", where="source", hint=hint)
     if size is None or size >= len(labels):
         return np.arange(len(labels))
     smallest = 2 * len(available)
     if size < smallest:
         raise ConfigError(
-            f"{size} is less than two examples for each of {len(available)} classes",
+            f"must be at least {smallest}, two examples for each of {len(available)} classes, got "
+            f"{size}",
             where="source.size",
             hint=f"use source.size={smallest} or more",
         )
@@ -94,13 +98,13 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     totals = counts_by_share.sum(axis=1)  # [size + 1]
     share = np.flatnonzero(totals <= size)[-1]
     counts = np.minimum(available, share)  # [k]
-    # The first classes that have more give one more each, until the size is reached.
+    # The first classes that have more examples contribute one more each, until the sum is `size`.
     missing = size - counts.sum()
     with_more = np.flatnonzero(counts < available)
     counts[with_more[:missing]] += 1
     chosen = []
     for label, count in enumerate(counts):
-        # A generator per class, so that its order does not depend on the other classes.
+        # One generator per class, so that its order does not depend on the other classes.
         generator = seeding.numpy_generator(seed, "source", "draw", label)
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[:count])
@@ -108,21 +112,21 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
 
 
 def facts_digest(*facts: object) -> str:
-    """Return a SHA-256 over the facts that determine a source's examples.
+    """Return a SHA-256 over the facts that determine the examples of a source.
 
-    An array enters with its type, shape and content, any other fact as text.
+    The digest covers type, shape and content of an array, and the text of any other fact.
     """
     digest = hashlib.sha256()
     for fact in facts:
         content: bytes | memoryview
         if isinstance(fact, np.ndarray):
-            # Its bytes have to be in one piece to be hashed.
+            # A hash needs the bytes of the array in one piece.
             array = np.ascontiguousarray(fact)
             header = f"{array.dtype} {array.shape}\n"
             content = array.data
         else:
             content = str(fact).encode()
-            # Without the length, "ab", "c" and "a", "bc" would be the same.
+            # Without the length, "ab", "c" and "a", "bc" would have the same digest.
             header = f"{len(content)}\n"
         digest.update(header.encode())
         digest.update(content)

@@ -1,9 +1,9 @@
 """CIFAR-10: 32 x 32 colour images of 10 classes; the paper's source for image bodies (section 4.1).
 
-Read from the files that torchvision keeps (folder cifar-10-batches-py), or from one .npz with
-x_train and y_train. The source is the training images.
+The images are read from the files that torchvision keeps (folder cifar-10-batches-py), or from an
+.npz file with x_train and y_train. The source has the training images only.
 
-Shapes: N images of a split, n of the source.
+Shapes: N images of a split, n images of the source.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _BATCHES = {
     "test": ("test_batch",),
 }
 _OTHERS = ([f"cifar-10-batches-py/{_FIRST_BATCH}"], ["cifar10*.npz"])
-_MAX_BYTES = 2**28  # of a batch
+_MAX_BYTES = 2**28  # limit on the file of a batch
 
 
 def load(
@@ -37,32 +37,32 @@ def load(
     data_folder: Path,
     path: Annotated[
         str | None,
-        "an .npz with x_train and y_train, or a folder with cifar-10-batches-py; "
+        "an .npz file with x_train and y_train, or a folder with cifar-10-batches-py; "
         "null: paths.data/cifar10",
     ] = None,
 ) -> SourceData:
-    """Return images [n, 3, 32, 32] in 0..1 and their classes, balanced over these.
+    """Return images [n, 3, 32, 32] in 0..1 and their classes, over which the draw is balanced.
 
-    `path` is an .npz file, or a folder that is or holds cifar-10-batches-py.
+    `path` is an .npz file, or a folder that is or contains cifar-10-batches-py.
     """
-    # All 50,000 images, [N, 3, 32, 32] and [N], of which the drawn ones are kept.
+    # All 50,000 images and classes, [N, 3, 32, 32] and [N], from which the source is drawn.
     all_x, all_y = read(
         data_folder,
         path,
-        # The source is the training images alone.
+        # The source has the training images only.
         ["train"],
         key="source.path",
-        hint="source=digits needs no files, nor does metric=none",
+        hint="or source=digits or metric=none, which need no files",
     )["train"]
     chosen = draw(all_y, size, seed)
     x = all_x[chosen]
     y = all_y[chosen]
 
-    # Kept as bytes until they are used, a quarter of the size of float32.
+    # The images stay bytes until they are used, since bytes take a quarter of the size of float32.
     def examples() -> Examples:
         return Examples(x.astype(np.float32) / np.float32(255), y, NAMES)
 
-    # The digest covers the drawn images themselves, wherever they were read from.
+    # The digest covers the drawn images themselves and not the files.
     return SourceData("image", facts_digest("cifar10", x, y), examples)
 
 
@@ -71,8 +71,9 @@ def read(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of CIFAR-10's "train" and "test".
 
-    They are in data_folder/cifar10, or in `path`, a file or folder that the setting `key` names. An
-    .npz has x_SPLIT and y_SPLIT for each split. `hint` says what to do without the files.
+    The data are in data_folder/cifar10, or in `path`, a file or folder that the setting `key`
+    names. An .npz file has x_SPLIT and y_SPLIT for each split. `hint` is advice for a user without
+    the files.
 
     Raises:
         DataError: files are missing, damaged or have another form.
@@ -83,11 +84,11 @@ def read(
         "cifar10",
         [_FIRST_BATCH],
         path,
-        hint=f"or an .npz with x_train, y_train, ...; {hint}",
+        hint=f"or use an .npz file with x_train, y_train, ...; {hint}",
         key=key,
         others=_OTHERS,
     )
-    # The first batch was found for all of its folder, which holds the others.
+    # The folder of the first batch contains all other batches.
     if file.name == _FIRST_BATCH:
         return {split: _read_batches(file.parent, split) for split in splits}
     # All names are checked before the first array is read.
@@ -102,7 +103,7 @@ def read(
 
 
 def _read_batches(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of all batches of a part."""
+    """Return images [N, 3, 32, 32] uint8 and labels [N] int64 of all batches of a split."""
     images = []
     classes = []
     for name in _BATCHES[split]:

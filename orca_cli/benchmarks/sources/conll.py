@@ -1,15 +1,16 @@
 """Sentences with named entities or chunks, in the column format of the CoNLL tasks.
 
-A source for text bodies. CoNLL-2003 (the paper's source, section 4.1; Tjong Kim Sang and De Meulder
-2003) has lines of word, part of speech, chunk and entity; CoNLL-2000 (Tjong Kim Sang and Buchholz
-2000) word, part of speech and chunk; WNUT-17 (Derczynski et al. 2017) word and entity, separated by
-a tab. Sentences end at blank lines and at -DOCSTART-. The tags are IOB1, IOB2 or BIOES.
+These are sources for text bodies. A line of CoNLL-2003 (the paper's source, section 4.1; Tjong Kim
+Sang and De Meulder 2003) has word, part of speech, chunk and entity. A line of CoNLL-2000 (Tjong
+Kim Sang and Buchholz 2000) has word, part of speech and chunk. A line of WNUT-17 (Derczynski et al.
+2017) has word and entity, separated by a tab. Sentences end at blank lines and at -DOCSTART-. The
+tags are IOB1, IOB2 or BIOES.
 
-One example is one sentence, and its class is the type of one span in it, such as `person` or `NP`,
-drawn uniformly from the sentence's spans. The text is the sentence, words joined by spaces, which
-the body's own tokenizer cuts into tokens: all of them, or their mean, carry the class of the span
-(align.features). The released code is said to follow Jawahar et al. 2019, who take the vectors at
-the two ends of 3,000 chunks and 500 stretches outside any.
+One example is one sentence. Its class is the type of one span in it, such as `person` or `NP`,
+drawn uniformly from the spans of the sentence. The text is the sentence, with spaces between its
+words, which the body's own tokenizer cuts into tokens. All tokens, or their mean, have the class of
+the span (align.features). The released code is said to follow Jawahar et al. 2019, who use the
+vectors at both ends of 3,000 chunks, and of 500 stretches outside of any chunk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from orca_cli.data.untrusted.first_bytes import read_text
 from orca_cli.interfaces import Examples, SourceData
 
 OUTSIDE = "O"
-# Begin, inside, end, single; last and unit are other names of end and single.
+# Begin, inside, end and single; last and unit are other names of end and single.
 _PREFIXES = "BIESLU"
 _MAX_BYTES = 2**28
 
@@ -41,27 +42,28 @@ def load(
     path: Annotated[
         str | None,
         "folder with the file, or the file itself; "
-        "null: the folder in paths.data with the name above",
+        "null: the folder in paths.data that source.name names",
     ] = None,
     outside: Annotated[
         CountOrZero,
-        "further examples, of a class O for words outside any chunk or entity: 0 or more",
+        "number of further examples, of a class O for words outside any chunk or entity: 0 or more",
     ] = 0,
 ) -> SourceData:
-    """Return sentences and the type of one span of each; types of one sentence are left out.
+    """Return sentences and the type of one span of each, without types that have one sentence.
 
     Args:
-        size: balanced over the types; None for all.
-        seed: of the draw of a span from each sentence and of the sentences.
-        name, files, path: the data set, possible names of its file, and another folder or file, see
-            `find`.
+        size: number of sentences, balanced over the types; None means all sentences.
+        seed: seed of the draws of sentences, and of a span from each sentence.
+        name: name of the data set, see `find`.
+        files: possible names of its file, see `find`.
+        path: another folder, or the file itself, see `find`.
         outside: largest number of further examples, of class O. Each is a sentence without spans
-            or, when these are used up, a sentence with words outside its spans, which then gives no
-            example of a type.
+            or, if no such sentence is left, a sentence with words outside its spans, which then is
+            not an example of a type.
     """
-    # `find` takes alternative lists of files; each of these names is an alternative alone.
+    # `find` accepts alternative lists of files; each of these names is one such list.
     file_names, *other_names = ([file] for file in files)
-    hint = "source=stdlib_docs and metric=none need no files"
+    hint = "or use source=stdlib_docs or metric=none, which need no files"
     (file,) = find(
         data_folder, name, file_names, path, hint=hint, key="source.path", others=other_names
     )
@@ -70,7 +72,7 @@ def load(
         pairs = _labelled(file, seed, outside)
         return drawn_texts(pairs, size, seed, where=str(file), last=OUTSIDE)
 
-    # -1 is the column of the tags, and "sentence" the unit of an example.
+    # -1 is the column of the tags, and "sentence" is the unit of an example.
     facts = (storage.sha256_file(file), size, seed, name, -1, "sentence", outside)
     return SourceData("text", facts_digest("conll", *facts), read)
 
@@ -78,9 +80,9 @@ def load(
 def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]:
     """Return the texts of the sentences that are examples, each with its class."""
     texts = []
-    types_by_sentence = []  # of each sentence's spans
-    without_spans = []  # numbers of sentences
-    with_both = []  # numbers of those with spans, and with words outside of them
+    types_by_sentence = []  # types of the spans of each sentence
+    without_spans = []  # numbers of sentences without spans
+    with_both = []  # numbers of sentences with spans and with words outside of spans
     for number, (words, tags) in enumerate(sentences(file)):
         types = spans(tags)
         texts.append(" ".join(words))
@@ -98,7 +100,7 @@ def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]
         if number in outside_numbers:
             pairs.append((texts[number], OUTSIDE))
         elif types:
-            # One generator per sentence, so that its span does not depend on the others.
+            # One generator per sentence, so that its span does not depend on other sentences.
             generator = seeding.numpy_generator(seed, "source", "span", number)
             drawn = int(generator.integers(len(types)))
             pairs.append((texts[number], types[drawn]))
@@ -106,21 +108,21 @@ def _labelled(file: Path, seed: int, most_outside: int) -> list[tuple[str, str]]
 
 
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield (words, tags) of each sentence of a file in UTF-8: the first and the last column.
+    """Yield (words, tags) of each sentence of a UTF-8 file: the first and the last column.
 
-    Lines with a tab are separated by tabs alone, so that a word may hold a space; others by white
-    space. DataError at a line whose last column is no tag.
+    A line with a tab is split only at tabs, so that a word may contain a space; another line is
+    split at white space. Raises DataError at a line whose last column is not a tag.
     """
     words: list[str] = []
     tags: list[str] = []
-    # With a blank line at the end, which ends the last sentence.
+    # The added blank line ends the last sentence.
     text = read_text(path, _MAX_BYTES, AGAIN) + "\n"
     for number, line in enumerate(text.split("\n"), start=1):
         columns = line.split()
         if "\t" in line:
             columns = [column.strip() for column in line.split("\t")]
         if not columns or columns[0] in ("", "-DOCSTART-"):
-            if words:  # else several blank lines follow each other
+            if words:  # without words, several blank lines follow each other
                 yield words, tags
             words = []
             tags = []
@@ -130,8 +132,8 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         is_tag = tag == OUTSIDE or (has_prefix and len(tag) > 2)
         if len(columns) < 2 or not is_tag:
             raise fault(
-                f"'{tag[:20]}' is not a tag; "
-                "allowed: O, and B-, I-, E-, S- with a type, in the last column",
+                "must have a word and, in the last column, a tag (O, or B-, I-, E- or S- with a "
+                f"type); got '{tag[:20]}'",
                 f"{path}, line {number}",
             )
         words.append(columns[0])
@@ -141,11 +143,11 @@ def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
 def spans(tags: Sequence[str]) -> list[str]:
     """Return the types of a sentence's spans, in order.
 
-    A span begins at B- or S-, where the type changes, and after O, E- or S-; so IOB1, IOB2 and
-    BIOES agree.
+    A span begins at B- or S-, at a change of type, and after O, E- or S-. This rule gives the same
+    spans for IOB1, IOB2 and BIOES.
     """
     types = []
-    # With O before the first tag, so that the first word may begin a span.
+    # With an O before the first tag, so that the first word can begin a span.
     for previous, tag in pairwise([OUTSIDE, *tags]):
         if tag == OUTSIDE:
             continue

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits as images: a source for image bodies without download."""
+"""scikit-learn's 1,797 handwritten digits: a source for image bodies that needs no download."""
 
 from typing import Annotated
 
@@ -13,7 +13,8 @@ from orca_cli.interfaces import Examples, SourceData
 def load(size: Annotated[int, Ge(20)] | None, seed: int) -> SourceData:
     """Return grey 8 x 8 images [n, 3, 8, 8] in 0..1, the grey value in all three channels.
 
-    They have 10 classes. A size is balanced over the digits; None is all 1,797.
+    The images have 10 classes. A draw of `size` images is balanced over the digits; None means all
+    1,797 images.
     """
     digits = load_digits()
     chosen = draw(digits.target, size, seed)

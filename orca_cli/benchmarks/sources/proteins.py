@@ -1,6 +1,6 @@
-"""Sequences of amino acids as texts, for bodies over letters of amino acids.
+"""Sequences of amino acids as texts, for bodies that read letters of amino acids.
 
-They come from the user's own table, or are TAPE's proteins.
+They come from the user's own table, or from TAPE's proteins.
 """
 
 import io
@@ -28,31 +28,31 @@ def load_table(
     seed: int,
     data_folder: Path,
     path: Annotated[
-        str | None, "a .csv or .tsv file; null: peptides.csv in paths.data/peptides"
+        str | None, "your .csv or .tsv file; null: peptides.csv in paths.data/peptides"
     ] = None,
     sequence: Annotated[
-        str, "column of the file with the sequences, one letter per residue"
+        str, "column of the file with the sequences, with one letter per residue"
     ] = "sequence",
     label: Annotated[str, "column of the file with the classes"] = "label",
 ) -> SourceData:
     """Return the sequences of a .csv or .tsv file and the class of each.
 
     Args:
-        size: balanced over the classes; None for all.
-        path: the file, see `find`; None looks for data_folder/peptides/peptides.csv.
-        sequence: its column of sequences, letters alone.
-        label: its column of classes, any text.
+        size: number of sequences, balanced over the classes; None means all sequences.
+        path: path of the file, see `find`; None means data_folder/peptides/peptides.csv.
+        sequence: column with the sequences, which have letters only.
+        label: column with the classes, which may be any text.
     """
     (file,) = find(
         data_folder,
         "peptides",
         ["peptides.csv"],
         path,
-        hint="a .csv file with columns 'sequence' and 'label' will do as well; "
-        "or use source=proteins, or metric=none",
+        hint="or use your own .csv file with columns 'sequence' and 'label', source=proteins, or "
+        "metric=none",
         key="source.path",
     )
-    # All that determines the examples; the file counts by its content.
+    # The facts that determine the examples; the file is identified by its content.
     facts = (storage.sha256_file(file), size, seed, sequence, label)
 
     def read() -> Examples:
@@ -63,16 +63,17 @@ def load_table(
 
 
 def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
-    """Return the sequences of a table, as capitals, and the class of each.
+    """Return the sequences of a table, in capital letters, and the class of each.
 
-    DataError for a row without a class, or with anything but letters in its sequence.
+    Raises DataError for a row without a class, or with characters other than letters in its
+    sequence.
     """
     import pandas as pd
 
     content = read_text(file, _MAX_BYTES)
     separator = "\t" if file.suffix == ".tsv" else ","
     with damage(str(file), "table"):
-        # Texts stay texts: NA is a peptide of asparagine and alanine.
+        # Texts stay texts, since NA is a peptide of asparagine and alanine.
         table = pd.read_csv(io.StringIO(content), sep=separator, dtype=str, na_filter=False)
     columns = list(table.columns)
     check_columns([sequence], columns, "source.sequence", file.name)
@@ -86,7 +87,7 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
         row = np.flatnonzero(is_wrong)[0]
         wrong_text = table[sequence][row]
         raise DataError(
-            f"'{wrong_text[:20]}' is not a sequence of letters, or has no '{label}'",
+            f"the sequence '{wrong_text[:20]}' has other characters than letters, or no '{label}'",
             where=f"{file}, row {row + 1}",
             hint="correct or remove the row",
         )
@@ -101,16 +102,16 @@ def load_homology(
         str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
     ] = None,
     folds: Annotated[
-        int, Ge(2), "number of classes, which are the folds with the most proteins: 2 or more"
+        int, Ge(2), "number of classes, which are the largest folds (by proteins): 2 or more"
     ] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.
 
     Args:
-        size: balanced over the folds; None for all.
-        path: folder with remote_homology_train.lmdb; None looks into data_folder/homology.
-        folds: number of classes, which are the folds with the most proteins; of folds of one size,
-            those with the smaller numbers come first.
+        size: number of proteins, balanced over the folds; None means all proteins.
+        path: folder with remote_homology_train.lmdb; None means data_folder/homology.
+        folds: number of classes, which are the folds with the most proteins; among folds of the
+            same size, the smallest fold numbers come first.
     """
     in_folder, in_archive = tape.FORMS
     (database,) = find(
@@ -118,7 +119,7 @@ def load_homology(
         "homology",
         [in_folder.format("train")],
         path,
-        hint="source=peptides reads a table, metric=none needs no source",
+        hint="or use source=peptides, which reads a table, or metric=none, which needs no source",
         key="source.path",
         others=[[in_archive.format("train")]],
     )
@@ -127,10 +128,10 @@ def load_homology(
     facts = (storage.sha256_file(file), size, seed, folds)
 
     def read() -> Examples:
-        # A list, since the proteins are gone through twice.
+        # A list, since two loops read the proteins.
         proteins = list(tape.proteins(database))
         counts = Counter(fold for _, fold in proteins)
-        # By the number of proteins, then by the number of the fold.
+        # Sorted by the number of proteins, then by the number of the fold.
         in_order = sorted(counts, key=lambda fold: (-counts[fold], fold))
         largest = set(in_order[:folds])
         pairs = []

@@ -1,8 +1,8 @@
 """Docstrings of Python's own standard library, labelled by package.
 
-A source for text bodies that needs no download. The files are parsed and never imported. The
-packages are a fixed list that every installation has, so that the texts are the same on every
-machine with the same Python, whatever optional modules it was built with.
+This source for text bodies needs no download. The files are parsed and never imported. The packages
+are a fixed list that every installation has. The texts are therefore the same on every machine with
+the same Python, whatever optional modules it was built with.
 """
 
 import ast
@@ -21,8 +21,8 @@ from orca_cli.benchmarks.sources.balance import drawn_texts, facts_digest, unamb
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Examples, SourceData
 
-# Large packages that Linux distributions do not split off (as they do tkinter, idlelib, distutils,
-# lib2to3, ensurepip).
+# Large packages that Linux distributions do not move to separate packages, as they do with tkinter,
+# idlelib, distutils, lib2to3 and ensurepip.
 PACKAGES = (
     "asyncio",
     "email",
@@ -43,16 +43,16 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
     """Return docstrings as texts and the package that each comes from as its class.
 
-    A text is a docstring's first paragraphs, of 5 to 60 words, with white space collapsed; a text
-    that occurs in several packages is left out. A size is balanced over the packages. DataError
-    where Python's library has no source files.
+    A text has the first paragraphs of a docstring, 5 to 60 words, with white space collapsed. Texts
+    that occur in several packages are left out. A draw of `size` texts is balanced over the
+    packages. Raises DataError if Python's library has no source files.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "asyncio" / "__init__.py").is_file():
         raise DataError(
-            "this Python has no source files of its standard library (zipped or stripped)",
+            "has no source files of Python's standard library (they are zipped or removed)",
             where=str(folder),
-            hint="use another Python, or source=digits with an image body",
+            hint="use another Python, or an image body with source=digits",
         )
     files = _file_names(folder)
     contents = [(folder / name).read_bytes() for _, name in files]
@@ -68,20 +68,20 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
                     pairs.append((text, PACKAGES[label]))
         return drawn_texts(unambiguous(pairs), size, seed, where=str(folder))
 
-    # Over the files rather than the texts, since parsing takes seconds and reading does not.
+    # The digest covers the files instead of the texts, since parsing takes seconds.
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     facts = (size, seed, _FEWEST_WORDS, _MOST_WORDS, files, digests, sys.version)
     return SourceData("text", facts_digest("stdlib_docs", *facts), read)
 
 
 def _file_names(folder: Path) -> list[tuple[int, str]]:
-    """Return the packages' files without tests, each with the number of its package.
+    """Return the files of the packages, without tests, each with the number of its package.
 
-    Their order does not depend on the disk.
+    Their order does not depend on the file system.
     """
     labelled_names = []
     for label, package in enumerate(PACKAGES):
-        files = (folder / package).rglob("*.py")  # in the order of the disk
+        files = (folder / package).rglob("*.py")  # in the order of the file system
         relative_paths = [file.relative_to(folder) for file in files]
         for path_names in sorted(path.parts for path in relative_paths):
             if _TEST_FOLDERS.isdisjoint(path_names[1:-1]):
@@ -90,7 +90,7 @@ def _file_names(folder: Path) -> list[tuple[int, str]]:
 
 
 def _first_words(docstring: str) -> list[str]:
-    """Return the words of a docstring's first paragraphs, as few as give `_ENOUGH_WORDS`."""
+    """Return the words of a docstring's first paragraphs, until there are `_ENOUGH_WORDS`."""
     words: list[str] = []
     for paragraph in docstring.split("\n\n"):
         words += paragraph.split()
@@ -101,15 +101,15 @@ def _first_words(docstring: str) -> list[str]:
 
 @functools.cache
 def _docstrings(content: bytes) -> tuple[str, ...]:
-    """Return the docstrings of a file's content in the order of their lines.
+    """Return the docstrings in the content of a file, in the order of their lines.
 
-    Parsing takes seconds, so it is done once a process.
+    Parsing takes seconds, so each process parses a file only once.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old escapes in strings
+        warnings.simplefilter("ignore")  # warnings about old escapes in strings
         try:
             tree = ast.parse(content)
-        except (SyntaxError, ValueError):  # templates that are not Python; null bytes
+        except (SyntaxError, ValueError):  # templates that are not Python, or null bytes
             return ()
     nodes = [node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)]
     nodes.sort(key=lambda node: getattr(node, "lineno", 0))  # a module has no line

@@ -175,7 +175,7 @@ def make(session):
             ConfigError,
             "train.lr=0.1: cannot be combined with space=rates, which varies train.lr",
         ),
-        ("metric=none,otdd", UsageError, "'metric=none,otdd' names several values"),
+        ("metric=none,otdd", UsageError, "'metric=none,otdd' has several values"),
         ("trials=some", ConfigError, "trials: must be an integer of at least 1, got 'some'"),
     ],
 )

@@ -279,7 +279,7 @@ def test_a_model_of_other_training_samples_is_fitted_again(task, run):
 
 
 CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "it failed: ended by SIGSEGV")
-OVER_TIME = (isolation.StoppedError("needs more than its limit"), "it needs more than its limit")
+OVER_TIME = (isolation.StoppedError("needs more computing time"), "it needs more computing time")
 
 
 @pytest.mark.parametrize(("failure", "reason"), [CRASH, OVER_TIME])

@@ -226,8 +226,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
             and isinstance(content["unpacked"], dict)
         ):
             return content
-        problem = f"has schema {schema}, expected {SCHEMA}"
+        problem = f"has the unknown schema {schema}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({type(error).__name__})"
-    hint = "delete it; the checksums of the files are then recorded again"
-    raise ChecksumError(problem, where=str(path), hint=hint)
+    raise ChecksumError(problem, where=str(path), hint="delete it to record the checksums again")

@@ -69,7 +69,7 @@ def check_columns(
     """Raise DataError if a named column does not exist; None in `names` is skipped.
 
     The hint has the closest name, or all names if none is close. `key` is the setting that names
-    the column, `where` the table.
+    the column, `where` the name of the table.
     """
     for name in names:
         if name is None or name in columns:
@@ -98,9 +98,11 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
     if not missing.any():
         return
     first_row = missing.argmax() + 1
-    rows = counted(int(missing.sum()), "row")
-    message = f"has {rows} without a {what}; the first is row {first_row}"
-    raise DataError(message, where=where, hint=hint)
+    raise DataError(
+        f"rows without a {what}: {missing.sum()}, the first is row {first_row}",
+        where=where,
+        hint=hint,
+    )
 
 
 def refuse_entry(wrong: np.ndarray, values: np.ndarray, what: str, where: str, hint: str) -> None:

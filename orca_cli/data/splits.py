@@ -60,13 +60,12 @@ def marked_rows(
     refuse_entry(
         wrong=is_wrong,
         values=marks,
-        what=f"is not the name of a split ({is_wrong.sum()} such rows)",
+        what=f"is not the name of a split (such rows: {is_wrong.sum()})",
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
     if for_training and "train" not in marked:
-        message = "marks no row as 'train'"
-        raise DataError(message, where=where, hint=f"mark the training rows with 'train'{hint}")
+        raise DataError("has no training row", where=where, hint=f"mark some with 'train'{hint}")
     return marked
 
 
@@ -168,8 +167,11 @@ def folds(
         hint = ""
         if units.count > 1:
             hint = f"use train.folds={units.count} or less"
-        message = f"{count} folds need at least {count} {members}, got {units.count}"
-        raise DataError(message, where="train.folds", hint=hint)
+        raise DataError(
+            f"{count} folds need at least {count} {members}, got {units.count}",
+            where="train.folds",
+            hint=hint,
+        )
     order = numpy_generator(seed, "folds").permutation(units.count)
     if units.classes is not None:
         # The units are sorted by class and dealt out in turn. The sort is stable, so units of a

@@ -71,8 +71,7 @@ class TargetForm:
         num_new = is_new.sum()
         if num_new > 0:
             raise DataError(
-                f"has {counted(num_new, 'label')} without a training sample,"
-                f" {first_of(is_new, labels)}",
+                f"labels without a training sample: {num_new}, {first_of(is_new, labels)}",
                 where=where,
                 hint=f"use labels that occur in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
@@ -104,8 +103,7 @@ class TargetForm:
         num_wrong = is_wrong.sum()
         if num_wrong > 0:
             raise DataError(
-                f"has {num_wrong} class numbers outside 0..{highest},"
-                f" {first_of(is_wrong, integers)}",
+                f"class numbers outside 0..{highest}: {num_wrong}, {first_of(is_wrong, integers)}",
                 where=where,
                 hint=f"correct them; in maps, mark ignored positions with {IGNORED_CLASS}"
                 " (-1 often marks the hidden targets of a competition)",
@@ -140,7 +138,7 @@ class TargetForm:
             num_wrong = is_wrong.sum()
             if num_wrong > 0:
                 raise DataError(
-                    f"has {num_wrong} labels that are neither 0 nor 1, {first_of(is_wrong, y)}",
+                    f"labels other than 0 and 1: {num_wrong}, {first_of(is_wrong, y)}",
                     where=where,
                     hint="if each sample has one class, use task.kind=classes",
                 )
@@ -364,10 +362,10 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     num_wrong = is_wrong.sum()
     if num_wrong > 0:
         raise DataError(
-            f"has {num_wrong} labels that are not integers up to 2**53 or are {IGNORED_CLASS},"
-            f" which marks ignored positions; {first_of(is_wrong, labels)}",
+            f"labels that cannot name a class: {num_wrong}, {first_of(is_wrong, labels)}",
             where=where,
-            hint="store integers or strings; to predict numbers, use task.kind=values",
+            hint=f"use strings, or integers up to 2**53 except {IGNORED_CLASS},"
+            " which marks ignored positions; to predict numbers, use task.kind=values",
         )
     return labels.astype(np.int64)
 
@@ -400,15 +398,15 @@ def check_finite(
         in_float32 = values.astype(np.float32)
     if allow_nan:
         is_wrong = np.isinf(in_float32)
-        problem = "infinite value"
+        problem = "infinite values"
     else:
         is_wrong = ~np.isfinite(in_float32)
-        problem = "NaN or infinite value"
+        problem = "NaN or infinite values"
     num_wrong = is_wrong.sum()
     if num_wrong == 0:
         return
     raise DataError(
-        f"contains {counted(num_wrong, problem)}, {first_of(is_wrong, values, offset)}",
+        f"{problem}: {num_wrong}, {first_of(is_wrong, values, offset)}",
         where=where,
         hint="replace them, or remove these samples",
     )

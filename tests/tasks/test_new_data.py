@@ -193,9 +193,12 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     [
         (
             frame(9)[["colour", "age", "weight"]].rename(columns={"weight": "weigth"}),
-            r"x: the table has no column 'weight'; did you mean 'weigth'\?",
+            r"x: 'x' has no column 'weight'; did you mean 'weigth'\?",
         ),
-        (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
+        (
+            np.zeros((4, 2)),
+            "has 2 columns, expected 3; pass columns in this order: weight, age, colour",
+        ),
     ],
     ids=["a misspelt column", "too few columns"],
 )

@@ -138,7 +138,7 @@ def test_several_columns_are_labels(read):
 def test_a_missing_label_is_refused(read):
     table = labelled()
     table.loc[3, "a"] = None
-    with refused(r"t\.csv\[a\]: has 1 row without a target; the first is row 4", DataError):
+    with refused(r"t\.csv\[a\]: rows without a target: 1, the first is row 4", DataError):
         read(table, **LABELS)
 
 
@@ -173,7 +173,7 @@ def test_other_columns_to_be_predicted_are_values(read, target):
     [
         (
             {"kind": "maybe"},
-            r"test\.csv\[kind\]: has 20 labels without a training sample, the first is maybe",
+            r"test\.csv\[kind\]: labels without a training sample: 20, the first is maybe",
         ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
     ],
@@ -197,10 +197,10 @@ HEAD = b"a,b,kind\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 has 2 fields, but the header has 3"),
+        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 must have 3 fields, as the header has, got 2"),
         (b'1,"2,x\n' * 20, r"t\.csv: is not a valid table: .* check the quotes"),
         (b"1,\xff,x\n" * 20, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: contains \d+ NaN or infinite values"),
+        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: NaN or infinite values: \d+,"),
     ],
     ids=["lengths", "quotes", "encoding", "infinite"],
 )
@@ -254,7 +254,7 @@ def test_a_class_like_a_missing_entry_is_refused_by_name(read, spelling):
     table = frame().astype({"kind": object})
     table.loc[[4, 9], "kind"] = spelling
     target = rf"target \('{re.escape(spelling)}'\)"
-    message = rf"t\.csv\[kind\]: has 2 rows without a {target}; the first is row 5"
+    message = rf"t\.csv\[kind\]: rows without a {target}: 2, the first is row 5"
     with refused(rf"{message}; remove these rows; if '.*' is a class, rename the class"):
         read(table, features=["row"])
 
@@ -305,7 +305,7 @@ def test_text_that_names_rows_is_left_out_and_named(read, tmp_path, absent):
     task = read(table)
     assert re.search(
         r"dropped because nearly every row has a different text .*: "
-        r"'patient_id' \(40 texts in 40 training rows\), 'note' \(37 texts",
+        r"patient_id \(40 texts in 40 training rows\), note \(37 texts",
         task.note,
     )
     preprocessing = reloaded(task, tmp_path / "record")
@@ -344,7 +344,8 @@ def test_a_table_of_nothing_but_identifiers_is_refused(read):
 @pytest.mark.parametrize("odd", ["1.5", "1.234,5"])
 def test_points_and_decimal_commas_are_text_with_a_warning(read, odd):
     task = read(frame().assign(weight=odd), decimal=",", features=["weight"])
-    assert f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
+    warning = "warning: columns read as text because some entries are not numbers: weight"
+    assert f"{warning} ('{odd}'" in task.note
 
 
 MARKS = ["train"] * 40 + ["val"] * 8 + ["Test"] * 12
@@ -367,8 +368,8 @@ def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
-        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
+        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(such rows: 1\)"),
+        (["train"] * 9 + ["test"] * 51, {}, "t.csv: has 9 rows for training, needs at least 10; add"),
         (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
     ],
     ids=["spelling", "few", "shared group"],
@@ -380,7 +381,7 @@ def test_bad_columns_of_splits_are_refused(read, marks, settings, message):
 
 def test_a_split_has_marks_or_a_file(read, tmp_path):
     frame(20, 100).to_csv(tmp_path / "test.csv", index=False)
-    message = r"task\.test: the column 'split' marks rows of it too; leave out the file"
+    message = r"task\.test: cannot be combined with rows that the column 'split' marks .*; remove"
     with refused(message, ConfigError):
         read(frame().assign(split=MARKS), test="test.csv")
 
@@ -405,7 +406,7 @@ def with_missing_targets():
 
 
 def test_missing_numbers_to_be_predicted_are_refused(read):
-    message = r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets"
+    message = r"t\.csv\[kind\]: rows without a target: 9, the first is row 1; .*missing_targets"
     with refused(message, DataError):
         read(with_missing_targets(), decimal=",", features=["row"])
 

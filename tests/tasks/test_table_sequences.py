@@ -93,7 +93,7 @@ def test_rows_of_an_id_become_a_series(read, table, settings):
     ("column", "entry", "message"),
     [
         ("kind", "maybe", r"series 's\d+' has both '\w+' and '\w+'"),
-        ("t", "", r"\[t\]: '' in row \d+ is not a time \(\d such rows"),
+        ("t", "", r"\[t\]: '' in row \d+ is not a time \(such rows: \d\)"),
     ],
 )
 def test_bad_series_are_named_in_one_line(read, column, entry, message):

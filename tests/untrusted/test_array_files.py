@@ -152,5 +152,5 @@ def test_keys_that_lmdb_lacks_give_none(database):
 
 
 def test_large_values_of_lmdb_are_refused(database):
-    with refused(r"data\.mdb: a value has 20,000 bytes", UnsafeError):
+    with refused(r"data\.mdb: has a value of 20,000 bytes", UnsafeError):
         list(tape.values(database, ["large"], max_value=10_000))

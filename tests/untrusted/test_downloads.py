@@ -210,5 +210,5 @@ def test_no_redirection_leads_from_https_to_http():
             pass
 
     connection = open_url(Connection(), "https://host/a", {}, 1.0)
-    with pytest.raises(RefusedError, match="'http://host/b', which is not followed"), connection:
+    with pytest.raises(RefusedError, match="'http://host/b', which is not allowed"), connection:
         pass

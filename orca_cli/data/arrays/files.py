@@ -61,7 +61,7 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
         if split_name not in paths:
             if labels in paths:
                 raise ConfigError(
-                    f"needs task.{split_name}, the file of the inputs",
+                    "needs the file of the inputs",
                     where=f"task.{labels}",
                     hint=f"set task.{split_name}=FILE.npy",
                 )
@@ -120,7 +120,7 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
                 raise DataError(
                     f"contains the {split_name} split twice",
                     where=str(path),
-                    hint=f"remove one of the two; {_listed(content)}",
+                    hint=_listed(content),
                 )
         arrays_by_split["train"] = shared_arrays
     # Without marks, every row is for training.

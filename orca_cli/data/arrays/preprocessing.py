@@ -356,7 +356,7 @@ def _checked_lengths(
     if is_wrong.any():
         first_wrong = first_of(is_wrong, lengths)
         raise DataError(
-            f"has {is_wrong.sum()} lengths that are not integers in 1..{num_steps}, {first_wrong}",
+            f"lengths other than integers in 1..{num_steps}: {is_wrong.sum()}, {first_wrong}",
             where=where,
             hint=hint,
         )
@@ -380,7 +380,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     if is_empty.any():
         first_empty = first_of(is_empty, ends)
         raise DataError(
-            f"has {is_empty.sum()} sequences of NaN only, whose length is 0; {first_empty}",
+            f"sequences of length 0, with NaN only: {is_empty.sum()}, {first_empty}",
             where=where,
             hint="remove these samples",
         )

@@ -200,8 +200,7 @@ def _in_folders(folder: Path) -> _Images:
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
-        example = f"such as '{left_out[0]}'"
-        notes = (f"warning: {count} files or folders that are not images are skipped, {example}",)
+        notes = (f"warning: {count} files that are not images are skipped: '{left_out[0]}', ...",)
     splits = np.array(split_of_image)
     # Split -> positions of its images in `names`.
     rows = {split: np.flatnonzero(splits == split) for split in dict.fromkeys(split_of_image)}
@@ -321,7 +320,7 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
     refuse_entry(
         wrong=is_absent,
         values=texts,
-        what=f"is not an image in '{folder}' ({is_absent.sum()} such rows)",
+        what=f"is not an image in '{folder}' (such rows: {is_absent.sum()})",
         where=where,
         hint="correct the name, or remove the row",
     )

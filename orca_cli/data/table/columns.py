@@ -24,7 +24,6 @@ from orca_cli.data.table.settings import TableSettings
 from orca_cli.data.targets import check_finite
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
-from orca_cli.terminal import counted
 
 # Name of a column -> its entries [n].
 Columns = Mapping[str, np.ndarray]
@@ -35,8 +34,7 @@ OTHER = "(other)"
 MISSING = "(missing)"
 # Largest number of columns that a note names.
 _SHOWN = 5
-# If the standard deviation is below this share of the mean, it is a rounding error, and the column
-# is constant.
+# A standard deviation below this share of the mean is a rounding error: the column is constant.
 _MAX_ROUNDING = 1e-12
 # Digits with any points and commas between them, such as 1.234,5.
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
@@ -123,7 +121,7 @@ class Numeric:
             values=entries,
             what="is not a number, but the training split has only numbers in this column",
             where=origin,
-            hint=f"correct it, or drop the column with task.ignore=[{self.name}]",
+            hint="correct it, or drop the column with task.ignore=[COLUMN]",
         )
         is_missing_number = np.isnan(numbers.values)
         filled = np.where(is_missing_number, self.fill, numbers.values)
@@ -249,13 +247,13 @@ def fit_columns(
         # A column that the user lists is kept, even if nearly every row has a different text.
         is_named = name in (settings.features or ())
         if numbers.is_empty.all():
-            remarks[_EMPTY].append(f"'{name}'")
+            remarks[_EMPTY].append(name)
         elif not numbers.is_wrong.any():
             fitted.append(_fit_numbers(column, f"{where}[{name}]", settings, remarks))
         elif not is_named and has_own_texts(column.entries, settings.decimal):
             num_texts = len(np.unique(column.texts))
             remarks[_LEFT_OUT].append(
-                f"'{name}' ({num_texts} texts in {len(training_rows)} training rows)"
+                f"{name} ({num_texts} texts in {len(training_rows)} training rows)"
             )
         else:
             fitted.append(_fit_texts(column, settings, remarks))
@@ -271,8 +269,8 @@ def fit_columns(
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
     summary = (
-        f"{counted(num_numeric, 'column')} of numbers and "
-        f"{counted(len(fitted) - num_numeric, 'column')} of text become {num_features} features"
+        f"columns of numbers: {num_numeric}, columns of text: {len(fitted) - num_numeric}, "
+        f"features from both: {num_features}"
     )
     return tuple(fitted), [summary, *notes]
 
@@ -296,10 +294,9 @@ def _fit_numbers(
         remark = _FILLED
         if settings.gap_indicator:
             remark = f"{remark} and flagged in one more feature for each column"
-        rows = counted(num_empty, "training row")
-        remarks[remark].append(f"'{column.name}' ({rows})")
+        remarks[f"{remark}, in training rows"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
-        remarks[_CONSTANT].append(f"'{column.name}'")
+        remarks[_CONSTANT].append(column.name)
     is_bit = np.isin(numbers, (0, 1))
     return Numeric(
         name=column.name,
@@ -327,8 +324,8 @@ def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remar
     # The user may have meant numbers if the texts look like numbers with another decimal mark, or
     # if only some entries are not numbers.
     if _are_like_numbers(non_numbers) or len(non_numbers) < len(column.texts):
-        rows = f"{len(non_numbers)} of {len(column.entries)} training rows"
-        remarks[_MIXED].append(f"'{column.name}' ({rows}, such as '{non_numbers[0]}')")
+        shown = f"'{non_numbers[0]}'; {len(non_numbers)} of {len(column.entries)} training rows"
+        remarks[_MIXED].append(f"{column.name} ({shown})")
     return Categorical(column.name, tuple(categories))
 
 
@@ -407,7 +404,7 @@ def infer_kind(
     numbers, perhaps with another decimal mark.
     """
     if len(names) > 1:
-        shown = listed(f"'{name}'" for name in names)
+        shown = listed(names)
         # In columns of labels, every entry is 0 or 1, or missing.
         is_wrong = [_bits(columns[name]).is_wrong for name in names]
         if not np.any(is_wrong):

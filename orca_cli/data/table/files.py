@@ -20,7 +20,6 @@ from orca_cli.data.own_data import check_names
 from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory
 from orca_cli.exceptions import ConfigError, DataError, need
-from orca_cli.terminal import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +82,8 @@ class Table:
             signals.check()
             if len(fields) != num_fields:
                 raise DataError(
-                    f"line {line} has {counted(len(fields), 'field')},"
-                    f" but the header has {num_fields}",
+                    f"line {line} must have {num_fields} fields, as the header has,"
+                    f" got {len(fields)}",
                     where=where,
                     hint="correct the line, or quote fields that contain the delimiter",
                 )

@@ -312,7 +312,7 @@ class TablePreprocessing:
         refuse_entry(
             wrong=is_wrong,
             values=entries,
-            what=f"is not a time ({is_wrong.sum()} such rows)",
+            what=f"is not a time (such rows: {is_wrong.sum()})",
             where=where,
             hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
         )
@@ -431,7 +431,7 @@ class TablePreprocessing:
         import pandas as pd
 
         names = self.feature_names
-        in_order = f"in this order: {listed(names, _SHOWN)}"
+        in_order = f"pass columns in this order: {listed(names, _SHOWN)}"
         # The index of a row contains the names of columns.
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
@@ -439,9 +439,7 @@ class TablePreprocessing:
             table = pd.DataFrame(x)
         except (TypeError, ValueError) as error:
             # Columns of different lengths, or more than two axes.
-            raise DataError(
-                f"is not a table ({error})", where=where, hint=f"pass columns {in_order}"
-            ) from error
+            raise DataError(f"is not a table ({error})", where=where, hint=in_order) from error
         # Arrays and lists have no column names, so the order of training is assumed.
         if isinstance(table.columns, pd.RangeIndex):
             if table.shape[1] != len(names):
@@ -449,12 +447,12 @@ class TablePreprocessing:
                 raise DataError(
                     f"has {num_columns}, expected {len(names)}",
                     where=where,
-                    hint=f"pass columns {in_order}",
+                    hint=in_order,
                 )
             table.columns = list(names)
         # pandas allows numbers as column names.
         table.columns = list(map(str, table.columns))
-        check_columns(names, list(table.columns), where, "the table")
+        check_columns(names, list(table.columns), where, where)
         check_names([name for name in table.columns if name in names], where)
         columns = plain_columns(table, names, where)
         return self._new_data(self.rows(columns, where), lambda: None)

@@ -112,8 +112,10 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     if kind is None:
         kind, notes = infer_kind(per_sample, columns.targets, settings.decimal, where)
     if columns.unread:
-        shown = listed(f"'{name}'" for name in columns.unread)
-        notes = [*notes, f"columns not used, because the sequence is the only input: {shown}"]
+        notes = [
+            *notes,
+            f"columns not used, because the sequence is the only input: {listed(columns.unread)}",
+        ]
     return _Source(
         settings=settings,
         tables=tables,
@@ -139,9 +141,8 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
     # The sequence if it is set, else the features that the user lists, else all other columns.
     inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free_names
     if not inputs:
-        message = f"no column of '{table.path.name}' is left as input"
-        hint = f"keep one of its columns: {listed(table.columns, 20)}"
-        raise ConfigError(message, where="task.features", hint=hint)
+        hint = f"'{table.path.name}' has: {listed(table.columns, 20)}"
+        raise ConfigError("no column is left as input", where="task.features", hint=hint)
     return _Columns(
         inputs=inputs,
         targets=settings.target_columns,

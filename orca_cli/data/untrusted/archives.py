@@ -170,7 +170,7 @@ def _write(
     for member in members:
         num_members += 1
         if num_members > _MAX_MEMBERS:
-            raise _refusal(archive, f"has more than {_MAX_MEMBERS:,} members")
+            raise _refusal(archive, f"has more than {_MAX_MEMBERS} members")
         # Unwanted members are checked too: an archive with any unsafe name is refused.
         _check_member(archive, member)
         member_path = PurePosixPath(member.name)
@@ -360,7 +360,7 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
         num_members = len(entries)
         if num_members > max_members:
             raise UnsafeError(
-                f"has {num_members:,} members, more than the limit of {max_members:,}", where=where
+                f"has {num_members} members, more than the limit of {max_members}", where=where
             )
         for entry in entries:
             _check_entry(entry, where)

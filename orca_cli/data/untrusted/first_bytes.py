@@ -93,7 +93,7 @@ def read_text(path: Path, max_bytes: int, hint: str = "") -> str:
         # Checked before the content is read into memory.
         if path.stat().st_size > max_bytes:
             raise DataError(
-                f"has more bytes than the limit of {max_bytes:,}", where=str(path), hint=hint
+                f"has more bytes than the limit of {max_bytes}", where=str(path), hint=hint
             )
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

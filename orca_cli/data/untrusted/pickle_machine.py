@@ -144,7 +144,7 @@ class _Machine:
                 read_argument = _READERS.get(opcode.name, opcode.arg.reader)
                 argument = read_argument(self)
             _ACTIONS[opcode.name](self, argument)
-        raise refused(f"has more than {_MAX_OPCODES:,} instructions")
+        raise refused("has too many instructions")
 
     def _bytes_read(self) -> int:
         return self._limit - self._left
@@ -152,7 +152,7 @@ class _Machine:
     def _count_read(self, size: int) -> None:
         """Count bytes that are about to be read; raise an error if they exceed the limit."""
         if size > self._left and self._compressed:
-            raise refused(f"unpacks to more than {self._limit:,} bytes")
+            raise refused(f"unpacks to more than {self._limit} bytes")
         if size > self._left:
             raise EOFError
         if size > _LARGE:

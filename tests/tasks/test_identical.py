@@ -90,7 +90,8 @@ def test_numbers_with_several_bit_patterns_are_one_input(other, build, tmp_path)
     np.savez(tmp_path / "a.npz", x=x, y=np.arange(80) // 2 % 2)
     task = build("arrays", train="a.npz", kind="classes")
     assert (
-        "80 samples have the same inputs as another sample; samples with the same inputs stay in one split" in task.note
+        "80 samples have the same inputs as another sample; samples with the same inputs stay in one split"
+        in task.note
     )
 
 

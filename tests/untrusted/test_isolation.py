@@ -45,7 +45,10 @@ def process_id(ask) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("segfault", "ended by the signal SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")],
+    [
+        ("segfault", "ended by the signal SIGSEGV"),
+        ("error", "failed: ZeroDivisionError: deep inside"),
+    ],
 )
 def test_crashes_are_reported_and_the_next_file_is_read(kind, message, ask):
     with refused(rf"a\.bin: .*{message}", WorkerError) as caught:

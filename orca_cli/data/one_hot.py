@@ -63,7 +63,8 @@ def longer_note(
             counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
     if not counts:
         return ""
-    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
+    longer = f"sequences longer than {length} {unit}"
+    return f"{longer}: {', '.join(counts)} (over_length={over_length})"
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -71,7 +71,7 @@ class TargetForm:
         num_new = is_new.sum()
         if num_new > 0:
             raise DataError(
-                f"labels without a training sample: {num_new}, {first_of(is_new, labels)}",
+                f"labels that do not occur in training: {num_new}, {first_of(is_new, labels)}",
                 where=where,
                 hint=f"use labels that occur in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
@@ -138,7 +138,7 @@ class TargetForm:
             num_wrong = is_wrong.sum()
             if num_wrong > 0:
                 raise DataError(
-                    f"labels other than 0 and 1: {num_wrong}, {first_of(is_wrong, y)}",
+                    f"labels that are neither 0 nor 1: {num_wrong}, {first_of(is_wrong, y)}",
                     where=where,
                     hint="if each sample has one class, use task.kind=classes",
                 )
@@ -213,7 +213,7 @@ def fit_targets(
         )
     if num_classes is not None and kind != "classes" and not has_class_maps:
         raise ConfigError(
-            f"does not apply to task.kind={kind}, unless dense targets are integers",
+            "applies only to classes, and to dense targets that are integers",
             where="task.num_classes",
             hint=f"remove it; '{where}' determines the number of outputs",
         )

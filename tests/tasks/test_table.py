@@ -173,7 +173,7 @@ def test_other_columns_to_be_predicted_are_values(read, target):
     [
         (
             {"kind": "maybe"},
-            r"test\.csv\[kind\]: labels without a training sample: 20, the first is maybe",
+            r"test\.csv\[kind\]: labels that do not occur in training: 20, the first is maybe",
         ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
     ],

@@ -22,7 +22,7 @@ Arrays = dict[str, StoredArray]
 _LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
 _SETTINGS = (
     "set the names of your arrays with task.x, task.y, task.lengths and task.group,"
-    " or choose a split in a file of new data with --part"
+    " or use --part to read one split of a file of new data"
 )
 
 
@@ -61,14 +61,14 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
         if split_name not in paths:
             if labels in paths:
                 raise ConfigError(
-                    "needs the file of the inputs",
+                    f"needs task.{split_name}",
                     where=f"task.{labels}",
                     hint=f"set task.{split_name}=FILE.npy",
                 )
             continue
         if split_name in splits.arrays or split_name in splits.rows:
             raise ConfigError(
-                "names a second source of this split, which the training file contains already",
+                "cannot be set, because the training file already contains this split",
                 where=f"task.{split_name}",
                 hint="remove it",
             )
@@ -93,7 +93,7 @@ def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arr
         return arrays
     if labels not in paths:
         raise ConfigError(
-            f"must be set, because '{path.name}' has the inputs only",
+            f"must be set, because '{path.name}' contains the inputs only",
             where=f"task.{labels}",
             hint=f"set task.{labels}=FILE.npy, or store inputs and targets in one .npz file",
         )

@@ -356,7 +356,7 @@ def _checked_lengths(
     if is_wrong.any():
         first_wrong = first_of(is_wrong, lengths)
         raise DataError(
-            f"lengths other than integers in 1..{num_steps}: {is_wrong.sum()}, {first_wrong}",
+            f"lengths that are not integers in 1..{num_steps}: {is_wrong.sum()}, {first_wrong}",
             where=where,
             hint=hint,
         )
@@ -380,7 +380,8 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     if is_empty.any():
         first_empty = first_of(is_empty, ends)
         raise DataError(
-            f"sequences of length 0, with NaN only: {is_empty.sum()}, {first_empty}",
+            f"sequences that contain only NaN and so have length 0: {is_empty.sum()},"
+            f" {first_empty}",
             where=where,
             hint="remove these samples",
         )

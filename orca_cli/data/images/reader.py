@@ -171,7 +171,7 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = "is needed for task.file, task.target, task.kind=labels and task.kind=values"
+        message = "must be set for task.file, task.target, task.kind=labels or task.kind=values"
         hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
@@ -200,7 +200,7 @@ def _in_folders(folder: Path) -> _Images:
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
-        notes = (f"warning: {count} files that are not images are skipped: '{left_out[0]}', ...",)
+        notes = (f"warning: {count} files or folders are skipped, such as '{left_out[0]}'",)
     splits = np.array(split_of_image)
     # Split -> positions of its images in `names`.
     rows = {split: np.flatnonzero(splits == split) for split in dict.fromkeys(split_of_image)}

@@ -91,8 +91,8 @@ class TableSettings:
     ] = None
     id: Annotated[
         str | int | None,
-        "column with the series of each row, which is one step of it; null: every row is a "
-        "separate sample",
+        "column that identifies the series of each row, in which the row is one step; null: every "
+        "row is a separate sample",
     ] = None
     time: Annotated[
         str | int | None,

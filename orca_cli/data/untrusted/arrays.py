@@ -117,7 +117,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         )
     if not _is_plain(shape, dtype):
         raise DataError(
-            f"has an unsupported type: shape {shape}, dtype {dtype}",
+            f"has an unsupported shape or type: shape {shape}, dtype {dtype}",
             where=where,
             hint="store plain arrays of numbers or strings, each with its own name",
         )

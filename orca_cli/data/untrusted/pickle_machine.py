@@ -321,7 +321,7 @@ def _check_result(
     # A value that occurs often is traversed once, and counted each time.
     if id(value) in finished:
         return finished[id(value)]
-    endless = refused("contains endless, very deep or very many nested containers")
+    endless = refused("contains containers that are nested endlessly, too deeply or too often")
     # A value inside itself, or nested too deeply for the recursion of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
@@ -336,7 +336,7 @@ def _check_result(
     elif type(value) in (list, tuple):
         elements = value
     elif not isinstance(value, _PLAIN):
-        raise refused(f"leaves a {type(value).__name__} as a value")
+        raise refused(f"contains an object of type {type(value).__name__}")
     size = 1 + len(elements)
     depth = 1
     above.add(id(value))

@@ -112,7 +112,7 @@ def test_a_split_of_another_form_is_named(split, kind, y, other, message, tmp_pa
 
 CONTRADICTIONS = [
     ({"validation": "link.npz"}, "validation: .*link.npz' is also the file of task.train"),
-    ({"train": "x.npy"}, "labels: must be set, because 'x.npy' has the inputs only; set task.labels=FILE.npy"),
+    ({"train": "x.npy"}, "labels: must be set, because 'x.npy' contains the inputs only; set task.labels=FILE.npy"),
     ({"labels": "y.npy"}, "labels: does not apply to 'mine.npz', .* its own targets; remove it"),
     ({"validation_labels": "y.npy"}, "validation_labels: needs task.validation; set task.validation=FILE.npy"),
     ({"kind": "values", "num_classes": 4}, "num_classes: applies only to classes, .*; remove it; .* outputs"),

@@ -165,7 +165,7 @@ BAD = {
     "all nan": (
         {"x": np.where((np.arange(N) == 5)[:, None, None], np.nan, X), "y": Y},
         {"padding": "nan"},
-        r"x\]: so have length 0: 1, the first is 0 at index 5",
+        r"x\]: sequences that contain only NaN and so have length 0: 1, the first is 0 at index 5",
     ),
     "of one split": (
         {name: array for name, array in SHORT.items() if name != "lengths_test"},

@@ -116,7 +116,7 @@ class FileSamples:
         first_line = f"{self.view}\n"
         digest = hashlib.sha256(first_line.encode())
         for name, content, target in zip(self.names, self.hashes, self.y, strict=True):
-            # Classes are written as numbers, rows of labels and values by their bytes.
+            # Classes are written as numbers, rows of labels and values as their bytes in hex.
             target_text = target if self.y.ndim == 1 else target.tobytes().hex()
             line = f"{name!r} {content} {target_text}\n"
             digest.update(line.encode())

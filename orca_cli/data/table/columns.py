@@ -83,7 +83,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A column as features."""
+    """The features that an encoder made from a column."""
 
     features: np.ndarray  # [n, size] float32
     is_replaced: np.ndarray  # [n] bool, True where the features do not represent the entry itself

@@ -369,7 +369,7 @@ def _fit_inputs(
     preprocessing = replace(unfitted, columns=columns, left_out=left_out)
     if preprocessing.series is None:
         return preprocessing, notes
-    series_lengths = np.diff(rows.starts)[training_samples]  # rows of each training series
+    series_lengths = np.diff(rows.starts)[training_samples]  # number of rows of each series
     longest = int(series_lengths.max())
     series = replace(preprocessing.series, length=settings.length or longest)
     note = (

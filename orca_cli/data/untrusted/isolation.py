@@ -160,7 +160,7 @@ def close() -> None:
 
 
 class _Process(io.RawIOBase):
-    """Another process that calls functions: a stream of requests to it, and of its answers."""
+    """Another process that calls functions; requests are written to it, and answers read from it."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory

@@ -160,7 +160,7 @@ def close() -> None:
 
 
 class _Process(io.RawIOBase):
-    """Another process that calls functions; requests are written to it, and answers read from it."""
+    """Another process that calls functions, as the stream of its requests and answers."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory

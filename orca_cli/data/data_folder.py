@@ -29,10 +29,10 @@ _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether the data set's folder contains what the reader needs from a file.
+    """Return whether the data of a file are in the data set's folder.
 
-    That is the file itself, the members of an archive that has to be unpacked, or a file that makes
-    this file unnecessary. Only names of files are checked, not their content.
+    The data are the file itself, the members of an archive that has to be unpacked, or another file
+    that makes this file unnecessary. Only names of files are checked, not their content.
     """
     for pattern in file.instead:
         if any(folder.glob(pattern)):

@@ -4,7 +4,7 @@ The functions are parsers of untrusted files, and fits.
 
 Before a confined process opens its first file, it gives up everything that reading does not need:
 the network, writing, further processes, and memory beyond a limit that cannot be raised again. One
-confined process serves all reads of this process, and a second process without confinement all
+confined process serves all reads of this process, and a second process without confinement runs all
 fits; both end together with this process. A new process is started after a crash, after a fork, and
 for a file that needs more memory than the old process may use. Requests and answers are pickles.
 Both sides read them with the machine for pickles of unknown origin, because a parser under the

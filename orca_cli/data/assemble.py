@@ -76,7 +76,7 @@ def assemble(
     num_samples = len(pool.rows["train"])
     if num_samples < _MIN_SAMPLES:
         raise DataError(
-            f"has {num_samples} {pool.unit} for training, needs at least {_MIN_SAMPLES}",
+            f"needs at least {_MIN_SAMPLES} {pool.unit} for training, has {num_samples}",
             where=pool.where,
             hint="add training samples",
         )

@@ -33,7 +33,7 @@ BAD = {
     "no samples": ({"x": X[:0], "y": Y[:0]}, {}, "no samples"),
     "complex x": ({"x": X.astype(complex)}, {}, r"\[x\]: has samples .* dtype complex128"),
     "invalid characters": ({"y": changed(Y + 97, 5, 0x7FFFFFFF, "<u4").view("<U1")}, {}, r"\[y\]: .* invalid char"),
-    "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "has 9 samples for training, needs at least 10"),
+    "too few samples": ({"x": X[:9], "y": Y[:9]}, {}, "needs at least 10 samples for training, has 9"),
     "one class": ({"y": Y * 0}, {}, "all 28 training targets are 0"),
     "negative label": (
         {"y": changed(Y, 5, -1)},

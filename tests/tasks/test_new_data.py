@@ -101,7 +101,7 @@ SPLIT_ARRAYS = {"x_train": X, "x_test": X[:9]}
 @pytest.mark.parametrize(
     ("content", "part", "message"),
     [
-        (SPLIT_ARRAYS, "", "it has: x_test, x_train; .* with --part"),
+        (SPLIT_ARRAYS, "", "it has: x_test, x_train; .* use --part"),
         (SPLIT_ARRAYS, "validation", "has no validation split"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
     ],

@@ -119,7 +119,7 @@ def test_composes_checks_and_builds(path, jobs):
     built.loss(built.model.eval()(batch.x, batch.valid), batch.y)
     about = job.config.source["data"]
     if path.parts[0] == "source" and (about.get("origin") == "own" or about.get("files_of")):
-        with pytest.raises(DataError, match=r"give source\.path"):
+        with pytest.raises(DataError, match=r"set source\.path"):
             read_source(job.config, LogReporter())
     elif path.parts[0] == "source" and not job.config.source.get("data", {}).get("files"):
         assert read_source(job.config, LogReporter()).modality == built.model.body.modality

@@ -1,34 +1,35 @@
-"""A user's own data: a package for each form, and what all readers share, which ends in `assemble`.
+"""Readers of a user's own data: one package for each format, and the code that all readers share.
 
-`untrusted` opens files that strangers made.
+Every reader of own data ends with a call of `assemble`. The package `untrusted` opens files of
+unknown origin.
 
-A reader, here and in `benchmarks`, is a function `load` that returns `interfaces.TaskData`. Its
-arguments are the settings of conf/task/NAME.yaml, or a frozen dataclass `settings` with a field for
-each; their types, ranges and choices are in the annotations, and are checked before it is called.
-Most readers also take
+A reader, in this package and in `benchmarks`, is a function `load` that returns
+`interfaces.TaskData`. Its arguments are the settings of conf/task/NAME.yaml, or a frozen dataclass
+`settings` with one field for each setting. Annotations declare the types, ranges and choices of the
+settings, which are checked before `load` is called. Most readers also take
 
-* data_folder: where data sets lie; a benchmark's files are looked for in data_folder/NAME, or in
-  `path` where that is given,
-* cache_folder: where generated data and unpacked or converted copies of files are kept,
-* reporter: shows progress, and the note on what was read.
+* data_folder: folder of all data sets; the files of a benchmark are in data_folder/NAME, or in
+  `path` if that setting is given,
+* cache_folder: folder for generated data and for unpacked or converted copies of files,
+* reporter: shows progress, and a note on the data that were read.
 
-Some settings mean the same everywhere. `kind` is the form of targets. `train_on_validation` trains
-on the validation samples too, as experiments without a validation set do; nothing may be chosen on
-them then. `split_seed` is the seed of the draw of splits and `data_seed` that of generated data;
-neither is the seed of the run.
+Some settings mean the same in every reader. `kind` is the kind of the targets.
+`train_on_validation` trains on the validation samples too, as experiments without a validation
+split do; the validation samples must not be used for any choice then. `split_seed` is the seed with
+which splits are drawn, and `data_seed` the seed with which data are generated; neither is the seed
+of the run.
 
-Settings that exclude each other, whatever the files hold, are refused before a file is opened.
+Settings that exclude each other, whatever the files contain, are refused before a file is opened.
 Readers, and the functions that open their splits and new data, raise
 
 * ConfigError for settings that contradict each other or the files,
-* DataError for files that are missing, damaged, of another form or hold fewer samples than
+* DataError for files that are missing, damaged or malformed, or contain fewer samples than
   requested,
-* UnsafeError for files that would execute code when read, grow as only bombs do, or name places
-  outside their folder,
-* UnavailableError where a format needs a package that is not installed,
+* UnsafeError for files that would execute code when they are read, that grow as only bombs do, or
+  that name paths outside their folder,
+* UnavailableError if a format needs a package that is not installed,
 * MemoryExhaustedError for an array or a table that is larger than the free memory,
-* WorkerError where the process that reads files of unknown origin crashes, or reaches its limit of
+* WorkerError if the process that reads files of unknown origin crashes, or exceeds its limit of
   memory or time,
-* StorageError where the cache cannot be written, and InterruptionError where a signal asked to
-  stop.
+* StorageError if the cache cannot be written, and InterruptionError if a signal asked to stop.
 """

@@ -1,15 +1,15 @@
-"""How own data become a task: the one way for arrays, tables and images.
+"""How a user's own data become a task, in the same way for arrays, tables and images.
 
-A reader opens the files and says which samples there are, in which splits. Splits that the data do
-not give are drawn from the training samples (`draw`). The reader's `fit` learns from the training
-samples alone how all become inputs and targets: that is the task's preprocessing, kept beside the
-weights, and new data pass through it as the splits do. Train and validation are opened at once,
-test at the end of a run.
+A reader opens the files and lists their samples by split. Splits that the data do not contain are
+drawn from the training samples (`draw`). The reader's `fit` learns the task's preprocessing, which
+turns every sample into inputs and targets, from the training samples alone. The preprocessing is
+saved with the weights, and is applied to the splits and to new data in the same way. The training
+and validation splits are opened at once, the test split at the end of a run.
 
-`kind` is classes, one of K a sample; labels, K times 0 or 1; values, K real numbers; or dense, a
-map or sequence of the inputs' extent. Relative names are looked for in the working folder, then in
-data_folder. Data are refused with fewer than 10 training samples, infinity in inputs, one class
-only, or targets in another split that the training split does not have.
+`kind` is classes (one of K classes for each sample), labels (K times 0 or 1), values (K real
+numbers) or dense (a map or sequence with the extent of the inputs). Relative paths are looked up in
+the working folder, then in data_folder. Data are refused if they have fewer than 10 training
+samples, infinite inputs, a single class, or a class in another split that training does not have.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,34 +24,34 @@ from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind, Preprocessing, Reporter, Samples, TaskData
 
 _MIN_SAMPLES = 10
-# The rows of splits in the training data, by the splits' names.
+# Name of a split -> its rows in the training data.
 SplitRows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A reader's training data, N samples; splits that the data do not give are drawn from them."""
+    """A reader's N training samples, from which splits that the data do not contain are drawn."""
 
-    unit: str  # what samples are called in the note
+    unit: str  # plural noun for the samples in the note
     where: str
-    rows: SplitRows  # of train and of other splits that the training data mark
-    supplied: Iterable[str]  # splits with data of their own
-    classes: np.ndarray | None  # [N] to stratify by
-    groups: np.ndarray | None  # [N] of samples that stay together
-    # Returns a hash of the inputs of rows, [n]; None of too many.
+    rows: SplitRows  # rows of train, and of other splits that the training data mark
+    supplied: Iterable[str]  # names of the splits that have separate data
+    classes: np.ndarray | None  # [N] class of each sample, by which draws are stratified
+    groups: np.ndarray | None  # [N] group of each sample; a group stays in one split
+    # Returns a hash of the inputs of each given row, [n]; None if there are too many to hash.
     contents: Callable[[np.ndarray], np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a reader's `fit` learned from the training samples; `assemble` makes it a task."""
+    """The outcome of a reader's `fit` on the training samples; `assemble` turns it into a task."""
 
     preprocessing: Preprocessing
     input_shape: tuple[int, ...]  # (C, *E)
     targets: TargetForm
-    # Opens a split by its name, and reports what does not fit the training samples.
+    # Opens a split by its name, and reports the samples that had to be changed to fit.
     samples: Callable[[str], Samples]
-    notes: Sequence[str]  # opening train and validation may add some
+    notes: Sequence[str]  # opening train and validation may add notes
 
 
 Fit = Callable[[SplitRows], Fitted]
@@ -66,21 +66,21 @@ def assemble(
     split_seed: int,
     fit: Fit,
 ) -> TaskData:
-    """Return the task over a reader's samples, and report what was read after the reader's name.
+    """Return the task over a reader's samples, and report a note on them after the reader's name.
 
-    `fractions` of the training samples, or of their groups, are drawn for validation and for test,
-    where the data do not give these. `fit` is called once, with the samples of each split that the
-    training data hold, drawn ones included. DataError for fewer than 10 training samples before the
-    draw.
+    If the data contain no validation or test split, it is drawn: `fractions` are the shares of the
+    training samples, or of their groups, for validation and test. `fit` is called once, with the
+    rows of each split in the training data, including the drawn splits. DataError for fewer than 10
+    training samples before the draw.
     """
     num_samples = len(pool.rows["train"])
     if num_samples < _MIN_SAMPLES:
         raise DataError(
-            f"too few {pool.unit}: {num_samples}",
+            f"needs at least {_MIN_SAMPLES} {pool.unit} for training, has {num_samples}",
             where=pool.where,
-            hint=f"provide {_MIN_SAMPLES} or more for training",
+            hint="add training samples",
         )
-    # The draw comes first: `fit` may learn from the training samples only.
+    # The draw comes first because `fit` may learn from the training samples only.
     drawn, notes_on_draw = draw(pool, fractions, split_seed)
     fitted = fit(pool.rows | drawn)
     targets = fitted.targets
@@ -110,22 +110,23 @@ def assemble(
 def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[SplitRows, list[str]]:
     """Return the rows of train and of the splits that are drawn from it, and notes on the draw.
 
-    Both are empty where the data give every split. `fractions` are those of validation and test, of
-    the groups where there are any. Draws are stratified by class, a group by its most frequent one.
-    Rows of one group, and identical inputs, stay together; see `contents.joined`.
+    Both are empty if the data contain every split. `fractions` are the shares of validation and
+    test, of the groups if the data have groups, else of the samples. Draws are stratified by class;
+    a group counts as its most frequent class. Rows of one group, and rows with identical inputs,
+    stay together; see `contents.joined`.
     """
     shares = dict(zip(("validation", "test"), fractions, strict=True))
-    # Splits that are marked or have data of their own are not drawn.
+    # Splits that are marked or have separate data are not drawn.
     for split_name in {*pool.rows, *pool.supplied}:
         shares.pop(split_name, None)
     if not shares:
         return {}, []
     training_rows = pool.rows["train"]
-    # Splits are drawn from training rows only, so marked splits keep theirs.
+    # Splits are drawn from training rows only, so marked splits keep their rows.
     classes = None if pool.classes is None else pool.classes[training_rows]
     groups = None if pool.groups is None else pool.groups[training_rows]
     joint_groups, note_on_identical = joined(groups, pool.contents(training_rows))
-    # Whole units are drawn, so that no group is divided between two splits.
+    # Complete units are drawn, so that no group is divided between two splits.
     units = merged(len(training_rows), classes, joint_groups)
     # The settings that an error about the sizes names.
     settings = ["task.validation_fraction", "task.test_fraction"]
@@ -147,7 +148,7 @@ def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[SplitRo
     details = []
     if classes is not None:
         details.append("stratified")
-    # Where every unit is a single sample, groups changed nothing.
+    # If every unit is a single sample, the groups did not affect the draw.
     if groups is not None and units.count < len(training_rows):
         details.append(f"{units.count} groups kept together")
     details.append(f"split_seed={seed}")

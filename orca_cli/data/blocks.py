@@ -1,4 +1,6 @@
-"""Rows of arrays, in memory or mapped from a file: in blocks, channels first, of several lengths.
+"""Rows of arrays that are in memory or mapped from a file, and sequences of different lengths.
+
+Rows are read in blocks; channels can be moved to the front.
 
 Shapes: N rows, C channels, *E the extent (L for sequences), B rows that are read together.
 """
@@ -12,20 +14,21 @@ from numpy.typing import DTypeLike
 from orca_cli import signals
 from orca_cli.data.untrusted.memory import release_pages
 
-_BLOCK_BYTES = 2**24  # what is read at once from a mapped file
+_BLOCK_BYTES = 2**24  # bytes that are read at once from a mapped file
 
 
 class Ragged:
-    """Sequences of different lengths as one array [N, C, L], 0 after their ends.
+    """Sequences of different lengths as one array [N, C, L], with 0 after the end of each sequence.
 
-    Rows are put together when they are asked for. What comes after a sequence's end is never read,
-    so nothing can depend on it.
+    Rows are put together only when they are read. Values after the end of a sequence are never
+    read, so they cannot affect anything.
 
     Args:
         row: returns sequence i as [C, l], with l at least its length.
-        lengths: [N], 1 or more; above L they count as L, and the sequence is cut.
-        sample: (C, L).
-        storage: the array that `row` reads; the pages of a large memory map are released after
+        lengths: [N] length of each sequence, 1 or more; a sequence longer than L is cut to L.
+        sample: shape of a sample, (C, L).
+        dtype: type of the values that `row` returns.
+        storage: array that `row` reads; if it is a large memory map, its pages are released after
             every read.
     """
 
@@ -37,7 +40,7 @@ class Ragged:
         dtype: DTypeLike,
         storage: object = None,
     ) -> None:
-        # Shape, axes and dtype as an array has them: most code takes either form.
+        # The same attributes as those of an array, so that most code accepts both.
         self.shape = (len(lengths), *sample)
         self.ndim = len(self.shape)
         self.dtype = np.dtype(dtype)
@@ -49,7 +52,10 @@ class Ragged:
         return self.shape[0]
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sequences with these indices [B, C, L], and [B, L] bool, False after ends."""
+        """Return the sequences with these indices as [B, C, L], and their mask.
+
+        The mask [B, L] is True inside a sequence, False after its end.
+        """
         batch_shape = (len(rows), *self.shape[1:])
         batch = np.zeros(batch_shape, self.dtype)
         for position, row in enumerate(rows):
@@ -62,27 +68,28 @@ class Ragged:
         return batch, is_inside
 
 
-# Arrays in memory, memory maps, and sequences: all have shape, ndim, dtype and len.
+# Arrays in memory, memory maps and `Ragged` sequences all have shape, ndim, dtype and len.
 AnyArray = np.ndarray | Ragged
 
 
 def read(x: AnyArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return rows of x in C order, and [B, L] bool, False after sequences' ends; None of arrays.
+    """Return rows of x in C order, and the mask of sequences; None as the mask of arrays.
 
-    Mapped pages are released.
+    The mask [B, L] is False after the end of each sequence. The pages of a large memory map are
+    released.
     """
     if isinstance(x, Ragged):
         return x.read(rows)
-    # In C order, the same numbers sum to the same bits, however the file lays them out.
+    # In C order, sums of the same numbers have the same bits whatever the order in the file.
     block = np.ascontiguousarray(x[rows])
     release_pages(x)
     return block, None
 
 
 def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield `rows` in stretches of `size`, the last one possibly shorter.
+    """Yield `rows` in consecutive parts of `size` rows; the last part may be shorter.
 
-    Signals are checked before each.
+    Signals are checked before each part.
     """
     for start in range(0, len(rows), size):
         signals.check()
@@ -90,12 +97,15 @@ def in_turn(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def bytes_of_row(x: AnyArray) -> int:
-    """Return the bytes that a row of x takes."""
+    """Return the number of bytes of one row of x."""
     return x.dtype.itemsize * math.prod(x.shape[1:])
 
 
 def masked_blocks(x: AnyArray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield what `read` returns for stretches of about 16 MiB, so no mapped file is held whole."""
+    """Yield the rows and mask that `read` returns, in blocks of about 16 MiB.
+
+    So a mapped file is never completely in memory.
+    """
     # At least 1, since a sample without values has no bytes.
     row_bytes = max(1, bytes_of_row(x))
     for block_rows in in_turn(rows, max(1, _BLOCK_BYTES // row_bytes)):
@@ -103,20 +113,20 @@ def masked_blocks(x: AnyArray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, n
 
 
 def blocks(x: AnyArray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield x[rows] in C-ordered blocks of about 16 MiB.
+    """Yield x[rows] in blocks of about 16 MiB, in C order.
 
-    Sums over them do not depend on the order of bytes.
+    So sums over the blocks do not depend on the memory layout of x.
     """
     for block, _ in masked_blocks(x, rows):
         yield block
 
 
 def channels_first(x: np.ndarray, channels_last: bool) -> np.ndarray:
-    """Return inputs [N, L] as [N, 1, L], others as [N, C, *E]; with channels last from [N, *E, C].
+    """Return inputs [N, L] as [N, 1, L], and inputs with a channel axis as [N, C, *E].
 
-    Nothing is copied.
+    With `channels_last`, inputs with a channel axis are [N, *E, C]. The inputs are not copied.
     """
-    # Checked first: inputs [N, L] have no axis of channels, whatever the setting says.
+    # Checked first: inputs [N, L] have no channel axis, whatever the setting is.
     if x.ndim == 2:
         return x[:, None]
     if channels_last and x.ndim > 2:

@@ -1,26 +1,28 @@
-"""What the YAML files of tasks and sources say about their data: files, addresses, licence.
+"""The descriptions of data in the YAML files of tasks and sources: files, addresses, licence.
 
-Nothing is composed. The block `data:` of a file in conf/task or conf/source; all of it is optional:
+The files are read as they are, without composing a configuration. A file in conf/task or
+conf/source may have a block `data:`, in which every key is optional:
 
-    shape, outputs     what a sample and its target are, as text
-    error              the name of what is reported; default: the class of `error`, or the usual one
+    shape, outputs     description of a sample and of its target, as text
+    error              name of the reported error; default: the class of `error`, or the usual error
                        of the kind
-    licence, homepage  under what the data may be used, and where they are described
+    licence, homepage  terms of use of the data, and the page that describes them
     origin             files; generated (by the program); bundled (with a package); own (the
-                       user's). Default: what the reader's parameter of this name says, else files
-    by_hand            how to place the files where no address answers; FOLDER stands for the data
-                       set's folder
-    pages              addresses that a person opens for that, such as a shared drive
-    files              a list, of each: path (relative to the data set's folder), bytes (about, as
-                       far as known), sha256 or md5 where one is published, urls (in the order in
-                       which they are tried), unpack (tar, zip, gzip) and only (patterns of the
-                       members that are unpacked), members (some names that the archive holds),
-                       instead (patterns of names of which any makes this file needless), when
-                       (KEY=VALUE: the setting with which alone the file is read, such as
+                       user's). Default: the default of the reader's parameter `origin`, else files
+    by_hand            how to place the files by hand if no address answers; FOLDER represents the
+                       data set's folder
+    pages              addresses of pages that a person opens to get the files, such as a shared
+                       drive
+    files              list of files. Keys of each: path (relative to the data set's folder), bytes
+                       (approximate size, if known), sha256 or md5 (if published), urls (in the
+                       order in which they are tried), unpack (tar, zip, gzip), only (patterns of
+                       the members to unpack), members (names of some members of the archive),
+                       instead (patterns of file names; if any such file exists, this file is not
+                       needed), when (KEY=VALUE: the file is read only with this setting, such as
                        origin=files)
-    files_of           the task whose files, in whose folder, this source reads
-    without_files      of a source: the source that tasks other than the paper's have in place of
-                       this one, where none is typed
+    files_of           the task whose files this source reads, from that task's folder
+    without_files      in the file of a source: the source that tasks other than the paper's use
+                       instead of this one, if no source is explicitly set
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,7 @@ from orca_cli.exceptions import ConfigError, suggest
 GROUPS = ("task", "source")
 ORIGINS = ("files", "generated", "bundled", "own")
 
-# Neither absolute nor with .. or a backslash.
+# A path that is not absolute and contains neither `..` nor a backslash.
 _INSIDE = r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]*[^\\/.][^\\]*"
 Inside = Annotated[str, OneOf(("a path below the data set's folder",), _INSIDE)]
 Url = Annotated[str, OneOf(("an http or https address",), r"(?i:https?)://[^/?#].*")]
@@ -47,9 +49,9 @@ Md5 = Annotated[str, OneOf(("32 hexadecimal digits in lower case",), r"[0-9a-f]{
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set; an entry of `files` above.
+    """One file of a data set, described by an entry of `files` (see the module's docstring).
 
-    If the folder has all `members`, the archive is not needed.
+    If the data set's folder contains all `members`, the archive is not needed.
     """
 
     path: Inside
@@ -71,12 +73,12 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a task's or source's file says about its data: the block above, name and description."""
+    """Name, description and block `data` of a task's or source's file."""
 
-    name: str  # of the file
+    name: str  # name of the file
     group: str
     description: str = ""  # first comment of the file
-    # "" where the file says nothing about its data.
+    # "" if the file does not describe its data.
     origin: Literal["files", "generated", "bundled", "own", ""] = ""
     shape: str = ""
     outputs: str = ""
@@ -91,20 +93,20 @@ class DataSet:
 
     @property
     def folder(self) -> str:
-        """Return the name of the folder below paths.data."""
+        """Name of the folder below paths.data."""
         return self.files_of or self.name
 
     @property
     def bytes(self) -> int | None:
-        """Return the size of all files as far as known; None where none is."""
-        # Files of unknown size count as 0: the sum is a lower bound.
+        """Sum of the known sizes of all files; None if no size is known."""
+        # Files of unknown size count as 0, so the sum is a lower bound.
         return sum(file.bytes or 0 for file in self.files) or None
 
 
 def data_sets(extra: Path | None = None) -> list[DataSet]:
-    """Return what is known of the data of all tasks, then of all sources, each sorted by name.
+    """Return the data sets of all tasks, then of all sources, each sorted by name.
 
-    `extra` is a folder of the user's own.
+    `extra` is the user's own configuration folder, which is searched too.
     """
     entries = []
     for group in GROUPS:
@@ -114,18 +116,18 @@ def data_sets(extra: Path | None = None) -> list[DataSet]:
 
 
 def find(word: str, entries: list[DataSet]) -> list[DataSet]:
-    """Return the data sets that NAME, task=NAME or source=NAME names, the task first.
+    """Return the data sets that NAME, task=NAME or source=NAME names; a task comes first.
 
-    ConfigError if none has that name.
+    ConfigError if no data set has that name.
     """
-    # A bare NAME has no separator, and is looked for in both groups.
+    # NAME without a group is looked up in both groups.
     group, separator, name = word.rpartition("=")
     candidates = [entry for entry in entries if not separator or entry.group == group]
     matches = [entry for entry in candidates if entry.name == name]
     if not matches:
         noun = group if group in GROUPS else "task or source"
         hint = suggest(name, {entry.name for entry in candidates})
-        raise ConfigError(f"there is no {noun} '{name}'", where="NAME", hint=hint)
+        raise ConfigError(f"unknown {noun} '{name}'", where="NAME", hint=hint)
     return matches
 
 
@@ -143,9 +145,9 @@ def read(group: str, name: str, path: Path) -> DataSet:
 def described(
     group: str, name: str, node: Mapping[str, Any], where: str = "", description: str = ""
 ) -> DataSet:
-    """Return the data set that a part's settings describe in their block `data`.
+    """Return the data set that the settings of a task or source describe in their block `data`.
 
-    ConfigError, which names the block by `where`, if it is malformed.
+    ConfigError if the block is malformed; `where` names the block in the message.
     """
     where = where or f"{group}.data"
     if node.get("data") is None:
@@ -157,14 +159,14 @@ def described(
         files.append(DataFile(**_settings(DataFile, file, f"{where}.files[{i}]")))
     other = block.get("files_of")
     if other:
-        # Files of another address would pass for those of that task.
+        # Files from another address would be taken for files of that task.
         if files:
-            raise ConfigError("has files of its own beside files_of", where=where)
+            raise ConfigError("has both files and files_of; remove one of them", where=where)
         path = configuration.choices("task").get(other)
         if path is None:
-            raise ConfigError(f"no such task: '{other}'", where=f"{where}.files_of")
+            raise ConfigError(f"unknown task '{other}'", where=f"{where}.files_of")
         files += read("task", other, path).files
-    # A reader that generates its data says so by the default of its setting `origin`.
+    # A reader that generates its data has `generated` as the default of its setting `origin`.
     setting = {**declared_node(group, node), **node}.get("origin")
     of_reader = setting if setting in ORIGINS else "files"
     return DataSet(
@@ -178,14 +180,14 @@ def described(
 
 
 def _settings(kind: type, block: Any, where: str, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a mapping whose keys and values are those of a dataclass; null is left out.
+    """Return the settings of a block after checking them against a dataclass; null is left out.
 
-    `reserved` are fields that the mapping may not have.
+    The block must not set the fields in `reserved`.
     """
     settings = {}
     for key, entry in configuration.mapping(block, where).items():
         if entry is not None:
             settings[key] = tuple(entry) if isinstance(entry, list) else entry
-    # Refuses unknown keys and values of another type.
+    # Raises ConfigError for unknown keys and for values of a wrong type.
     parts.bind(kind, settings, where, reserved)
     return settings

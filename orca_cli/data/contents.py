@@ -1,6 +1,6 @@
-"""Samples with identical inputs, found by hashes of what the files hold or of samples as read.
+"""Samples with identical inputs, which are found by hashes of inputs in files or in read batches.
 
-Files are hashed before anything is learned from them.
+Inputs in files are hashed before anything is learned from them.
 """
 
 import hashlib
@@ -14,18 +14,19 @@ from orca_cli import seeding, signals
 from orca_cli.data.blocks import AnyArray, bytes_of_row, in_turn, masked_blocks
 from orca_cli.interfaces import Samples
 
-_MOST_BYTES = 2**31  # of inputs; reading and hashing as much takes some seconds
-_FEW = 30  # distinct inputs
+_MOST_BYTES = 2**31  # largest size of inputs; reading and hashing them takes some seconds
+_FEW = 30  # with fewer distinct inputs, inputs may repeat by nature
 _MOST_SAMPLES = 20_000
-_MOST_VALUES = 2**26  # of the inputs of a split (256 MiB in float32): what takes a second to hash
-# Of the inputs that are read at once: 32 MiB in float32.
+_MOST_VALUES = 2**26  # values in the inputs of a split (256 MiB in float32); hashed in a second
+# Values that are read at once: 32 MiB in float32.
 _BATCH_VALUES = 2**23
 
 
 def hashes(contents: Iterable[bytes]) -> np.ndarray:
     """Return a hash of each content, [n] uint64.
 
-    Two of a million contents share one by chance once in 10^7 data sets.
+    Among a million different contents, the probability that any two have the same hash is below
+    10^-7.
     """
     digests = []
     for content in contents:
@@ -37,9 +38,9 @@ def hashes(contents: Iterable[bytes]) -> np.ndarray:
 
 
 def hashes_of_rows(x: AnyArray, rows: np.ndarray) -> np.ndarray | None:
-    """Return a hash of each of the `rows` [n] of inputs, read block by block in one pass.
+    """Return a hash of each of the `rows` [n] of inputs, which are read block by block in one pass.
 
-    None of more than 2 GiB.
+    None if these rows have more than 2 GiB.
     """
     if len(rows) * bytes_of_row(x) > _MOST_BYTES:
         return None
@@ -50,7 +51,7 @@ def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
     """Yield the bytes of each input [B, ...] and of its mask; equal numbers have equal bytes."""
     if x.dtype.kind == "f":
         x = x + x.dtype.type(0)  # -0.0 becomes 0.0
-        x[np.isnan(x)] = np.nan  # of its many bit patterns, one
+        x[np.isnan(x)] = np.nan  # NaN has many bit patterns; all become the same
     for row in range(len(x)):
         content = x[row].tobytes()
         if valid is not None:
@@ -59,16 +60,17 @@ def _bytes_of(x: np.ndarray, valid: np.ndarray | None) -> Iterator[bytes]:
 
 
 def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.ndarray | None, str]:
-    """Return groups of samples that must stay together for their group or their inputs, and a note.
+    """Return groups of samples that share a group or an input, and a note.
 
-    Groups and hashes of inputs are [n]; None where samples stand alone, or are too many to compare.
-    Nothing is joined where inputs repeat by nature: fewer than 30 of them, and fewer than half, are
-    distinct, as in two columns of categories. The note is empty where no inputs are identical.
+    `groups` [n] is None if each sample is independent; `contents` [n] are hashes of inputs, None if
+    the inputs are too large to compare. Samples are not joined if inputs repeat by nature, as in a
+    table with two columns of categories: fewer than 30 inputs, and fewer than half, are distinct.
+    The note is empty if all inputs are distinct.
     """
     if contents is None:
-        return groups, "too many inputs to be compared: identical ones may be in several splits"
-    # Of each distinct input its first row and its number of rows; of each row the position [n] of
-    # its input among them.
+        return groups, "the inputs are too large to compare, so splits may share inputs"
+    # For each distinct input, its first row and its number of rows; for each row, the position [n]
+    # of its input among the distinct inputs.
     _, first_rows, positions, row_counts = np.unique(
         contents, return_index=True, return_inverse=True, return_counts=True
     )
@@ -76,22 +78,22 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     num_repeated = int(counts_of_repeated.sum())
     if num_repeated == 0:
         return groups, ""
-    note = f"{num_repeated} samples have inputs that others have too"
+    note = f"{num_repeated} samples have the same inputs as another sample"
     num_distinct = len(first_rows)
     if num_distinct < _FEW and 2 * num_distinct < len(contents):
-        consequence = f"only {num_distinct} are distinct: identical ones are in several splits"
-        return groups, f"warning: {note}, {consequence}"
-    note = f"{note}: identical ones stay in one split"
+        consequence = f"only {num_distinct} inputs are distinct, so splits share inputs"
+        return groups, f"warning: {note}; {consequence}"
+    note = f"{note}; samples with the same inputs stay in one split"
     if groups is None:
         return first_rows[positions], note
     return _connected(groups, positions), note
 
 
 def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Return groups [n], with one name for those that share an input.
+    """Return groups [n], in which all groups that share an input have the same name.
 
-    `inputs` [n] are numbers of distinct inputs. Groups and inputs are the nodes of a graph in which
-    every sample is an edge.
+    `inputs` [n] numbers the distinct inputs. Groups and inputs are the nodes of a graph, and every
+    sample is an edge between its group and its input.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -100,7 +102,7 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     num_groups = len(group_names)
     num_inputs = int(inputs.max()) + 1
     num_nodes = num_groups + num_inputs
-    # Groups are the first nodes, and inputs follow them.
+    # The first nodes are groups, the following nodes inputs.
     edges = (group_numbers, num_groups + inputs)
     has_edge = np.ones(len(groups), dtype=bool)
     graph = coo_array((has_edge, edges), shape=(num_nodes, num_nodes))
@@ -109,18 +111,19 @@ def _connected(groups: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     _, first_groups, positions = np.unique(
         components[:num_groups], return_index=True, return_inverse=True
     )
-    component_names = group_names[first_groups[positions]]  # of each group
+    component_names = group_names[first_groups[positions]]  # name for each group
     return component_names[group_numbers]
 
 
 def count_shared(
     earlier: Samples, later: Samples, input_shape: tuple[int, ...], seed: int
 ) -> dict[str, int]:
-    """Return how many inputs of the later split the earlier split has too (`shared`).
+    """Return how many samples of the later split have inputs that the earlier split also has.
 
-    `of` is the number of samples of the later split that were read. `complete` says whether both
-    splits were read whole: up to 20,000 samples and 2^26 values. Of larger ones that many are drawn
-    by the seed, so that more samples may be shared than are found.
+    This number is `shared`, out of the `of` samples of the later split that were read. `complete`
+    is whether both splits were read completely, which needs at most 20,000 samples and 2^26 values.
+    From a larger split, samples up to this limit are drawn with the seed; `shared` is a lower bound
+    then.
     """
     earlier_hashes = _hashes_of_drawn(earlier, input_shape, seed)
     later_hashes = _hashes_of_drawn(later, input_shape, seed)
@@ -132,23 +135,23 @@ def count_shared(
 def contents(samples: Samples, input_shape: tuple[int, ...]) -> np.ndarray | None:
     """Return a hash of each input, [n] uint64.
 
-    None of splits that `count_shared` does not read whole.
+    None for a split that `count_shared` would not read completely.
     """
     if len(samples) > _most_samples(input_shape):
         return None
-    return _hashes_of_drawn(samples, input_shape, seed=0)  # all are read, none is drawn
+    return _hashes_of_drawn(samples, input_shape, seed=0)  # all samples are read, so no draw
 
 
 def _most_samples(input_shape: tuple[int, ...]) -> int:
-    """Return the number of samples up to which a split is read whole."""
+    """Return the largest number of samples with which a split is read completely."""
     by_values = _MOST_VALUES // math.prod(input_shape)
     return min(_MOST_SAMPLES, max(1, by_values))
 
 
 def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return a hash of each input of a split, uint64; padding belongs to it.
+    """Return a hash, uint64, of each input of a split, including its padding.
 
-    Of a split that is not read whole, the samples are drawn by the seed.
+    If the split is too large to read completely, samples are drawn with the seed.
     """
     read_rows = np.arange(len(samples))
     most_samples = _most_samples(input_shape)
@@ -157,7 +160,7 @@ def _hashes_of_drawn(samples: Samples, input_shape: tuple[int, ...], seed: int) 
         read_rows = np.sort(generator.choice(len(samples), most_samples, replace=False))
     by_values = _BATCH_VALUES // math.prod(input_shape)
     batch_size = max(1, min(256, by_values))
-    # An empty split has an empty array, which `concatenate` needs.
+    # `concatenate` needs at least one array, also for an empty split.
     digests = [np.empty(0, np.uint64)]
     for batch_rows in in_turn(read_rows, batch_size):
         batch = samples.batch(batch_rows)

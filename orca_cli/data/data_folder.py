@@ -1,8 +1,8 @@
-"""The data folder: which files of a data set are there, and whether they have changed.
+"""The data folder: whether the files of a data set exist, and whether they have changed.
 
-`paths.data/NAME/checksums.json` has the SHA-256 of every file that has come through the program:
-the published one if it is known, otherwise the one when it was first seen; the file is compared
-with it ever after.
+`paths.data/NAME/checksums.json` records the SHA-256 of every file that the program fetched or
+checked: the published checksum if it is known, otherwise the checksum of the file when the program
+first saw it. Every later check compares the file with this checksum.
 """
 
 import json
@@ -24,37 +24,38 @@ CHECKSUMS = "checksums.json"
 SCHEMA = 1
 _LOCK = ".lock"
 _AGAIN = "move the file away and get it again"
-# The word of `state`, by the origin of data that do not come in files.
+# Origin of data that do not come in files -> the word that `state` returns.
 _WITHOUT_FILES = {"generated": "generated", "bundled": "bundled", "own": "yours"}
 
 
 def is_there(file: DataFile, folder: Path) -> bool:
-    """Return whether what the reader needs of a file is in its data set's folder.
+    """Return whether the data of a file are in the data set's folder.
 
-    That is the file itself, the content of an archive that has to be unpacked, or what makes the
-    file unnecessary. Of the data only names are looked at.
+    The data are the file itself, the members of an archive that has to be unpacked, or another file
+    that makes this file unnecessary. Only names of files are checked, not their content.
     """
     for pattern in file.instead:
         if any(folder.glob(pattern)):
             return True
     # Names that the catalogue lists, or that were recorded when the archive was unpacked.
     members = file.members or tuple(_unpacked(folder, file))
-    # An archive that was deleted after it was unpacked is not missed.
+    # An archive is not needed after it was unpacked.
     if members and all((folder / member).exists() for member in members):
         return True
-    # A packed archive is not enough: readers need its content.
+    # A packed archive is not enough, since readers need its members.
     return file.unpack is None and (folder / file.path).is_file()
 
 
 def state(entry: DataSet, data_folder: Path) -> str:
-    """Return in one word whether data are there; of the data only names are looked at.
+    """Return in one word whether the data of a data set exist.
 
-    That is present, partly or absent, of data that come in files. Others are present where files
-    stand in for them, and else generated, bundled (with a package) or yours; "-" if the data set's
-    file does not say.
+    The word is present, partly or absent for data that come in files. Other data are present if all
+    files that replace them exist; else they are generated, bundled (with a package) or yours. The
+    word is "-" if the data set's YAML file does not describe its data. Only names of files are
+    checked, not their content.
     """
     are_there = [is_there(file, data_folder / entry.folder) for file in entry.files]
-    # A data set may list no files, and `all` of nothing is true.
+    # A data set may list no files, and `all` of an empty list is true.
     if are_there and all(are_there):
         return "present"
     if entry.origin != "files":
@@ -64,13 +65,13 @@ def state(entry: DataSet, data_folder: Path) -> str:
 
 @contextmanager
 def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Path]:
-    """Lock the data set's folder, after waiting for other processes, and provide it.
+    """Lock the data set's folder, after waiting for other processes, and yield the folder.
 
-    StorageError if it cannot be written.
+    StorageError if the folder cannot be written.
     """
     what = f"the data of {entry.name}"
     folder = data_folder / entry.folder
-    # `wait` is called again and again, but its message is needed once.
+    # `wait` is called repeatedly, but its message is needed once.
     say_once = cache(lambda: reporter.say(f"waiting for another process that uses {what}"))
 
     def wait() -> None:
@@ -78,7 +79,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
         say_once()
 
     with storage.lock(folder / _LOCK, timeout_s=math.inf, what=what, while_waiting=wait):
-        # Only under the lock: temporary files are now those of killed processes.
+        # Only under the lock, where any temporary file was left by a killed process.
         storage.clean_temporary(folder)
         yield folder
 
@@ -86,7 +87,7 @@ def locked(entry: DataSet, data_folder: Path, reporter: Reporter) -> Iterator[Pa
 def expected(file: DataFile, folder: Path) -> str | None:
     """Return the SHA-256 that a file should have: the published one, else the recorded one.
 
-    None if neither is known.
+    None if neither exists.
     """
     if file.sha256:
         return file.sha256
@@ -94,32 +95,32 @@ def expected(file: DataFile, folder: Path) -> str | None:
 
 
 def verify(file: DataFile, folder: Path) -> str:
-    """Return a file's SHA-256, which is recorded if the file is seen for the first time.
+    """Return a file's SHA-256, and record it if the program sees the file for the first time.
 
-    ChecksumError where SHA-256 or MD5 is not the published one, SHA-256 not the recorded one, or
-    the record is damaged.
+    ChecksumError if the file's SHA-256 or MD5 differs from the published one, if its SHA-256
+    differs from the recorded one, or if the record is damaged.
     """
     path = folder / file.path
     digest = storage.sha256_file(path)
     expected_digest = expected(file, folder)
-    # A published MD5 counts only until a SHA-256 is known.
+    # A published MD5 is compared only if no SHA-256 is known.
     if expected_digest is None and file.md5 is not None:
         md5 = md5_file(path)
         if md5 != file.md5:
             raise ChecksumError(
-                f"its MD5 is {md5}, but the one published is {file.md5}",
+                f"is damaged: its MD5 is {md5}, but the published MD5 is {file.md5}",
                 where=str(path),
                 hint=_AGAIN,
             )
     if expected_digest is not None and expected_digest != digest:
-        source = "published"
+        source = "the published checksum"
         hint = _AGAIN
-        # The recorded digest is that of the first file that was seen, which may be the wrong one.
+        # The file that was seen first, whose digest was recorded, may be the wrong one.
         if not file.sha256:
-            source = f"recorded in {CHECKSUMS}"
-            hint = f"{_AGAIN}; if this file is right, delete {folder / CHECKSUMS}"
+            source = f"the checksum recorded in {CHECKSUMS}"
+            hint = f"{_AGAIN}; if this file is right, delete '{folder / CHECKSUMS}'"
         raise ChecksumError(
-            f"its SHA-256 is {digest}, but the one {source} is {expected_digest}",
+            f"is damaged: its SHA-256 is {digest}, but {source} is {expected_digest}",
             where=str(path),
             hint=hint,
         )
@@ -129,10 +130,10 @@ def verify(file: DataFile, folder: Path) -> str:
 
 
 def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None:
-    """Record a file's size in bytes, SHA-256, origin and time in checksums.json.
+    """Record a file's size in bytes, SHA-256, origin and the current time in checksums.json.
 
-    An entry that has this size and digest already stays as it is. `name` is the file's path below
-    the folder, `origin` the address that it is from, or "found here".
+    An entry with the same size and digest is not changed. `name` is the file's path below the
+    folder. `origin` is the address that the file was fetched from, or "found here".
     """
     content = _read(folder)
     entry = content["files"].get(name, {})
@@ -144,22 +145,22 @@ def record(folder: Path, name: str, size: int, digest: str, origin: str) -> None
 
 
 def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
-    """Unpack an archive in place unless that was done; return the number of files written.
+    """Unpack an archive in its folder unless it is unpacked already; return the number of files.
 
-    Their names and sizes are recorded in checksums.json; where one is gone or has another size, all
-    are unpacked again. A damaged archive is moved aside, and its record deleted; errors as those of
-    `archives.unpack`.
+    Names and sizes of the unpacked files are recorded in checksums.json. If one of these files is
+    missing or has another size, all are unpacked again. A damaged archive is renamed, and its entry
+    deleted from the record. Raises the errors of `archives.unpack`.
     """
     archive = folder / file.path
     if file.unpack is None or not archive.is_file():
         return 0
-    # Read before unpacking: the archive may hold a file of this name.
+    # Read before unpacking, since the archive may contain a file named checksums.json.
     content = _read(folder)
     digest = content["files"].get(file.path, {}).get("sha256")
-    # An archive that was replaced has another digest, and its members are out of date.
+    # If the archive was replaced, its digest differs and the unpacked members are out of date.
     if _is_unpacked(folder, file) and content["unpacked"][file.path].get("sha256") == digest:
         return 0
-    from orca_cli.data.untrusted import archives  # reads formats that most data sets do not need
+    from orca_cli.data.untrusted import archives  # most data sets do not need it
 
     def is_selected(name: str) -> bool:
         return not file.only or any(fnmatchcase(name, pattern) for pattern in file.only)
@@ -167,18 +168,18 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
     try:
         paths = archives.unpack(archive, archive.parent, reporter, members=is_selected)
     except DataError as error:
-        # An error about another path does not make the archive a bad one.
+        # An error about another path does not mean that the archive is damaged.
         if error.where != str(archive):
             raise
-        # If the archive stayed in its place and in the record, it would pass for the right file,
-        # and an intact one for a wrong one.
+        # If the damaged archive and its entry stayed, the archive would be taken for the right
+        # file, and an intact archive that replaces it for a wrong one.
         content["files"].pop(file.path, None)
         storage.write_json(folder / CHECKSUMS, content)
         moved = storage.quarantine(archive)
         raise DataError(
-            f"{error.what}; moved to {moved.name}", where=error.where, hint=error.hint
+            f"{error.what}; it was renamed to '{moved.name}'", where=error.where, hint=error.hint
         ) from error
-    # Relative names stay true where the data folder is moved.
+    # Relative names stay valid if the data folder is moved.
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     content["unpacked"][file.path] = {"sha256": digest, "members": sizes}
     storage.write_json(folder / CHECKSUMS, content)
@@ -186,33 +187,33 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
 
 
 def _is_unpacked(folder: Path, file: DataFile) -> bool:
-    """Return whether all that was unpacked from a file is in its place and has its size."""
+    """Return whether all files that were unpacked from an archive exist and have their sizes."""
     sizes = _unpacked(folder, file)
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             return False
-    # Without a record nothing was unpacked.
+    # Without a recorded file, nothing was unpacked.
     return bool(sizes)
 
 
 def _unpacked(folder: Path, file: DataFile) -> dict[str, int]:
-    """Return name -> size of what was unpacked from a file.
+    """Return name -> size of the files that were unpacked from an archive.
 
-    Empty if nothing is recorded or the record is damaged.
+    Empty if no such file is recorded or the record is damaged.
     """
     if file.unpack is None:
         return {}
     try:
         members = _read(folder)["unpacked"].get(file.path, {}).get("members", {})
     except ChecksumError:
-        # It is reported when checksums are compared; a list of names must not fail because of it.
+        # A damaged record is reported when checksums are compared; listing names must not fail.
         return {}
     return members if isinstance(members, dict) else {}
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the record of a folder; ChecksumError where it is damaged."""
+    """Return the record in a folder's checksums.json; ChecksumError if it is damaged."""
     path = folder / CHECKSUMS
     if not path.exists():
         return {"schema": SCHEMA, "files": {}, "unpacked": {}}  # type: ignore[dict-item]
@@ -225,7 +226,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
             and isinstance(content["unpacked"], dict)
         ):
             return content
-        problem = f"is of schema {schema}"
+        problem = f"has the unknown schema {schema}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({type(error).__name__})"
-    raise ChecksumError(problem, where=str(path), hint="delete it to record the files anew")
+    raise ChecksumError(problem, where=str(path), hint="delete it to record the checksums again")

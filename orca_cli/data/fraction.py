@@ -1,4 +1,7 @@
-"""Splits made of others: a part of a split, for learning curves (paper, Figure 5), and several."""
+"""Splits made from other splits: a part of one split, or several splits joined.
+
+Parts of the training split give learning curves (paper, Figure 5).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:  # takes seconds to import
 
 @dataclass(frozen=True)
 class Part:
-    """Samples (see interfaces) of the `whole` with the indices `rows` [n], which ascend."""
+    """Samples (see interfaces) of the split `whole` with the indices `rows` [n], which ascend."""
 
     whole: Samples
     rows: np.ndarray
@@ -44,19 +47,19 @@ class Part:
         return groups[self.rows]
 
     def digest(self) -> str:
-        """Return a SHA-256 over the digest of the whole and the chosen rows."""
+        """Return a SHA-256 over the digest of the whole split and the chosen rows."""
         header = f"{self.whole.digest()} {self.rows.dtype.str}"
         content = header.encode() + self.rows.tobytes()
         return hashlib.sha256(content).hexdigest()
 
 
 def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData:
-    """Return a task that trains on a part of its training split, with a note on it.
+    """Return a task that trains on a part of its training split, and has a note on this part.
 
-    The task itself where `fraction` is None. The part is drawn by the seed, every class in
-    proportion, and a smaller one lies within a larger one. Validation and test stay as they are,
-    and so do means and deviations, which are those of the whole. DataError where fewer than two
-    samples would be left.
+    The task is returned unchanged if `fraction` is None. The part is drawn with the seed, every
+    class in proportion; with the same seed, a smaller part is contained in a larger part. The
+    validation and test splits do not change, nor do means and standard deviations, which are those
+    of the complete training split. DataError if fewer than two samples would remain.
     """
     if fraction is None:
         return task
@@ -64,17 +67,17 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     num_used = max(1, round(fraction * num_samples))
     if num_used < 2:
         raise DataError(
-            f"{fraction:g} leaves {num_used} of {num_samples} training samples",
+            f"{fraction:g} leaves {num_used} of {num_samples} training samples, fewer than 2",
             where="task.train_fraction",
-            hint="at least 2 are needed",
+            hint="use a larger fraction",
         )
-    # Only samples of a single class can be drawn in proportion.
+    # Proportions are defined only if each sample has a single class.
     classes = None
     if task.kind == "classes":
         classes = task.train.targets()
-    # Derived, so that this draw is independent of the draw of splits by the same seed.
+    # Derived, so that this draw is independent of the draw of splits with the same seed.
     draw_seed = seeding.derive(seed, "train_fraction")
-    # `split` takes train from the end of one order, so a smaller part lies within a larger one.
+    # `split` takes train from the end of one order, so a smaller part is contained in a larger one.
     drawn = split(
         num_samples, validation=0, test=0, train=num_used, seed=draw_seed, classes=classes
     )
@@ -82,11 +85,11 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     consequence = ""
     if classes is not None:
         manner += ", every class in proportion"
-        # A part with fewer samples than classes cannot hold every class.
+        # A part with fewer samples than classes cannot contain every class.
         drawn_classes = np.unique(classes[drawn.train])
         num_lost = len(np.unique(classes)) - len(drawn_classes)
         if num_lost > 0:
-            consequence = f", which leaves {num_lost} classes without any"
+            consequence = f", so {num_lost} classes have no training sample"
     note = f"{num_used} of {num_samples} training samples are used ({manner}){consequence}"
     if task.note:
         note = f"{task.note}; {note}"
@@ -94,15 +97,16 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
 
 
 class Joined:
-    """Samples (see interfaces) of splits of a task, one after the other; none is copied.
+    """Samples (see interfaces) of several splits of a task in sequence; samples are not copied.
 
-    Equal numbers in the splits' groups are one record: the reader has to number records over all of
-    its splits. Samples of splits without a mask are all input where another split has one.
+    Equal group numbers in different splits are the same record, so a reader has to number records
+    over all of its splits. If only some splits have a mask, samples of the other splits get a mask
+    that is True everywhere.
     """
 
     def __init__(self, splits: Sequence[Samples]) -> None:
         self._splits = splits
-        # Where each split begins and ends among all samples, [number of splits].
+        # Index of the first sample of each split, and the index after its last, [number of splits].
         sizes = list(map(len, splits))
         self._ends = np.cumsum(sizes)
         self._starts = self._ends - sizes
@@ -113,7 +117,7 @@ class Joined:
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices, in this order.
 
-        The splits draw from `augment` one after the other.
+        The splits draw from the generator `augment` in sequence.
         """
         import torch
 
@@ -124,7 +128,7 @@ class Joined:
             rows = indices[owners == owner] - self._starts[owner]
             samples = self._splits[owner]
             batches.append(samples.batch(rows, augment))
-        # `order` has the position of each requested sample among those of all batches.
+        # For each requested sample, its position in the concatenated batches.
         order = torch.from_numpy(np.argsort(np.argsort(owners, kind="stable")))
         inputs = torch.cat([batch.x for batch in batches])[order]
         targets = torch.cat([batch.y for batch in batches])[order]
@@ -139,7 +143,7 @@ class Joined:
         return np.concatenate([samples.targets() for samples in self._splits])
 
     def groups(self) -> np.ndarray | None:
-        """Return the record of each sample, [n] int64; None where a split has none."""
+        """Return the record of each sample, [n] int64; None if a split has no records."""
         records = []
         for samples in self._splits:
             groups = samples.groups()
@@ -149,14 +153,14 @@ class Joined:
         return np.concatenate(records)
 
     def digest(self) -> str:
-        """Return a SHA-256 over the splits' own."""
+        """Return a SHA-256 over the digests of the splits."""
         digests = [samples.digest() for samples in self._splits]
         text = " ".join(["joined", *digests])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _mask(batch: Batch) -> Tensor:
-    """Return the mask of a batch; without one, all of it is input."""
+    """Return the mask of a batch; True everywhere if the batch has no mask."""
     import torch
 
     if batch.valid is None:

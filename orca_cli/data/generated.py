@@ -1,8 +1,8 @@
-"""Generated data sets, and arrays of maps that lie in a file each: made once, kept in the cache.
+"""The cache of generated data sets, and of targets that are maps with a separate file each.
 
-Checksums are kept with them, and compared whenever they are read.
+Cached data are made once. Their checksums are saved with them, and compared at every read.
 
-Shapes: n samples, B of a batch, C channels, H x W positions of a map.
+Shapes: n samples, B samples of a batch, C channels, H x W positions of a map.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from orca_cli.data.untrusted.memory import release_pages
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Batch, Reporter
 
-# Of what `MapSamples` writes; a change makes every cached copy a miss.
+# Version of the files that `MapSamples` writes; after a change, no cached copy is used any more.
 _MAPS_VERSION = 1
 
 
@@ -30,17 +30,19 @@ def folder_of(
     make: Callable[[Path], None],
     reporter: Reporter,
 ) -> Path:
-    """Return a folder with the data of a task that `parameters` determine.
+    """Return the folder of the data that `parameters` determine, cache_folder/generated/NAME-HASH.
 
-    `make` fills it where it is missing or damaged. It is cache_folder/generated/NAME-HASH; one
-    process makes it while others wait. Where writing fails or a signal asks to stop, nothing
-    half-made remains.
+    If the folder is missing or damaged, `make` fills it; other processes wait meanwhile. If writing
+    fails or a signal asks to stop, no incomplete folder remains.
 
     Args:
-        parameters: all that the data depend on, with the version of the generator; they are written
-            to parameters.json in it.
-        make: called with an empty folder, whose content appears under the final name when it
+        cache_folder: folder of the cache.
+        name: NAME above.
+        parameters: everything that the data depend on, including the version of the generator; also
+            written to parameters.json in the folder.
+        make: called with an empty temporary folder, which is renamed to the final name when `make`
             returns.
+        reporter: reports that the data are being generated or waited for.
     """
     # Sorted, so that the order of the parameters does not change the folder's name.
     parameters_json = json.dumps(parameters, sort_keys=True)
@@ -60,20 +62,23 @@ def folder_of(
 
 
 class MapSamples(ABC):
-    """Samples (see interfaces) that are read one by one, and their targets in the cache.
+    """Samples (see interfaces) that are read one by one, with targets that are kept in the cache.
 
-    Targets are [n, 1, H, W] float32, a memory map. A subclass says how a target and an input are
-    read. Reading targets holds one at a time, so memory does not grow with the split; the cache
-    takes 4 H W bytes a sample.
+    Targets are a memory map [n, 1, H, W] float32. A subclass reads a target (`read_target`) and an
+    input (`read`). Targets are read one at a time, so memory does not grow with the split. The
+    cache needs 4 H W bytes per sample.
 
     Args:
-        cache_folder, name, reporter: the name is that of the task and split, such as
-            "psicov-train".
-        count, shape: n; (C, H, W) of an input.
-        files: all that is read; their names, sizes and times of change identify the targets in the
-            cache. DataError where one is missing.
-        settings: all else that the targets and their records depend on.
-        facts: all besides the records that the samples depend on, as JSON, for the digest.
+        cache_folder: folder of the cache.
+        name: name of the task and split, such as "psicov-train".
+        reporter: shows progress.
+        count: n.
+        shape: shape of an input, (C, H, W).
+        files: all files that are read; their names, sizes and modification times identify the
+            targets in the cache. DataError if a file is missing.
+        settings: everything else that the targets and their records depend on.
+        facts: everything, apart from the records, that the samples depend on; written as JSON for
+            the digest.
     """
 
     masked = False  # whether batches have a mask
@@ -103,7 +108,7 @@ class MapSamples(ABC):
                 open(folder / "targets.npy", "wb") as file,
                 reporter.track(f"reading {name}", count) as advance,
             ):
-                # A header, then map after map, so that one is held at a time.
+                # A header, then one map after the other, so that only one map is in memory.
                 targets_shape = (count, 1, *shape[1:])
                 header = {"descr": "<f4", "fortran_order": False, "shape": targets_shape}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -125,15 +130,16 @@ class MapSamples(ABC):
 
     @abstractmethod
     def read_target(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the target [H, W] of a sample, and its record: what else is known, as JSON."""
+        """Return the target [H, W] of a sample, and its record: further facts on it, as JSON."""
 
     @abstractmethod
     def read(
         self, index: int, augment: np.random.Generator | None
     ) -> tuple[np.ndarray, np.ndarray | bool, np.ndarray | None]:
-        """Return an input [C, H, W], its mask [H, W] and its target.
+        """Return an input [C, H, W], its mask [H, W] and its target [H, W].
 
-        A mask of True is one for all of the input; a target of None is that in the cache.
+        A mask may be just True, which means True everywhere. A target of None means the target in
+        the cache.
         """
 
     def __len__(self) -> int:
@@ -149,7 +155,7 @@ class MapSamples(ABC):
         channels, height, width = self._shape
         inputs = np.empty((batch_size, channels, height, width), np.float32)
         valid = np.empty((batch_size, height, width), bool)
-        # A copy: rows may be replaced, and the pages of the map are released below.
+        # A copy, since rows may be replaced and the pages of the map are released below.
         targets = np.array(self._maps[indices])
         for row, index in enumerate(indices):
             inputs[row], valid[row], target = self.read(int(index), augment)
@@ -159,24 +165,24 @@ class MapSamples(ABC):
         return Batch.from_arrays(inputs, targets, valid if self.masked else None)
 
     def targets(self) -> np.ndarray:
-        """Return [n, 1, H, W] float32, NaN where nothing is known; a memory map."""
+        """Return the targets [n, 1, H, W] float32 as a memory map; unknown targets are NaN."""
         return self._maps
 
     def groups(self) -> np.ndarray | None:
-        """Return None: samples stand alone."""
+        """Return None: the samples are independent."""
         return None
 
     def digest(self) -> str:
-        """Return a SHA-256 over facts and records: what the files held when targets were read."""
+        """Return a SHA-256 over the facts and records of the files when their targets were read."""
         facts_json = json.dumps(self._facts | {"records": self.records}, sort_keys=True)
         return hashlib.sha256(facts_json.encode()).hexdigest()
 
 
 def _state_of(files: Sequence[Path]) -> str:
-    """Return a SHA-256 over names, sizes and times of change of files.
+    """Return a SHA-256 over names, sizes and modification times of files.
 
-    DataError where one is missing. Their content is not read: gigabytes at every start would take
-    minutes.
+    DataError if a file is missing. The content of the files is not read: reading gigabytes at every
+    start would take minutes.
     """
     digest = hashlib.sha256()
     for path in files:
@@ -184,7 +190,7 @@ def _state_of(files: Sequence[Path]) -> str:
             stat = path.stat()
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from error
-        # Another size or time is taken for another content.
+        # A different size or time is assumed to mean different content.
         line = f"{path} {stat.st_size} {stat.st_mtime_ns}\n"
         digest.update(line.encode())
     return digest.hexdigest()

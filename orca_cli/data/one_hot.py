@@ -1,4 +1,4 @@
-"""One split of a task whose inputs are sequences of symbols: lists in a small alphabet, proteins.
+"""A split of a task whose inputs are sequences of symbols, such as ListOps lists and proteins.
 
 Shapes: n samples, V symbols of the vocabulary, L the length of the input.
 """
@@ -16,24 +16,24 @@ from orca_cli.data.blocks import Ragged
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import Batch
 
-# What happens to inputs that are longer than the model's: cut and scored, or left out of every
-# split.
+# The treatment of sequences that are longer than the model's input: they are cut to its length and
+# scored, or dropped from every split.
 OverLength = Literal["truncate", "drop"]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of one split, end to end, as the readers of ListOps and of remote homology make."""
+    """Concatenated sequences of one split, from the readers of ListOps and of remote homology."""
 
     tokens: np.ndarray  # [sum of lengths] uint8, in 0..V-1
-    ends: np.ndarray  # [n] int64, where each ends in the tokens
+    ends: np.ndarray  # [n] int64, index in `tokens` after the last token of each sequence
     classes: np.ndarray  # [n] int64
-    longer: np.ndarray  # [n] bool, those that do not fit into the input, cut already or not
+    longer: np.ndarray  # [n] bool, whether the original sequence is longer than the input
 
     def samples(
         self, name: str, num_symbols: int, length: int, mask: bool, over_length: OverLength
     ) -> SymbolSamples:
-        """Return samples of these sequences; "drop" leaves out those that are `longer`.
+        """Return samples of these sequences; `over_length` "drop" drops those that are `longer`.
 
         The other arguments are those of `SymbolSamples`.
         """
@@ -52,9 +52,9 @@ class Sequences:
 def longer_note(
     splits: Mapping[str, Sequences], length: int, unit: str, over_length: OverLength
 ) -> str:
-    """Return a note on the sequences of splits that are longer than the input.
+    """Return a note on the number of sequences that are longer than the input in each split.
 
-    Empty where there are none.
+    Empty if all sequences fit.
     """
     counts = []
     for split_name, sequences in splits.items():
@@ -63,7 +63,8 @@ def longer_note(
             counts.append(f"{num_longer} of {len(sequences.ends)} in {split_name}")
     if not counts:
         return ""
-    return f"longer than {length} {unit}: {', '.join(counts)} (over_length={over_length})"
+    longer = f"sequences longer than {length} {unit}"
+    return f"{longer}: {', '.join(counts)} (over_length={over_length})"
 
 
 def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +77,9 @@ def end_to_end(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 class SymbolSamples(ArraySamples):
     """Samples (see interfaces) over sequences.
 
-    One-hot columns [V, L] of their first L symbols are made batch by batch; tokens beyond V-1
-    become zeros. With `mask` the zero columns after the end are marked as padding. The name is that
-    of the task, for the digest.
+    Each input [V, L] has the one-hot columns of the first L symbols of a sequence, which are made
+    batch by batch. Tokens beyond V-1 become columns of zeros. With `mask` the columns of zeros
+    after the end are marked as padding. `name` is the name of the task, for the digest.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class SymbolSamples(ArraySamples):
         def one_hot(row: int) -> np.ndarray:
             return sequences.tokens[starts[row] : ends[row]] == symbols  # [V, l]
 
-        # Made for each batch: all columns at once would take V times the memory of the tokens.
+        # Made for each batch, because all columns at once need V times the memory of the tokens.
         columns = Ragged(
             row=one_hot,
             lengths=lengths,
@@ -106,18 +107,18 @@ class SymbolSamples(ArraySamples):
         self._mask = mask
 
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
-        """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without mask).
+        """Return x [B, V, L] of 0 and 1, y [B] and valid [B, L] (None without `mask`).
 
-        Nothing is augmented.
+        `augment` is not used.
         """
         batch = super().batch(indices)
         if self._mask:
             return batch
-        # The zero columns after an end count as input then.
+        # Without a mask, the columns of zeros after the end are part of the input.
         return replace(batch, valid=None)
 
     def digest(self) -> str:
-        """Return a SHA-256 over sequences, classes, the length of the input, and having no mask."""
+        """Return a SHA-256 over sequences, classes, the length of the input, and use of a mask."""
         mask = "" if self._mask else " unmasked"
         header = f"{self._name} {self._length} {len(self)}{mask}"
         digest = hashlib.sha256(header.encode())

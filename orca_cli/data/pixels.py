@@ -1,6 +1,6 @@
 """Random crops and flips of images, and samples over uint8 images that are augmented in batches.
 
-Shapes: B images of a batch, N rows of the arrays, C channels, H x W pixels.
+Shapes: B images of a batch, N images of the arrays, C channels, H x W pixels.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from orca_cli.data.blocks import read
 from orca_cli.data.samples import ArraySamples
 from orca_cli.interfaces import Batch
 
-# Of pixels in 0..1: red, green, blue.
+# Mean and standard deviation of red, green and blue over ImageNet, for pixels in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -19,16 +19,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def random_crop(
     images: np.ndarray, size: tuple[int, int], padding: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return a window of each image [B, C, H, W], after `padding` with zeros, as [B, C, *size].
+    """Return a random window of each image [B, C, H, W] as [B, C, *size].
 
-    All windows that fit are equally likely.
+    Each image is padded with `padding` zeros on every side first. All windows that fit are equally
+    likely.
     """
     padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     # Every window that fits: [B, C, tops, lefts, *size].
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
     tops = generator.integers(0, windows.shape[2], size=len(images))
     lefts = generator.integers(0, windows.shape[3], size=len(images))
-    # Only the chosen windows are copied; the view of all takes no memory.
+    # Only the chosen windows are copied; the view of all windows needs no memory.
     return windows[np.arange(len(images)), :, tops, lefts]
 
 
@@ -48,9 +49,9 @@ def augmented(
 ) -> np.ndarray:
     """Return images [B, C, H, W] cropped to `size` at random, and with `flip` mirrored at random.
 
-    Images that have this size and no padding are not cropped.
+    Images that have this size already are not cropped if `padding` is 0.
     """
-    # Otherwise the only window is the whole image.
+    # Otherwise the only window is the complete image.
     if padding or images.shape[2:] != size:
         images = random_crop(images, size, padding, generator)
     if flip:
@@ -63,11 +64,11 @@ def normalised(
 ) -> np.ndarray:
     """Return uint8 images [B, C, H, W] as float32 in 0..1.
 
-    With mean and std [C], positive, (pixel - mean) / std of these.
+    With `mean` and `std` [C], these pixels become (pixel - mean) / std. `std` is positive.
     """
     pixels = images.astype(np.float32) / np.float32(255)
     if mean is not None and std is not None:
-        # In float32: numbers in float64 would make the whole batch float64.
+        # In float32, because float64 numbers would make the whole batch float64.
         means = np.array(mean, np.float32)  # [C]
         deviations = np.array(std, np.float32)
         pixels = (pixels - means[:, None, None]) / deviations[:, None, None]
@@ -77,8 +78,8 @@ def normalised(
 class PixelSamples(ArraySamples):
     """Samples (see interfaces) over the n `rows` of uint8 images x [N, C, H, W]; y is [N] int64.
 
-    Images are in memory or in a mapped file. `mean` and `std` are those of `normalised`; `padding`
-    and `flip` say how augmentation crops to H x W and mirrors.
+    Images are in memory or in a mapped file. `mean` and `std` are passed to `normalised`, `padding`
+    and `flip` to `augmented`, which crops to H x W.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class PixelSamples(ArraySamples):
     def batch(self, indices: np.ndarray, augment: np.random.Generator | None = None) -> Batch:
         """Return the samples with these indices.
 
-        They are cropped and flipped at random where `augment` is given.
+        They are cropped and flipped at random if a generator `augment` is given.
         """
         rows = self._rows[indices]
-        # Pixels stay uint8 until they are augmented: float32 takes four times the memory.
+        # Pixels stay uint8 until they are augmented: float32 needs four times the memory.
         images, _ = read(self._x, rows)
         if augment is not None:
             images = augmented(
@@ -119,6 +120,6 @@ class PixelSamples(ArraySamples):
 
     def digest(self) -> str:
         """Return a SHA-256 over images, targets and normalisation."""
-        # The word None is in the digests that runs have recorded.
+        # The word None is part of the digests that existing runs have recorded.
         text = f"{super().digest()} {self._pixel_mean} {self._pixel_std} None"
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
 """Seeded, disjoint splits into test, validation and train: stratified, groups kept together.
 
-Of data sets that come as a training and a test set only, validation is a part of the training set
-(`hold_out`). DataError where the sizes add up to more than the samples, nothing is left for
-training, or groups are missing or shared.
+If a data set has only a training and a test split, the validation split is a part of the training
+split (`hold_out`). DataError if the sizes add up to more than the number of samples, no sample is
+left for training, groups are missing, or two splits share a group.
 """
 
 import re
@@ -17,20 +17,21 @@ from orca_cli.data.own_data import refuse_entry, refuse_rows
 from orca_cli.exceptions import DataError
 from orca_cli.seeding import numpy_generator
 
-# How splits are called in names of arrays (x_train, x_val, ...) and folders, and in columns and
-# arrays of marks. The number of a split in this order is a mark too.
+# Names of each split in names of arrays (x_train, x_val, ...) and folders, and in columns and
+# arrays that mark the split of each row. The number of a split in this order is a mark too.
 PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-_WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")  # as pandas writes a column of integers with a gap
+# An integer such as 3.0, which is how pandas writes integers in a column with gaps.
+_WHOLE = re.compile(r"^([+-]?[0-9]+)\.0*$")
 
 
 class Split(NamedTuple):
-    """Three disjoint sets of indices, each sorted int64.
+    """Three disjoint sets of indices, each a sorted int64 array.
 
-    Those of validation and test may be empty.
+    The sets of validation and test may be empty.
     """
 
     train: np.ndarray
@@ -41,11 +42,11 @@ class Split(NamedTuple):
 def marked_rows(
     marks: np.ndarray, where: str, hint: str = "", for_training: bool = True
 ) -> dict[str, np.ndarray]:
-    """Return the rows of each split that `marks` [n] name, ascending, of the splits that have any.
+    """Return split -> its rows, ascending, for each split that `marks` [n] contain.
 
-    A mark is a word of PART_NAMES in any case, or 0, 1, 2 for train, validation, test. DataError
-    for others, and where `for_training` is set and no row is for training; `hint` follows what is
-    allowed.
+    A mark is a word of PART_NAMES in upper or lower case, or 0, 1, 2 for train, validation, test.
+    DataError for other marks, and if `for_training` is set but no row is marked as training. `hint`
+    is appended to the list of allowed marks.
     """
     mark_texts = np.char.lower(np.char.strip(marks.astype(str)))
     marked: dict[str, np.ndarray] = {}
@@ -59,12 +60,12 @@ def marked_rows(
     refuse_entry(
         wrong=is_wrong,
         values=marks,
-        what=f"is not a split ({is_wrong.sum()} rows)",
+        what=f"is not the name of a split (such rows: {is_wrong.sum()})",
         where=where,
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
     if for_training and "train" not in marked:
-        raise DataError("no rows are for training", where=where, hint=f"mark some with train{hint}")
+        raise DataError("has no training row", where=where, hint=f"mark some with 'train'{hint}")
     return marked
 
 
@@ -78,36 +79,39 @@ def split(
     classes: np.ndarray | None = None,
     keys: Sequence[str] = ("task.train_size", "task.validation_size", "task.test_size"),
 ) -> Split:
-    """Return disjoint index sets.
+    """Return disjoint sets of sample indices for training, validation and test.
 
-    The samples are put into one random order in which every stretch holds each class in
-    proportion. Test takes its start, validation what follows, and train its end. So the test set
-    depends on neither the validation nor the training size, a smaller training set is a part of a
-    larger one, and every class has a training sample where there are as many training samples as
-    classes.
+    The samples are put into one random order, in which every consecutive part contains the classes
+    in proportion. The test split is the beginning of this order, the validation split follows, and
+    the training split is the end. So the test split depends on neither the validation size nor the
+    training size, and a smaller training split is a part of a larger one. Every class has a
+    training sample if there are at least as many training samples as classes.
 
     Args:
-        validation, test: numbers of samples (int), or fractions of all below 1 (float); a fraction
-            above 0 takes one or more.
-        train: number of samples; None takes the rest.
-        classes: [n], to stratify by; None for the plain random order.
-        keys: the settings that give the sizes, for messages.
+        n_samples: number of samples.
+        validation, test: numbers of samples (int), or fractions of all samples below 1 (float); a
+            fraction above 0 gives at least one sample.
+        train: number of samples; None takes all that remain.
+        seed: seed of the random order.
+        classes: [n] class of each sample, to stratify by; None keeps the plain random order.
+        keys: names of the settings that give the sizes, for messages.
     """
     n_test = _count(test, n_samples)
     n_validation = _count(validation, n_samples)
     validation_end = n_test + n_validation
     n_left = n_samples - validation_end
-    # A smaller training set leaves the other splits as they are, and samples unused.
+    # A smaller training split does not change the other splits; some samples are not used then.
     n_train = n_left if train is None else train
     if n_left < 1 or n_train > n_left:
         sizes = f"{n_test} for test, {n_validation} for validation"
         settings = ", ".join(keys)
         raise DataError(
-            f"{sizes} and {max(n_train, 1)} for training are more than the {n_samples} in all",
+            f"the sizes ({sizes}, {max(n_train, 1)} for training) add up to more than"
+            f" the {n_samples} available",
             where=keys[0],
             hint=f"change {settings}",
         )
-    # The name keeps this draw apart from others by the same seed.
+    # The name makes this draw independent of other draws with the same seed.
     random_order = numpy_generator(seed, "split").permutation(n_samples)
     if classes is not None:
         random_order = _spread(random_order, classes)
@@ -120,9 +124,9 @@ def split(
 
 
 def _count(size: int | float, n_samples: int) -> int:
-    """Return a number of samples as it is, and a fraction of all as a number.
+    """Return a size as a number of samples; a float is a fraction of all samples.
 
-    A fraction above 0 gives one or more.
+    A fraction above 0 gives at least 1.
     """
     if isinstance(size, int):
         return size
@@ -130,9 +134,9 @@ def _count(size: int | float, n_samples: int) -> int:
 
 
 def _spread(random_order: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return a random order [n] changed so that every stretch holds each class in proportion."""
-    # A sample's rank within its class, as a fraction, spreads every class evenly over the order.
-    # The last of each class has rank 1, so that the end of the order, train, has every class.
+    """Return a random order [n], changed so that each class is spread evenly over it."""
+    # Samples are sorted by their rank within their class, as a fraction. The last sample of each
+    # class has rank 1, so that the end of the order, which is for training, has every class.
     ranks = np.empty(len(random_order))
     for label in np.unique(classes):
         members = random_order[classes[random_order] == label]
@@ -151,22 +155,27 @@ def folds(
 ) -> np.ndarray:
     """Return the fold of each sample, [n] int64 in 0..count-1.
 
-    DataError for fewer samples, or groups, than folds. The sizes of the folds differ by 1 at most,
-    and so do those of each class [n] in them. Samples of one group [n] are in one fold; sizes are
-    numbers of groups then, and the class of a group is the most frequent one in it.
+    The sizes of the folds differ by at most 1, and so do the numbers of samples of each class [n]
+    in them. Samples of one group [n] are in one fold; then groups are counted instead of samples,
+    and a group has the class that is most frequent in it. DataError if there are fewer samples, or
+    groups, than folds.
     """
-    # Whole units are dealt out, so that no group is divided between folds.
+    # Complete units are dealt out, so that no group is divided between folds.
     units = merged(n_samples, classes, groups)
     if units.count < count:
         members = "training samples" if groups is None else "groups of samples"
         hint = ""
         if units.count > 1:
             hint = f"use train.folds={units.count} or less"
-        raise DataError(f"{count} folds of {units.count} {members}", where="train.folds", hint=hint)
+        raise DataError(
+            f"{count} folds need at least {count} {members}, got {units.count}",
+            where="train.folds",
+            hint=hint,
+        )
     order = numpy_generator(seed, "folds").permutation(units.count)
     if units.classes is not None:
-        # Units of a class follow one another and are dealt out in turn; the sort leaves them in
-        # their random order.
+        # The units are sorted by class and dealt out in turn. The sort is stable, so units of a
+        # class stay in random order.
         order = order[np.argsort(units.classes[order], kind="stable")]
     fold_of_unit = np.empty(units.count, dtype=np.int64)
     fold_of_unit[order] = np.arange(units.count) % count
@@ -175,7 +184,7 @@ def folds(
 
 @dataclass(frozen=True)
 class Units:
-    """The units that n samples form, which a split keeps whole; `merged` makes them."""
+    """The units of n samples, none of which is divided between splits; `merged` makes them."""
 
     numbers: np.ndarray  # [n], the unit of each sample, in 0..count-1
     count: int
@@ -183,10 +192,10 @@ class Units:
 
 
 def merged(n_samples: int, classes: np.ndarray | None, groups: np.ndarray | None) -> Units:
-    """Return the units of samples: their groups [n], or without groups each sample alone.
+    """Return the units of samples: their groups [n], or each sample if `groups` is None.
 
-    A group has its most frequent class [n], or the lowest of several such; without classes units
-    have none.
+    The class of a group is the class [n] that is most frequent in it, or the lowest of several
+    equally frequent classes. Without `classes`, units have no class.
     """
     if groups is None:
         unit_numbers = np.arange(n_samples)
@@ -198,12 +207,12 @@ def merged(n_samples: int, classes: np.ndarray | None, groups: np.ndarray | None
     class_numbers = np.unique(classes, return_inverse=True)[1]
     if groups is None:
         return Units(numbers=unit_numbers, count=count, classes=class_numbers)
-    # Each pair of a unit and a class that occurs, and how often it does.
+    # Each pair of a unit and a class that occurs, and its frequency.
     (pair_units, pair_classes), pair_counts = np.unique(
         np.stack([unit_numbers, class_numbers]), axis=1, return_counts=True
     )
-    # By unit, then by frequency from above, then by class from below: the first pair of a unit has
-    # its class.
+    # Sorted by unit, then by descending frequency, then by ascending class: the first pair of a
+    # unit has the unit's class.
     order = np.lexsort((pair_classes, -pair_counts, pair_units))
     first_pairs = np.searchsorted(pair_units[order], np.arange(count))
     return Units(numbers=unit_numbers, count=count, classes=pair_classes[order][first_pairs])
@@ -212,11 +221,12 @@ def merged(n_samples: int, classes: np.ndarray | None, groups: np.ndarray | None
 def group_rows(
     columns: dict[str, tuple[np.ndarray, str]], rows: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the group of each row, file -> [n] int64, numbered over all files.
+    """Return file -> the group of each row, [n] int64, numbered over all files.
 
-    Equal values are one group; 1.0 is the group 1, as text too. `columns` has the values [n] of the
-    files of splits, and their origin. `rows` are those of each split in the training file, None
-    where all are for training. DataError for a row without a group, and for a group in two splits.
+    Equal values are one group; 1 and 1.0 are the same group, also as texts. `columns` maps the file
+    of each split to its values [n] and their origin. `rows` maps each split in the training file to
+    its rows; None if all rows are for training. DataError for a row without a group, and for a
+    group in two splits.
     """
     if not columns:
         return {}
@@ -229,13 +239,13 @@ def group_rows(
         refuse_rows(np.isin(file_names, ("", "nan", "None")), "group", where)
         group_names[file] = file_names
         file_rows = {file: np.arange(len(entries))}
-        # Only the training file may hold rows of several splits.
+        # Only the training file may contain rows of several splits.
         if file == "train" and rows:
             file_rows = rows
         for split_name, split_rows in file_rows.items():
             split_groups[f"{where} ({split_name})"] = np.unique(file_names[split_rows])
     _check_disjoint(split_groups)
-    # Numbered over all files, so that a group has one number wherever it occurs.
+    # Numbered over all files, so that a group has the same number in every file.
     all_names = np.concatenate(list(group_names.values()))
     group_numbers = np.unique(all_names, return_inverse=True)[1]
     file_ends = np.cumsum(list(map(len, group_names.values())))
@@ -244,14 +254,17 @@ def group_rows(
 
 
 def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
-    """Raise DataError for a group that is in two splits; `groups` are by the splits' origins."""
+    """Raise DataError for a group that is in two splits.
+
+    `groups` maps the origin of each split to the groups in it.
+    """
     for where, compared in permutations(groups, 2):
         shared = np.intersect1d(groups[where], groups[compared])
         if len(shared) > 0:
             raise DataError(
-                f"group '{shared[0]}' is also in {compared} ({len(shared)} are in both)",
+                f"group '{shared[0]}' is also in {compared}; shared groups: {len(shared)}",
                 where=where,
-                hint="rows that belong together must be in one split",
+                hint="put all rows of a group into one split",
             )
 
 
@@ -263,10 +276,10 @@ def hold_out(
     train_on_validation: bool = False,
     split_seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a training set that are for training and for validation, sorted.
+    """Return the rows of a training split that are used for training and for validation, sorted.
 
-    The set has these classes [N]. Other arguments are settings, see conf/task/cifar100.yaml. A size
-    is a number of rows (int) or a fraction of N (float).
+    `classes` [N] has the class of each row. The other arguments are settings; see
+    conf/task/cifar100.yaml. A size is a number of rows (int) or a fraction of N (float).
     """
     drawn = split(
         len(classes),
@@ -279,7 +292,7 @@ def hold_out(
     train = drawn.train
     held_out = drawn.validation
     if validation == "last":
-        # The draw above decides how many rows are held out; these are then the last ones.
+        # The draw above decides only the number of rows that are held out: the last rows are taken.
         n_kept = len(classes) - len(held_out)
         held_out = np.arange(n_kept, len(classes))
         train = split(

@@ -1,9 +1,12 @@
-"""Targets of own data: their form, learned from training rows, by which all splits are read.
+"""Targets of own data: their form is learned from the training rows, and all splits must have it.
 
-Targets of another form raise DataError with their number, and the first of them; `where` is the
-file and array. Files hold [n] or [n, 1] for classes; [n, K], or [n] where K is 1, for labels and
-values; [n, K, *E], [n, *E, K] with channels last, or [n, *E] where K is 1, for maps; and [n, *E]
-integers for a class at every position.
+Targets of another form raise DataError, with their number and the first of them; `where` is the
+file and array. The shapes in files are, by kind:
+
+* classes: [n] or [n, 1],
+* labels and values: [n, K], or [n] if K is 1,
+* real-valued maps: [n, K, *E], [n, *E, K] with channels last, or [n, *E] if K is 1,
+* class maps, with a class at every position: [n, *E] integers.
 
 Shapes: n samples, K outputs, *E the extent of the inputs.
 """
@@ -19,34 +22,34 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import IGNORED_CLASS, Kind, Scale
 from orca_cli.terminal import counted
 
-_LARGEST = 2**53  # of class numbers
+_LARGEST = 2**53  # largest class number
 
 
 @dataclass(frozen=True)
 class TargetForm:
     """The form that the targets of every split have.
 
-    Learned by `fit_targets`, and kept with the run.
+    `fit_targets` learns it, and it is saved with the run.
     """
 
     # Maps are real-valued; class_maps have a class at every position.
     kind: Literal["classes", "labels", "values", "maps", "class_maps"]
     num_outputs: int = 0  # K; 0 while it is not known
-    names: tuple[str, ...] = ()  # of classes, labels or values; K or none
-    # Class i as the files write it, ascending; all integers, or all strings. Empty where the data
-    # number them.
+    names: tuple[str, ...] = ()  # K names of classes, labels or values; or empty
+    # Class i as it appears in the files, ascending; all integers, or all strings. Empty if the
+    # files number the classes from 0.
     classes: tuple[int | str, ...] = ()
     extent: tuple[int, ...] = ()  # *E of maps
     channels_last: bool = False  # whether maps are (n, *E, K)
     missing: bool = False  # whether labels and real-valued targets may be NaN
-    scale: Scale | None = None  # of real-valued targets
+    scale: Scale | None = None  # scale of real-valued targets
 
     def encode(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return targets of any split as Batch.y.
 
-        DataError for another shape or type; a class that training lacks, or that is not in 0..K-1;
-        a label other than 0 and 1; a number that is infinite in float32, or NaN where none may be
-        missing.
+        DataError for a wrong shape or type; for a class that training lacks or that is not in
+        0..K-1; for a label other than 0 and 1; for a number that is infinite in float32; and for
+        NaN if targets may not be missing.
         """
         if self.classes:
             return self._positions(y, where)
@@ -55,7 +58,7 @@ class TargetForm:
         numbers = self.numbers(y, where)
         if self.scale is None:
             return numbers.astype(np.float32)
-        # The scale is float64 only where float32 would round away what matters.
+        # The scale is float64 only if float32 is too coarse for the targets.
         return numbers.astype(self.scale.mean.dtype)
 
     def _positions(self, y: np.ndarray, where: str) -> np.ndarray:
@@ -68,19 +71,19 @@ class TargetForm:
         num_new = is_new.sum()
         if num_new > 0:
             raise DataError(
-                f"{num_new} labels have no training sample, {first_of(is_new, labels)}",
+                f"labels that do not occur in training: {num_new}, {first_of(is_new, labels)}",
                 where=where,
-                hint=f"give labels as in training, such as {self.classes[0]!r},"
+                hint=f"use labels that occur in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
             )
         return positions
 
     def _integers(self, y: np.ndarray, where: str) -> np.ndarray:
-        """Return classes in 0..K-1 [n, *E] as int64, in maps -100 where ignored.
+        """Return classes in 0..K-1 [n, *E] as int64; in maps, -100 marks ignored positions.
 
-        K of 0 accepts every class from 0 on.
+        If K is 0, every class from 0 on is accepted.
         """
-        # A missing number among integers makes all of them floats.
+        # Integers with a missing number among them are stored as floats, which are refused.
         if y.shape[1:] != self.extent or y.dtype.kind not in "iub":
             expected_shape = f"(n{self._sizes()})"
             raise DataError(
@@ -90,7 +93,7 @@ class TargetForm:
                 hint="store real-valued targets as float32",
             )
         integers = y.astype(np.int64)
-        # While K is unknown, every whole number passes that float64 holds exactly.
+        # While K is unknown, every class number passes that float64 can represent exactly.
         highest = _LARGEST
         if self.num_outputs:
             highest = self.num_outputs - 1
@@ -100,17 +103,17 @@ class TargetForm:
         num_wrong = is_wrong.sum()
         if num_wrong > 0:
             raise DataError(
-                f"{num_wrong} classes are not in 0..{highest}, {first_of(is_wrong, integers)}",
+                f"class numbers outside 0..{highest}: {num_wrong}, {first_of(is_wrong, integers)}",
                 where=where,
-                hint=f"in maps {IGNORED_CLASS} marks positions to ignore;"
-                " -1 often marks the hidden targets of a competition",
+                hint=f"correct them; in maps, mark ignored positions with {IGNORED_CLASS}"
+                " (-1 often marks the hidden targets of a competition)",
             )
         return integers
 
     def numbers(self, y: np.ndarray, where: str) -> np.ndarray:
         """Return labels or numbers as [n, K, *E] in the dtype of the file.
 
-        They are NaN where a target may be missing and is. Raises as `encode`.
+        Missing targets are NaN if targets may be missing. Raises the errors of `encode`.
         """
         has_output_axis = y.ndim == len(self.extent) + 2
         if has_output_axis and self.channels_last:
@@ -119,36 +122,36 @@ class TargetForm:
             y = y[:, None]  # one output
         num_outputs = self.num_outputs
         if num_outputs == 0 and y.ndim > 1:
-            num_outputs = y.shape[1]  # not known yet: these are the targets that decide it
+            num_outputs = y.shape[1]  # K is not known yet, so these targets decide it
         has_shape = y.shape[1:] == (num_outputs, *self.extent)
         if not has_shape or num_outputs == 0 or y.dtype.kind not in "fiub":
             raise DataError(
-                f"{self.kind} have shape {y.shape}, {self._expected()}, not {y.dtype}",
+                f"{self.kind} have shape {y.shape} and dtype {y.dtype}, {self._expected()}",
                 where=where,
-                hint="dense targets have the extent of the inputs,"
-                " values and labels one column per output",
+                hint="store dense targets with the extent of the inputs,"
+                " and values or labels with one column for each output",
             )
         check_finite(y, where, allow_nan=self.missing)
         if self.kind == "labels":
-            # NaN passes: `check_finite` has refused it where no target may be missing.
+            # NaN passes, because `check_finite` refuses it unless targets may be missing.
             is_wrong = ~(np.isin(y, (0, 1)) | np.isnan(y))
             num_wrong = is_wrong.sum()
             if num_wrong > 0:
                 raise DataError(
-                    f"{num_wrong} entries are neither 0 nor 1, {first_of(is_wrong, y)}",
+                    f"labels that are neither 0 nor 1: {num_wrong}, {first_of(is_wrong, y)}",
                     where=where,
-                    hint="for one class per sample use kind=classes",
+                    hint="if each sample has one class, use task.kind=classes",
                 )
         return y
 
     def _expected(self) -> str:
-        """Return the shapes that `numbers` takes, as text."""
+        """Return the shapes that `numbers` accepts, as text."""
         sizes = self._sizes()
         single_output = f"(n{sizes or ','})"
         return f"expected {single_output} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
 
     def _sizes(self) -> str:
-        """Return the extent as text that follows another size, such as ", 8, 8"."""
+        """Return the extent as the end of a shape's text, such as ", 8, 8"."""
         return "".join(f", {size}" for size in self.extent)
 
     def note(self) -> str:
@@ -159,16 +162,16 @@ class TargetForm:
         elif self.kind == "class_maps":
             description = f"{num_outputs} classes at every position"
         elif self.kind == "values":
-            description = f"{counted(num_outputs, 'number')} a sample"
+            description = f"{counted(num_outputs, 'number')} per sample"
         else:
             description = f"{num_outputs} {self.kind}"
-        # Names that are just 0..K-1 add nothing to K.
+        # The names 0..K-1 would say nothing more than K.
         if not self.names or self.classes == tuple(range(num_outputs)):
             return description
         return f"{description} ({listed(self.names)})"
 
     def warnings(self, train_targets: np.ndarray) -> list[str]:
-        """Return warnings about labels that are never or always set in training."""
+        """Return warnings about labels that are never 1, or never 0, in training."""
         if self.kind != "labels":
             return []
         warnings = []
@@ -195,15 +198,14 @@ def fit_targets(
     channels_last: bool = False,
     missing: bool = False,
 ) -> TargetForm:
-    """Return the form of targets [N, ...] of a kind, from the training rows.
+    """Return the form of targets [N, ...] of a kind, learned from the training rows.
 
-    ConfigError for arguments that the kind excludes.
-
-    `names` are those of labels, of values, or of classes that the data number by themselves;
-    `num_classes` is K, of classes. DataError where nothing can be learned: one class, equal
-    numbers, an output or a class of maps without a training target.
+    `names` are names of labels, of values, or of classes that the files number from 0.
+    `num_classes` is K for classes. ConfigError for arguments that do not apply to the kind.
+    DataError if nothing can be learned: for a single class, for equal numbers, and for an output or
+    a class of class maps that has no training target.
     """
-    # Dense targets stored as integers are classes, all others are numbers.
+    # Dense targets stored as integers are classes; all other dense targets are real numbers.
     has_class_maps = kind == "dense" and y.dtype.kind in "iub"
     if kind == "classes" and missing:
         raise ConfigError(
@@ -211,11 +213,11 @@ def fit_targets(
         )
     if num_classes is not None and kind != "classes" and not has_class_maps:
         raise ConfigError(
-            "applies only to classes",
+            "applies only to classes, and to dense targets that are integers",
             where="task.num_classes",
-            hint=f"remove it: {where} says how many outputs there are",
+            hint=f"remove it; '{where}' determines the number of outputs",
         )
-    # The data number these classes themselves, so nothing has to be learned.
+    # The files number these classes, so nothing has to be learned.
     if kind == "classes" and names:
         return TargetForm(kind="classes", num_outputs=len(names), names=names)
     if kind == "classes":
@@ -239,26 +241,26 @@ def _fit_classes(
     num_present = len(classes)
     lowest = classes[0]
     highest = classes[-1]
-    # Classes named by text have no numbers to check.
+    # Only numbers are checked; classes may also be texts.
     are_from_0 = classes.dtype.kind == "U" or (lowest, highest) == (0, num_present - 1)
     if num_classes is not None and (num_present != num_classes or not are_from_0):
         raise DataError(
-            f"{num_present} training labels, {lowest} to {highest},"
-            f" are not {num_classes} classes from 0 on",
+            f"has {num_present} different training labels from {lowest} to {highest},"
+            f" expected task.num_classes={num_classes} classes numbered from 0",
             where=where,
-            hint="correct the labels, or leave task.num_classes out: any labels are classes then",
+            hint="correct the labels, or remove task.num_classes to accept any labels as classes",
         )
     num_labels = len(labels)
     if num_present < 2:
         raise _equal_targets(num_labels, classes, where)
-    # Most of many labels occur once, as numbers to predict do.
+    # If most of many labels occur once, they are probably numbers to be predicted.
     are_mostly_single = 2 * np.sum(label_counts == 1) > num_present
     if are_mostly_single and 2 * num_present > num_labels > 20:
         raise DataError(
-            f"{num_present} different labels in {num_labels} training samples"
-            " do not look like classes",
+            f"has {num_present} different labels in {num_labels} training samples,"
+            " too many for classes",
             where=where,
-            hint="to predict numbers use kind=values; is this the array of labels?",
+            hint="check that these are the labels; to predict numbers, use task.kind=values",
         )
     class_labels = tuple(classes.tolist())
     return TargetForm(
@@ -272,7 +274,7 @@ def _fit_classes(
 def _fit_class_maps(
     form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
 ) -> TargetForm:
-    """Return the form with its number of classes, which is known or that of the training rows."""
+    """Return the form with its number of classes, which is learned if it is not set."""
     training_maps = form.encode(y, where)[training_rows]
     present = np.unique(training_maps[training_maps != IGNORED_CLASS])  # ascending
     num_present = len(present)
@@ -283,9 +285,9 @@ def _fit_class_maps(
     if num_present < num_classes:
         absent = f"{num_classes - num_present} of the classes 0..{num_classes - 1}"
         raise DataError(
-            f"{absent} have no position in the training set",
+            f"{absent} do not occur in the training split",
             where=where,
-            hint="number the classes without gaps; task.num_classes, if given, is K",
+            hint="number the classes without gaps; task.num_classes, if set, is their number",
         )
     return replace(form, num_outputs=num_classes)
 
@@ -293,7 +295,7 @@ def _fit_class_maps(
 def _fit_numbers(
     form: TargetForm, y: np.ndarray, training_rows: np.ndarray, where: str
 ) -> TargetForm:
-    """Return the form of labels, values or maps with K, and of numbers with their scale."""
+    """Return the form with K, and for values and maps with their scale."""
     numbers = form.numbers(y, where)  # [N, K, *E]
     form = replace(form, num_outputs=numbers.shape[1])
     if form.kind == "labels":
@@ -307,9 +309,9 @@ def _fit_numbers(
         raise DataError(
             f"output {is_unknown.argmax()} has no training target",
             where=where,
-            hint="remove it",
+            hint="remove this output",
         )
-    # Maps may be equal in a channel; numbers that are all equal are most likely a mistake.
+    # A channel of maps may be constant; values that are all equal are most likely a mistake.
     if form.kind == "values":
         lowest = np.nanmin(targets, axis=0)
         highest = np.nanmax(targets, axis=0)
@@ -320,23 +322,24 @@ def _fit_numbers(
 
 
 def _equal_targets(num_targets: int, targets: np.ndarray, where: str) -> DataError:
-    """Return the error for training targets that are all equal; with none, all are ignored."""
+    """Return the error for training targets that are all equal.
+
+    `targets` are the equal targets; empty if all positions are ignored.
+    """
     target_texts = map(str, targets.tolist())
     shown = ", ".join(target_texts) or "ignored"
     return DataError(
         f"all {num_targets} training targets are {shown}",
         where=where,
-        hint="provide two classes or more, or numbers that differ by more than their rounding",
+        hint="provide at least two classes, or numbers that differ by more than rounding",
     )
 
 
 def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     """Return labels [n] or [n, 1] as [n] int64 or strings.
 
-    Whole numbers stored as floats become integers.
-
-    DataError for other shapes, for numbers that are not whole or beyond 2^53, and for -100, which
-    marks ignored positions.
+    Integers stored as floats become int64. DataError for other shapes, for numbers that are not
+    integers or are beyond 2^53, and for -100, which marks ignored positions.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -345,11 +348,12 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
             f"class labels have shape {labels.shape} and dtype {labels.dtype},"
             " expected integers or strings (n,)",
             where=where,
-            hint="of one-hot rows store the position of the 1, or use kind=labels, values or dense",
+            hint="for one-hot rows, store the position of the 1;"
+            " else use task.kind=labels, values or dense",
         )
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
-    # Whole numbers beyond 2**53 are not exact as floats, and no class number is as large.
+    # Integers beyond 2**53 are not exact as floats, and real class numbers are smaller.
     with np.errstate(invalid="ignore"):
         numbers = labels.astype(np.float64)
         is_whole = numbers % 1 == 0
@@ -358,32 +362,34 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     num_wrong = is_wrong.sum()
     if num_wrong > 0:
         raise DataError(
-            f"{num_wrong} labels are not whole numbers up to 2**53, or are {IGNORED_CLASS},"
-            f" which marks ignored positions, {first_of(is_wrong, labels)}",
+            f"labels that cannot name a class: {num_wrong}, {first_of(is_wrong, labels)}",
             where=where,
-            hint="class labels are integers or strings; to predict numbers use kind=values",
+            hint=f"use strings, or integers up to 2**53 except {IGNORED_CLASS},"
+            " which marks ignored positions; to predict numbers, use task.kind=values",
         )
     return labels.astype(np.int64)
 
 
 def as_text(values: np.ndarray, where: str) -> np.ndarray:
-    """Return values as strings; bytes are read as UTF-8."""
+    """Return values as strings; bytes are decoded as UTF-8."""
     if values.dtype.kind != "S":
         return values.astype(str)
     try:
         return np.char.decode(values, "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"holds bytes that are not text: {error}", where=where, hint="store UTF-8 strings"
+            f"contains bytes that are not UTF-8 text: {error}",
+            where=where,
+            hint="store UTF-8 strings",
         ) from error
 
 
 def check_finite(
     values: np.ndarray, where: str, *, allow_nan: bool = False, offset: int = 0
 ) -> None:
-    """Raise DataError where numbers [n, ...] are infinite in float32, or NaN unless `allow_nan`.
+    """Raise DataError if numbers [n, ...] are infinite in float32, or NaN unless `allow_nan`.
 
-    `offset` is added to the first index in messages, where the values are a later part of an array.
+    `offset` is the index of values[0] in the complete array, for messages.
     """
     if values.dtype.kind in "iub":
         return
@@ -392,22 +398,25 @@ def check_finite(
         in_float32 = values.astype(np.float32)
     if allow_nan:
         is_wrong = np.isinf(in_float32)
-        problem = "values are infinite"
+        problem = "infinite values"
     else:
         is_wrong = ~np.isfinite(in_float32)
-        problem = "values are NaN or infinite"
+        problem = "NaN or infinite values"
     num_wrong = is_wrong.sum()
     if num_wrong == 0:
         return
     raise DataError(
-        f"{num_wrong} {problem}, {first_of(is_wrong, values, offset)}",
+        f"{problem}: {num_wrong}, {first_of(is_wrong, values, offset)}",
         where=where,
-        hint="replace them or remove these samples",
+        hint="replace them, or remove these samples",
     )
 
 
 def first_of(is_wrong: np.ndarray, values: np.ndarray, offset: int = 0) -> str:
-    """Return as text the first wrong value of [n, ...], and its index, counted from `offset`."""
+    """Return a text with the first wrong value of `values` [n, ...], and its index.
+
+    `offset` is added to the index along the first axis.
+    """
     first_index = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
     sample, *position = map(int, first_index)
     sample += offset

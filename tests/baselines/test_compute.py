@@ -280,8 +280,8 @@ def test_a_model_of_other_training_samples_is_fitted_again(task, run):
 
 CRASH = (isolation.StoppedError("failed: ended by SIGSEGV"), "fitting failed: ended by SIGSEGV")
 OVER_TIME = (
-    isolation.StoppedError("needs more than its limit"),
-    "fitting needs more than its limit",
+    isolation.StoppedError("needs more computing time"),
+    "fitting needs more computing time",
 )
 
 

@@ -149,7 +149,7 @@ def test_list_says_what_is_there_and_where_from(workspace, mine, orca, state):
     assert f"ask me for {mine} https://three.org/drive" in " ".join(out.split())
     assert (
         orca("list", "mien")[2]
-        == "orca: error: NAME: there is no task or source 'mien'; did you mean 'mine'?\n"
+        == "orca: error: NAME: unknown task or source 'mien'; did you mean 'mine'?\n"
     )
 
 
@@ -186,7 +186,7 @@ def test_without_an_answer_get_says_how_to_place_the_file(workspace, mine, get, 
     code, out, err = get("mine")
     assert code == 15
     first, second = err.splitlines()[-2:]
-    for words in ("mine/a.npz", "/page: answers with a web page", "/none: HTTP 404"):
+    for words in ("mine/a.npz", "/page: sent a web page", "/none: HTTP 404"):
         assert words in first
     assert second == "orca: error: mine/b.npz: has no known address to fetch it from"
     assert out.splitlines()[-3:-1] == [
@@ -215,7 +215,7 @@ def test_md5_is_compared_once_and_the_sha256_ever_after(workspace, mine, get, we
     md5 = hashlib.md5(content).hexdigest()
     describe(workspace, files=[file_entry("a.npz", web.file("/bad", content + b"x"), md5=md5)])
     code, _, err = get("mine")
-    assert (code, f"not {md5}" in err) == (13, True)
+    assert (code, f"expected {md5}" in err) == (13, True)
     assert not (mine / "a.npz").exists()
     describe(
         workspace,

@@ -13,7 +13,19 @@ LIMIT_S = 3.0  # of processor time: the clock on the wall also counts what other
 FIGURE = "bad configurations refused with a clear error"
 
 
-HINTS = ("did you mean", "allowed", "give", "has kind=", "have kind=", "is a single", "swap them")
+HINTS = (
+    "did you mean",
+    "allowed",
+    "give",
+    "; set ",
+    "; use ",
+    "; remove ",
+    "; correct ",
+    "has kind=",
+    "have kind=",
+    "is a single",
+    "swap them",
+)
 
 
 def is_wrong(case: Case, code: int, error: str) -> bool:

@@ -142,7 +142,7 @@ def test_wrong_files_are_refused(text, message, tmp_path):
 
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "conll2003" / "train.txt").mkdir(parents=True)  # a folder in the file's place
-    with refused(r"conll2003: no file 'eng.train' or 'train.txt'.*source\.path=", DataError):
+    with refused(r"conll2003: has no file 'eng.train' or 'train.txt'.*source\.path=", DataError):
         read(tmp_path)
 
 

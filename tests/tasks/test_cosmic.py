@@ -178,7 +178,7 @@ def test_wrong_paths_in_a_list_are_refused(path, message, error, root, read):
 @pytest.mark.parametrize(
     ("planes", "message"),
     [
-        (np.full((2, 16, 16), 2.0), "1_stamp.npy.*a mask has other values"),
+        (np.full((2, 16, 16), 2.0), "1_stamp.npy.*a mask contains values other than"),
         (np.zeros((4, 16, 16)), r"float64 \(4, 16, 16\), expected numbers \(2 or 3, H, W\)"),
         (np.zeros((2, 11, 16)), "with H and W at least 12; lower task.crop_start"),
     ],

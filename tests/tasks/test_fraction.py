@@ -53,7 +53,7 @@ def test_every_class_keeps_a_sample_while_there_are_enough():
 def test_classes_without_a_sample_are_reported():
     reduced = with_fraction(task(y=MANY, k=40), 0.1, 0)
     assert len(set(reduced.train.targets())) == 20
-    assert "in proportion), which leaves 20 classes without any" in reduced.note
+    assert "in proportion), so 20 classes have no training sample" in reduced.note
 
 
 def test_a_part_gives_the_samples_of_the_whole():
@@ -81,7 +81,7 @@ def test_the_digest_is_that_of_the_part():
 
 
 def test_a_part_of_one_sample_is_refused():
-    message = r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples; at least 2 are"
+    message = r"task\.train_fraction: 0\.001 leaves 1 of 200 training samples, fewer than 2"
     with refused(message, DataError):
         with_fraction(task(), 0.001, 0)
 

@@ -130,8 +130,8 @@ def test_padding_is_unmarked_on_request(data):
 @pytest.mark.parametrize(
     ("key", "value", "error", "message"),
     [
-        ("1", None, DataError, "has no protein 1 of 3"),
-        ("0", record("MK", 1195), DataError, r"allowed: 0\.\.1194"),
+        ("1", None, DataError, "is missing, although .* 3 proteins"),
+        ("0", record("MK", 1195), DataError, r"must be in 0\.\.1194, got 1195"),
         ("1", "attack", UnsafeError, r"data.mdb\[1\]"),
     ],
     ids=["missing", "fold", "code"],

@@ -77,7 +77,7 @@ def test_identical_inputs_are_in_one_split_and_counted(form, build, tmp_path):
     assert sum(len(samples) for samples in splits(task)) == len(ROWS)
     assert sum(map(len, inputs_by_split)) == len(set.union(*inputs_by_split)) == N
     assert (
-        f"{3 * len(COPIED)} samples have inputs that others have too: identical ones stay in one split"
+        f"{3 * len(COPIED)} samples have the same inputs as another sample; samples with the same inputs stay in one split"
         in task.note
     )
 
@@ -90,7 +90,8 @@ def test_numbers_with_several_bit_patterns_are_one_input(other, build, tmp_path)
     np.savez(tmp_path / "a.npz", x=x, y=np.arange(80) // 2 % 2)
     task = build("arrays", train="a.npz", kind="classes")
     assert (
-        "80 samples have inputs that others have too: identical ones stay in one split" in task.note
+        "80 samples have the same inputs as another sample; samples with the same inputs stay in one split"
+        in task.note
     )
 
 

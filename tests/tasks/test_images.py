@@ -260,13 +260,13 @@ def test_given_splits_are_taken_as_they_are(pets, split_pets, build):
 
 def test_an_image_in_two_splits_is_refused(split_pets, build):
     shutil.copy(split_pets / "train" / "cat" / "03.jpg", split_pets / "test" / "cat" / "again.jpg")
-    with refused(r"again\.jpg: the same image as 'train/cat/03\.jpg'", DataError):
+    with refused(r"again\.jpg: is the same image as 'train/cat/03\.jpg'", DataError):
         build("images", path="split")
 
 
 def test_a_class_without_training_images_is_refused(split_pets, build):
     (split_pets / "test" / "eel").rename(split_pets / "test" / "ell")
-    with refused("2 labels have no training sample, the first is ell", DataError):
+    with refused("labels that do not occur in training: 2, the first is ell", DataError):
         build("images", path="split")
 
 
@@ -371,12 +371,12 @@ def test_labels_of_a_table_are_predicted_from_images(labelled):
 @pytest.mark.parametrize("settings", [{}, {"table": "ages.csv"}], ids=["classes", "a table"])
 def test_a_file_in_place_of_the_folder_is_refused(pets, build, tmp_path, settings):
     TABLE.to_csv(tmp_path / "ages.csv", index=False)
-    with refused(r"^task\.path: '.*/pets/dog/04\.png' is a file; give the folder", DataError):
+    with refused(r"^task\.path: '.*/pets/dog/04\.png' is a file; name the folder", DataError):
         build("images", path="pets/dog/04.png", **settings)
 
 
 def test_a_table_without_names_of_columns_is_refused(labelled):
-    with refused(r"ages\.csv: has no names of columns", DataError):
+    with refused(r"ages\.csv: has no column names", DataError):
         labelled(TABLE.set_axis(["", " "], axis=1))
 
 

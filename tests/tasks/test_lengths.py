@@ -155,7 +155,7 @@ BAD = {
     "too long": (
         {"x": X, "y": Y, "lengths": ENDS + 1},
         {},
-        r"lengths\]: 6 lengths are not in 1\.\.9, the first is 10 at index 8",
+        r"lengths\]: lengths that are not integers in 1\.\.9: 6, the first is 10 at index 8",
     ),
     "maps": (
         {"x": X.reshape(N, C, 3, 3), "y": Y, "lengths": ENDS},
@@ -165,12 +165,12 @@ BAD = {
     "all nan": (
         {"x": np.where((np.arange(N) == 5)[:, None, None], np.nan, X), "y": Y},
         {"padding": "nan"},
-        r"x\]: 1 lengths are 0, where all is NaN, the first is 0 at index 5",
+        r"x\]: sequences that contain only NaN and so have length 0: 1, the first is 0 at index 5",
     ),
     "of one split": (
         {name: array for name, array in SHORT.items() if name != "lengths_test"},
         {},
-        r"x_test\]: has no lengths, but another split has",
+        r"x_test\]: has no lengths, although another split has",
     ),
 }
 

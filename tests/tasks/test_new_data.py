@@ -79,7 +79,7 @@ def test_arrays(name, tmp_path, trained):
 def test_arrays_of_another_shape_are_refused(name, trained):
     x, y, settings = ARRAYS[name]
     preprocessing, _ = trained(x, y, **settings)
-    with refused("new: samples have shape .* those of the training set", DataError):
+    with refused("new: has samples of shape .* the training samples' shape", DataError):
         preprocessing.inputs(x[40:, ..., :1], "new")
 
 
@@ -101,8 +101,8 @@ SPLIT_ARRAYS = {"x_train": X, "x_test": X[:9]}
 @pytest.mark.parametrize(
     ("content", "part", "message"),
     [
-        (SPLIT_ARRAYS, "", "holds x_test, x_train; .* --part one of several splits"),
-        (SPLIT_ARRAYS, "validation", "has no part 'validation'"),
+        (SPLIT_ARRAYS, "", "it has: x_test, x_train; .* use --part"),
+        (SPLIT_ARRAYS, "validation", "has no validation split"),
         ({"x": X[:3], "y": np.array(["a", "z", "b"])}, "", "the first is z at index 1"),
     ],
     ids=["several splits", "no such split", "a new class"],
@@ -193,9 +193,12 @@ def test_tables_with_gaps_and_unknown_categories(ending, indicator, tmp_path, bu
     [
         (
             frame(9)[["colour", "age", "weight"]].rename(columns={"weight": "weigth"}),
-            r"x: the table has no column 'weight'; did you mean 'weigth'\?",
+            r"x: 'x' has no column 'weight'; did you mean 'weigth'\?",
         ),
-        (np.zeros((4, 2)), "has 2 columns, the model takes 3; in this order: weight, age, colour"),
+        (
+            np.zeros((4, 2)),
+            "has 2 columns, expected 3; pass columns in this order: weight, age, colour",
+        ),
     ],
     ids=["a misspelt column", "too few columns"],
 )

@@ -125,13 +125,13 @@ def test_deepsea_is_never_held_in_memory(write, build):
 def test_other_forms_are_refused(write, build):
     labels = {"data": np.random.default_rng(0).normal(size=(240, 46)), "label": np.arange(240) % 24}
     for task, change, message in (
-        ("ninapro", {"label_val": np.arange(36) % 18 + 12}, "label 18 at index 6"),
+        ("ninapro", {"label_val": np.arange(36) % 18 + 12}, "label at index 6 must be .* got 18"),
         (
             "satellite",
             {"satellite_train": labels},
-            r"label 0 at index 0 is not an integer in 1..24",
+            r"label at index 0 must be an integer in 1..24, got 0",
         ),
-        ("deepsea", {"y_train": np.full((60, 36), 2)}, "has other values than 0 and 1"),
+        ("deepsea", {"y_train": np.full((60, 36), 2)}, "contains values other than 0 and 1"),
     ):
         write(task, **change)
         with refused(message, DataError):

@@ -70,9 +70,15 @@ def test_folds_are_those_of_the_seed():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (None, "train.folds: 9 folds of 8 training samples; use train.folds=8 or less"),
-        (np.arange(8) // 2, "train.folds: 9 folds of 4 groups of samples; use train.folds=4 or"),
-        (np.zeros(8), "train.folds: 9 folds of 1 groups of samples$"),
+        (
+            None,
+            "train.folds: 9 folds need at least 9 training samples, got 8; use train.folds=8 or less",
+        ),
+        (
+            np.arange(8) // 2,
+            "train.folds: 9 folds need at least 9 groups of samples, got 4; use train.folds=4 or",
+        ),
+        (np.zeros(8), "train.folds: 9 folds need at least 9 groups of samples, got 1$"),
     ],
     ids=["samples", "groups", "one group"],
 )

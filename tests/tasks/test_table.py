@@ -138,7 +138,7 @@ def test_several_columns_are_labels(read):
 def test_a_missing_label_is_refused(read):
     table = labelled()
     table.loc[3, "a"] = None
-    with refused(r"t\.csv\[a\]: 1 rows have no target, the first is row 4", DataError):
+    with refused(r"t\.csv\[a\]: rows without a target: 1, the first is row 4", DataError):
         read(table, **LABELS)
 
 
@@ -173,7 +173,7 @@ def test_other_columns_to_be_predicted_are_values(read, target):
     [
         (
             {"kind": "maybe"},
-            r"test\.csv\[kind\]: 20 labels have no training sample, the first is maybe",
+            r"test\.csv\[kind\]: labels that do not occur in training: 20, the first is maybe",
         ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
     ],
@@ -187,7 +187,7 @@ def test_the_test_file_is_read_at_the_end_only(read, tmp_path, change, message):
 
 def test_the_header_of_the_test_file_is_read_at_once(read, tmp_path):
     frame(20, 100).drop(columns="weight").to_csv(tmp_path / "test.csv", index=False)
-    with refused(r"task\.test: test\.csv has no column 'weight'", DataError):
+    with refused(r"task\.test: 'test\.csv' has no column 'weight'", DataError):
         read(frame(), test="test.csv")
 
 
@@ -197,10 +197,10 @@ HEAD = b"a,b,kind\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 has 2 fields, the header has 3"),
-        (b'1,"2,x\n' * 20, r"t\.csv: is not a table: .* check its quotes"),
+        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 must have 3 fields, as the header has, got 2"),
+        (b'1,"2,x\n' * 20, r"t\.csv: is not a valid table: .* check the quotes"),
         (b"1,\xff,x\n" * 20, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: \d+ values are NaN or infinite"),
+        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: NaN or infinite values: \d+,"),
     ],
     ids=["lengths", "quotes", "encoding", "infinite"],
 )
@@ -212,14 +212,14 @@ def test_bad_tables_are_refused_in_one_line(read, content, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target": "knd"}, r"task\.target: t\.csv has no column 'knd'; did you mean 'kind'"),
+        ({"target": "knd"}, r"task\.target: 't\.csv' has no column 'knd'; did you mean 'kind'"),
         ({"kind": "values"}, r"t\.csv\[kind\]: 'yes' in row 1 is not a number; .*task\.kind=classes"),
-        ({"features": ["kind"]}, r"task\.features: 'kind' is in task.target too; a column has one role"),
-        ({"targets": ["row"]}, r"task\.targets: does not go with task\.target; remove one"),
-        ({"target": None, "targets": ["row", "row"]}, r"task\.targets: 'row' is in task\.targets too"),
-        ({"group": "kind"}, r"task\.group: 'kind' is in task\.target too"),
-        ({"sequence": "colour", "id": "patient"}, r"task\.id: does not go with task\.sequence"),
-        ({"time": "row"}, r"task\.time: needs task\.id; name the column that says"),
+        ({"features": ["kind"]}, r"task\.features: 'kind' is also in task.target, but a column has only one role"),
+        ({"targets": ["row"]}, r"task\.targets: cannot be combined with task\.target; remove one"),
+        ({"target": None, "targets": ["row", "row"]}, r"task\.targets: 'row' is also in task\.targets"),
+        ({"group": "kind"}, r"task\.group: 'kind' is also in task\.target"),
+        ({"sequence": "colour", "id": "patient"}, r"task\.id: cannot be combined with task\.sequence"),
+        ({"time": "row"}, r"task\.time: needs task\.id; set task\.id=COLUMN"),
         ({"length": 4}, r"task\.length: needs task\.sequence or task\.id"),
     ],
 )  # fmt: skip
@@ -254,8 +254,8 @@ def test_a_class_like_a_missing_entry_is_refused_by_name(read, spelling):
     table = frame().astype({"kind": object})
     table.loc[[4, 9], "kind"] = spelling
     target = rf"target \('{re.escape(spelling)}'\)"
-    message = rf"t\.csv\[kind\]: 2 rows have no {target}, the first is row 5"
-    with refused(rf"{message}; remove these rows; if '.*' is a class, give it another name"):
+    message = rf"t\.csv\[kind\]: rows without a {target}: 2, the first is row 5"
+    with refused(rf"{message}; remove these rows; if '.*' is a class, rename the class"):
         read(table, features=["row"])
 
 
@@ -269,9 +269,9 @@ def days(n=N, typed=False):
     [
         (
             False,
-            "holds points in time or numbers, and training has text such as '2024-05-01'",
+            "contains points in time or numbers, but training has text such as '2024-05-01'",
         ),
-        (True, "'2024-05-01' in row 1 is not a number, but all training rows are"),
+        (True, "'2024-05-01' in row 1 is not a number, but the training split has only numbers"),
     ],
 )
 def test_points_in_time_and_dates_as_text_are_not_mixed(read, tmp_path, typed, message):
@@ -304,7 +304,7 @@ def test_text_that_names_rows_is_left_out_and_named(read, tmp_path, absent):
     table["split"] = np.repeat(["train", "val", "test"], [40, 10, 10])
     task = read(table)
     assert re.search(
-        r"left out because nearly every row has a text of its own .*: "
+        r"dropped because nearly every row has a different text .*: "
         r"patient_id \(40 texts in 40 training rows\), note \(37 texts",
         task.note,
     )
@@ -325,7 +325,7 @@ def test_text_that_names_rows_is_left_out_and_named(read, tmp_path, absent):
 def test_text_that_a_setting_names_is_kept(read, settings, name):
     task = read(identified(), **settings)
     assert name in task.preprocessing.feature_names
-    assert "left out" not in task.note
+    assert "dropped" not in task.note
 
 
 @pytest.mark.parametrize("rows", [28, 29])
@@ -333,18 +333,19 @@ def test_few_rows_may_each_have_their_own_text(read, rows):
     """20 of 28, and 21 of 29, are for training."""
     task = read(identified(rows)[["patient_id", "number", "kind"]])
     assert len(task.train) == rows - 8
-    assert ("left out" in task.note) == (rows > 28)
+    assert ("dropped" in task.note) == (rows > 28)
 
 
 def test_a_table_of_nothing_but_identifiers_is_refused(read):
-    with refused("t.csv: no column is left to learn from: .*patient_id .*task.sequence reads"):
+    with refused("t.csv: has no usable column of inputs: .*patient_id.* with task.sequence=COLUMN"):
         read(identified()[["patient_id", "kind"]])
 
 
 @pytest.mark.parametrize("odd", ["1.5", "1.234,5"])
 def test_points_and_decimal_commas_are_text_with_a_warning(read, odd):
     task = read(frame().assign(weight=odd), decimal=",", features=["weight"])
-    assert f"warning: read as text, since not all of it are numbers: weight ('{odd}'" in task.note
+    warning = "warning: columns read as text because some entries are not numbers: weight"
+    assert f"{warning} ('{odd}'" in task.note
 
 
 MARKS = ["train"] * 40 + ["val"] * 8 + ["Test"] * 12
@@ -367,8 +368,8 @@ def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not a split \(1 rows\)"),
-        (["train"] * 9 + ["test"] * 51, {}, "t.csv: too few rows: 9; provide 10 or more for training"),
+        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(such rows: 1\)"),
+        (["train"] * 9 + ["test"] * 51, {}, "t.csv: needs at least 10 rows for training, has 9; add"),
         (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
     ],
     ids=["spelling", "few", "shared group"],
@@ -380,7 +381,7 @@ def test_bad_columns_of_splits_are_refused(read, marks, settings, message):
 
 def test_a_split_has_marks_or_a_file(read, tmp_path):
     frame(20, 100).to_csv(tmp_path / "test.csv", index=False)
-    message = r"task\.test: the column 'split' marks rows of it too; leave out the file"
+    message = r"task\.test: cannot be combined with rows that the column 'split' marks .*; remove"
     with refused(message, ConfigError):
         read(frame().assign(split=MARKS), test="test.csv")
 
@@ -405,7 +406,7 @@ def with_missing_targets():
 
 
 def test_missing_numbers_to_be_predicted_are_refused(read):
-    message = r"t\.csv\[kind\]: 9 rows have no target, the first is row 1; .*missing_targets"
+    message = r"t\.csv\[kind\]: rows without a target: 9, the first is row 1; .*missing_targets"
     with refused(message, DataError):
         read(with_missing_targets(), decimal=",", features=["row"])
 

@@ -86,14 +86,14 @@ def test_rows_of_an_id_become_a_series(read, table, settings):
     task = read(table, normalize=False, **settings)
     assert task.input_shape == (2, 7)
     check_series(task)
-    assert f"{ENDS.sum()} rows are 30 series of 1 to 7 steps" in task.note
+    assert f"{ENDS.sum()} rows form 30 series; training series have 1 to 7 steps" in task.note
 
 
 @pytest.mark.parametrize(
     ("column", "entry", "message"),
     [
-        ("kind", "maybe", r"series 's\d+' has '\w+' and '\w+'"),
-        ("t", "", r"\[t\]: '' in row \d+ is not a time \(\d rows"),
+        ("kind", "maybe", r"series 's\d+' has both '\w+' and '\w+'"),
+        ("t", "", r"\[t\]: '' in row \d+ is not a time \(such rows: \d\)"),
     ],
 )
 def test_bad_series_are_named_in_one_line(read, column, entry, message):
@@ -147,7 +147,7 @@ def test_new_texts_that_do_not_fit_are_reported_and_read(build, reporter, tmp_pa
     assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
     lines = {
         "longer than 9 symbols and cut at the end": 1,
-        "with a symbol that training lacks (NXx): read as none of its symbols": 2,
+        "with symbols that training lacks (NXx), which are read as zeros": 2,
     }
     assert preprocessing.remarks(raw) == lines
     check_inputs((x, valid), task.open_test())

@@ -119,6 +119,6 @@ def test_links_that_wait_in_the_folder_are_not_followed(tmp_path, reporter):
     (tmp_path / "outside").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a").symlink_to(tmp_path / "outside")
-    with refused("a link or a file stands where a folder is needed", UnsafeError):
+    with refused("a link, file or folder at this path blocks it", UnsafeError):
         unpack(archive, tmp_path / "out", reporter)
     assert list((tmp_path / "outside").iterdir()) == []

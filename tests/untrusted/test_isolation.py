@@ -45,7 +45,10 @@ def process_id(ask) -> int:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("segfault", "ended by SIGSEGV"), ("error", "failed: ZeroDivisionError: deep inside")],
+    [
+        ("segfault", "ended by the signal SIGSEGV"),
+        ("error", "failed: ZeroDivisionError: deep inside"),
+    ],
 )
 def test_crashes_are_reported_and_the_next_file_is_read(kind, message, ask):
     with refused(rf"a\.bin: .*{message}", WorkerError) as caught:
@@ -64,9 +67,9 @@ def test_errors_of_ours_are_the_same_and_end_no_process(ask):
 @pytest.mark.parametrize(
     ("kind", "argument", "limits", "message"),
     [
-        ("spin", None, {"seconds": 1}, "more than its limit of 1 s of computing time"),
-        ("nibble", None, {}, r"more than its limit of 0\.5 GiB of memory"),
-        ("sleep", 60, {"wait_s": 1}, "no answer in 1 s"),
+        ("spin", None, {"seconds": 1}, "more computing time than the limit of 1 s"),
+        ("nibble", None, {}, r"more memory than the limit of 0\.5 GiB"),
+        ("sleep", 60, {"wait_s": 1}, "not answer within 1 s"),
     ],
 )
 def test_limits_end_the_reading(kind, argument, limits, message, ask):
@@ -149,7 +152,7 @@ def test_a_worker_that_was_ended_is_replaced(ask):
 def test_a_worker_that_reads_nothing_ends_at_its_limit(ask):
     stopped = process_id(ask)
     os.kill(stopped, signal.SIGSTOP)
-    with refused("no answer in 0.3 s", WorkerError):
+    with refused("not answer within 0.3 s", WorkerError):
         ask("echo", bytes(2**20), limits=Limits(seconds=1, wait_s=0.3, memory=LITTLE))
     until_it_has_ended(stopped, 0.0)
 

@@ -65,7 +65,7 @@ def test_another_version_is_refused(saved):
         file.seek(124)
         # As files of version 7.3 have it.
         file.write(b"\x00\x02")
-    with refused("of another version; a MATLAB 5 file is needed", DataError):
+    with refused("is not a valid MATLAB 5 file; provide a MATLAB 5 file", DataError):
         matlab.read(saved, ["songs"])
 
 

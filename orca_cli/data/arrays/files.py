@@ -1,8 +1,8 @@
-"""Which arrays of which files make up the splits, or new data; only headers are read here.
+"""Find the arrays of each split, or of new data, in .npz and .npy files; only headers are read.
 
-The arrays of a split, a row for each sample, are a mapping from their roles: x, y, lengths, group.
-Files with the ending .npz hold several arrays by name; the only array of an .npy file has the role
-that its setting says. An array `split` may say which of their rows are whose.
+The arrays of a split are a mapping from role (x, y, lengths, group) to array, with one row for each
+sample. An .npz file contains several named arrays. The only array of an .npy file has the role of
+the setting that names the file. An array `split` may mark the split of each row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,17 @@ from orca_cli.data.untrusted.arrays import StoredArray, open_arrays
 from orca_cli.exceptions import ConfigError, DataError
 
 Arrays = dict[str, StoredArray]
-# The setting of each split's targets, where they have a file of their own.
+# Split -> the setting that names a separate file with its targets.
 _LABELS = {"train": "labels", "validation": "validation_labels", "test": "test_labels"}
-_SETTINGS = "task.x, task.y, task.lengths and task.group name others, --part one of several splits"
+_SETTINGS = (
+    "set the names of your arrays with task.x, task.y, task.lengths and task.group,"
+    " or use --part to read one split of a file of new data"
+)
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The names of the arrays in .npz files, by role, and the roles that a file may lack."""
+    """The names of the arrays in .npz files by role, and the roles of optional arrays."""
 
     names: Mapping[str, str]
     optional: Sequence[str]
@@ -33,10 +36,9 @@ class Roles:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The arrays of each split, by role, and which rows of the training arrays are whose.
+    """The arrays of each split by role, and the rows of each split in the training arrays.
 
-    Rows are those of train and of the splits that an array `split` marks, which have no arrays of
-    their own.
+    `rows` has train and the splits that an array `split` marks, which have no separate arrays.
     """
 
     arrays: dict[str, Arrays]
@@ -44,15 +46,14 @@ class StoredSplits:
 
 
 def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> StoredSplits:
-    """Return where each split is.
+    """Return the arrays and rows of each split.
 
-    `files` are the settings of the splits and of their labels, None where not given.
-
-    ConfigError for settings that contradict the files; DataError where an array is missing or of
-    another length, a split is there twice, or only some splits have lengths.
+    `files` maps the settings of the splits and of their labels to file names, or to None if they
+    are not set. ConfigError for settings that contradict the files. DataError if an array is
+    missing or has a wrong length, a split exists twice, or only some splits have lengths.
     """
     paths = file_paths(files, data_folder)
-    # The training file first: it may hold the other splits.
+    # The training file first, because it may contain the other splits.
     train_content = _open_split("train", paths, roles)
     splits = _splits_of_training_file(train_content, paths["train"], roles)
     for split_name in ("validation", "test"):
@@ -60,14 +61,14 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
         if split_name not in paths:
             if labels in paths:
                 raise ConfigError(
-                    "given without its inputs",
+                    f"needs task.{split_name}",
                     where=f"task.{labels}",
-                    hint=f"give task.{split_name}=FILE.npy",
+                    hint=f"set task.{split_name}=FILE.npy",
                 )
             continue
         if split_name in splits.arrays or split_name in splits.rows:
             raise ConfigError(
-                "the training file already holds this split",
+                "cannot be set, because the training file already contains this split",
                 where=f"task.{split_name}",
                 hint="remove it",
             )
@@ -78,46 +79,48 @@ def locate(files: Mapping[str, str | None], roles: Roles, data_folder: Path) -> 
 
 
 def _open_split(split_name: str, paths: Mapping[str, Path], roles: Roles) -> Arrays:
-    """Return the arrays of a split's file by name, with targets from a file of their own."""
+    """Return the arrays of a split's file by name, with its targets from a separate file if set."""
     path = paths[split_name]
     labels = _LABELS[split_name]
     arrays = open_arrays(path, f"task.{split_name}")
-    if "" not in arrays:  # an .npz file; the array of an .npy file has no name
+    if "" not in arrays:  # an .npz file; the array of an .npy file has an empty name
         if labels in paths:
             raise ConfigError(
-                "applies to .npy files",
+                f"does not apply to '{path.name}', an .npz file, which contains its own targets",
                 where=f"task.{labels}",
-                hint=f"{path.name} holds its own targets",
+                hint="remove it",
             )
         return arrays
     if labels not in paths:
         raise ConfigError(
-            f"{path.name} is one array, without targets",
+            f"must be set, because '{path.name}' contains the inputs only",
             where=f"task.{labels}",
-            hint=f"give task.{labels}=FILE.npy, or store both in an .npz file",
+            hint=f"set task.{labels}=FILE.npy, or store inputs and targets in one .npz file",
         )
     label_arrays = open_arrays(paths[labels], f"task.{labels}")
-    # The labels may come from an .npz file too; its arrays keep their names.
+    # The labels may also be in an .npz file, whose arrays keep their names.
     named_arrays = {name or roles.names["y"]: array for name, array in label_arrays.items()}
-    # Last, so that no array in the file of labels replaces the inputs.
+    # The inputs come last, so that no array in the file of labels replaces them.
     return named_arrays | {roles.names["x"]: arrays[""]}
 
 
 def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> StoredSplits:
-    """Return the splits in the training file: by endings of names, and by marks of rows."""
+    """Return the splits in the training file, by suffixes of array names and by marks of rows."""
     input_name = roles.names["x"]
     arrays_by_split = {}
     for split_name, ending in _endings(content, input_name).items():
         arrays_by_split[split_name] = _by_role(content, path, roles, ending)
-    rows_by_split: dict[str, np.ndarray] = {}  # of the splits that marks name
-    # Arrays without an ending are those of train, and of the splits that marks name.
+    rows_by_split: dict[str, np.ndarray] = {}  # rows of the splits that are marked
+    # Arrays without a suffix contain the training split, and the splits that are marked.
     if "train" not in arrays_by_split or input_name in content:
         shared_arrays = _by_role(content, path, roles)
         rows_by_split = _marked(shared_arrays)
         for split_name in arrays_by_split:
             if split_name == "train" or split_name in rows_by_split:
                 raise DataError(
-                    f"holds the {split_name} split twice", where=str(path), hint=_listed(content)
+                    f"contains the {split_name} split twice",
+                    where=str(path),
+                    hint=_listed(content),
                 )
         arrays_by_split["train"] = shared_arrays
     # Without marks, every row is for training.
@@ -128,29 +131,29 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
 
 
 def _check_lengths(splits: Mapping[str, Arrays]) -> None:
-    """Raise DataError if only some splits have lengths: padding would pass for data."""
+    """Raise DataError if only some splits have lengths: padding would be read as data."""
     without_lengths = [arrays for arrays in splits.values() if "lengths" not in arrays]
     if without_lengths and len(without_lengths) < len(splits):
         raise DataError(
-            "has no lengths, but another split has",
+            "has no lengths, although another split has lengths",
             where=without_lengths[0]["x"].where,
-            hint="add them to every split, or ignore them with task.padding=none",
+            hint="add lengths to every split, or ignore them with task.padding=none",
         )
 
 
 def locate_new(
     path: Path, where: str, names: Mapping[str, str], part: str
 ) -> tuple[Arrays, np.ndarray | None]:
-    """Return the arrays of new samples, and the rows that are requested; None are all.
+    """Return the arrays of new samples, and the requested rows; None means all rows.
 
-    There is no y where the file has none. A part is inputs called so (x_test), or rows that an
-    array `split` marks; empty takes all.
+    The arrays have no y if the file has no targets. `part` is the name of a split: the inputs with
+    this suffix (x_test), or the rows that an array `split` marks. An empty `part` takes all rows.
     """
     roles = Roles(names=names, optional=("y",))
-    # The only array of an .npy file is that of the inputs.
+    # The only array of an .npy file contains the inputs.
     content = {name or names["x"]: array for name, array in open_arrays(path, where).items()}
     endings = _endings(content, names["x"])
-    # Arrays named for the part take precedence over marks of rows.
+    # Arrays with the part in their names take precedence over marked rows.
     if not part or part in endings:
         return _by_role(content, path, roles, endings.get(part, "")), None
     if "split" in content:
@@ -159,20 +162,20 @@ def locate_new(
         rows = _marked(arrays, for_training=False)
         if part in rows:
             return arrays, rows[part]
-    raise DataError(f"has no part '{part}'", where=str(path), hint=_listed(content))
+    raise DataError(f"has no {part} split", where=str(path), hint=_listed(content))
 
 
 def _listed(content: Arrays) -> str:
-    names = ", ".join(sorted(content)) or "nothing"
-    return f"it holds {names}"
+    names = ", ".join(sorted(content)) or "no arrays"
+    return f"it has: {names}"
 
 
 def _endings(content: Arrays, input_name: str) -> dict[str, str]:
-    """Return the endings of the splits that have inputs of their own, such as `_val`.
+    """Return the suffix of each split that has a separate array of inputs, such as `_val`.
 
-    A split with several such endings has the first.
+    If a split has several such arrays, the first suffix is returned.
     """
-    # A split may have several spellings in a file; PART_NAMES says which one counts.
+    # A file may spell a split in several ways; the first spelling in PART_NAMES is used.
     endings = {}
     for split_name, spellings in PART_NAMES.items():
         for spelling in spellings:
@@ -183,7 +186,7 @@ def _endings(content: Arrays, input_name: str) -> dict[str, str]:
 
 
 def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arrays:
-    """Return the arrays of a file whose names have an ending, with marks of splits if any."""
+    """Return the arrays of a file whose names have a suffix, with the marks of splits if any."""
     arrays: Arrays = {}
     # No setting renames the array of marks.
     names = {**roles.names, "split": "split"}
@@ -193,27 +196,27 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
             arrays[role] = content[full_name]
         elif role != "split" and role not in roles.optional:  # marks are always optional
             raise DataError(
-                f"no array '{full_name}'",
+                f"has no array '{full_name}'",
                 where=str(path),
                 hint=f"{_listed(content)}; {_SETTINGS}",
             )
     inputs = arrays["x"]
     if not inputs.shape or inputs.shape[0] == 0:
-        raise DataError("no samples", where=inputs.where, hint="give a file with samples")
+        raise DataError("contains no samples", where=inputs.where, hint="name a file with samples")
     for role, array in arrays.items():
-        # The other axes of inputs, targets and lengths are checked where these are read.
+        # The other axes of inputs, targets and lengths are checked when these are read.
         has_more_axes = role in ("group", "split") and len(array.shape) > 1
         if array.shape[:1] != inputs.shape[:1] or has_more_axes:
             raise DataError(
-                f"shape {array.shape} does not match inputs of shape {inputs.shape}",
+                f"has shape {array.shape}, which does not match the inputs' shape {inputs.shape}",
                 where=array.where,
-                hint="arrays need one row per sample, groups and marks one axis",
+                hint="store one row per sample; groups and marks of splits have a single axis",
             )
     return arrays
 
 
 def _marked(arrays: Arrays, for_training: bool = True) -> dict[str, np.ndarray]:
-    """Return the rows of each split that an array `split` marks; none without such an array."""
+    """Return the rows of each split that an array `split` marks; empty without such an array."""
     if "split" not in arrays:
         return {}
     stored_marks = arrays["split"]

@@ -1,10 +1,10 @@
 """Your own data without code: arrays in .npz or .npy files.
 
-`load` opens the files (`files.py`), reads the arrays of the training file and leaves the draw of
-splits to `assemble`, which calls `_fit` with the rows that are for training. Other files are read
-when their split is opened.
+`load` opens the files (`files.py`) and reads the arrays of the training file. `assemble` draws the
+missing splits and calls `_fit` with the rows of each split. Other files are read when their split
+is opened.
 
-Shapes: n samples, N those of the training file.
+Shapes: n samples, N samples of the training file.
 """
 
 from dataclasses import dataclass, replace
@@ -35,10 +35,11 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-# A last axis of at most the first number, behind axes of at least the second, looks like channels.
+# A last axis with length 4 or less, after axes of length 8 or more, looks like channels.
 _MOST_CHANNELS = 4
 _LEAST_SIDE = 8
-# Different whole numbers, stored as floats, up to which targets are classes.
+# Targets stored as floats are classes if they have at most this number of different values, all of
+# them integers.
 _MOST_CLASSES = 20
 
 
@@ -46,77 +47,84 @@ _MOST_CLASSES = 20
 class ArraySettings:
     """The settings of task=arrays; see `load`."""
 
-    train: Annotated[str, ".npz with x and y, or .npy with x"]
+    train: Annotated[str, ".npz file with arrays x and y, or .npy file with x only"]
     kind: Annotated[
-        Kind | None, "classes, labels, values or dense; null: as y looks, and said so"
+        Kind | None, "classes, labels, values or dense; null: inferred from y, and reported"
     ] = None
-    labels: Annotated[str | None, ".npy with y, where train is an .npy"] = None
+    labels: Annotated[str | None, ".npy file with y, if train is an .npy file"] = None
     validation: Annotated[
         str | None, "file of the validation split; null: drawn from the training file"
     ] = None
-    validation_labels: Annotated[str | None, "as labels, of that split"] = None
+    validation_labels: Annotated[str | None, "as labels, for the validation split"] = None
     test: Annotated[
         str | None,
-        "file of the test split, read at the end of a run only; null: drawn from the training file",
+        "file of the test split, read only at the end of a run; null: drawn from the training file",
     ] = None
-    test_labels: Annotated[str | None, "as labels, of that split"] = None
+    test_labels: Annotated[str | None, "as labels, for the test split"] = None
     x: Annotated[str, "name of the inputs in .npz files"] = "x"
     y: Annotated[str, "name of the targets in .npz files"] = "y"
     split_seed: Annotated[
-        Seed, "seed of the splits that are drawn: 0 or more; not the seed of the run"
+        Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
     ] = 0
     validation_fraction: Annotated[
-        Fraction, "part of the training file that is drawn: above 0 and below 1"
+        Fraction,
+        "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction"] = 0.15
+    test_fraction: Annotated[Fraction, "as validation_fraction, for the test split"] = 0.15
     normalize: Annotated[
-        bool, "subtract each channel's mean over the training split, divide by its deviation"
+        bool,
+        "true: subtract each channel's mean over the training split, then divide by its standard "
+        "deviation",
     ] = True
     num_classes: Annotated[
         Annotated[int, Ge(2)] | None,
-        "classes 0..K-1: 2 or more; null: the labels that occur in the training split",
+        "number K of classes 0..K-1: 2 or more; null: the labels in the training split",
     ] = None
     channels_last: Annotated[
         bool | None,
         "true: x is (n, L, C) or (n, H, W, C), and dense y (n, *E, K); false: "
-        "channels first; null: false, but x with a last axis of 4 or less "
-        "behind axes of 8 or more is refused",
+        "channels first; null: as false, but x with a last axis of 4 or less "
+        "after axes of 8 or more is refused",
     ] = None
     missing_targets: Annotated[
-        bool, "true: NaN in y (not classes) is a missing target, left out of losses and errors"
+        bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"
     ] = False
     lengths: Annotated[
         str | None,
-        "array in .npz files with the steps of each sequence; null: `lengths` where there is one",
+        "array in .npz files with the number of steps of each sequence; null: `lengths`, if it "
+        "exists",
     ] = None
     padding: Annotated[
         Literal["nan", "none"] | None,
-        "nan: sequences end where only NaN follows; none: all steps are data; null: as lengths say",
+        "nan: a sequence ends where only NaN follows; none: all steps are data; null: ends are "
+        "given by the array of lengths, if it exists",
     ] = None
     length: Annotated[
         Count | None,
-        "steps of the input where lengths differ; longer ones are cut; null: "
-        "the longest of training",
+        "number of steps of the input if lengths differ; longer sequences are cut; null: "
+        "length of the longest training sequence",
     ] = None
-    group: Annotated[str | None, "array of samples that belong together: never in two splits"] = (
-        None
-    )
+    group: Annotated[
+        str | None, "array with the group of each sample; a group is never in two splits"
+    ] = None
     gaps: Annotated[
         How,
-        "NaN in x becomes: mean: the channel's training mean; linear: what "
-        "lies between in time (sequences)",
+        "replacement of NaN in x; mean: the channel's training mean; linear: interpolation in time "
+        "(sequences only)",
     ] = "mean"
     gap_indicator: Annotated[
         bool,
-        "true: a channel with NaN in training gets another one that is 1 where a value was missing",
+        "true: each channel with NaN in training gets an indicator channel, 1 where a value was "
+        "missing",
     ] = False
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What was opened and read before anything is learned: the arrays of the training file, N rows.
+    """The opened files, with the N rows of the training file, before anything is learned.
 
-    Of `form`, targets, scale, means of gaps and the length of sequences are open.
+    In `form`, the targets, the scale, the means of gaps and the length of sequences are not known
+    yet.
     """
 
     settings: ArraySettings
@@ -124,20 +132,21 @@ class _Source:
     form: ArrayPreprocessing
     raw_inputs: RawInputs
     y: np.ndarray
-    kind: Kind  # as set, or as the targets look
-    where: str  # the origin of the inputs
+    kind: Kind  # as set, or inferred from the targets
+    where: str  # origin of the inputs
     y_where: str
-    groups: dict[str, np.ndarray]  # the group of each row, of every split that has groups
+    groups: dict[str, np.ndarray]  # split -> group of each row, for splits that have groups
     reporter: Reporter
 
 
 def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> TaskData:
-    """Return a task over arrays in files. See `assemble`.
+    """Return a task over arrays in files (see `assemble`).
 
-    An .npz file holds arrays x and y, and possibly `split` [n] of train/validation/test (or 0/1/2);
-    or x_train, y_train, x_val, ... . An .npy file holds x, and another one y. Inputs [n, L] become
-    [n, 1, L]. Of a split with a file of its own, test in particular, only headers and groups are
-    read before it is opened. MemoryExhaustedError: an array does not fit.
+    An .npz file contains arrays x and y, and possibly `split` [n] of train/validation/test (or
+    0/1/2); or it contains x_train, y_train, x_val, ... . An .npy file contains x, and another .npy
+    file y. Inputs [n, L] become [n, 1, L]. From a separate file of a split, the test split in
+    particular, only headers and groups are read until the split is opened. MemoryExhaustedError if
+    an array does not fit into memory.
     """
     # Contradictions are refused before a file is opened.
     _check_settings(settings)
@@ -154,11 +163,11 @@ def load(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> Task
 
 
 def _check_settings(settings: ArraySettings) -> None:
-    """Raise ConfigError for settings that exclude each other, whatever the files hold."""
+    """Raise ConfigError for settings that exclude each other, whatever the files contain."""
     # With `padding` set, no array of lengths is read.
     if settings.lengths is not None and settings.padding is not None:
         raise ConfigError(
-            f"does not go with task.padding={settings.padding}",
+            f"cannot be combined with task.padding={settings.padding}",
             where="task.lengths",
             hint="remove one of them",
         )
@@ -167,7 +176,7 @@ def _check_settings(settings: ArraySettings) -> None:
         raise ConfigError(
             f"'{settings.group}' is the array of {role}",
             where="task.group",
-            hint="name the array that says which samples belong together",
+            hint="name the array that has the group of each sample",
         )
 
 
@@ -184,12 +193,12 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
     num_axes = len(shape)
     if not 2 <= num_axes <= 5 or 0 in shape:
         raise DataError(
-            f"inputs have shape {shape}",
+            f"has inputs of shape {shape},"
+            " expected (n, L), (n, C, L), (n, C, H, W) or (n, C, D, H, W)",
             where=stored_inputs.where,
-            hint="allowed: (n, L), (n, C, L), (n, C, H, W), (n, C, D, H, W);"
-            " with task.channels_last=true channels last",
+            hint="change the shape, or set task.channels_last=true if the channels come last",
         )
-    # Headers of all files: a test file of another shape fails now, not at the end of a run.
+    # Headers of all files are checked: a test file with a wrong shape fails now, not at the end.
     for arrays in splits.arrays.values():
         form.check(arrays["x"], arrays["x"].where)
     raw_inputs = _read(train_arrays, form)
@@ -197,8 +206,8 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
     kind = settings.kind
     if kind is None:
         kind = _inferred_kind(y, form)
-        reporter.say(f"arrays: y {y.shape} read as {kind} (task.kind={kind})")
-    # Groups of every file are read: a group in two splits must fail before training.
+        reporter.say(f"arrays: y of shape {y.shape} is read as {kind} (task.kind={kind})")
+    # Groups of every file are read, because a group in two splits must fail before training.
     group_columns = {}
     for split_name, arrays in splits.arrays.items():
         if "group" in arrays:
@@ -213,17 +222,18 @@ def _open(settings: ArraySettings, data_folder: Path, reporter: Reporter) -> _So
         kind=kind,
         where=stored_inputs.where,
         y_where=train_arrays["y"].where,
-        # Groups of all files are numbered together, so that none is in two splits.
+        # Groups of all files are numbered together, so that no group is in two splits.
         groups=group_rows(group_columns, splits.rows),
         reporter=reporter,
     )
 
 
 def _inferred_kind(y: np.ndarray, form: ArrayPreprocessing) -> Kind:
-    """Return the kind that targets look like.
+    """Return the kind that targets appear to have.
 
-    Those of a map are as large as the input. Texts and integers are classes, and so are at most 20
-    different whole numbers; rows of 0 and 1 are labels; others are numbers.
+    Dense targets have the extent of the inputs. Texts and integers are classes, and so are floats
+    with at most 20 different values that are all integers. Rows of 0 and 1 are labels. All other
+    targets are values.
     """
     extent = form.file_shape[1:]
     if y.ndim > 1 and extent in (y.shape[1:], y.shape[2:]):
@@ -231,7 +241,7 @@ def _inferred_kind(y: np.ndarray, form: ArrayPreprocessing) -> Kind:
     if y.ndim == 1 and y.dtype.kind != "f":
         return "classes"
     if y.dtype.kind not in "fiub":
-        # Refused later, where the message says what classes may be.
+        # Refused later, with a message that lists the allowed types of classes.
         return "classes"
     known = np.unique(y[~np.isnan(y)]) if y.dtype.kind == "f" else np.unique(y)
     if y.ndim > 1:
@@ -251,40 +261,40 @@ def _locate(settings: ArraySettings, data_folder: Path) -> StoredSplits:
         "test_labels": settings.test_labels,
     }
     names = {"x": settings.x, "y": settings.y}
-    # Only then do lengths in the files count.
+    # With `padding` set, lengths in the files are not used.
     if settings.padding is None:
         names["lengths"] = settings.lengths or LENGTHS
     if settings.group is not None:
         names["group"] = settings.group
-    # An array of lengths is used where there is one, and needed where a setting names it.
+    # An array of lengths is used if it exists, and required if a setting names it.
     optional = ("lengths",) if settings.lengths is None else ()
     return locate(files, Roles(names=names, optional=optional), data_folder)
 
 
 def _unfitted(settings: ArraySettings, train_arrays: Arrays) -> ArrayPreprocessing:
-    """Return the form of samples as far as settings and headers say it; see `_Source`."""
+    """Return the form of samples as far as settings and headers determine it; see `_Source`."""
     padding = _padding(settings, has_lengths="lengths" in train_arrays)
     stored_inputs = train_arrays["x"]
     if settings.channels_last is None:
         _check_layout(stored_inputs)
     return ArrayPreprocessing(
         stored_shape=stored_inputs.shape[1:],
-        # Null is false from here on: the layout was checked above.
+        # Null becomes false, because the layout was checked above.
         channels_last=bool(settings.channels_last),
-        # Unknown, like the scale, until `_fit` learns both.
+        # The targets, like the scale, are unknown until `_fit` learns both.
         targets=TargetForm(kind="values"),
         scale=None,
         names=(settings.x, settings.y),
         padding=padding,
-        # Set already: without gaps, `oriented` would refuse NaN.
+        # Set already, because without gaps `oriented` would refuse NaN.
         gaps=Gaps(how=settings.gaps, fill=np.zeros(0)),
     )
 
 
 def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
-    """Return how the ends of sequences are given; None where all samples have one shape.
+    """Return the padding that the settings describe; None if all samples have one shape.
 
-    A length of 0 is open until the training rows are known.
+    A length of 0 means that the length is not known until the training rows are.
     """
     if settings.padding == "nan" or has_lengths:
         return Padding(
@@ -295,19 +305,20 @@ def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
         )
     if settings.length is not None:
         raise ConfigError(
-            "applies to sequences of different lengths",
+            "applies only to sequences of different lengths",
             where="task.length",
-            hint="give an array of lengths, or task.padding=nan",
+            hint="add an array of lengths, set task.padding=nan, or remove it",
         )
     return None
 
 
 def _check_layout(stored_inputs: StoredArray) -> None:
-    """Raise DataError for inputs that look like (n, *E, C), as no setting says otherwise.
+    """Raise DataError for inputs that appear to have channels last, (n, *E, C).
 
-    They have a last axis of 4 or less behind axes of 8 or more, and would be read as (n, C, *E).
+    Such inputs have a last axis of 4 or less after axes of 8 or more. Without a setting they would
+    be read as (n, C, *E).
     """
-    # Inputs (n, L) have no channels that could be last.
+    # Inputs (n, L) have no channel axis.
     if len(stored_inputs.shape) < 3:
         return
     *sides, last = stored_inputs.shape[1:]
@@ -316,15 +327,15 @@ def _check_layout(stored_inputs: StoredArray) -> None:
     as_channels_first = described((*sides, last))
     as_channels_last = described((last, *sides))
     raise DataError(
-        f"inputs {stored_inputs.shape} would be read as {as_channels_first}",
+        f"has inputs of shape {stored_inputs.shape}, which may have channels first or last",
         where=stored_inputs.where,
-        hint=f"task.channels_last=true reads {as_channels_last},"
-        " task.channels_last=false keeps the first",
+        hint=f"set task.channels_last=true to read {as_channels_last},"
+        f" or task.channels_last=false to read {as_channels_first}",
     )
 
 
 def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
-    """Return the inputs of a split as in the file, with the checked lengths [n] of sequences."""
+    """Return the inputs of a split as in the file, with lengths [n] of sequences after a check."""
     stored_inputs = arrays["x"]
     x = stored_inputs.read()
     if "lengths" in arrays:
@@ -332,32 +343,32 @@ def _read(arrays: Arrays, form: ArrayPreprocessing) -> RawInputs:
         unchecked = RawInputs(x, stored_lengths.read())
         ends = form.ends(unchecked, stored_lengths.where)
     else:
-        # Ends that NaN marks are looked for once, and are lengths from here on.
+        # Ends that NaN marks are found once, and stored as lengths.
         ends = form.ends(RawInputs(x), stored_inputs.where)
     return RawInputs(x, ends)
 
 
 def _pool(source: _Source) -> Pool:
-    """Return the training data as `assemble` draws splits from them."""
+    """Return the training data in the form from which `assemble` draws splits."""
     form = source.form
     classes = None
     if source.kind == "classes":
         classes = plain_labels(source.y, source.y_where)
-        # Numbers need no such check: `plain_labels` refuses NaN.
+        # Only texts are checked, because `plain_labels` refuses NaN among numbers.
         if classes.dtype.kind == "U":
             check_labels(classes, source.y_where)
     if form.padding is not None:
-        # Inputs are identical if they are so up to their ends; nothing is cut.
+        # Sequences are compared up to their ends, and none is cut before.
         form = replace(form, padding=replace(form.padding, length=form.file_shape[1]))
     return Pool(
         unit="samples",
         where=source.where,
         rows=source.splits.rows,
-        # Train is among them, and is never drawn.
+        # This includes train, which is never drawn.
         supplied=source.splits.arrays,
         classes=classes,
         groups=source.groups.get("train"),
-        # Called only where a split is drawn, since it reads all inputs.
+        # Called only if a split is drawn, because it reads all inputs.
         contents=partial(hashes_of_rows, form.assembled(source.raw_inputs, source.where)),
     )
 
@@ -367,7 +378,7 @@ def _targets(source: _Source, form: ArrayPreprocessing) -> tuple[np.ndarray, boo
     ends = source.raw_inputs.lengths
     if source.kind != "dense" or form.padding is None or ends is None:
         return source.y, source.settings.missing_targets
-    # Dense targets end where their sequences do: all that comes after is a missing target.
+    # Dense targets end with their sequences; targets after the end count as missing.
     y = form.padding.targets(source.y, ends, form.channels_last, source.y_where)
     return y, True
 
@@ -377,7 +388,7 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
     settings = source.settings
     training_rows = rows["train"]
     ends = source.raw_inputs.lengths
-    # The length comes first, since inputs and targets are both cut to it.
+    # The length comes first, because inputs and targets are both cut to it.
     form = _with_length(source.form, ends, training_rows)
     y, may_miss = _targets(source, form)
     targets = fit_targets(
@@ -391,9 +402,9 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         missing=may_miss,
     )
     x = form.oriented(source.raw_inputs, source.where)
-    # All rows, so that a class that only a drawn split has is refused before training.
+    # All rows are encoded, so that a class that only a drawn split has is refused before training.
     encoded_y = targets.encode(y, source.y_where)
-    # Without gaps nothing is filled, and digests do not depend on how it would be.
+    # Without gaps, digests must not depend on the way in which gaps would be filled.
     has_gaps = count_missing(x) > 0
     inputs = fit_inputs(
         x,
@@ -404,10 +415,10 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
         where=source.where,
     )
     scale = inputs.scale if settings.normalize else None
-    # The gaps are kept even where no input has any: new data may.
+    # The fill values are kept even if no input has gaps, because new data may have gaps.
     form = replace(form, targets=targets, scale=scale, gaps=inputs.gaps)
 
-    # All splits in the training file share these arrays, and differ in their rows.
+    # All splits in the training file share these arrays, but have different rows.
     def samples(split_name: str) -> ArraySamples:
         if split_name not in rows:
             return _open_split(source, form, split_name)
@@ -439,12 +450,12 @@ def _fit(source: _Source, rows: dict[str, np.ndarray]) -> Fitted:
 def _with_length(
     form: ArrayPreprocessing, ends: np.ndarray | None, training_rows: np.ndarray
 ) -> ArrayPreprocessing:
-    """Return the form with the length that is set, or that of the longest training sequence."""
+    """Return the form with the length that is set, or that the longest training sequence has."""
     if form.padding is None or ends is None:
         return form
     length = form.padding.length
     if length == 0:
-        # From training rows alone: other splits must not decide the shape of the input.
+        # From training rows alone, because other splits must not affect the shape of the input.
         length = int(ends[training_rows].max())
     stored_shape = with_steps(form.stored_shape, length, form.channels_last)
     padding = replace(form.padding, length=length)
@@ -452,7 +463,7 @@ def _with_length(
 
 
 def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> ArraySamples:
-    """Return the samples of a split that has arrays of its own.
+    """Return the samples of a split that has separate arrays.
 
     The number of sequences that are cut is reported.
     """
@@ -465,7 +476,7 @@ def _open_split(source: _Source, form: ArrayPreprocessing, split_name: str) -> A
     y = form.encoded_targets(stored_targets.read(), stored_targets.where, raw_inputs.lengths)
     gaps = form.gaps
     if gaps is not None and not gaps.flagged and count_missing(x) == 0:
-        gaps = None  # a split without gaps has the same digest whatever fills them
+        gaps = None  # so the digest of a split without gaps does not depend on the fill values
     groups = source.groups.get(split_name)
     return ArraySamples(x, y, scale=form.scale, groups=groups, gaps=gaps)
 
@@ -478,11 +489,11 @@ def _note_on_samples(source: _Source, form: ArrayPreprocessing, training_rows: n
         channels = counted(form.file_shape[0], "channel")
         training_ends = ends[training_rows]
         sample = f"{channels} of {training_ends.min()} to {training_ends.max()} steps"
-    return f"inputs {source.raw_inputs.x.shape} read as {sample}"
+    return f"inputs of shape {source.raw_inputs.x.shape} are read as {sample}"
 
 
 def _notes_on_cuts(form: ArrayPreprocessing, ends: np.ndarray | None) -> list[str]:
-    """Return a note on the sequences that are longer than the input; empty where there are none."""
+    """Return a note on the sequences that are longer than the input; empty if all sequences fit."""
     if form.padding is None or ends is None:
         return []
     counts = remarks(ends, form.padding.length)

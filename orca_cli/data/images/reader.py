@@ -1,6 +1,7 @@
 """Your own images without code: a folder of files for each class, or a table of files and targets.
 
-Folders are FOLDER/CLASS/*.png, possibly below folders train, val and test.
+Images of classes are FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test next to
+train.
 
 Shapes: n images, S pixels per side, C channels.
 """
@@ -30,21 +31,21 @@ from orca_cli.data.targets import TargetForm, fit_targets, plain_labels
 from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import Kind, NewData, Reporter, TaskData
 
-# Where no size is given. Most bodies for images were trained on this size.
+# Largest side in pixels unless a size is set. Most bodies for images were trained on this size.
 _LARGEST_SIDE = 224
-# Averages of ImageNet's means and deviations over the three channels.
+# Averages of ImageNet's means and standard deviations over the three channels.
 _GREY_MEAN = (0.449,)
 _GREY_STD = (0.226,)
-# The form of a survey in the cache; with a new number surveys are made anew.
+# Version of the surveys in the cache; after a change, surveys are made again.
 _SURVEY_VERSION = 3
-# The column that says which split a row is in; it has no setting.
+# The column with the split of each row; no setting renames it.
 _SPLIT = "split"
-_HINT = "FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test beside train"
+_HINT = "use FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test next to train"
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How image files become inputs, without augmentation, and their targets."""
+    """The preprocessing that turns image files into inputs and targets, without augmentation."""
 
     view: View
     targets: TargetForm
@@ -52,44 +53,44 @@ class ImagePreprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, S, S)."""
+        """Shape of an input, (C, S, S)."""
         return self.view.channels, self.view.side, self.view.side
 
     def inputs(self, raw: Sequence[Path], where: str = "inputs") -> tuple[np.ndarray, None]:
-        """Return the images of files as Batch.x; errors as those of `files.decode`."""
+        """Return the images in files as Batch.x; raises the errors of `files.decode`."""
         return self.view.inputs(raw), None
 
     def open(self, path: Path, where: str, part: str = "") -> NewData:
-        """Return the images of a folder, or one image.
+        """Return the images of a folder, or a single image.
 
-        Images in folders with the names of classes have targets: FOLDER/CLASS/*.png, or with
-        part=test FOLDER/test/CLASS/*.png. They have none where an image lies outside such folders,
-        where none of the folders is a class, or where a table had the targets in training.
+        Images in folders named after classes have targets: FOLDER/CLASS/*.png, or with part=test
+        FOLDER/test/CLASS/*.png. The images have no targets if an image is outside such folders, if
+        no folder is named after a class, or if the targets of training were in a table.
         """
         if not path.is_dir():
             if part or not path.is_file():
-                hint = "give a folder, or one image file"
-                raise DataError(f"no folder of images '{path}'", where=where, hint=hint)
+                hint = "name a folder of images, or a single image file without --part"
+                raise DataError(f"'{path}' is not a folder", where=where, hint=hint)
             return _new_data([path], str(path), [path.name])
         folder = _folder_of_split(path, part) if part else path
         images = _images_below(folder)
         image_names = [image.relative_to(path).as_posix() for image in images]
         new_data = _new_data(images, str(path), image_names)
-        # The names of folders; an image beside them has none.
+        # The name of the folder of each image; an image outside any folder has no label.
         labels = [image.relative_to(folder).parts[0] for image in images if image.parent != folder]
         if not self.from_folders or len(labels) < len(images):
             return new_data
-        # An unknown folder beside those of classes is refused once the targets are asked for.
+        # If only some folders are classes, the others are refused when the targets are read.
         if set(labels).isdisjoint(self.targets.names):
             return new_data
         encoded = partial(self.targets.encode, np.array(labels), str(path))
         return replace(new_data, targets=encoded)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the images of files, from a sequence of their paths."""
+        """Return the images in files, from a sequence of their paths."""
         is_iterable = not isinstance(x, str) and hasattr(x, "__iter__")
         if not is_iterable or not all(isinstance(path, (str, Path)) for path in x):
-            raise DataError("is not a list of image files", where=where, hint="give their paths")
+            raise DataError("is not a list of paths", where=where, hint="pass paths of image files")
         paths = list(map(Path, x))
         return _new_data(paths, where, list(map(str, paths)))
 
@@ -106,29 +107,28 @@ def _new_data(paths: list[Path], where: str, names: list[str]) -> NewData:
 
 
 def _folder_of_split(folder: Path, split: str) -> Path:
-    """Return the folder of a split in a folder; DataError where it does not exist."""
+    """Return the folder of a split in a folder; DataError if it does not exist."""
     folder_of_name = {entry.name.lower(): entry for entry in _folders(folder)}
     for name in PART_NAMES[split]:
         if name in folder_of_name:
             return folder_of_name[name]
-    hint = f"it holds {listed(folder_of_name) or 'no folders'}"
-    raise DataError(f"has no folder of the {split} split", where=str(folder), hint=hint)
+    hint = f"its folders: {listed(folder_of_name) or 'none'}"
+    raise DataError(f"has no folder for the {split} split", where=str(folder), hint=hint)
 
 
 def load(
     settings: ImageSettings, data_folder: Path, cache_folder: Path, reporter: Reporter
 ) -> TaskData:
-    """Return images [n, C, S, S] of a folder, with a class for each folder, or a table's targets.
+    """Return the task over images [n, C, S, S] in a folder, with folders as classes or a table.
 
-    FOLDER/CLASS/*.png is split at random, identical files together. FOLDER/train, FOLDER/val and
-    FOLDER/test are taken as they are, and a split that is missing is drawn from train. Every file
-    is decoded once before the run, so that a damaged file cannot end the run half-way; the sizes
-    that this finds are cached. See `assemble`; errors also as `decode`.
+    FOLDER/CLASS/*.png is split at random; identical files stay in one split. FOLDER/train,
+    FOLDER/val and FOLDER/test are used as splits, and a missing split is drawn from train. Every
+    file is decoded once before the run, so that a damaged file cannot end the run half-way; the
+    sizes of the images are cached. See `assemble`. Raises the errors of `files.decode` too.
     """
     images = _open(settings, data_folder)
     survey = _survey(images.paths, cache_folder, reporter)
-    # Splits that the data give may share an image. Those that are drawn keep identical files
-    # together.
+    # Splits in the data may share an image; a draw keeps identical files together.
     _refuse_shared(images, survey.hashes)
     return assemble(
         "images",
@@ -150,7 +150,7 @@ class _Images:
     kind: Kind
     y: np.ndarray  # [n] class labels, or [n, K] bits or numbers
     where: str  # origin of the targets
-    rows: dict[str, np.ndarray]  # positions in `names`, of each split that the data give
+    rows: dict[str, np.ndarray]  # split in the data -> positions of its images in `names`
     outputs: tuple[str, ...] = ()  # names of labels or numbers
     notes: tuple[str, ...] = ()
     from_folders: bool = False
@@ -161,31 +161,31 @@ class _Images:
 
 
 def _open(settings: ImageSettings, data_folder: Path) -> _Images:
-    """Return the images in folders of classes, or in a table where one is given."""
+    """Return the images in folders of classes, or of a table if it is set."""
     image_folder = file_path(settings.path or "images", data_folder).resolve()
     if not image_folder.is_dir():
         problem = "is a file" if image_folder.exists() else "does not exist"
-        hint = "give the folder that holds a folder of images for each class"
+        hint = "name the folder that contains a folder of images for each class"
         raise DataError(f"'{image_folder}' {problem}", where="task.path", hint=hint)
     if settings.table is not None:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = "task.kind, task.file and task.target are of a table"
-        hint = "give task.table=FILE.csv with a row for each image"
+        message = "must be set for task.file, task.target, task.kind=labels or task.kind=values"
+        hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
 
 
 def _in_folders(folder: Path) -> _Images:
-    """Return the images in a folder's folders of classes, sorted by class and name."""
+    """Return the images in the folders of classes below a folder, sorted by class and name."""
     split_of_image: list[str] = []
     labels: list[str] = []
     image_names: list[str] = []
     left_out: list[str] = []
     for split, class_folders in _class_folders(folder).items():
         for class_folder in class_folders:
-            # Sorted, since the order that a file system gives may differ between machines.
+            # Sorted, because the order in a file system may differ between machines.
             for file in sorted(class_folder.iterdir()):
                 name = file.relative_to(folder).as_posix()
                 if _is_image(file):
@@ -195,14 +195,14 @@ def _in_folders(folder: Path) -> _Images:
                 elif not _is_hidden(file.name):
                     left_out.append(name)
     if "train" not in split_of_image:
-        hint = f"give each class a folder of images, {' '.join(SUFFIXES)}: {_HINT}"
-        raise DataError("holds no folders of images", where=str(folder), hint=hint)
+        hint = f"{_HINT}; suffixes of images: {' '.join(SUFFIXES)}"
+        raise DataError("contains no folders of images", where=str(folder), hint=hint)
     notes: tuple[str, ...] = ()
     if left_out:
         count = len(left_out)
-        notes = (f"warning: {count} other files or folders are left out, such as {left_out[0]}",)
+        notes = (f"warning: {count} files or folders are skipped, such as '{left_out[0]}'",)
     splits = np.array(split_of_image)
-    # Split -> the positions of its images in `names`.
+    # Split -> positions of its images in `names`.
     rows = {split: np.flatnonzero(splits == split) for split in dict.fromkeys(split_of_image)}
     return _Images(
         folder=folder,
@@ -217,23 +217,23 @@ def _in_folders(folder: Path) -> _Images:
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the folders of classes by split; without folders of splits, all are for training.
+    """Return split -> its folders of classes; without folders of splits, all are for training.
 
-    DataError where a folder beside those of splits is of no split.
+    DataError if another folder exists next to the folders of splits.
     """
     folders = _folders(folder)
     splits = {}
-    # Split -> the names that its folder may have, in lower case.
+    # `spellings` are the names that the folder of a split may have, in lower case.
     for split, spellings in PART_NAMES.items():
         for entry in folders:
-            # A folder `train` without folders in it is a class, such as the vehicle.
+            # A folder `train` that contains no folders is a class, such as the vehicle.
             if entry.name.lower() in spellings and _folders(entry):
                 splits[split] = _folders(entry)
     if "train" not in splits:
         return {"train": folders}
     if len(splits) < len(folders):
         shown = listed(entry.name for entry in folders)
-        message = f"holds other folders than one for each split: {shown}"
+        message = f"must contain only one folder for each split, but contains {shown}"
         raise DataError(message, where=str(folder), hint=_HINT)
     return splits
 
@@ -241,34 +241,34 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     """Return the images that a table names by their paths below the folder.
 
-    A column `split` marks splits; without one all rows are for training.
+    A column `split` marks the split of each row; without it, all rows are for training.
     """
     table = open_table(path, "task.table", None, None)
     where = str(table.path)
     if not table.columns:
         raise DataError(
-            "has no names of columns in its header",
+            "has no column names in its header",
             where=where,
-            hint="name the columns of files and targets in its first line",
+            hint="write the names of the columns into the first line",
         )
     columns = table.read(table.columns)
     check_columns([settings.file], table.columns, key="task.file", where=table.path.name)
     check_columns([settings.target], table.columns, key="task.target", where=table.path.name)
     file_column = settings.file or table.columns[0]
-    # Without task.target, all columns are targets but those of files and of splits.
+    # Without task.target, all columns are targets except those of files and of splits.
     target_names = [name for name in table.columns if name not in (file_column, _SPLIT)]
     if settings.target is not None:
         target_names = [settings.target]
     if not target_names or (settings.kind == "classes" and len(target_names) > 1):
-        shown = listed(target_names) or "no other column"
+        shown = listed(target_names) or "none"
         raise ConfigError(
-            f"which column of {where} is the target? It has {shown}",
+            f"must name one column of '{where}'; candidates: {shown}",
             where="task.target",
-            hint="name it with task.target=COLUMN",
+            hint="set task.target=COLUMN",
         )
-    # Of the folder, not of the table: nothing that a table names is opened unless it lies here.
+    # Files are listed from the folder: a file that a table names outside it is never opened.
     image_paths = _images_below(folder)
-    # A column of .parquet may hold numbers as names.
+    # A column of a .parquet file may contain numbers as names.
     file_texts = columns[file_column].astype(str)
     image_names = _matched(file_texts, folder, image_paths, f"{where}[{file_column}]")
     notes: list[str] = []
@@ -278,11 +278,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     targets = raw_targets(
         columns, kind, target_names, missing=settings.missing_targets, where=where, decimal="."
     )
-    # Not a fault: a table may name a part of a folder.
+    # This is not an error: a table may name only some images of a folder.
     num_unnamed = len(image_paths) - len(image_names)
     if num_unnamed:
-        note = f"{num_unnamed} images of {folder.name} have no row in {table.path.name}"
-        notes = [*notes, f"{note} and are not read"]
+        note = f"{num_unnamed} images in '{folder.name}' have no row in '{table.path.name}'"
+        notes = [*notes, f"{note} and are not used"]
     rows = {"train": np.arange(len(image_names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
@@ -301,11 +301,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
 def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str) -> list[str]:
     """Return the images that the texts [n] of a column name, as paths below the folder.
 
-    A text may lack the ending where a single image has that name. DataError for a text that does
-    not name an image.
+    A text may omit the suffix if a single image has that name. DataError for a text that does not
+    name an image.
     """
     images = [path.relative_to(folder) for path in paths]
-    # Images with the same name but for the ending can only be named with it.
+    # Images that differ only in their suffix must be named with it.
     counts = Counter(image.with_suffix("") for image in images)
     image_of_text = {}
     for image in images:
@@ -313,14 +313,14 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
         if counts[without_ending] == 1:
             image_of_text[str(without_ending)] = image.as_posix()
     for image in images:
-        # Whole names come last: `x.png` is first of all the file of that name, then `x.png.jpg`
-        # without its ending.
+        # Full names come last and replace names without suffix: `x.png` is the file of that name
+        # rather than `x.png.jpg` without its suffix.
         image_of_text[image.as_posix()] = image.as_posix()
     is_absent = np.array([text not in image_of_text for text in texts])
     refuse_entry(
         wrong=is_absent,
         values=texts,
-        what=f"is not an image of {folder} ({is_absent.sum()} rows)",
+        what=f"is not an image in '{folder}' (such rows: {is_absent.sum()})",
         where=where,
         hint="correct the name, or remove the row",
     )
@@ -329,19 +329,19 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
 
 @dataclass(frozen=True)
 class _Survey:
-    """The contents and sizes of n image files, each of which was read once."""
+    """The content hashes and sizes of n image files, each of which was read once."""
 
     hashes: list[str]  # n SHA-256 of the contents
     longest_sides: np.ndarray  # [n], in pixels
 
 
 def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Survey:
-    """Hash and decode every image; one that cannot be decoded is refused as `decode` says.
+    """Hash and decode every image; raises the errors of `decode`.
 
     The sizes of images are cached by the contents of the files.
     """
     hashes = content_hashes(paths, reporter)
-    # Files of the same content are decoded once.
+    # Files with the same content are decoded once.
     path_by_content = dict(zip(hashes, paths, strict=True))
 
     def make(folder: Path) -> None:
@@ -349,18 +349,17 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
         with reporter.track("decoding every image once", len(path_by_content)) as advance:
             for content, path in path_by_content.items():
                 signals.check()
-                # [3, height, width], as it lies in the file.
+                # [3, height, width], not resized.
                 _, height, width = decode(path, None, 3).shape
                 size_by_content[content] = (width, height)
                 advance()
         storage.write_json(folder / "sizes.json", size_by_content)
 
     image_module, _ = pillow()
-    # The same survey wherever the files lie and whatever their names are.
+    # The survey depends neither on the location of the files nor on their names.
     distinct_hashes = "\n".join(sorted(path_by_content))
     survey_digest = hashlib.sha256(distinct_hashes.encode())
-    # A survey in the cache says that all of these contents could be decoded, by this release of
-    # Pillow.
+    # A survey in the cache means that this release of Pillow could decode all of these contents.
     folder = folder_of(
         cache_folder,
         name="image_survey",
@@ -378,18 +377,18 @@ def _survey(paths: list[Path], cache_folder: Path, reporter: Reporter) -> _Surve
 
 
 def _refuse_shared(images: _Images, hashes: Sequence[str]) -> None:
-    """Raise DataError where images of two splits have the same content."""
-    name_by_content: dict[str, str] = {}  # content -> the image that has it
+    """Raise DataError if images of two splits have the same content."""
+    name_by_content: dict[str, str] = {}  # content -> first image that has it
     split_by_content: dict[str, str] = {}
     for split, rows in images.rows.items():
         for row in rows:
             content = hashes[row]
-            # The first image of each content, for the message.
+            # The first image of each content appears in the message.
             name = name_by_content.setdefault(content, images.names[row])
             if split_by_content.setdefault(content, split) != split:
-                message = f"the same image as '{name}', which is in another split"
+                message = f"is the same image as '{name}', which is in another split"
                 where = str(images.paths[row])
-                raise DataError(message, where=where, hint="delete one of the two")
+                raise DataError(message, where=where, hint="delete one of the two files")
 
 
 def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
@@ -410,14 +409,14 @@ def _pool(images: _Images, hashes: Sequence[str]) -> Pool:
 def _fit(
     images: _Images, survey: _Survey, settings: ImageSettings, drawn: dict[str, np.ndarray]
 ) -> Fitted:
-    """Learn from the training images how all become samples; see `assemble`.
+    """Learn from the training images how all images become samples; see `assemble`.
 
-    Without a size, inputs are as large as the largest training image.
+    Unless the size is set, it is the longest side of the training images, at most 224.
     """
-    # Drawn splits are parts of `train`, whose rest takes its place here.
+    # Drawn splits are parts of `train`, and `drawn` also contains the remaining training rows.
     rows = images.rows | drawn
     training_rows = rows["train"]
-    # Of the training images alone, so that no other split decides the size.
+    # From the training images alone, so that no other split affects the size.
     largest = int(survey.longest_sides[training_rows].max())
     plain = _view(settings, settings.size or min(_LARGEST_SIDE, largest))
     augmented = replace(plain, padding=settings.padding, flip=settings.flip)
@@ -441,12 +440,12 @@ def _fit(
             names=image_names,
             y=targets_by_split[split],
             hashes=[survey.hashes[row] for row in rows[split]],
-            # Only optimizer steps augment. Those of a refit take validation samples as well.
+            # Only optimizer steps augment. A refit takes them on validation samples as well.
             view=plain if split == "test" else augmented,
         )
 
     size = " x ".join(map(str, preprocessing.input_shape))
-    note = f"{targets.note()}, read as {size}"
+    note = f"{targets.note()}; images are read as {size}"
     return Fitted(
         preprocessing=preprocessing,
         input_shape=preprocessing.input_shape,
@@ -457,7 +456,7 @@ def _fit(
 
 
 def _view(settings: ImageSettings, side: int) -> View:
-    """Return how files become inputs, without augmentation."""
+    """Return the view that the settings describe, without augmentation."""
     view = View(side=side, channels=settings.channels, crop=settings.fit == "crop")
     if settings.normalize == "none":
         return view
@@ -469,18 +468,18 @@ def _view(settings: ImageSettings, side: int) -> View:
 def _images_below(folder: Path) -> list[Path]:
     """Return all images in a folder and below it that are not hidden, sorted by path.
 
-    DataError if there are none.
+    DataError if no image is found.
     """
     image_paths = []
     for path in sorted(folder.rglob("*")):
         path_names = path.relative_to(folder).parts
-        # A hidden folder hides all that is in it.
+        # A hidden folder hides its whole content.
         is_hidden = any(map(_is_hidden, path_names))
         if not is_hidden and _is_image(path):
             image_paths.append(path)
     if not image_paths:
-        hint = f"allowed: {' '.join(SUFFIXES)}, in the folder or in folders in it"
-        raise DataError("holds no images", where=str(folder), hint=hint)
+        hint = f"allowed suffixes: {' '.join(SUFFIXES)}; images may be in folders below it"
+        raise DataError("contains no images", where=str(folder), hint=hint)
     return image_paths
 
 
@@ -490,10 +489,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_hidden(name: str) -> bool:
-    # Archives that macOS makes have a folder __MACOSX of files that are no images.
+    # Archives that macOS makes have a folder __MACOSX, whose files are not images.
     return name.startswith((".", "__MACOSX"))
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether a path is a file with the ending of an image, and not a hidden one."""
+    """Return whether a path is a file with the suffix of an image, and is not hidden."""
     return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")

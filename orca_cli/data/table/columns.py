@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: inputs by encoders, and targets.
+"""Turn the columns of a table into numbers: encoders for inputs, and functions for targets.
 
 Encoders are fitted to the training rows and applied to the rows of every split.
 
@@ -24,48 +24,47 @@ from orca_cli.data.table.settings import TableSettings
 from orca_cli.data.targets import check_finite
 from orca_cli.exceptions import DataError
 from orca_cli.interfaces import Kind
-from orca_cli.terminal import counted
 
-# Columns [n] of a table by name.
+# Name of a column -> its entries [n].
 Columns = Mapping[str, np.ndarray]
 # A remark on columns -> their names.
 _Remarks = defaultdict[str, list[str]]
-# Categories that are no texts of the data.
+# Categories for entries that have no category of their text.
 OTHER = "(other)"
 MISSING = "(missing)"
-# Columns that a note names.
+# Largest number of columns that a note names.
 _SHOWN = 5
-# A deviation below this share of the mean is an error of rounding: the column is constant.
+# A standard deviation below this share of the mean is a rounding error: the column is constant.
 _MAX_ROUNDING = 1e-12
-# Digits with any marks between them, such as 1.234,5.
+# Digits with any points and commas between them, such as 1.234,5.
 _LIKE_NUMBERS = re.compile(r"[+-]?[0-9.,]+")
 _INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?")
-# 01 and 007 are names, not numbers.
+# Entries such as 01 and 007 are names, not numbers.
 _NAME = re.compile(r"[+-]?0[0-9].*")
 # The beginning of a date, such as 2024-05-31 or 31.5.2024.
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}")
-# A column of text is left out where training has more rows than this, and at least this share of
-# them have a text of their own.
+# A column of text is dropped if training has more rows than `_FEW_ROWS` and the number of different
+# texts is at least this share of the rows.
 _FEW_ROWS = 20
 _OWN_TEXTS = 0.9
-# Text in lower case -> the number that it spells.
+# Text in lower case -> the number that it means.
 _TRUTHS = {"false": 0.0, "true": 1.0}
 _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _TRUTHS
-# Up to this many different whole numbers are taken for classes.
+# Targets with at most this number of different values, all integers, are taken for classes.
 _MOST_CLASSES = 20
 
-_EMPTY = "left out because empty in the training set"
+_EMPTY = "columns dropped because they are empty in the training split"
 _LEFT_OUT = (
-    "warning: left out because nearly every row has a text of its own "
-    "(list it in task.features to keep it)"
+    "warning: columns dropped because nearly every row has a different text "
+    "(to keep a column, list it in task.features)"
 )
-_FILLED = "missing numbers become the training mean"
-_CONSTANT = "warning: constant in the training set"
-_MIXED = "warning: read as text, since not all of it are numbers"
-_ALLOW = "remove these rows, or set task.missing_targets=true to leave them out of the loss"
+_FILLED = "missing numbers are replaced by the training mean"
+_CONSTANT = "warning: columns that are constant in the training split"
+_MIXED = "warning: columns read as text because some entries are not numbers"
+_ALLOW = "remove these rows, or set task.missing_targets=true to skip missing targets in the loss"
 _NO_NUMBER = (
-    "correct it, with task=table give \"task.decimal=','\", "
-    "or use task.kind=classes for names of classes"
+    "correct it; or for decimal commas set \"task.decimal=','\" (task=table only), "
+    "or for names of classes use task.kind=classes"
 )
 
 
@@ -73,28 +72,28 @@ _NO_NUMBER = (
 class Numbers:
     """The entries of a column as numbers."""
 
-    values: np.ndarray  # [n] float64, NaN where an entry is missing or wrong
+    values: np.ndarray  # [n] float64, NaN where an entry is missing or not a number
     is_wrong: np.ndarray  # [n] bool, True for text that is not a number
 
     @property
     def is_empty(self) -> np.ndarray:
-        """Which entries are missing, [n] bool."""
+        """Whether each entry is missing, [n] bool."""
         return np.isnan(self.values) & ~self.is_wrong
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A column as features."""
+    """The features that an encoder made from a column."""
 
     features: np.ndarray  # [n, size] float32
-    is_replaced: np.ndarray  # [n] bool, True where the entry itself has no feature
+    is_replaced: np.ndarray  # [n] bool, True where the features do not represent the entry itself
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, of which `mean` is subtracted, and which is divided by `std`.
+    """The encoder of a column of numbers: it subtracts `mean` and divides by `std`.
 
-    Before that, missing numbers become `fill`, the training mean.
+    Before that, missing numbers are replaced by `fill`, the training mean.
     """
 
     name: str
@@ -102,8 +101,8 @@ class Numeric:
     mean: float
     std: float
     flagged: bool = False  # whether a second feature is 1 where a number was missing, else 0
-    decimal: str | None = None  # mark in text, where a record has one of its own
-    truths: bool = False  # whether training has only 0 and 1, which text such as "yes" may spell
+    decimal: str | None = None  # decimal mark in text, if the column has its own
+    truths: bool = False  # whether training has only 0 and 1; new data may use text such as "yes"
 
     @property
     def size(self) -> int:
@@ -120,15 +119,15 @@ class Numeric:
         refuse_entry(
             wrong=numbers.is_wrong,
             values=entries,
-            what="is not a number, but all training rows are",
+            what="is not a number, but the training split has only numbers in this column",
             where=origin,
-            hint="correct it, or leave the column out with task.ignore=",
+            hint="correct it, or drop the column with task.ignore=[COLUMN]",
         )
         is_missing_number = np.isnan(numbers.values)
         filled = np.where(is_missing_number, self.fill, numbers.values)
         scaled = (filled - self.mean) / self.std
         check_finite(scaled, origin)
-        # A column [n] for each feature.
+        # An array [n] for each feature.
         features: list[np.ndarray] = [scaled]
         if self.flagged:
             features.append(is_missing_number)
@@ -138,11 +137,11 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of text, with one feature of 0 and 1 per category.
+    """The encoder of a column of text, with one feature of 0 and 1 for each category.
 
-    The categories are texts, ascending; then (missing) where training lacks entries; then (other)
-    where training has more texts. Without (other), a text that is not a category has 0 in all
-    features.
+    The categories are texts in ascending order; then (missing) if training has missing entries;
+    then (other) if training has further texts. Without (other), a text that is not a category has 0
+    in all features.
     """
 
     name: str
@@ -156,17 +155,17 @@ class Categorical:
     def encode(self, entries: np.ndarray, decimal: str, where: str) -> Encoded:
         """Return entries [n] as features; texts that are not a category count as replaced.
 
-        Numbers are read as texts. DataError for points in time where training has dates as text.
+        Numbers are converted to texts. DataError for points in time if training has dates as text.
         """
         texts: Iterable[str] = entries
-        # Of a file with types, where the training file had texts.
+        # Numbers from a .parquet file, although the training file had texts.
         if entries.dtype.kind != "O":
             self._refuse_times(entries, f"{where}[{self.name}]")
             texts = self._as_texts(entries)
         code_of = {category: code for code, category in enumerate(self.categories)}
-        # -1 is the code of no category, so that all features are 0.
+        # -1 is not the code of any category, so that all features are 0.
         other_code = code_of.get(OTHER, -1)
-        # Where training had no gaps, a gap is a text that training lacks.
+        # If training had no missing entries, a missing entry is a text that training lacks.
         missing_code = code_of.get(MISSING, other_code)
         codes = np.empty(len(entries), np.int64)
         for row, text in enumerate(texts):
@@ -178,35 +177,35 @@ class Categorical:
         return Encoded(is_category.astype(np.float32), codes == other_code)
 
     def _as_texts(self, numbers: np.ndarray) -> list[str]:
-        """Return numbers as text, 0 and 1 as training spells false and true."""
+        """Return numbers as texts; 0 and 1 become the training's spelling of false and true."""
         spelling = {}
         for category in self.categories:
             if category.lower() in _TRUTHS:
                 spelling[_TRUTHS[category.lower()]] = category
         texts = []
         for number in numbers.tolist():
-            # A file with types may have 3.0 where the training file has the text 3. NaN becomes
-            # `nan`, which says that an entry is missing.
+            # A .parquet file may have 3.0 where the training file has the text 3. NaN becomes
+            # `nan`, which means that an entry is missing.
             plain = str(number).removesuffix(".0")
             texts.append(spelling.get(number, plain))
         return texts
 
     def _refuse_times(self, numbers: np.ndarray, where: str) -> None:
-        """Raise DataError for numbers where training has dates as text.
+        """Raise DataError for numbers if training has dates as text.
 
-        They may be points in time as numbers, which would not match any category.
+        The numbers may be points in time, which would not match any category.
         """
         dates = [category for category in self.categories if _DATE.match(category)]
         if not dates:
             return
         is_empty = np.isnan(numbers.astype(np.float64))
-        # A column without any number holds nothing that could be a point in time.
+        # A column without any number contains no points in time.
         if is_empty.all():
             return
         raise DataError(
-            f"holds points in time or numbers, and training has text such as '{dates[0]}'",
+            f"contains points in time or numbers, but training has text such as '{dates[0]}'",
             where=where,
-            hint="store it as text, as in training",
+            hint="store this column as text",
         )
 
 
@@ -215,7 +214,7 @@ Column = Numeric | Categorical
 
 @dataclass(frozen=True)
 class _TrainingColumn:
-    """A column in the training rows."""
+    """The entries of a column in the training rows."""
 
     name: str
     entries: np.ndarray  # [n]
@@ -231,12 +230,13 @@ class _TrainingColumn:
 def fit_columns(
     columns: Columns, training_rows: np.ndarray, where: str, settings: TableSettings
 ) -> tuple[tuple[Column, ...], list[str]]:
-    """Return how columns become features, and notes on what was filled or left out.
+    """Return the encoders of columns, and notes on filled, dropped and suspicious columns.
 
-    It is learned from the training rows alone. Left out are columns that are empty in training, and
-    columns of text in which nearly every row has its own, unless the settings name them. In other
-    columns with an entry that is not a number, the categories are the `max_categories` most
-    frequent texts. DataError where no column is left, or a number is infinite.
+    Encoders are learned from the training rows alone. Columns that are empty in training are
+    dropped. Columns in which nearly every row has a different text are dropped unless
+    `task.features` lists them. In other columns with an entry that is not a number, the categories
+    are the `max_categories` most frequent texts. DataError if no column is left, or a number is
+    infinite.
     """
     fitted: list[Column] = []
     remarks: _Remarks = defaultdict(list)
@@ -244,7 +244,7 @@ def fit_columns(
         training_entries = entries[training_rows]
         numbers = as_numbers(training_entries, settings.decimal)
         column = _TrainingColumn(name, training_entries, numbers)
-        # The user's list keeps a column of texts of their own.
+        # A column that the user lists is kept, even if nearly every row has a different text.
         is_named = name in (settings.features or ())
         if numbers.is_empty.all():
             remarks[_EMPTY].append(name)
@@ -259,17 +259,18 @@ def fit_columns(
             fitted.append(_fit_texts(column, settings, remarks))
     notes = [f"{remark}: {listed(names, _SHOWN)}" for remark, names in remarks.items()]
     if not fitted:
-        message = f"no column is left to learn from: {'; '.join(notes)}"
+        message = f"has no usable column of inputs: {'; '.join(notes)}"
         raise DataError(
             message,
             where=where,
-            hint="check task.features and task.ignore; task.sequence reads a text symbol by symbol",
+            hint="check task.features and task.ignore,"
+            " or read a text symbol by symbol with task.sequence=COLUMN",
         )
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
     summary = (
-        f"{counted(num_numeric, 'column')} of numbers and {len(fitted) - num_numeric} of text "
-        f"become {num_features} features"
+        f"columns of numbers: {num_numeric}, columns of text: {len(fitted) - num_numeric}, "
+        f"features from both: {num_features}"
     )
     return tuple(fitted), [summary, *notes]
 
@@ -280,7 +281,7 @@ def _fit_numbers(
     is_empty = column.numbers.is_empty
     numbers = column.numbers.values[~is_empty]
     check_finite(numbers, where)
-    # Numbers are scaled to at most 1, so that the squares of small ones do not become 0.
+    # Numbers are scaled to at most 1, so that the squares of small numbers do not become 0.
     magnitudes = np.abs(numbers)
     largest = float(magnitudes.max()) or 1.0
     scaled = numbers / largest
@@ -292,7 +293,7 @@ def _fit_numbers(
     if num_empty > 0:
         remark = _FILLED
         if settings.gap_indicator:
-            remark = f"{remark}, flagged by one more feature each"
+            remark = f"{remark} and flagged in one more feature for each column"
         remarks[f"{remark}, in training rows"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
@@ -302,16 +303,17 @@ def _fit_numbers(
         fill=mean,
         mean=mean if settings.normalize else 0.0,
         std=deviation,
-        # Without gaps in training the flag would be constant.
+        # Without missing numbers in training, the flag would be constant.
         flagged=settings.gap_indicator and num_empty > 0,
-        # Then new data may spell the column, as yes and no or true and false.
+        # New data may then use words in this column, such as yes and no or true and false.
         truths=bool(is_bit.all()),
     )
 
 
 def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remarks) -> Categorical:
     texts, counts = np.unique(column.texts, return_counts=True)
-    # Ties go to the first in the alphabet: `unique` sorts, and the order is stable.
+    # Among equally frequent texts, the alphabetically first is preferred: `unique` sorts, and the
+    # sort by frequency is stable.
     most_frequent = np.argsort(-counts, kind="stable")[: settings.max_categories]
     categories = [str(text) for text in np.sort(texts[most_frequent])]
     if column.numbers.is_empty.any():
@@ -319,8 +321,8 @@ def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remar
     if len(most_frequent) < len(texts):
         categories.append(OTHER)
     non_numbers = column.entries[column.numbers.is_wrong]
-    # The user may have meant numbers: texts look like numbers with another decimal mark, or only
-    # some entries are not numbers.
+    # The user may have meant numbers if the texts look like numbers with another decimal mark, or
+    # if only some entries are not numbers.
     if _are_like_numbers(non_numbers) or len(non_numbers) < len(column.texts):
         shown = f"'{non_numbers[0]}'; {len(non_numbers)} of {len(column.entries)} training rows"
         remarks[_MIXED].append(f"{column.name} ({shown})")
@@ -328,9 +330,9 @@ def _fit_texts(column: _TrainingColumn, settings: TableSettings, remarks: _Remar
 
 
 def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
-    """Return whether nearly every row of a column [n] has a text of its own, such as names.
+    """Return whether nearly every row of a column [n] has a different text, such as a name.
 
-    False for text that looks like numbers, perhaps with another decimal mark, and for columns of
+    False for text that looks like numbers, perhaps with another decimal mark, and for columns in
     which at most half of the entries are text.
     """
     numbers = as_numbers(entries, decimal)
@@ -339,7 +341,7 @@ def has_own_texts(entries: np.ndarray, decimal: str) -> bool:
         return False
     if _are_like_numbers(texts):
         return False
-    # Numbers among the texts count too: the entries have to differ, whatever they are.
+    # All entries are compared, including numbers among the texts.
     present_entries = entries[~numbers.is_empty]
     return len(set(present_entries)) >= _OWN_TEXTS * len(entries)
 
@@ -352,8 +354,8 @@ def _are_like_numbers(texts: Iterable[str]) -> bool:
 def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbers:
     """Return the entries [n] of a column as numbers.
 
-    Where the decimal mark is a comma, text with a point is not a number: 1.667 could be a fraction
-    or 1667. With `truths`, text that is not a number may spell 0 and 1.
+    If the decimal mark is a comma, text with a point is not a number: 1.667 could mean a fraction
+    or 1667. With `truths`, words such as "no" and "yes" are read as 0 and 1.
     """
     if entries.dtype.kind in "fiub":
         return Numbers(entries.astype(np.float64), np.zeros(len(entries), dtype=bool))
@@ -366,7 +368,7 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
     parsed = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce")
     values = parsed.to_numpy(np.float64, na_value=np.nan)
     is_wrong = np.isnan(values)
-    # Of entries without a number, those that stand for a missing one are right.
+    # An entry without a number is not wrong if its text means a missing entry.
     is_wrong[is_wrong] = [not is_missing(text) for text in entries[is_wrong]]
     if truths and is_wrong.any():
         return _bits(entries)
@@ -374,9 +376,11 @@ def as_numbers(entries: np.ndarray, decimal: str, truths: bool = False) -> Numbe
 
 
 def _with_point(text: str) -> str:
-    """Return a text with points for commas; one that has a point becomes no number."""
+    """Return a text with its commas replaced by points.
+
+    A text that already has a point becomes a lone point, which is not a number.
+    """
     if "." in text:
-        # Pandas does not read a lone point as a number.
         return "."
     return text.replace(",", ".")
 
@@ -392,19 +396,20 @@ def _bits(entries: np.ndarray) -> Numbers:
 def infer_kind(
     columns: Columns, names: Sequence[str], decimal: str, where: str
 ) -> tuple[Kind, list[str]]:
-    """Return the kind of the columns to be predicted, and notes on it.
+    """Return the kind of the columns to be predicted, and notes on the kind.
 
-    A single column of text holds classes, and so does one of at most 20 different whole numbers.
-    Several columns of 0 and 1 only (or false and true) are labels. All others are values. DataError
-    where the only texts of a single column look like numbers, perhaps with another decimal mark.
+    A single column of text contains classes, and so does a column with at most 20 different values
+    that are all integers. Several columns of 0 and 1 only (or false and true) are labels. All other
+    columns are values. DataError if all entries of a single column that are not numbers look like
+    numbers, perhaps with another decimal mark.
     """
     if len(names) > 1:
         shown = listed(names)
-        # In the columns of labels every entry is 0 or 1, or missing.
+        # In columns of labels, every entry is 0 or 1, or missing.
         is_wrong = [_bits(columns[name]).is_wrong for name in names]
         if not np.any(is_wrong):
-            return "labels", [f"{shown} read as labels (task.kind=values predicts numbers)"]
-        return "values", [f"{shown} read as numbers to predict (task.kind=values)"]
+            return "labels", [f"{shown} are read as labels (task.kind=values predicts numbers)"]
+        return "values", [f"{shown} are read as numbers to be predicted (task.kind=values)"]
     name = names[0]
     entries = columns[name]
     numbers = as_numbers(entries, decimal)
@@ -420,24 +425,24 @@ def infer_kind(
     # The different numbers, [u].
     is_number = ~np.isnan(numbers.values)
     distinct_numbers = np.unique(numbers.values[is_number])
-    # Numbers such as 007 are names, and so classes, however many of them differ.
+    # Numbers such as 007 are names, so they are classes even if more than 20 of them differ.
     has_names = entries.dtype.kind == "O" and any(map(_NAME.fullmatch, entries))
     if numbers.is_wrong.any() or not len(distinct_numbers) or has_names:
         return "classes", []
     is_whole = distinct_numbers == np.round(distinct_numbers)
     if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
-        note = "whole numbers read as classes (task.kind=values predicts the number)"
-        return "classes", [f"{name}: {note}"]
-    note = "read as numbers to predict (task.kind=values; task.kind=classes for classes)"
-    return "values", [f"{name} {note}"]
+        note = "is read as classes, because it has few different integers"
+        return "classes", [f"'{name}' {note} (task.kind=values predicts numbers)"]
+    note = "is read as numbers to be predicted (task.kind=classes reads it as classes)"
+    return "values", [f"'{name}' {note}"]
 
 
 @dataclass(frozen=True)
 class RawTargets:
-    """Targets as the columns hold them."""
+    """Targets from columns, before they are encoded."""
 
-    y: np.ndarray  # [n] class labels; or [n, K] bits or numbers, NaN where one is missing
-    where: str  # their origin, for messages
+    y: np.ndarray  # [n] class labels; or [n, K] bits or numbers, NaN where a target is missing
+    where: str  # origin of the targets, for messages
 
 
 def raw_targets(
@@ -452,11 +457,11 @@ def raw_targets(
 ) -> RawTargets:
     """Return the targets in the columns with these names; classes have a single column.
 
-    Classes are texts where they `are_texts` in the training rows, or where one is not an integer.
-    DataError for entries that are not of the kind, and for missing entries. With `missing`, labels
+    Classes are texts if they `are_texts` in the training rows, or if one is not an integer.
+    DataError for entries that do not fit the kind, and for missing entries. With `missing`, labels
     and values may be missing.
     """
-    # A refusal names the column, not the table alone.
+    # Error messages name the column as well as the table.
     origins = [f"{where}[{name}]" for name in names]
     if kind == "classes":
         labels = _class_labels(columns[names[0]], origins[0], are_texts)
@@ -483,13 +488,13 @@ def raw_targets(
 
 
 def _class_labels(entries: np.ndarray, where: str, are_texts: bool) -> np.ndarray:
-    """Return the labels of classes [n] as numbers or as str; DataError for missing ones."""
+    """Return the class labels [n] as numbers or as str; DataError for missing labels."""
     if entries.dtype.kind != "O":
         is_empty = np.isnan(entries.astype(np.float64))
         refuse_rows(is_empty, "target", where, "remove these rows")
         return entries
     check_labels(entries, where)
-    # 1, 2 and 3.0 are integers, 01 and 1.5 are names.
+    # Labels such as 1, 2 and 3.0 are integers; 01 and 1.5 are names.
     if are_texts or not all(map(_INTEGER.fullmatch, entries)):
         return entries.astype(str)
     return entries.astype(np.float64)

@@ -1,6 +1,6 @@
-"""Tables in .csv, .tsv and .parquet files: first the names of columns, their entries on demand.
+"""Tables in .csv, .tsv and .parquet files: column names are read first, entries on demand.
 
-Functions raise DataError for files that are missing, empty, damaged or of another form.
+Functions raise DataError for files that are missing, empty, damaged or malformed.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 _ALLOWED = "allowed: .csv, .tsv, .txt and .parquet"
 _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
-# In this order where several give the header as many fields.
+# If several delimiters split the header into most fields, the first of them is used.
 _DELIMITERS = (",", ";", "\t", "|")
 _NANOSECONDS_PER_DAY = 86_400e9
-# How many times larger fields of text are in memory than in a file.
+# Memory of a table of text as a multiple of its file's size.
 _TIMES_LARGER = 12
-# In characters. By default the module csv refuses more than 2**17; without a bound a lost quote
-# would make one field of the whole file.
+# In characters. The default limit of the module csv is 2**17. Without a limit, a missing quote
+# could turn the whole file into one field.
 _LONGEST_FIELD = 2**24
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in a file, of which only the header or schema was read; `read` reads entries."""
+    """A table in a file whose header or schema was read; `read` reads the entries."""
 
     path: Path
     header: tuple[str, ...]  # names of all columns
-    delimiter: str = ""  # between fields of text; empty for .parquet
-    encoding: str = ""  # of text; empty for .parquet
+    delimiter: str = ""  # separator of fields in a text file; empty for .parquet
+    encoding: str = ""  # encoding of a text file; empty for .parquet
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that can be read: without empty names, and pandas' row numbers."""
+        """Names of the columns that can be read, without empty names and pandas' row numbers."""
         names = []
         for name in self.header:
             if name and not name.startswith("__index_level_"):
@@ -58,8 +58,8 @@ class Table:
     def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return columns [n] by name: numbers, or objects of type str, empty where missing.
 
-        Text files give text only. In columns of .parquet missing numbers are NaN, and points in
-        time are days since 1970.
+        Columns of text files are always str. In columns of .parquet files, missing numbers are NaN,
+        and points in time are days since 1970.
 
         Raises:
             MemoryExhaustedError: the file does not fit into memory.
@@ -67,7 +67,7 @@ class Table:
         columns = self._read_text(names) if self.delimiter else self._read_parquet(names)
         if not len(columns[names[0]]):
             raise DataError(
-                "has no rows", where=str(self.path), hint="give a file with rows below its header"
+                "has no rows below its header", where=str(self.path), hint="name a file with rows"
             )
         return columns
 
@@ -82,11 +82,12 @@ class Table:
             signals.check()
             if len(fields) != num_fields:
                 raise DataError(
-                    f"line {line} has {len(fields)} fields, the header has {num_fields}",
+                    f"line {line} must have {num_fields} fields, as the header has,"
+                    f" got {len(fields)}",
                     where=where,
-                    hint="quote fields that contain the delimiter",
+                    hint="correct the line, or quote fields that contain the delimiter",
                 )
-            # The other fields are dropped at once, to save memory.
+            # Fields of other columns are dropped at once, to save memory.
             row = [fields[position].strip() for position in positions]
             rows.append(row)
         entries = np.array(rows, dtype=object)[1:]  # [n, columns], without the header
@@ -95,19 +96,19 @@ class Table:
     def _read_parquet(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         where = str(self.path)
         with damage(where, ".parquet file"), _parquet().ParquetFile(self.path) as file:
-            # A small file can declare a column of any length that repeats one value.
+            # A small file can declare a column of any length in which one value is repeated.
             needed_bytes = 16 * file.metadata.num_rows * len(names)
-            check_memory(needed_bytes, where, hint="name fewer columns")
+            check_memory(needed_bytes, where, hint="use fewer columns")
             # Only these columns are read from the disk.
             content = file.read(columns=list(names))
-            # The metadata of pandas could turn a column into an index. Dates become points in time
-            # rather than objects of Python.
+            # Metadata of pandas is ignored because it could turn a column into an index. Dates
+            # become points in time rather than Python objects.
             frame = content.to_pandas(ignore_metadata=True, date_as_object=False)
         return plain_columns(frame, names, where)
 
 
 def plain_columns(frame: pd.DataFrame, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
-    """Return columns of pandas as `Table.read` does: as numbers, or as objects of type str.
+    """Return columns of a pandas table as `Table.read` does: as numbers, or as objects of type str.
 
     DataError for other entries, such as lists, and for numbers among texts.
     """
@@ -124,13 +125,13 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         return _days(column)
     is_whole = types.is_bool_dtype(column) or types.is_integer_dtype(column)
     if is_whole or types.is_float_dtype(column):
-        # Whole numbers become floats where some are missing, or too large for int64.
+        # Integers become floats if entries are missing, or too large for int64.
         if is_whole and not column.hasnans:
             is_too_large = column > np.iinfo(np.int64).max
             if not is_too_large.any():
                 return column.to_numpy(np.int64)
         return column.to_numpy(float, na_value=np.nan)
-    # Empty where missing, as in files of text.
+    # Missing entries become empty texts, as in text files.
     filled = column.astype(object).where(column.notna(), "")
     entries = filled.to_numpy(object)
     texts = [entry for entry in entries if isinstance(entry, str)]
@@ -147,10 +148,9 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         return np.array(numbers)
     type_name = type(typed[0]).__name__
     raise DataError(
-        f"holds values of type {type_name}",
+        f"contains values of type {type_name}; allowed: only numbers, only text, or points in time",
         where=where,
-        hint="allowed: numbers, text and points in time; "
-        "leave it out with task.ignore=, or store lists as arrays",
+        hint="drop the column with task.ignore=[COLUMN], or use task=arrays for lists",
     )
 
 
@@ -158,14 +158,14 @@ def _days(column: pd.Series) -> np.ndarray:
     """Return points in time as days since 1970, [n] float64, NaN where missing."""
     import pandas as pd
 
-    # In seconds, so that the difference is in the column's own unit: in nanoseconds, points in time
-    # far from 1970 would overflow.
+    # The unit of the epoch is seconds, so that the difference has the unit of the column. In
+    # nanoseconds, points in time far from 1970 would overflow.
     epoch = pd.Timestamp(0, tz="utc").as_unit("s")
     times = pd.to_datetime(column, utc=True)
     elapsed = (times - epoch).to_numpy()
-    # From seconds to nanoseconds, as the column was stored.
+    # The unit in which the column was stored, from seconds to nanoseconds.
     unit = np.array(1, elapsed.dtype)
-    # As floats, because nanoseconds as integers end in the year 2262.
+    # As floats, because nanoseconds since 1970 overflow integers after the year 2262.
     nanoseconds = elapsed / unit * (unit / np.timedelta64(1, "ns"))
     return nanoseconds / _NANOSECONDS_PER_DAY
 
@@ -173,24 +173,24 @@ def _days(column: pd.Series) -> np.ndarray:
 def open_table(path: Path, setting: str, delimiter: str | None, encoding: str | None) -> Table:
     """Return the table in the file that a setting names; only its header is read.
 
-    The delimiter is one character, or `tab`; None takes the one that gives the header most fields.
-    Without an encoding, text is UTF-8.
+    The delimiter is one character, or `tab`; with None, it is the delimiter that splits the header
+    into most fields. Without an encoding, text is UTF-8.
 
     Raises:
-        ConfigError: an invalid delimiter or encoding.
-        UnavailableError: .parquet without pyarrow.
+        ConfigError: the delimiter or encoding is invalid.
+        UnavailableError: the file is .parquet, and pyarrow is not installed.
     """
-    # First of all: a web page in place of the file is named as such.
+    # Checked first, so that the error says if the file is really a web page.
     first_bytes(path, setting, _ALLOWED)
     suffix = path.suffix.lower()
     if suffix not in (*_TEXT, *_PARQUET):
-        raise DataError(f"'{path.name}' has an unsupported ending", where=setting, hint=_ALLOWED)
+        raise DataError(f"'{path.name}' has an unsupported suffix", where=setting, hint=_ALLOWED)
     if suffix in _PARQUET:
         with damage(str(path), ".parquet file"):
             schema = _parquet().read_schema(path, memory_map=True)
             table = Table(path, tuple(schema.names))
     else:
-        # UTF-8, of which a byte order mark is skipped.
+        # UTF-8, in which a byte order mark is skipped.
         table = _open_text(path, delimiter, encoding or "utf-8-sig")
     check_names(table.columns, str(path))
     return table
@@ -206,31 +206,31 @@ def _open_text(path: Path, delimiter: str | None, encoding: str) -> Table:
 
 
 def _infer_delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter that gives the header most fields; a comma where none can be read."""
+    """Return the delimiter that splits the header into most fields; a comma if it is unreadable."""
     widths: dict[str, int] = {}
     for delimiter in _DELIMITERS:
-        # Quotes may make sense with another delimiter only.
+        # With a wrong delimiter, quotes may be malformed.
         with suppress(DataError):
             widths[delimiter] = len(_first_fields(path, delimiter, encoding))
-    # Of equal widths the first delimiter counts.
+    # Among equal widths, `max` returns the first delimiter.
     return max(widths, key=lambda delimiter: widths[delimiter], default=",")
 
 
 def _first_fields(path: Path, delimiter: str, encoding: str) -> list[str]:
-    """Return the fields of the header; none where all lines are empty."""
+    """Return the fields of the header; empty if all lines are empty."""
     _, fields = next(_records(path, delimiter, encoding), (0, []))
     return fields
 
 
 def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of the line that each record ends on, and its fields.
+    """Yield the number of the last line of each record, and the fields of the record.
 
     Empty lines are skipped.
     """
-    # A setting of the whole module, since a reader has none of its own.
+    # This limit is global to the module csv; a single reader cannot have a limit.
     csv.field_size_limit(_LONGEST_FIELD)
     try:
-        # Line ends are left to the module csv, which finds them inside quotes too.
+        # newline="" leaves line ends to the module csv, which handles those inside quotes.
         with open(path, encoding=encoding, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             for fields in reader:
@@ -238,33 +238,32 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
                     yield reader.line_num, fields
     except csv.Error as error:
         raise DataError(
-            f"is not a table: {error} at line {reader.line_num}",
+            f"is not a valid table: {error} at line {reader.line_num}",
             where=str(path),
-            hint="check its quotes",
+            hint="check the quotes in this line",
         ) from error
-    # Before ValueError, of which it is a kind.
+    # Before ValueError, which is its base class.
     except UnicodeError as error:
         message = f"is not text in {encoding.removesuffix('-sig')}"
         raise DataError(
             message,
             where=str(path),
-            hint="store it as UTF-8, or with task=table give task.encoding=, such as latin-1",
+            hint="store it as UTF-8, or (task=table only) set its encoding,"
+            " such as task.encoding=latin-1",
         ) from error
-    # The module csv raises it for a delimiter of several characters.
+    # The module csv raises TypeError for a delimiter of several characters.
     except TypeError as error:
         raise ConfigError(
-            f"{delimiter!r} is not a delimiter",
-            where="task.delimiter",
-            hint="allowed: one character such as ';', or tab",
+            f"must be one character such as ';', or tab, got {delimiter!r}", where="task.delimiter"
         ) from error
     except (LookupError, ValueError) as error:
         raise ConfigError(
-            f"{encoding!r} is not an encoding",
+            f"unknown encoding {encoding!r}",
             where="task.encoding",
-            hint="give one such as utf-8, latin-1, cp1252 or utf-16",
+            hint="use the name of an encoding, such as utf-8, latin-1, cp1252 or utf-16",
         ) from error
 
 
 def _parquet() -> Any:
-    """Return pyarrow's module for .parquet, imported only once a file needs it."""
+    """Return pyarrow's module for .parquet files, which is imported only if a file needs it."""
     return need("pyarrow.parquet", "task.train", "tables")

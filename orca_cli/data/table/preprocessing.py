@@ -1,7 +1,7 @@
 """How the columns of a table become inputs and targets, in training and for new rows.
 
-A sample is a row, or the rows with one id in a long table, each of which is a step, or a text with
-one symbol a character. DataError where columns differ from those of training.
+A sample is a row; or all rows with the same id in a long table, each row being a step; or a text
+with one symbol per character. DataError if columns differ from the columns of training.
 
 Shapes: m rows of the table, n samples, F features, V symbols, L steps of the model's input, K
 outputs.
@@ -32,25 +32,25 @@ from orca_cli.exceptions import ConfigError, DataError
 from orca_cli.interfaces import NewData
 from orca_cli.terminal import counted
 
-# Columns that a message names.
+# Largest number of columns that a message names.
 _SHOWN = 20
-# Symbols that a note or remark shows.
+# Largest number of symbols that a note or remark shows.
 _MOST_SHOWN = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Columns of a table, and which of its m rows make up the n samples.
+    """Columns of a table, and the assignment of its m rows to n samples.
 
     Samples are in the order of their first rows.
     """
 
     columns: Columns
-    where: str  # their origin, for messages
-    sample_of_row: np.ndarray  # [m]
-    order: np.ndarray  # [m], the rows of the first sample, of the second, ...; of series by time
-    starts: np.ndarray  # [n + 1], where in `order` each sample starts; the last is the end
-    names: np.ndarray  # [n], of series
+    where: str  # origin of the columns, for messages
+    sample_of_row: np.ndarray  # [m], index of the sample that each row belongs to
+    order: np.ndarray  # [m], rows of the first sample, of the second, ...; series sorted by time
+    starts: np.ndarray  # [n + 1], position in `order` where each sample starts, and the end
+    names: np.ndarray  # [n], names of series
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,19 +60,19 @@ class Rows:
         return np.flatnonzero(np.isin(self.sample_of_row, samples))
 
     def steps_of(self, sample: int) -> np.ndarray:
-        """Return the rows of a sample, those of a series by time."""
+        """Return the rows of a sample; the rows of a series are sorted by time."""
         return self.order[self.starts[sample] : self.starts[sample + 1]]
 
     def per_sample(self, name: str) -> np.ndarray:
-        """Return a column whose entries are the same in all rows of a sample, as [n].
+        """Return a column as [n], one entry for each sample.
 
-        DataError where the entries of a series differ.
+        DataError if the entries in the rows of a series differ.
         """
         import pandas as pd
 
         entries = self.columns[name]
         first_rows = self.order[self.starts[:-1]]  # [n]
-        codes, _ = pd.factorize(entries)  # [m], equal where entries are
+        codes, _ = pd.factorize(entries)  # [m], equal for equal entries
         is_different = codes != codes[first_rows][self.sample_of_row]
         if is_different.any():
             # The first row that differs.
@@ -81,19 +81,19 @@ class Rows:
             series_name = self.names[sample]
             expected = entries[first_rows[sample]]
             raise DataError(
-                f"series '{series_name}' has '{expected}' and '{entries[row]}'",
+                f"series '{series_name}' has both '{expected}' and '{entries[row]}'",
                 where=f"{self.where}[{name}]",
-                hint="a target or group is of a whole series: every row of one has to say the same",
+                hint="give all rows of a series the same target, group and split",
             )
         return entries[first_rows]
 
     def contents(
         self, names: Sequence[str], decimal: str, are_texts: bool, samples: np.ndarray
     ) -> np.ndarray:
-        """Return hashes of samples, [len(samples)] uint64, equal where their entries are.
+        """Return hashes of samples, [len(samples)] uint64, equal for samples with equal entries.
 
-        Only columns with these names count. A column whose entries are all numbers is compared by
-        them, unless they `are_texts`.
+        Only the columns in `names` are compared. A column whose entries are all numbers is compared
+        by number, unless `are_texts`.
         """
         import pandas as pd
 
@@ -102,11 +102,11 @@ class Rows:
             entries = self.columns[name]
             numbers = as_numbers(entries, decimal)
             if are_texts or numbers.is_wrong.any():
-                # [m], equal where the texts are.
+                # [m], equal for equal texts.
                 text_codes, _ = pd.factorize(entries)
                 codes_by_column.append(text_codes)
             else:
-                # One bit pattern for each number: NaN has many, and zero has two.
+                # Each number gets a single bit pattern, because NaN has many and zero has two.
                 values = np.where(np.isnan(numbers.values), np.nan, numbers.values + 0.0)
                 codes_by_column.append(values.view(np.int64))
         row_codes = np.stack(codes_by_column, axis=1)  # [m, len(names)]
@@ -116,41 +116,41 @@ class Rows:
 
 @dataclass(frozen=True)
 class Series:
-    """How the rows of a long table become series."""
+    """The columns of a long table that determine its series, and their length."""
 
-    id: str  # column in which the rows of one series have the same text
-    time: str | None  # column that sorts the rows; None keeps the order of the table
+    id: str  # column in which all rows of a series have the same text
+    time: str | None  # column by which rows are sorted; None keeps the order of the table
     length: int  # L; longer series are cut at their end
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """How texts become one-hot columns over the symbols of the training rows.
+    """The encoder of texts as one-hot columns over the symbols of the training rows.
 
     A symbol that training lacks becomes a column of zeros.
     """
 
-    name: str  # of the column of texts
+    name: str  # name of the column of texts
     alphabet: str  # V symbols, ascending
     length: int  # L; longer texts are cut at their end
 
     def encode(self, texts: np.ndarray, where: str) -> Ragged:
         """Return texts [n] as [n, V, L] of 0 and 1.
 
-        DataError where one is empty, or the column holds numbers.
+        DataError if a text is empty, or the column contains numbers.
         """
         origin = f"{where}[{self.name}]"
         if texts.dtype.kind != "O":
             raise DataError(
-                "holds numbers, not text",
+                "contains numbers, but a sequence is text with one symbol per character",
                 where=origin,
-                hint="a sequence has one symbol a character",
+                hint="store this column as text",
             )
         refuse_rows(texts == "", "sequence", origin, "remove these rows")
-        # Compared with the characters of a text [l] it gives [V, l].
+        # Comparing it with the characters of a text [l] gives [V, l].
         symbols = _code_points(self.alphabet)[:, None]  # [V, 1]
-        # Columns are made when a sample is read: those of all texts would take V times their
-        # memory.
+        # One-hot columns are made when a sample is read, because the columns of all texts need V
+        # times the memory of the texts.
         return Ragged(
             row=lambda sample: _code_points(texts[sample]) == symbols,
             lengths=np.array([len(text) for text in texts]),
@@ -159,7 +159,7 @@ class Symbols:
         )
 
     def remarks(self, texts: np.ndarray) -> dict[str, int]:
-        """Return what is done to texts so that they fit, each with the number of texts."""
+        """Return the changes that make texts fit, each with the number of changed texts."""
         num_long = 0
         num_with_unknown = 0
         unknown_symbols: set[str] = set()
@@ -171,7 +171,7 @@ class Symbols:
                 num_with_unknown += 1
                 unknown_symbols |= unknown_in_text
         shown = "".join(sorted(unknown_symbols))[:_MOST_SHOWN]
-        lacking = f"with a symbol that training lacks ({shown}): read as none of its symbols"
+        lacking = f"with symbols that training lacks ({shown}), which are read as zeros"
         return {
             f"longer than {self.length} symbols and cut at the end": num_long,
             lacking: num_with_unknown,
@@ -181,43 +181,44 @@ class Symbols:
 def fit_symbols(
     name: str, texts: np.ndarray, training_rows: np.ndarray, length: int | None, where: str
 ) -> tuple[Symbols, list[str]]:
-    """Return how a column of texts becomes inputs, and a note on it.
+    """Return the encoder of a column of texts, and a note on it.
 
-    Learned from the training rows. L is `length`, or else that of the longest training text.
-    DataError as that of `Symbols.encode`.
+    The encoder is learned from the training rows. L is `length`, or the length of the longest
+    training text if that is None. Raises the DataErrors of `Symbols.encode`.
     """
-    # Refuses columns of numbers, and texts that are missing.
+    # Raises DataError for columns of numbers and for missing texts.
     Symbols(name, "", 0).encode(texts, where)
-    # From the training texts alone, so that other splits show symbols that training lacks.
+    # From the training texts alone, so that other splits may have symbols that training lacks.
     training_texts = texts[training_rows]
     symbols = set("".join(training_texts))
     alphabet = "".join(sorted(symbols))
     text_lengths = list(map(len, training_texts))
     longest = max(text_lengths)
     note = (
-        f"{counted(len(alphabet), 'symbol')} in '{name}' ({alphabet[:_MOST_SHOWN]}), "
-        f"{min(text_lengths)} to {longest} a row"
+        f"'{name}' has {counted(len(alphabet), 'different symbol')} ({alphabet[:_MOST_SHOWN]}), "
+        f"and {min(text_lengths)} to {longest} symbols per row"
     )
     return Symbols(name, alphabet, length or longest), [note]
 
 
 def _code_points(text: str) -> np.ndarray:
-    """Return the number of each character, [l] uint32; lone surrogates pass."""
-    # Four bytes a character, so that a text is an array and position i is character i.
+    """Return the code point of each character, [l] uint32; lone surrogates are allowed."""
+    # Four bytes per character, so that element i of the array is character i.
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 @dataclass(frozen=True)
 class TablePreprocessing:
-    """How the columns of a table become inputs and targets, as learned from the training rows.
+    """The preprocessing of columns into inputs and targets, learned from the training rows.
 
-    A sample is a row, whose features are the steps of a sequence. With `symbols` it is a row whose
-    symbols are the steps, with `series` the rows of a series.
+    A sample is a row, whose features are the steps of a sequence. With `symbols`, a sample is the
+    text in a row, whose symbols are the steps; with `series`, it is a series, whose rows are the
+    steps.
     """
 
     columns: tuple[Column, ...]  # in the order of their features
     decimal: str  # decimal mark of numbers in text
-    target_columns: tuple[str, ...]  # one for classes, K for labels and values
+    target_columns: tuple[str, ...]  # one column for classes, K columns for labels and values
     targets: TargetForm
     delimiter: str | None = None  # the reader's setting; None infers it from each file
     encoding: str | None = None
@@ -227,7 +228,7 @@ class TablePreprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """(1, F), (V, L) of V symbols, or (F, L) of series."""
+        """Shape of an input: (1, F) for rows, (V, L) for texts, or (F, L) for series."""
         if self.symbols is not None:
             return len(self.symbols.alphabet), self.symbols.length
         num_features = sum(column.size for column in self.columns)
@@ -242,7 +243,7 @@ class TablePreprocessing:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns that samples are made of, in order; id and time come last."""
+        """Names of the columns from which samples are made, in order; id and time come last."""
         if self.symbols is not None:
             return (self.symbols.name,)
         names = tuple(column.name for column in self.columns)
@@ -253,9 +254,9 @@ class TablePreprocessing:
         return (*names, self.series.id, self.series.time)
 
     def rows(self, columns: Columns, where: str) -> Rows:
-        """Return which rows make up the samples.
+        """Return the columns with the assignment of their rows to samples.
 
-        Without a column of times, the rows of a series keep the table's order.
+        Without a column of times, the rows of a series keep the order of the table.
 
         Raises:
             DataError: a row has no id or no time, or times are neither numbers nor ISO 8601.
@@ -275,35 +276,35 @@ class TablePreprocessing:
         import pandas as pd
 
         series_ids = columns[self.series.id].astype(str)
-        # A missing id is NaN in a column of numbers, which is `nan` as text.
+        # In a column of numbers, a missing id is NaN, which is `nan` as text.
         is_missing_id = np.isin(series_ids, ("", "nan"))
         hint = "fill them in, or remove these rows"
         refuse_rows(is_missing_id, "series", f"{where}[{self.series.id}]", hint)
         sample_of_row, names = pd.factorize(series_ids)  # series are numbered by their first rows
-        # The order of the table, also where the reader asks for groups only and reads no times.
+        # The order of the table, unless times are read; a reader that needs only groups reads none.
         times = np.arange(len(series_ids))
         time_column = self.series.time
         if time_column is not None and time_column in columns:
             times = self._times(columns[time_column], f"{where}[{time_column}]")
-        ends = np.cumsum(np.bincount(sample_of_row))  # [n], of each series in `order`
+        ends = np.cumsum(np.bincount(sample_of_row))  # [n], end of each series in `order`
         return Rows(
             columns=columns,
             where=where,
             sample_of_row=sample_of_row,
-            # By series, then by time. Rows of the same time keep their order.
+            # Sorted by series, then by time. Rows with the same time keep their order.
             order=np.lexsort((times, sample_of_row)),
             starts=np.concatenate([[0], ends]),
             names=names,
         )
 
     def _times(self, entries: np.ndarray, where: str) -> np.ndarray:
-        """Return times [m] as numbers of the same order; DataError where one is missing."""
+        """Return times [m] as numbers of the same order; DataError if a time is missing."""
         import pandas as pd
 
         numbers = as_numbers(entries, self.decimal)
         times = numbers.values
         if numbers.is_wrong.any():
-            # Where one entry is not a number, all of them have to be points in time.
+            # If one entry is not a number, all entries have to be points in time.
             stamps = pd.to_datetime(pd.Series(entries), utc=True, format="ISO8601", errors="coerce")
             elapsed = stamps - pd.Timestamp(0, tz="utc")
             times = elapsed.dt.total_seconds().to_numpy(np.float64)
@@ -311,14 +312,14 @@ class TablePreprocessing:
         refuse_entry(
             wrong=is_wrong,
             values=entries,
-            what=f"is not a time ({is_wrong.sum()} rows)",
+            what=f"is not a time (such rows: {is_wrong.sum()})",
             where=where,
             hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
         )
         return times
 
     def features(self, rows: Rows) -> np.ndarray | Ragged:
-        """Return samples as [n, 1, F], [n, V, L] of symbols, or [n, F, L] of series."""
+        """Return samples: [n, 1, F] for rows, [n, V, L] for texts, or [n, F, L] for series."""
         if self.symbols is not None:
             return self.symbols.encode(rows.columns[self.symbols.name], rows.where)
         features_by_column = []
@@ -334,7 +335,7 @@ class TablePreprocessing:
             steps = rows.steps_of(sample)
             return features[steps].T
 
-        # [n, F, L], where the steps of a sample are its rows in order.
+        # [n, F, L]; the steps of a sample are its rows in order.
         return Ragged(
             row=series_features,
             lengths=np.diff(rows.starts),
@@ -345,17 +346,18 @@ class TablePreprocessing:
     def inputs(self, raw: Columns, where: str = "inputs") -> tuple[np.ndarray, np.ndarray | None]:
         """Return samples as Batch.x and Batch.valid.
 
-        `raw` has the columns of `feature_names` as `files.Table.read` returns them, with all rows
-        of each series.
+        `raw` has the columns of `feature_names`, in the form that `files.Table.read` returns, with
+        all rows of each series.
         """
         x = self.features(self.rows(raw, where))
         values, valid = read(x, np.arange(len(x)))
         return as_inputs(values, valid)
 
     def remarks(self, raw: Columns | Rows, *, training: bool = False) -> dict[str, int]:
-        """Return what `inputs` does to make samples fit, each with the number of samples.
+        """Return the changes with which `inputs` makes samples fit, with numbers of samples.
 
-        Of training samples only the cut ones are counted: notes of `fit_columns` count the others.
+        For training samples only cut series and texts are counted, because `fit_columns` returns
+        notes on all other changes.
         """
         rows = raw if isinstance(raw, Rows) else self.rows(raw, "inputs")
         counts: dict[str, int] = {}
@@ -365,10 +367,10 @@ class TablePreprocessing:
             for column in self.columns:
                 encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
                 if isinstance(column, Categorical):
-                    remark = f"with a text in '{column.name}' that has no category of its own"
+                    remark = f"with a text in '{column.name}' that has no separate category"
                 else:
-                    remark = f"without a number in '{column.name}': the training mean stands there"
-                # A series counts once, however many of its rows are changed.
+                    remark = f"without a number in '{column.name}', read as the training mean"
+                # A series counts once, even if several of its rows are changed.
                 counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:
             counts |= remarks(np.diff(rows.starts), self.series.length)
@@ -377,10 +379,11 @@ class TablePreprocessing:
     def encoded_targets(self, rows: Rows) -> np.ndarray:
         """Return the targets of samples as Batch.y.
 
-        DataError for targets of another form, and where they differ among the rows of a series.
+        DataError for targets of another form, and for targets that differ among the rows of a
+        series.
         """
         columns = {name: rows.per_sample(name) for name in self.target_columns}
-        # As in training: new data may hold only those class names that look like integers.
+        # As in training, because all class names in new data may look like integers.
         are_texts = any(isinstance(label, str) for label in self.targets.classes)
         unencoded = raw_targets(
             columns,
@@ -396,16 +399,18 @@ class TablePreprocessing:
     def open(self, path: Path, where: str, part: str = "") -> NewData:
         """Return the samples in a .csv, .tsv, .txt or .parquet file.
 
-        They have targets where the file has the columns of targets, and these are not all empty.
+        The samples have targets if the file has the columns of targets and these are not all empty.
         """
         if part:
             raise ConfigError(
-                "does not apply to tables", where="--part", hint="give a file of these rows"
+                "does not apply to tables",
+                where="--part",
+                hint="remove it, and name a file with the rows of this split only",
             )
         table = open_table(path, where, self.delimiter, self.encoding)
         check_columns(self.feature_names, table.columns, where, path.name)
         target_names: tuple[str, ...] = ()
-        # All of them or none: a part of the targets is of no use.
+        # Targets are read only if all their columns exist.
         if set(self.target_columns) <= set(table.columns):
             target_names = self.target_columns
         columns = table.read([*self.feature_names, *target_names])
@@ -418,44 +423,44 @@ class TablePreprocessing:
         return self._new_data(rows, targets)
 
     def given(self, x: Any, where: str = "x") -> NewData:
-        """Return the samples in a table of pandas, a row of it, or a mapping of columns by name.
+        """Return the samples in a pandas table, in a row of it, or in a mapping name -> column.
 
-        An array [n, columns] has the columns of `feature_names` in their order; so has a list of
-        texts, where that is a single column.
+        An array [n, columns] must have the columns of `feature_names` in their order. If that is a
+        single column, a list of texts is accepted too.
         """
         import pandas as pd
 
         names = self.feature_names
-        in_order = f"in this order: {listed(names, _SHOWN)}"
-        # A row of a table has the names of columns as its index.
+        in_order = f"pass columns in this order: {listed(names, _SHOWN)}"
+        # The index of a row contains the names of columns.
         if isinstance(x, pd.Series) and names[0] in map(str, x.index):
             x = [x.to_dict()]
         try:
             table = pd.DataFrame(x)
         except (TypeError, ValueError) as error:
             # Columns of different lengths, or more than two axes.
-            raise DataError(
-                f"is not a table ({error})", where=where, hint=f"give columns {in_order}"
-            ) from error
-        # Arrays and lists have no names, so their columns are taken in the order of training.
+            raise DataError(f"is not a table ({error})", where=where, hint=in_order) from error
+        # Arrays and lists have no column names, so the order of training is assumed.
         if isinstance(table.columns, pd.RangeIndex):
             if table.shape[1] != len(names):
                 num_columns = counted(table.shape[1], "column")
                 raise DataError(
-                    f"has {num_columns}, the model takes {len(names)}", where=where, hint=in_order
+                    f"has {num_columns}, expected {len(names)}",
+                    where=where,
+                    hint=in_order,
                 )
             table.columns = list(names)
-        # pandas allows numbers as names.
+        # pandas allows numbers as column names.
         table.columns = list(map(str, table.columns))
-        check_columns(names, list(table.columns), where, "the table")
+        check_columns(names, list(table.columns), where, where)
         check_names([name for name in table.columns if name in names], where)
         columns = plain_columns(table, names, where)
         return self._new_data(self.rows(columns, where), lambda: None)
 
     def _new_data(self, rows: Rows, targets: Callable[[], np.ndarray | None]) -> NewData:
         def inputs(start: int, stop: int) -> dict[str, np.ndarray]:
-            # The rows of these samples, sample by sample, so that `rows` numbers the samples as
-            # here.
+            # The rows of these samples, sample by sample, so that `rows` numbers the samples in the
+            # same order.
             steps = rows.order[rows.starts[start] : rows.starts[stop]]
             return {name: rows.columns[name][steps] for name in self.feature_names}
 
@@ -468,5 +473,5 @@ class TablePreprocessing:
 
 
 def _is_empty(entries: np.ndarray) -> bool:
-    """Return whether all entries of a column stand for missing ones."""
+    """Return whether all entries of a column are missing."""
     return all(map(is_missing, entries.astype(str)))

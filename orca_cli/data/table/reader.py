@@ -1,4 +1,4 @@
-"""Your own table without code: a .csv or .parquet file with a column that is to be predicted.
+"""Your own table without code: a .csv or .parquet file with a column to be predicted.
 
 Shapes: n samples of the training file.
 """
@@ -23,26 +23,26 @@ from orca_cli.exceptions import ConfigError
 from orca_cli.interfaces import Kind, Reporter, TaskData
 from orca_cli.terminal import counted
 
-# The column of marks, which say the split that a row is in; it has no setting.
+# The column that marks the split of each row; no setting renames it.
 _SPLIT = "split"
 
 
 def load(settings: TableSettings, data_folder: Path, reporter: Reporter) -> TaskData:
-    """Return a task over the rows of a table. See `assemble`.
+    """Return a task over the rows of a table (see `assemble`).
 
-    A sample is a row as a sequence [1, F] with one feature a step. With `sequence` it is the text
-    of a row, as symbols [V, L], one-hot. With `id` it is the series of the rows of one id, [F, L]
-    with one row a step. Shorter sequences are padded and masked.
+    A sample is a row, read as a sequence [1, F] with one feature per step. With `sequence`, a
+    sample is the text in a row, as one-hot symbols [V, L]. With `id`, a sample is the series of all
+    rows with the same id, [F, L] with one row per step. Shorter sequences are padded and masked.
 
     Raises:
-        UnavailableError: .parquet without pyarrow.
+        UnavailableError: a file is .parquet, and pyarrow is not installed.
         MemoryExhaustedError: a file does not fit into memory.
     """
     refuse_contradictions(settings)
     source = _open(settings, data_folder)
     marked_samples = _marked_samples(source)
     groups = _groups(source, marked_samples)
-    # Splits are drawn there, before `_fit` learns from the rows of the training split alone.
+    # `assemble` draws splits before `_fit` learns from the rows of the training split alone.
     return assemble(
         "table",
         reporter,
@@ -60,27 +60,27 @@ class _Columns:
 
     inputs: list[str]
     targets: list[str]
-    series: list[str]  # of ids, and of times; empty where a row is a sample
-    group: list[str]  # one name or none
-    marks: list[str]  # of splits, one name or none
-    unread: list[str]  # columns that a sequence does not need
+    series: list[str]  # columns of ids and of times; empty if each row is a sample
+    group: list[str]  # at most one name
+    marks: list[str]  # column that marks splits, at most one name
+    unread: list[str]  # columns that are not used because a sequence is the only input
 
     @property
     def in_samples(self) -> list[str]:
-        """Columns that the samples of every split are made of."""
+        """Columns from which the samples of every split are made."""
         return [*self.inputs, *self.targets, *self.series]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """The files of a task. The training file was read, of the others only the headers."""
+    """The files of a task: the training file was read, and the headers of the other files."""
 
     settings: TableSettings
-    tables: dict[str, Table]  # by split
+    tables: dict[str, Table]  # split -> its table
     columns: _Columns
     preprocessing: TablePreprocessing  # before anything is learned
-    rows: Rows  # of the training file
-    per_sample: dict[str, np.ndarray]  # [n], its columns of targets, groups and marks
+    rows: Rows  # rows of the training file
+    per_sample: dict[str, np.ndarray]  # [n], columns of targets, groups and marks in that file
     kind: Kind
     notes: list[str]
 
@@ -88,7 +88,7 @@ class _Source:
 def _open(settings: TableSettings, data_folder: Path) -> _Source:
     """Open all files, and read the training file.
 
-    ConfigError or DataError where the files do not have the columns that the settings name.
+    ConfigError or DataError if the files do not have the columns that the settings name.
     """
     files = {"train": settings.train, "validation": settings.validation, "test": settings.test}
     tables: dict[str, Table] = {}
@@ -100,11 +100,11 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     needed_names = [*columns.in_samples, *columns.group]
     for split, table in tables.items():
         check_columns(needed_names, table.columns, key=f"task.{split}", where=table.path.name)
-    # Rows become samples before anything is learned, since splits consist of samples.
+    # Rows become samples before anything is learned, because splits consist of samples.
     preprocessing = _unfitted(settings)
     where = str(train_table.path)
     rows = preprocessing.rows(train_table.read([*needed_names, *columns.marks]), where)
-    # [n] each. The rows of a series have to agree.
+    # Each column is [n]; all rows of a series must have the same entry.
     names_per_sample = (*columns.targets, *columns.group, *columns.marks)
     per_sample = {name: rows.per_sample(name) for name in names_per_sample}
     notes: list[str] = []
@@ -112,7 +112,10 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
     if kind is None:
         kind, notes = infer_kind(per_sample, columns.targets, settings.decimal, where)
     if columns.unread:
-        notes = [*notes, f"not read beside the sequence: {listed(columns.unread)}"]
+        notes = [
+            *notes,
+            f"columns not used, because the sequence is the only input: {listed(columns.unread)}",
+        ]
     return _Source(
         settings=settings,
         tables=tables,
@@ -126,7 +129,7 @@ def _open(settings: TableSettings, data_folder: Path) -> _Source:
 
 
 def _columns(settings: TableSettings, table: Table) -> _Columns:
-    """Return the role of each column of the training file; ConfigError where no input is left."""
+    """Return the role of each column of the training file; ConfigError if no input is left."""
     columns_by_setting = settings.named_columns
     setting_of = _setting_of(columns_by_setting, table)
     marks = []
@@ -135,11 +138,11 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
         marks.append(_SPLIT)
     taken_names = {*setting_of, *marks}
     free_names = [name for name in table.columns if name not in taken_names]
-    # A sequence is the only input; next come the columns that the user lists, then all others.
+    # The sequence if it is set, else the features that the user lists, else all other columns.
     inputs = columns_by_setting["sequence"] or columns_by_setting["features"] or free_names
     if not inputs:
-        hint = f"{table.path.name} has {listed(table.columns, 20)}"
-        raise ConfigError("no column is left", where="task.features", hint=hint)
+        hint = f"'{table.path.name}' has: {listed(table.columns, 20)}"
+        raise ConfigError("no column is left as input", where="task.features", hint=hint)
     return _Columns(
         inputs=inputs,
         targets=settings.target_columns,
@@ -151,9 +154,9 @@ def _columns(settings: TableSettings, table: Table) -> _Columns:
 
 
 def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> dict[str, str]:
-    """Return the setting that names each column.
+    """Return column -> the setting that names it, for all columns that settings name.
 
-    DataError for a column that does not exist, ConfigError for one that is named twice.
+    DataError for a column that does not exist, ConfigError for a column that is named twice.
     """
     setting_of: dict[str, str] = {}
     for setting, names in columns_by_setting.items():
@@ -161,16 +164,16 @@ def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> di
         for name in names:
             if name in setting_of:
                 raise ConfigError(
-                    f"'{name}' is in task.{setting_of[name]} too",
+                    f"'{name}' is also in task.{setting_of[name]}, but a column has only one role",
                     where=f"task.{setting}",
-                    hint="a column has one role: remove one of them",
+                    hint="remove it from one of them",
                 )
             setting_of[name] = setting
     return setting_of
 
 
 def _unfitted(settings: TableSettings) -> TablePreprocessing:
-    """Return the preprocessing before anything is learned; a length of 0 is not known yet."""
+    """Return the preprocessing before anything is learned; an unknown length is 0."""
     length = settings.length or 0
     symbols = None
     if settings.sequence is not None:
@@ -194,11 +197,11 @@ def _unfitted(settings: TableSettings) -> TablePreprocessing:
 def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     """Return the samples of the training file by split; without marks all are for training.
 
-    DataError where marks do not name splits, ConfigError where a marked split has a file as well.
+    DataError if a mark is not the name of a split, ConfigError if a marked split also has a file.
     """
     if not source.columns.marks:
         return {"train": np.arange(len(source.rows))}
-    hint = "; task.ignore=[split] leaves the column out"
+    hint = "; or ignore the column with task.ignore=[split]"
     where = f"{source.rows.where}[{_SPLIT}]"
     # Split -> its samples in the training file.
     samples = marked_rows(source.per_sample[_SPLIT], where, hint=hint)
@@ -206,9 +209,9 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
         # The samples of a split come from one file.
         if split != "train" and split in source.tables:
             raise ConfigError(
-                "the column 'split' marks rows of it too",
+                "cannot be combined with rows that the column 'split' marks for this split",
                 where=f"task.{split}",
-                hint=f"leave out the file{hint}",
+                hint=f"remove the setting{hint}",
             )
     return samples
 
@@ -218,7 +221,7 @@ def _groups(source: _Source, marked_samples: dict[str, np.ndarray]) -> dict[str,
     if not source.columns.group:
         return {}
     (group,) = source.columns.group
-    # Ids, but not times: groups do not depend on the order of rows.
+    # Ids are read, but not times, because groups do not depend on the order of rows.
     id_names = source.columns.series[:1]
     group_columns = {}
     for split, table in source.tables.items():
@@ -237,9 +240,9 @@ def _pool(
     classes = None
     if source.kind == "classes":
         (target,) = source.columns.targets
-        # As texts, by which the drawn splits are stratified.
+        # As texts, because the drawn splits are stratified by text.
         classes = source.per_sample[target].astype(str)
-    # By the training rows alone, as `fit_columns` decides what to leave out.
+    # Chosen from the training rows alone, as `fit_columns` chooses the columns to drop.
     compared_names = _compared_columns(source, marked_samples["train"])
     is_text = settings.sequence is not None
     return Pool(
@@ -256,7 +259,8 @@ def _pool(
 def _compared_columns(source: _Source, training_samples: np.ndarray) -> list[str]:
     """Return the input columns that decide whether samples are identical.
 
-    With columns of texts of their own, which `fit_columns` will leave out, no sample would be.
+    Columns in which nearly every row has a different text are not compared: `fit_columns` will drop
+    them, and with them no two samples would be identical.
     """
     settings = source.settings
     inputs = source.columns.inputs
@@ -281,7 +285,7 @@ def _fit(
     training_samples = samples_by_split["train"]
     columns = source.columns
     missing = source.settings.missing_targets
-    # The targets of all n samples of the file, of which only the training ones are learned from.
+    # The targets of all n samples of the file; `fit_targets` learns from the training samples only.
     file_targets = raw_targets(
         source.per_sample,
         source.kind,
@@ -297,16 +301,16 @@ def _fit(
     )
     preprocessing, input_notes = _fit_inputs(source, training_samples)
     preprocessing = replace(preprocessing, targets=targets)
-    # All samples of the training file; its splits are rows of them.
+    # All samples of the training file; its splits are rows of these arrays.
     x = preprocessing.features(source.rows)
     y = targets.encode(file_targets.y, where)
     notes = [targets.note(), *source.notes, *input_notes]
 
-    # Called when a split is needed: the inputs of a test file are read at the end of a run only.
+    # Called when a split is needed, so the inputs of a test file are read only at the end of a run.
     def samples(split: str) -> ArraySamples:
         if split in samples_by_split:
-            # The split is in the training file, whose samples are features already.
-            # Its rows are needed for the remarks below only.
+            # The split is in the training file, whose features were computed above. The rows of the
+            # split are needed only for the remarks below.
             split_rows = source.rows.rows_of(samples_by_split[split])
             split_columns = {}
             for name in columns.in_samples:
@@ -346,7 +350,7 @@ def _fit_inputs(
     settings = source.settings
     unfitted = source.preprocessing
     rows = source.rows
-    # A sequence has no further columns.
+    # A sequence is the only input.
     if unfitted.symbols is not None:
         name = unfitted.symbols.name
         symbols, notes = fit_symbols(
@@ -359,17 +363,17 @@ def _fit_inputs(
         return replace(unfitted, symbols=symbols), notes
     inputs = {name: rows.columns[name] for name in source.columns.inputs}
     columns, notes = fit_columns(inputs, rows.rows_of(training_samples), rows.where, settings)
-    # New data may lack the columns that are left out here.
+    # New data may lack the columns that are dropped.
     used_names = {column.name for column in columns}
     left_out = tuple(name for name in inputs if name not in used_names)
     preprocessing = replace(unfitted, columns=columns, left_out=left_out)
     if preprocessing.series is None:
         return preprocessing, notes
-    series_lengths = np.diff(rows.starts)[training_samples]  # rows of each training series
+    series_lengths = np.diff(rows.starts)[training_samples]  # number of rows of each series
     longest = int(series_lengths.max())
     series = replace(preprocessing.series, length=settings.length or longest)
     note = (
-        f"{len(rows.order)} rows are {len(rows)} series of"
-        f" {series_lengths.min()} to {longest} steps"
+        f"{len(rows.order)} rows form {len(rows)} series;"
+        f" training series have {series_lengths.min()} to {longest} steps"
     )
     return replace(preprocessing, series=series), [note, *notes]

@@ -1,4 +1,4 @@
-"""The settings of a task of tables, and which of them exclude or need each other."""
+"""The settings of task=table, and a check for settings that exclude or need each other."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +13,8 @@ class TableSettings:
 
     kind: Annotated[
         Literal["classes", "labels", "values"] | None,
-        "classes, labels or values; null: numbers are values, text and a few whole numbers classes",
+        "classes, labels or values; null: inferred from the target: text, or at most 20 different "
+        "integers, are classes; other numbers are values",
     ] = None
     train: Annotated[str, "file with the training rows"]
     target: Annotated[
@@ -21,87 +22,102 @@ class TableSettings:
     ] = None
     targets: Annotated[
         list[str] | None,
-        "instead of target: columns to be predicted, [a,b]: of 0 and 1 "
-        "(labels), or numbers (values)",
+        "instead of target, several columns to be predicted, as [a,b]: columns of 0 and 1 "
+        "(labels), or of numbers (values)",
     ] = None
     validation: Annotated[
         str | None, "file of the validation split; null: drawn from the training file"
     ] = None
     test: Annotated[
         str | None,
-        "file of the test split, read at the end of a run only; null: drawn from the training "
-        "file, where a column `split` of train, validation and test may say which rows are which",
+        "file of the test split, read only at the end of a run; null: drawn from the training "
+        "file, unless its column `split` marks each row as train, validation or test",
     ] = None
     features: Annotated[
         list[str] | None,
-        "columns given to the model, [a,b]; null: all others, without text of "
-        "which nearly every row has its own",
+        "columns that the model gets as input, as [a,b]; null: all other columns, except columns "
+        "of text in which nearly every row has a different text",
     ] = None
-    ignore: Annotated[list[str] | None, "columns that are not given to the model, [a,b]"] = None
+    ignore: Annotated[
+        list[str] | None, "columns that the model does not get as input, as [a,b]"
+    ] = None
     group: Annotated[
         str | int | None,
-        "column of rows that belong together, such as a patient: never in two splits",
+        "column with the group of each row, such as a patient; a group is never in two splits",
     ] = None
     split_seed: Annotated[
-        Seed, "seed of the splits that are drawn: 0 or more; not the seed of the run"
+        Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
     ] = 0
     validation_fraction: Annotated[
-        Fraction, "part of the training file that is drawn: above 0 and below 1"
+        Fraction,
+        "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction"] = 0.15
+    test_fraction: Annotated[Fraction, "as validation_fraction, for the test split"] = 0.15
     normalize: Annotated[
         bool,
-        "columns of numbers: subtract the mean over the training rows, divide by the deviation",
+        "true: in columns of numbers, subtract the mean over the training rows, then divide by the "
+        "standard deviation",
     ] = True
     max_categories: Annotated[
-        Count, "most texts of a column with a feature of their own: 1 or more; rarer ones share one"
+        Count,
+        "number of most frequent texts in a column that each get a feature: 1 or more; all rarer "
+        "texts share one feature",
     ] = 32
     gap_indicator: Annotated[
         bool,
-        "true: a column with missing numbers in training gets a feature that "
-        "is 1 where one was missing",
+        "true: a column with missing numbers in training gets one more feature, 1 where a number "
+        "was missing",
     ] = False
     missing_targets: Annotated[
-        bool, "true: an empty target (labels, values) is missing, left out of losses and errors"
+        bool,
+        "true: an empty target is missing, and skipped in losses and errors; not for classes",
     ] = False
     delimiter: Annotated[
         str | None,
-        "between fields: one character, or tab; null: , ; tab or |, whichever "
-        "parts the first line most often",
+        "separator of fields in text files: one character, or tab; null: comma, semicolon, tab or "
+        "|, whichever splits the first line into most fields",
     ] = None
-    encoding: Annotated[str | None, "such as latin-1 or utf-16; null: UTF-8"] = None
+    encoding: Annotated[
+        str | None, "encoding of text files, such as latin-1 or utf-16; null: UTF-8"
+    ] = None
     decimal: Annotated[
-        Literal[".", ","], 'mark in numbers of text files: "." or ","; no mark between thousands'
+        Literal[".", ","],
+        'decimal mark in text files: "." or ","; thousands must not be separated',
     ] = "."
     sequence: Annotated[
-        str | int | None, "column of text with one symbol a character, such as ACGT: the only input"
+        str | int | None,
+        "column of text that is read as a sequence, one symbol per character, such as ACGT; it is "
+        "the only input",
     ] = None
     id: Annotated[
         str | int | None,
-        "column that says which series a row is a step of; null: every row is a sample of its own",
+        "column that identifies the series of each row, in which the row is one step; null: every "
+        "row is a separate sample",
     ] = None
     time: Annotated[
         str | int | None,
-        "column that the steps of a series are sorted by, numbers or times; null: the file's order",
+        "column of numbers or times by which the steps of a series are sorted; null: order of the "
+        "file",
     ] = None
     length: Annotated[
         Count | None,
-        "steps of sequences and series; longer ones are cut; null: the longest of training",
+        "number of steps of sequences and series; longer ones are cut; null: length of the longest "
+        "in training",
     ] = None
 
     @property
     def target_columns(self) -> list[str]:
         """Names of the columns to be predicted."""
-        # `task.target=` on a command line gives an empty text.
+        # `task.target=` on a command line means an empty text.
         if self.target not in (None, ""):
             return [str(self.target)]
         return [str(name) for name in self.targets or []]
 
     @property
     def named_columns(self) -> dict[str, list[str]]:
-        """The columns that each setting names; none where it names none."""
+        """Setting -> the columns that it names; empty if it names no column."""
         columns = {
-            # A message names the setting that the user has typed.
+            # Messages name the setting that the user has set.
             "targets" if self.targets else "target": self.target_columns,
             "features": self.features or [],
             "ignore": self.ignore or [],
@@ -116,33 +132,39 @@ def refuse_contradictions(settings: TableSettings) -> None:
     """Raise ConfigError for settings that exclude or need each other."""
     if settings.target not in (None, "") and settings.targets:
         raise ConfigError(
-            "does not go with task.target", where="task.targets", hint="remove one of them"
+            "cannot be combined with task.target", where="task.targets", hint="remove one of them"
         )
     if not settings.target_columns:
         raise ConfigError(
-            "a value is needed",
+            "must be set",
             where="task.target",
-            hint="give task.target=COLUMN, or task.targets=[A,B]",
+            hint="set task.target=COLUMN, or task.targets=[A,B]",
         )
     if settings.kind == "classes" and len(settings.target_columns) > 1:
-        raise ConfigError("holds several", where="task.targets", hint="classes are one column")
-    # Beside a sequence, neither of the settings below would have an effect.
+        raise ConfigError(
+            "must name a single column for task.kind=classes",
+            where="task.targets",
+            hint="set task.target=COLUMN instead",
+        )
+    # A sequence is the only input, so the settings below would have no effect.
     if settings.sequence is not None:
-        message = "does not go with task.sequence"
-        hint = "a sequence is the only input"
+        message = "cannot be combined with task.sequence, which is the only input"
+        hint = "remove one of them"
         if settings.id is not None:
             raise ConfigError(message, where="task.id", hint=hint)
         if settings.features:
             raise ConfigError(message, where="task.features", hint=hint)
-    # Times order the steps within a series, and no rows belong together without an id.
+    # Times order the steps within a series, and without an id no rows form a series.
     if settings.time is not None and settings.id is None:
         raise ConfigError(
             "needs task.id",
             where="task.time",
-            hint="name the column that says what series a row is in",
+            hint="set task.id=COLUMN, the column with the series of each row",
         )
-    # A plain row has no steps that a length could cut.
+    # A sample that is a single row has no steps that could be cut.
     if settings.length is not None and settings.sequence is None and settings.id is None:
         raise ConfigError(
-            "needs task.sequence or task.id", where="task.length", hint="name its column"
+            "needs task.sequence or task.id",
+            where="task.length",
+            hint="set one of them to the name of a column",
         )

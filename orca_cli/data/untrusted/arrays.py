@@ -1,6 +1,6 @@
-"""Arrays in .npy and .npz files, headers first.
+"""Arrays in .npy and .npz files of unknown origin.
 
-Nothing is allocated and no code runs before the header is checked.
+The header of an array is checked before memory for the array is allocated. No code of a file runs.
 """
 
 import io
@@ -21,44 +21,44 @@ from orca_cli.exceptions import DataError, UnsafeError
 
 _ALLOWED = "allowed: .npz (x and y in one file) and .npy (task.train=x.npy task.labels=y.npy)"
 _MAX_MEMBERS = 1000
-# Bytes that one byte of a member may become.
+# Largest allowed number of unpacked bytes per byte of a member.
 _MAX_RATIO = 200
-# Bytes up to which any ratio is allowed.
+# Up to this number of unpacked bytes, any ratio is allowed.
 _FREE_BYTES = 2**28
-# Characters of a header; NumPy's own bound.
+# Largest number of characters in a header; NumPy has the same limit.
 _MAX_HEADER = 10_000
 # Version of a header -> its reader.
 _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# NumPy parses a header as a Python literal, so it raises what such parsing raises.
+# NumPy parses a header as a Python literal, so the errors of such parsing may occur.
 _PARSING = (SyntaxError, TokenError, RecursionError, MemoryError)
 _HEADER_DAMAGE = (*_PARSING, ValueError, LookupError, EOFError, TypeError)
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file whose header was read and found harmless."""
+    """An array in a file, after a check of its header."""
 
     # File and array, for messages.
     where: str
-    # As declared; the file is large enough for it.
+    # As the header declares it; the file is large enough for this shape.
     shape: tuple[int, ...]
-    # Without objects and fields.
+    # A dtype without Python objects and fields.
     dtype: np.dtype
-    # Returns the array, as a memory map where the file allows it.
+    # Returns the array; a memory map if the file allows it.
     read: Callable[[], np.ndarray]
 
 
 def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, StoredArray]:
-    """Return the arrays of a file by name; the array of a .npy file has the empty name.
+    """Return the arrays of a file by name; the array of an .npy file has the empty name.
 
-    `where` is the setting that names the file, `allowed` the hint for files of other kinds.
+    `where` is the setting that names the file, `allowed` the hint for files of other formats.
 
     Raises:
-        DataError: missing, empty, cut off, or not such a file.
-        UnsafeError: an array of Python objects: reading it would execute code.
+        DataError: the file is missing, empty, cut off, or neither .npz nor .npy.
+        UnsafeError: an array contains Python objects, so reading it would execute code.
         MemoryExhaustedError: an array is larger than the free memory.
     """
     first_bytes(path, where, allowed)
@@ -67,33 +67,36 @@ def open_arrays(path: Path, where: str, allowed: str = _ALLOWED) -> dict[str, St
         return {"": read_npy(path)}
     if suffix == ".npz":
         return _npz(path)
-    raise DataError(f"'{path.name}' has a suffix that is not read", where=where, hint=allowed)
+    raise DataError(f"'{path.name}' has an unsupported suffix", where=where, hint=allowed)
 
 
 class Header(NamedTuple):
     """An array as its header declares it; `read_header` has checked the declaration."""
 
     shape: tuple[int, ...]
-    # Plain numbers or strings, or Python objects.
+    # A dtype of numbers, strings or Python objects, without fields.
     dtype: np.dtype
-    # Bytes before the content.
+    # Number of bytes before the content.
     offset: int
 
 
 def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
     """Return the header of an array at the beginning of a file.
 
-    The content begins at the header's `offset`, not at the file's position afterwards.
+    The content of the array begins at the header's `offset`. The position of `file` after the call
+    may be beyond it.
 
     Args:
-        file: up to 10,000 bytes of it are read.
-        size: of the file in bytes.
-        where: names the array in messages.
-        objects: whether the caller reads the pickle of an array of Python objects.
+        file: opened file, of which up to 10,000 bytes are read.
+        size: size of the file in bytes.
+        where: name of the array in messages.
+        objects: whether an array of Python objects is accepted, because the caller reads its pickle
+            safely.
 
     Raises:
-        DataError: the header is damaged, or declares fields or a shape that the file cannot hold.
-        UnsafeError: it declares Python objects, and `objects` is not set.
+        DataError: the header is damaged, or declares fields, or a shape for which the file is too
+            small.
+        UnsafeError: the header declares Python objects, and `objects` is False.
     """
     try:
         # NumPy checks a header's length only after it has read all of it.
@@ -102,38 +105,39 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         shape, _, dtype = _READERS[version](head, max_header_size=_MAX_HEADER)
     except _HEADER_DAMAGE as error:
         raise DataError(
-            "not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED
+            "is not a NumPy array: its header cannot be read", where=where, hint=_ALLOWED
         ) from error
     is_readable = objects and dtype == np.dtype(object)
     if dtype.hasobject and not is_readable:
         raise UnsafeError(
-            "an array of Python objects; reading it would execute code of the file",
+            "contains Python objects, and reading them would execute code from the file",
             where=where,
-            hint="store numbers or strings; sequences of several lengths as one padded array"
-            " beside their `lengths`",
+            hint="store numbers or strings; store sequences of different lengths as one padded"
+            " array and an array 'lengths'",
         )
     if not _is_plain(shape, dtype):
         raise DataError(
-            f"the header declares shape {shape}, dtype {dtype}",
+            f"has an unsupported shape or type: shape {shape}, dtype {dtype}",
             where=where,
-            hint="store plain arrays of numbers or strings, under one name each",
+            hint="store plain arrays of numbers or strings, each with its own name",
         )
-    # In the file too, since `head` begins where the file does.
+    # Also the position in the file, because `head` begins at the beginning of the file.
     offset = head.tell()
-    # Objects are a pickle, whose size does not follow from the shape.
+    # Objects are stored as a pickle, whose size does not follow from the shape.
     needed_bytes = math.prod(shape) * dtype.itemsize
     remaining_bytes = size - offset
     if needed_bytes > remaining_bytes and not dtype.hasobject:
         raise DataError(
-            f"the header declares {needed_bytes:,} bytes, the file holds {remaining_bytes:,}",
+            f"is cut off: its header declares {needed_bytes:,} bytes,"
+            f" but only {remaining_bytes:,} follow",
             where=where,
-            hint="write it again",
+            hint="save it or get it again",
         )
     return Header(shape, dtype, offset)
 
 
 def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
-    """Return whether an array has a possible shape, and neither fields nor values of no bytes."""
+    """Return whether an array has a possible shape, and neither fields nor values of 0 bytes."""
     if dtype.kind == "V" or not is_shape(shape):
         return False
     # NumPy ignores empty axes when it checks that an array is not too large.
@@ -142,13 +146,13 @@ def _is_plain(shape: tuple[Any, ...], dtype: np.dtype) -> bool:
 
 
 def read_npy(path: Path) -> StoredArray:
-    """Return the array of an .npy file; raises as `open_arrays`."""
+    """Return the array of an .npy file; raises the errors of `open_arrays`."""
     where = str(path)
     with open(path, "rb") as file:
         header = read_header(file, path.stat().st_size, where)
 
     def read() -> np.ndarray:
-        # Arrays of no bytes cannot be mapped.
+        # Empty arrays cannot be mapped.
         mode: Literal["r"] | None = None if 0 in header.shape else "r"
         array = np.load(path, mmap_mode=mode, allow_pickle=False)
         return checked_characters(array, where)
@@ -159,10 +163,12 @@ def read_npy(path: Path) -> StoredArray:
 def _npz(path: Path) -> dict[str, StoredArray]:
     arrays: dict[str, StoredArray] = {}
     with open_zip(path, _MAX_MEMBERS, ".npz file") as archive:
-        # `x` and `x.npy` are both the array x.
+        # The members `x` and `x.npy` both mean the array x.
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise UnsafeError("two arrays have one name", where=str(path), hint="write it again")
+            raise UnsafeError(
+                "has two arrays with the same name", where=str(path), hint="save it again"
+            )
         for name, member in members.items():
             where = f"{path}[{name}]"
             with damage(where, "array"), archive.open(member) as file:
@@ -174,22 +180,22 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
     header = read_header(file, member.file_size, where)
 
     def read() -> np.ndarray:
-        # Checked here and not on opening: members that nobody reads may be large.
+        # Checked only now, because members that are never read may be large.
         if member.file_size > max(_FREE_BYTES, _MAX_RATIO * member.compress_size):
             raise UnsafeError(
-                f"grows to more than {_MAX_RATIO} times its size, as bombs do",
+                f"unpacks to more than {_MAX_RATIO} times its size, as archive bombs do",
                 where=where,
                 hint="store it uncompressed",
             )
         check_memory(math.prod(header.shape) * header.dtype.itemsize, where)
         with (
             damage(where, "array"),
-            # Opened again: `_npz` has closed it.
+            # Opened again, because `_npz` has closed it.
             zipfile.ZipFile(path) as archive,
             archive.open(member) as stream,
         ):
             array = np.lib.format.read_array(stream, allow_pickle=False)
-            # The checksum of a member is compared at its end.
+            # zipfile compares the checksum of a member when the end of the member is read.
             stream.read(1)
         return checked_characters(array, where)
 

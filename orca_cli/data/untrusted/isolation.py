@@ -1,13 +1,14 @@
-"""Functions called in a process of their own, which has limits, and which may crash.
+"""Call functions in a separate process, which has limits and may crash.
 
-They are parsers of other people's files, and fits.
+The functions are parsers of untrusted files, and fits.
 
-A confined process gives up, before it touches its first file, all that reading does not need: the
-network, writing, further processes, and memory beyond a limit that cannot be raised again. One
-confined process serves all reads of this process, another without confinement all fits; both end
-with this one. A new process is started after a crash, after a fork, and for a file that needs more
-memory than the old process may use. Requests and answers are pickles. Both sides read them with the
-machine for pickles of unknown origin, since a parser that was taken over can answer anything. See
+Before a confined process opens its first file, it gives up everything that reading does not need:
+the network, writing, further processes, and memory beyond a limit that cannot be raised again. One
+confined process serves all reads of this process, and a second process without confinement runs all
+fits; both end together with this process. A new process is started after a crash, after a fork, and
+for a file that needs more memory than the old process may use. Requests and answers are pickles.
+Both sides read them with the machine for pickles of unknown origin, because a parser under the
+control of a malicious file may answer anything. See
 docs/decisions/0010-untrusted-files-in-a-worker.md.
 """
 
@@ -16,7 +17,7 @@ import importlib
 import io
 import math
 import os
-import pickle  # to write; `pickle_machine` reads
+import pickle  # for writing only; `pickle_machine` reads
 import resource
 import select
 import signal
@@ -33,45 +34,45 @@ from orca_cli import exceptions, signals
 from orca_cli.data.untrusted import pickle_machine
 from orca_cli.exceptions import DataError, OrcaError, UnsafeError, WorkerError
 
-# Seconds after which a wait looks for signals.
+# Seconds between two checks for signals during a wait.
 _SLICE_S = 0.2
-# Bytes of an answer by a process that has no limit of memory.
+# Largest answer, in bytes, of a process that has no memory limit.
 _MAX_ANSWER = 2**33
-# One thread: the last bits of fits depend on the number of threads, and machines that share a cache
-# share its baselines.
+# Variables that are set to one thread: the last bits of fits depend on the number of threads, and
+# machines that share a cache share the baselines in it.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# Without this process's secrets, and without threads.
+# Environment of a confined process: without the secrets of this process, and with one thread.
 _ENVIRONMENT = {
-    # Otherwise importing SciPy would ask the system for the user's folder.
+    # Otherwise the import of SciPy would ask the system for the user's home folder.
     "HOME": os.devnull,
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
-# -I and -S leave out the folders of packages, so `sys.path` is set before any import of ours.
+# -I and -S omit the folders of packages, so `sys.path` is set before any import from this package.
 _START = (
     "import sys; sys.path[:] = {path!r}; "
     "from orca_cli.data.untrusted.isolation import serve; serve(int(sys.argv[1]))"
 )
-# Characters of a message.
+# Largest number of characters in a message.
 _MAX_MESSAGE = 2000
-# Numbers of Linux's <sched.h>, which the module os has from Python 3.12 on.
+# Constants from Linux's <sched.h>; the module os has them from Python 3.12 on.
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
 
 class StoppedError(Exception):
-    """A call that returned no value; the message is a predicate, as "failed: KeyError: 'a'"."""
+    """A call returned no value; the message is a predicate, such as "failed: KeyError: 'a'"."""
 
 
 class Limits(NamedTuple):
     """The limits of a call."""
 
-    # Seconds of computing.
+    # Computing time in seconds.
     seconds: int
-    # Seconds until the answer.
+    # Time-out for the answer in seconds.
     wait_s: float
-    # Bytes of address space.
+    # Address space in bytes.
     memory: int
 
 
@@ -79,18 +80,17 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
     """Call a function that reads a file of unknown origin in the confined process.
 
     Args:
-        function: at the top level of a module, which that process imports; errors of ours that the
-            function raises are raised here.
-        where: names the file in messages.
-        size: of the file in bytes, which decides the limits of memory and time.
-        arguments: values that `unpickle` reads, as the returned value is: plain containers, texts,
-            numbers, NumPy's arrays.
+        function: function at the top level of a module, which that process imports.
+        where: name of the file in messages.
+        size: size of the file in bytes, which determines the limits of memory and time.
+        arguments: plain containers, texts, numbers and NumPy arrays, which `unpickle` can read; the
+            returned value has to be of the same types.
 
     Returns:
-        The function's value.
+        The value that the function returned.
 
     Raises:
-        OrcaError: as the function raises.
+        OrcaError: the function raised this error.
         WorkerError: the process crashed, or reached a limit.
         MemoryExhaustedError: the answer is larger than the free memory.
         InterruptionError: a signal asked to stop.
@@ -99,16 +99,16 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
         return isolated(function, where, *limits(size), **arguments)
     except StoppedError as error:
         raise WorkerError(
-            f"reading it {error}",
+            f"reading {error}; the file is probably damaged or malicious",
             where=where,
-            hint="the file is damaged or hostile; get it from a source that you trust",
+            hint="get it from a source that you trust",
         ) from error
 
 
 def limits(size: int) -> Limits:
-    """Return the limits of reading a file of `size` bytes."""
+    """Return the limits for reading a file of `size` bytes."""
     seconds = 5 + size // 2**18
-    # Whole GiB, so that small files share a process.
+    # Rounded to GiB, so that small files share a process.
     memory_gib = 4 + 4 * size // 2**30
     return Limits(seconds=seconds, wait_s=12 * seconds, memory=memory_gib * 2**30)
 
@@ -121,29 +121,29 @@ def isolated(
     memory: int = 0,
     **arguments: Any,
 ) -> Any:
-    """Call a function in a process of its own.
+    """Call a function in a separate process.
 
     Args:
-        function, where, arguments: as those of `read`.
-        seconds: of computing that the process may use.
-        wait_s: seconds within which the answer has to arrive; more than `seconds`, for slow disks
-            and busy machines.
-        memory: bytes of address space of a confined process; 0 for functions of our own, which may
-            do whatever this process may do.
+        function, where, arguments: as in `read`.
+        seconds: limit of the process's computing time, in seconds.
+        wait_s: time-out for the answer in seconds; longer than `seconds`, because disks may be slow
+            and machines busy.
+        memory: limit of the address space of a confined process, in bytes; 0 for trusted functions,
+            which may do everything that this process may do.
 
     Returns:
-        The function's value.
+        The value that the function returned.
 
     Raises:
-        StoppedError: the function raised an error that is not ours, or its process crashed or
-            reached a limit.
-        OrcaError, MemoryExhaustedError, InterruptionError: as `read`.
+        StoppedError: the function raised an error that is not an OrcaError, or its process crashed
+            or reached a limit.
+        OrcaError, MemoryExhaustedError, InterruptionError: as in `read`.
     """
     is_confined = memory > 0
     with _lock:
-        # Under the lock, since the threads of this process share the pipes.
+        # Under the lock, because the threads of this process share the pipes.
         process = _running.get(is_confined)
-        # A limit of memory cannot be raised again, so a larger file needs a new process.
+        # A memory limit cannot be raised again, so a larger file needs a new process.
         if process is not None and (not process.lives() or process.memory < memory):
             process.end()
             process = None
@@ -153,30 +153,30 @@ def isolated(
 
 
 def close() -> None:
-    """End the processes, whatever they are doing."""
+    """End the processes at once."""
     while _running:
         _, process = _running.popitem()
         process.end()
 
 
 class _Process(io.RawIOBase):
-    """Another process that calls functions: a stream of requests to it, and of its answers."""
+    """Another process that calls functions, as the stream of its requests and answers."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
         if memory:
             variables = dict(_ENVIRONMENT)
-            # Python may need it to start.
+            # Python may need this variable to start.
             if "LD_LIBRARY_PATH" in os.environ:
                 variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         else:
             variables = os.environ | dict.fromkeys(_THREADS, "1")
-        # The folder of the program, then those where this process finds its packages, but never the
-        # current folder, in which a module could have been planted.
+        # The folder of this program, then the folders in which this process finds its packages, but
+        # never the current folder, because it may contain a planted module.
         program_folder = Path(__file__).parents[3]
         module_folders = [str(program_folder), *filter(os.path.isabs, sys.path)]
-        # -I: no variables and no folders of the user; -S: no .pth files, which may hold code; -B:
-        # no compiled modules are written.
+        # -I ignores the user's variables and folders. -S ignores .pth files, which may contain
+        # code. With -B, no compiled modules are written.
         command = [
             sys.executable,
             "-I",
@@ -197,7 +197,7 @@ class _Process(io.RawIOBase):
         stdout: Any = self._process.stdout
         self._to: int = stdin.fileno()
         self._from: int = stdout.fileno()
-        # Otherwise a process that reads nothing would block this one beyond the limit.
+        # Otherwise a process that does not read its requests could block this process for ever.
         os.set_blocking(self._to, False)
         self._answers = io.BufferedReader(self)
 
@@ -210,14 +210,14 @@ class _Process(io.RawIOBase):
         seconds: int,
         wait_s: float,
     ) -> Any:
-        """Return a function's value; after an error that is not ours the process has ended."""
+        """Return the value of a function; the process ends after any error except an OrcaError."""
         self._seconds = seconds
         self._wait_s = wait_s
-        # For the whole call, whatever number of parts the answer comes in.
+        # A single deadline for the whole call, even if the answer arrives in several parts.
         self._deadline = time.monotonic() + wait_s
-        # Names instead of the function: the machine that reads requests knows no functions.
+        # The function is sent by name, because the machine that reads requests refuses functions.
         request = [function.__module__, function.__name__, arguments, os.getcwd(), seconds]
-        # Raised at the end: the handlers below would take it for a malformed answer.
+        # Raised at the end, because the handlers below would take it for a malformed answer.
         error: Exception | None = None
         try:
             pickle.dump(request, self, protocol=5)
@@ -230,7 +230,7 @@ class _Process(io.RawIOBase):
         except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
             raise StoppedError(
-                f"failed: its process returned a malformed response: {malformed}"
+                f"failed: its process returned a malformed answer: {malformed}"
             ) from malformed
         except BaseException:
             # The process may still be at work on this call.
@@ -244,11 +244,11 @@ class _Process(io.RawIOBase):
         raise StoppedError(str(content)[:500])
 
     def lives(self) -> bool:
-        """Return whether it has not ended."""
+        """Return whether the process is still running."""
         return self._process.poll() is None
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process at once."""
         with self._process:
             self._process.kill()
 
@@ -256,24 +256,24 @@ class _Process(io.RawIOBase):
         """Close the pipes of a process that belongs to the parent of this fork."""
         os.close(self._to)
         os.close(self._from)
-        # So that Popen does not wait for a process that is not a child of this one.
+        # So that Popen does not wait for a process that is not a child of this process.
         self._process.returncode = 0
 
     def readable(self) -> bool:
-        """Return True: answers can be read."""
+        """Return True, because answers can be read from this stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with some of the answer."""
+        """Read the next bytes of the answer into a buffer, and return their number."""
         self._wait([self._from], [])
         num_read = os.readv(self._from, [buffer])
-        # The end of a pipe: its process has ended.
+        # The pipe is at its end because the process has ended.
         if num_read == 0:
             raise self._ended()
         return num_read
 
     def write(self, content: Any) -> int:
-        """Write all of a part of a request, and return its size."""
+        """Write a part of a request completely, and return its size in bytes."""
         unwritten = memoryview(content).cast("B")
         num_bytes = len(unwritten)
         while unwritten:
@@ -287,34 +287,34 @@ class _Process(io.RawIOBase):
         while not any(select.select(readable, writable, [], _SLICE_S)):
             signals.check()
             if time.monotonic() > self._deadline:
-                raise StoppedError(f"failed: its process gave no answer in {self._wait_s:g} s")
+                raise StoppedError(f"failed: its process did not answer within {self._wait_s:g} s")
 
     def _ended(self) -> StoppedError:
         exit_code = self._process.wait()
-        # The kernel sends it at the limit of computing time.
+        # The kernel sends this signal at the limit of computing time.
         if exit_code == -signal.SIGXCPU:
-            return StoppedError(f"needs more than its limit of {self._seconds} s of computing time")
+            return StoppedError(f"needs more computing time than the limit of {self._seconds} s")
         if exit_code < 0:
             signal_name = signal.Signals(-exit_code).name
-            return StoppedError(f"failed: its process was ended by {signal_name}")
+            return StoppedError(f"failed: its process was ended by the signal {signal_name}")
         return StoppedError(f"failed: its process ended with exit code {exit_code}")
 
 
 def _error_of(class_name: str, message: str, where: str, hint: str) -> Exception:
-    """Return one of our errors, as the process wrote it.
+    """Return the OrcaError that the process described in its answer.
 
     Raises:
-        KeyError, TypeError: it wrote something else.
+        KeyError, TypeError: the answer does not describe an OrcaError.
     """
     error_class = vars(exceptions)[class_name]
-    # The module has other names, such as imported ones.
+    # The module also has names that are not errors, such as imported modules.
     if not issubclass(error_class, OrcaError):
         raise TypeError(class_name)
     return error_class(str(message), where=str(where), hint=str(hint))
 
 
 def _forget() -> None:
-    """Leave the processes to the parent of this fork."""
+    """Leave the processes to the parent of this fork; called in the child."""
     global _lock
     _lock = threading.Lock()
     while _running:
@@ -322,29 +322,29 @@ def _forget() -> None:
         process.forget()
 
 
-# The processes by whether they are confined.
+# Whether a process is confined -> the process.
 _running: dict[bool, _Process] = {}
 _lock = threading.Lock()
 atexit.register(close)
 os.register_at_fork(after_in_child=_forget)
 
 
-# The other process runs all that follows.
+# All functions below run in the other process.
 
 
 def serve(memory: int) -> None:
-    """Call functions until standard input, which has the requests, ends.
+    """Read requests from standard input until it ends, call their functions and write answers.
 
-    Answers go to the first standard output.
+    Answers are written to the standard output that the process had at its start.
 
     Args:
-        memory: bytes of address space of a confined process; 0 for one without confinement.
+        memory: limit of the address space of a confined process, in bytes; 0 without confinement.
     """
     # A copy of standard output, before it is redirected.
     answers = os.fdopen(os.dup(1), "wb", buffering=2**20)
-    # Texts that a library prints must not get among the answers.
+    # Texts that a library prints must not mix with the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # These signals are for the parent, which ends this process or closes its input.
+    # These signals are for the parent, which then ends this process or closes its input.
     for signal_number in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -353,28 +353,28 @@ def serve(memory: int) -> None:
         signal.SIGUSR2,
     ):
         signal.signal(signal_number, signal.SIG_IGN)
-    # A crash leaves no file of this process's memory.
+    # A crash must not write a core dump of this process's memory.
     _limit(resource.RLIMIT_CORE, 0)
     if memory:
         _confine(memory)
     requests = os.fdopen(0, "rb", buffering=2**20)
     while requests.peek(1):  # type: ignore[attr-defined]
-        # Any size: requests come from the parent.
+        # Requests may have any size, because they come from the parent.
         request = pickle_machine.read(requests, "a request", 2**62)
         answer = _answer(request, memory)
         pickle.dump(answer, answers, protocol=5)
         answers.flush()
-        # So that the next request can use all of the memory.
+        # Released, so that the next request can use all of the memory.
         del request, answer
 
 
 def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
-    """Return the kind of an answer, which is value, error or failed, and its content."""
+    """Return the kind of an answer (value, error or failed), and its content."""
     module_name, function_name, arguments, working_folder, seconds = request
-    # The limit counts from the start of the process, which has served others before.
+    # The kernel counts computing time from the start of the process, including earlier requests.
     usage = resource.getrusage(resource.RUSAGE_SELF)
     seconds_used = math.ceil(usage.ru_utime + usage.ru_stime)
-    # From now on the kernel lets this process compute for this long.
+    # So this request may use `seconds` from now on.
     _limit(resource.RLIMIT_CPU, seconds_used + seconds)
     try:
         # Paths in the arguments may be relative to the parent's working folder.
@@ -385,43 +385,43 @@ def _answer(request: list[Any], memory: int) -> tuple[str, Any]:
         texts = [text[:_MAX_MESSAGE] for text in (error.what, error.where, error.hint)]
         return "error", [type(error).__name__, *texts]
     except MemoryError:
-        memory_limit = "the free memory"
+        memory_limit = "is free"
         if memory:
-            memory_limit = f"its limit of {memory / 2**30:.1f} GiB of memory"
-        return "failed", f"needs more than {memory_limit}"
+            memory_limit = f"the limit of {memory / 2**30:.1f} GiB"
+        return "failed", f"needs more memory than {memory_limit}"
     except Exception as error:  # noqa: BLE001 - a parser can fail in any way
         message = f"failed: {type(error).__name__}: {error}"
         return "failed", message[:_MAX_MESSAGE]
 
 
 def _limit(resource_number: int, limit: int) -> None:
-    """Set a limit of this process, but never above the one that it inherited."""
+    """Set a limit of this process, but never above the limit that it inherited."""
     hard_limit = resource.getrlimit(resource_number)[1]
     if hard_limit != resource.RLIM_INFINITY:
         limit = min(limit, hard_limit)
     new_hard_limit = limit
-    # The limit of computing time grows with each request; the others cannot be raised again.
+    # The limit of computing time grows with each request; other limits cannot be raised again.
     if resource_number == resource.RLIMIT_CPU:
         new_hard_limit = hard_limit
-    # A system may lack this limit; the others apply.
+    # A system may not support this limit; the other limits apply then.
     with suppress(ValueError, OSError):
         resource.setrlimit(resource_number, (limit, new_hard_limit))
 
 
 def _confine(memory: int) -> None:
-    """Give up all that reading does not need."""
-    # A network of its own without any device; this process is still single-threaded.
+    """Give up everything that reading does not need."""
+    # A separate network without any device. This works because the process has a single thread.
     if sys.platform == "linux":
         import ctypes
 
         libc = ctypes.CDLL(None)
-        # Without privileges it takes a user namespace as well. Where the kernel refuses both, the
+        # Without privileges, a user namespace is needed as well. If the kernel refuses both, the
         # process keeps the network.
         if libc.unshare(_CLONE_NEWNET) != 0:
             libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
     _limit(resource.RLIMIT_AS, memory)
-    # No file can grow; pipes are not affected.
+    # Files cannot grow; pipes are not affected.
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 64)
-    # No further processes, except for root.
+    # The process cannot start further processes, unless it runs as root.
     _limit(resource.RLIMIT_NPROC, 0)

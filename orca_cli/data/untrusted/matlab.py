@@ -1,4 +1,4 @@
-"""Variables of MATLAB 5 files (`-v6`, `-v7`), read by SciPy in the worker."""
+"""Read variables in MATLAB 5 files (`-v6`, `-v7`) with SciPy, in the worker."""
 
 import math
 import warnings
@@ -14,9 +14,9 @@ from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.data.untrusted.memory import check_memory, checked_characters
 from orca_cli.exceptions import DataError, UnsafeError
 
-_ALLOWED = "a MATLAB 5 file is needed: save it with -v7"
+_ALLOWED = "provide a MATLAB 5 file, saved with the option -v7"
 _MAX_BYTES = 8 * 2**30
-# MATLAB's class of numbers -> bytes of a number; those of other classes have up to 8.
+# MATLAB's class of numbers -> bytes per number; other classes have up to 8 bytes per number.
 _SIZES = {
     "single": 4,
     "logical": 1,
@@ -32,14 +32,15 @@ _SIZES = {
 def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Return variables with MATLAB's axes and types.
 
-    Real numbers get the type of their MATLAB class (double: float64; logical: bool), though the
-    file may store them in a smaller one. A cell array becomes an object array of arrays, text an
-    array of strings.
+    Real numbers get the type of their MATLAB class (double: float64; logical: bool), even if the
+    file stores them in a smaller type. A cell array becomes an object array of arrays, and text
+    becomes an array of strings.
 
     Raises:
-        DataError: missing, damaged, of another version, or lacks a variable; a variable is a
-            struct, sparse, complex, a function or an object of a class.
-        UnsafeError: more bytes than `max_bytes` together or than the file can hold.
+        DataError: the file is missing, damaged, of another version, or lacks a variable; or a
+            variable is a struct, sparse, complex, a function or an object of a class.
+        UnsafeError: the variables together declare more bytes than `max_bytes` or than the file can
+            contain.
         MemoryExhaustedError: a variable is larger than the free memory.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
     """
@@ -53,16 +54,16 @@ def read(path: Path, names: Iterable[str], max_bytes: int = _MAX_BYTES) -> dict[
 
 
 def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Return variables as `read` does, but read in this process, which a damaged file can crash."""
+    """Return variables as `read` does, but read in this process, which a damaged file may crash."""
     import scipy.io
 
     with open(path, "rb") as file:
         # The header ends with the version, 1.0, and the byte order.
         version_mark = file.read(128)[124:]
     if version_mark not in (b"\x00\x01IM", b"\x01\x00MI"):
-        raise DataError("not a MATLAB file, or one of another version", where=path, hint=_ALLOWED)
+        raise DataError("is not a valid MATLAB 5 file", where=path, hint=_ALLOWED)
     with damage(path, "MATLAB file"):
-        # Names and declared shapes only: nothing large is read before they are checked.
+        # Only names and declared shapes are read first; they are checked before any content is.
         variables = scipy.io.whosmat(path, appendmat=False, chars_as_strings=False)
         file_size = Path(path).stat().st_size
         total_bytes = 0
@@ -71,18 +72,18 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
                 continue
             num_elements = math.prod(shape)
             total_bytes += num_elements * _SIZES.get(matlab_class, 8)
-            # The product of two negative axes would pass for a size.
+            # The product of two negative lengths would be a positive size.
             is_negative = min(shape, default=0) < 0
             if is_negative or num_elements > file_size * MAX_DEFLATE or total_bytes > max_bytes:
                 raise UnsafeError(
-                    f"'{name}' declares the shape {shape}, more than the file can hold"
-                    " or than is read",
+                    f"'{name}' declares the shape {shape}, which is more than the file can contain"
+                    " or more than the limit",
                     where=path,
                     hint="get the file from a source that you trust",
                 )
             check_memory(total_bytes, path, hint="use a machine with more memory")
         with warnings.catch_warnings():
-            # The conversion would drop imaginary parts.
+            # An error, because the conversion would drop imaginary parts.
             warnings.simplefilter("error", np.exceptions.ComplexWarning)
             arrays = scipy.io.loadmat(path, appendmat=False, variable_names=names, mat_dtype=True)
         for name in names:
@@ -90,7 +91,7 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
                 present = sorted(variable for variable, _, _ in variables)
                 # Names come from the file, so they are shown in ASCII.
                 shown = ascii(present[:10])
-                raise DataError(f"holds no array '{name}'", where=path, hint=f"it holds {shown}")
+                raise DataError(f"has no array '{name}'", where=path, hint=f"it has: {shown}")
         return {name: _plain(arrays[name], name, path) for name in names}
 
 
@@ -98,7 +99,7 @@ def _plain(array: Any, name: str, where: str) -> np.ndarray:
     """Return an array in this machine's byte order.
 
     Raises:
-        DataError: it, or a cell of it, is a struct, object, function or sparse matrix.
+        DataError: the array, or a cell of it, is a struct, object, function or sparse matrix.
     """
     if type(array) is not np.ndarray or array.dtype.kind not in "biufUO":
         type_name = "struct" if isinstance(array, np.ndarray) else type(array).__name__
@@ -109,7 +110,7 @@ def _plain(array: Any, name: str, where: str) -> np.ndarray:
             hint="save it as an array of numbers or text, or as a cell array",
         )
     if array.dtype.kind == "O":
-        # A cell may hold anything, another cell array too.
+        # A cell may contain anything, including another cell array.
         for index in np.ndindex(array.shape):
             array[index] = _plain(array[index], f"{name}{{...}}", where)
     native_dtype = array.dtype.newbyteorder("=")

@@ -1,4 +1,4 @@
-"""Memory of arrays: their shapes, whether enough is free, pages of files, characters of texts."""
+"""Checks of arrays of unknown origin (shapes, memory, characters), and release of mapped pages."""
 
 import mmap
 from pathlib import Path
@@ -8,29 +8,29 @@ import numpy as np
 
 from orca_cli.exceptions import DataError, MemoryExhaustedError
 
-# Bytes of a memory map from which on its pages are released.
+# Smallest memory map, in bytes, whose pages are released.
 _LARGE = 2**28
-# NumPy's own bound before version 2.
+# NumPy's own limit before version 2.
 _MAX_AXES = 32
-# The last character of Unicode. NumPy reads any 32 bits as a character, and fails once a text with
-# a larger number is used.
+# The largest code point of Unicode. NumPy reads any 32 bits as a character, and fails later when a
+# text with a larger code is used.
 _LAST_CHARACTER = 0x10FFFF
 
 
 def is_shape(shape: Any) -> bool:
-    """Return whether an object of unknown origin is the shape of an array."""
+    """Return whether an object of unknown origin is a valid shape of an array."""
     if type(shape) is not tuple or len(shape) > _MAX_AXES:
         return False
-    # `type` rather than `isinstance`: a truth is an int as well.
+    # `type` rather than `isinstance`, because True is an instance of int as well.
     return all(type(extent) is int and extent >= 0 for extent in shape)
 
 
 def check_memory(
     needed: int, where: str, hint: str = "store it as .npy, which is read in parts"
 ) -> None:
-    """Raise MemoryExhaustedError where fewer than `needed` bytes are free.
+    """Raise MemoryExhaustedError if fewer than `needed` bytes are free.
 
-    Only Linux says how many are; elsewhere this does nothing.
+    The free memory is known on Linux only; on other systems this function does nothing.
     """
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -45,19 +45,19 @@ def check_memory(
             needed_gib = needed / 2**30
             free_gib = free_kib / 2**20
             raise MemoryExhaustedError(
-                f"the array needs {needed_gib:.1f} GiB of memory, {free_gib:.1f} GiB are free",
+                f"needs {needed_gib:.1f} GiB of memory, but only {free_gib:.1f} GiB are free",
                 where=where,
                 hint=hint,
             )
 
 
 def release_pages(array: object) -> None:
-    """Release the pages of the large read-only map that an array belongs to.
+    """Release the pages of the large read-only memory map that an array belongs to.
 
-    Otherwise the process would grow to the size of the map. Other objects are left alone. Data that
-    are read again come from the file, mostly through the system's file cache.
+    Otherwise the process would grow to the size of the map. Other objects are not changed. Data
+    that are read again come from the file, mostly through the system's file cache.
     """
-    # A view refers to the array that it is a part of, the map to Python's object of the file.
+    # The base of a view is the array that it is a part of; the base of a map is an mmap object.
     owner: Any = array
     while isinstance(getattr(owner, "base", None), np.ndarray):
         owner = owner.base
@@ -70,10 +70,10 @@ def release_pages(array: object) -> None:
 
 
 def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
-    """Return the array.
+    """Return the array unchanged, after checking that its texts are valid.
 
     Raises:
-        DataError: it holds texts with codes that are not Unicode characters.
+        DataError: the array contains texts with codes that are not Unicode characters.
     """
     if array.dtype.kind == "U" and array.size:
         # The same bytes as numbers, in the byte order of the array.
@@ -82,6 +82,6 @@ def checked_characters(array: np.ndarray, where: str = "") -> np.ndarray:
         codes = texts.view(byte_order + "u4")
         if int(codes.max()) > _LAST_CHARACTER:
             raise DataError(
-                "holds text with invalid characters", where=where, hint="get the file again"
+                "contains text with invalid characters", where=where, hint="get the file again"
             )
     return array

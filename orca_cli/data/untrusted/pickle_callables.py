@@ -1,6 +1,6 @@
-"""All that a pickle of unknown origin may name, in place of NumPy's own functions.
+"""The functions that a pickle of unknown origin may name; they replace NumPy's own functions.
 
-Every function checks its arguments, which the pickle chooses.
+Every function checks its arguments, because the pickle chooses them.
 """
 
 import math
@@ -13,29 +13,29 @@ import numpy as np
 from orca_cli.data.untrusted.memory import checked_characters, is_shape
 from orca_cli.exceptions import UnsafeError
 
-# A kind (truths, integers, floats, complex numbers, bytes, texts or objects) and a size.
+# A kind (booleans, integers, floats, complex numbers, bytes, texts or objects) and a size.
 _DTYPE = re.compile(r"[biufcSUO]\d{1,7}")
 
 
 def refused(predicate: str) -> UnsafeError:
-    """Return the error for a pickle; the predicate says what it does, such as "asks for x"."""
+    """Return the error for a refused pickle; the predicate is its fault, such as "asks for x"."""
     return UnsafeError(f"the pickle {predicate}")
 
 
 def make_dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    """Return a fresh dtype, whose byte order its state sets."""
+    """Return a new dtype, whose byte order is set later by its state."""
     if type(code) is not str or not _DTYPE.fullmatch(code):
         shown = ascii(code)[:60]
-        raise refused(f"asks for the dtype {shown}; numbers, strings and objects are allowed")
-    # A copy, since its byte order is set later.
+        raise refused(f"asks for the dtype {shown}; allowed: numbers, strings and objects")
+    # A copy, because its byte order is set later.
     dtype = np.dtype(code, False, True)
     if dtype.itemsize == 0:
-        raise refused("asks for a dtype of no bytes")
+        raise refused("asks for a dtype of 0 bytes")
     return dtype
 
 
 def set_byte_order(dtype: np.dtype, state: Any) -> None:
-    """Give a fresh dtype the byte order in `state`, and nothing else.
+    """Set the byte order of a new dtype from `state`, and change nothing else.
 
     A state that describes another dtype is refused.
     """
@@ -44,12 +44,12 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
     byte_order, subtype, names, fields, itemsize = state[1:6]
     is_plain = subtype is None and names is None and fields is None
     if not is_plain or type(byte_order) is not str or byte_order not in ("<", ">", "|", "="):
-        raise refused("has a dtype with fields, or one that is not NumPy's")
+        raise refused("has a dtype with fields, or a dtype that NumPy does not have")
     if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
-        raise refused("has a dtype of another size than it says")
+        raise refused("has a dtype whose declared size is wrong")
     # NumPy's own state of this dtype; only its byte order is replaced.
     fresh_state = list(dtype.__reduce__()[2])
-    # "|" says that a byte order does not apply, as to single bytes.
+    # "|" means that the dtype has no byte order, such as single bytes.
     if fresh_state[1] != "|" and byte_order != "|":
         fresh_state[1] = byte_order
     dtype.__setstate__(tuple(fresh_state))  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def _elements(shape: Any, dtype: Any) -> int:
 def _array_bytes(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
     """Return the content of an array of numbers or strings.
 
-    Python 2 stored it as a text, which is decoded as Latin-1.
+    Python 2 stored the content as a string, which was decoded as Latin-1.
     """
     needed_bytes = _elements(shape, dtype) * dtype.itemsize
     array_bytes = content.encode("latin-1") if type(content) is str else content
@@ -77,38 +77,38 @@ def _array_bytes(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
         or type(array_bytes) not in (bytes, bytearray)
         or len(array_bytes) != needed_bytes
     ):
-        raise refused(f"has an array of {needed_bytes:,} bytes, and not these as its content")
+        raise refused(f"has an array whose content is not {needed_bytes:,} bytes, as declared")
     return array_bytes
 
 
 def _ndarray(*_: Any) -> None:
-    """Refuse to be called: pickles only pass NumPy's class on to `make_empty`."""
-    raise refused("makes an array otherwise than empty, to be filled by its state")
+    """Refuse any call: valid pickles only pass NumPy's class on to `make_empty`."""
+    raise refused("makes an array that is not empty before its state fills it")
 
 
 def make_empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
-    """Return a fresh array, which its state fills."""
+    """Return a new empty array, which its state fills later."""
     if subtype is not _ndarray or type(shape) is not tuple or shape != (0,):
         _ndarray()
     return np.empty(0, dtype=np.int8)
 
 
 def fill(array: np.ndarray, state: Any) -> None:
-    """Fill a fresh array in place."""
+    """Fill a new array in place from its state."""
     if type(state) is not tuple or len(state) != 5:
         raise refused("has an array of an unknown version")
     _, shape, dtype, fortran, content = state
     if not isinstance(dtype, np.dtype) or dtype.kind != "O":
         content = _array_bytes(content, shape, dtype)
     elif type(content) is not list or len(content) != _elements(shape, dtype):
-        raise refused("has an array of objects that are not all there")
-    # Version 1 of NumPy's form, of parts that were checked above.
+        raise refused("has an array of objects, some of which are missing")
+    # A state of version 1 in NumPy's format, made of the parts that were checked above.
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
     checked_characters(array)
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    """Return a contiguous array as protocol 5 stores it."""
+    """Return a contiguous array from the form in which protocol 5 stores it."""
     content = _array_bytes(content, shape, dtype)
     array = np.ndarray(shape, dtype, buffer=content or None, order="F" if order == "F" else "C")
     checked_characters(array)
@@ -129,11 +129,12 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 def _bytes() -> bytes:
-    """Return no bytes, as Python 3 calls `bytes` in protocols 0 to 2 for an empty value."""
+    """Return an empty bytes object, which Python 3 stores as a call in protocols 0 to 2."""
     return b""
 
 
-# All that a pickle may name: module and name. Python 3 and NumPy 2 have renamed modules.
+# Module and name -> function, for all names that a pickle may use. Python 3 and NumPy 2 have
+# renamed some modules.
 CALLABLES: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): make_dtype,

@@ -1,12 +1,12 @@
-"""A machine for pickles of unknown origin that can do nothing but make data.
+"""A machine for pickles of unknown origin that can only make data.
 
-A pickle is a program. Python's own machine imports what the program names, and calls it. This one
-cannot: it knows the instructions that data need (numbers, strings, containers, NumPy's arrays and
-scalars) and an exact list of names, each of which means a function of `pickle_callables`. Every
-other instruction or name ends the reading. All that a small file could make large has a bound:
-instructions, containers, copies, integers, keys. No function trusts the pickle: sizes are compared
-before anything is allocated, and of a dtype's state only the byte order is taken over, never its
-flags.
+A pickle is a program. Python's own machine imports and calls the functions that the program names.
+This machine cannot: it knows only the instructions that data need (numbers, strings, containers,
+NumPy's arrays and scalars) and an exact list of names, each of which means a function of
+`pickle_callables`. Any other instruction or name ends the reading. Everything that a small file
+could make large has an upper bound: instructions, containers, copies, integers, keys. No function
+trusts the pickle: sizes are checked before memory is allocated, and only the byte order is used
+from the state of a dtype, never its flags.
 """
 
 import codecs
@@ -30,54 +30,56 @@ from orca_cli.data.untrusted.pickle_callables import (
 )
 from orca_cli.exceptions import DataError, UnsafeError
 
-# Instructions, which bound the time of a pickle.
+# Largest number of instructions, which bounds the time for a pickle.
 _MAX_OPCODES = 4_000_000
-# A byte of the file makes an empty list or dict of some 60 bytes.
+# Bounded because each byte of the file can make an empty list or dict of some 60 bytes.
 _MAX_CONTAINERS = 1_000_000
-# Values in the result, where a shared one counts as often as it occurs.
+# Largest number of values in the result; a shared value counts each time it occurs.
 _MAX_VALUES = 20_000_000
-# `_check_result` calls itself for each level, and Python allows 1000 calls by default.
+# `_check_result` calls itself for each level, and Python allows 1000 nested calls by default.
 _MAX_DEPTH = 100
-# Bytes of a value above which the free memory is checked.
+# The free memory is checked before a value of more than this number of bytes is read.
 _LARGE = 2**26
-# Bytes that calls may make of each byte of the file, and bytes that they may make in any case.
+# Calls may create this number of bytes per byte of the file, or `_MAX_CREATED` bytes in any case.
 _MAX_COPIES = 4
 _MAX_CREATED = 2**20
-# Bits of an integer.
+# Largest number of bits of an integer.
 _MAX_INTEGER = 8192
-# Characters of a key of a dict: equal keys are compared at every use.
+# Largest number of characters of a dict's key, because equal keys are compared at every use.
 _MAX_KEY = 2**16
-# Entries of a tuple that is a key.
+# Largest number of entries of a tuple that is a key.
 _MAX_KEY_ENTRIES = 32
-# Values that contain no others.
+# Types of values that contain no other values.
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
-# A damaged pickle can break the machine anywhere, and NumPy reports damage in many ways.
+# A damaged pickle can cause errors anywhere in the machine, and NumPy reports damage in many ways.
 _FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
 _DAMAGE = (*_FAILURES, struct.error, zlib.error)
-_HINT = "nothing was run; get the data from a source that you trust, or as .npz"
+_HINT = "none of its code was run; get the data from a source that you trust, or as .npz"
 
 
 def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
-    """Return the object of the pickle at a buffered stream's position, which moves past it.
+    """Return the object of the pickle at a buffered stream's position.
+
+    The stream's position is after the pickle then.
 
     Args:
-        stream: of the pickle.
-        where: names the pickle in messages.
-        limit: bytes that the pickle may have.
-        compressed: whether the stream may have more bytes than its file.
+        stream: stream that contains the pickle.
+        where: name of the pickle in messages.
+        limit: largest allowed size of the pickle in bytes.
+        compressed: whether the stream is decompressed and may have more bytes than its file.
 
     Raises:
-        UnsafeError, DataError, MemoryExhaustedError: as `unpickle`.
+        UnsafeError, DataError, MemoryExhaustedError: as in `unpickle`.
     """
     try:
         value = _Machine(stream, limit, where, compressed).run()
         _check_result(value, finished={}, above=set())
-        # A compressed stream compares its checksum once its end is read.
+        # A compressed stream compares its checksum when its end is read.
         if compressed:
             stream.read(1)
     except (UnsafeError, DataError) as error:
         raise type(error)(error.what, where=where, hint=error.hint or _HINT) from error
-    # Before `_DAMAGE`, which contains it: a file that is cut off is named as such.
+    # Before `_DAMAGE`, which contains EOFError, because this message is more precise.
     except EOFError as error:
         raise DataError("is cut off", where=where, hint="get the file again") from error
     except _DAMAGE as error:
@@ -89,25 +91,26 @@ def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) ->
 
 
 class _Machine:
-    """The stack of a pickle, and its instructions as methods.
+    """The stack of a pickle, with the pickle's instructions as methods.
 
-    It is also the stream from which `pickletools` reads their arguments. Arguments: as `read`.
+    It is also the stream from which `pickletools` reads the arguments of instructions. The
+    arguments of the constructor are those of `read`.
     """
 
     def __init__(self, stream: IO[bytes], limit: int, where: str, compressed: bool) -> None:
         self._stream = stream
         self._limit = limit
-        # Bytes that may still be read.
+        # Number of bytes that may still be read.
         self._left = limit
         self._where = where
         self._compressed = compressed
-        # Bytes of arrays, and lengths of other values, that calls have made.
+        # Sum of the bytes of arrays, and of the lengths of other values, that calls have created.
         self._created = 0
         self._stack: list[Any] = []
-        # Stacks below the marks.
+        # The stacks below the marks.
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        # By id, the arrays and dtypes that still wait for their state.
+        # Id -> an array or dtype whose state is not set yet.
         self._fresh: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -115,11 +118,11 @@ class _Machine:
 
         Raises:
             UnsafeError: an instruction or a name is not allowed, or a bound is reached.
-            DataError: it is not a pickle.
-            Exception: it is damaged, and Python or NumPy says so (`_DAMAGE`).
+            DataError: the content is not a pickle.
+            Exception: the pickle is damaged; this is an error of Python or NumPy (`_DAMAGE`).
         """
         num_containers = 0
-        # One instruction a turn: its byte, its argument, its action.
+        # Each iteration reads an instruction's byte and argument, and runs its action.
         for _ in range(_MAX_OPCODES):
             opcode_byte = self.read(1)[0]
             opcode = pickletools.code2op.get(chr(opcode_byte))  # type: ignore[attr-defined]
@@ -133,9 +136,9 @@ class _Machine:
                 num_containers += 1
             if num_containers > _MAX_CONTAINERS:
                 raise refused(f"makes more than {_MAX_CONTAINERS:,} containers")
-            # A list of what is allowed: an instruction of a new protocol is refused too.
+            # `_ACTIONS` lists the allowed instructions, so new instructions are refused too.
             if opcode.name not in _ACTIONS:
-                raise refused(f"uses {opcode.name}, which data files need not")
+                raise refused(f"uses the instruction {opcode.name}, which data files do not need")
             argument = None
             if opcode.arg:
                 read_argument = _READERS.get(opcode.name, opcode.arg.reader)
@@ -147,7 +150,7 @@ class _Machine:
         return self._limit - self._left
 
     def _count_read(self, size: int) -> None:
-        """Count bytes that are about to be read; refuse them beyond the limit."""
+        """Count bytes that are about to be read; raise an error if they exceed the limit."""
         if size > self._left and self._compressed:
             raise refused(f"unpacks to more than {self._limit} bytes")
         if size > self._left:
@@ -164,7 +167,7 @@ class _Machine:
         return content
 
     def readline(self) -> bytes:
-        # At most the bytes that are left: a line without end would fill the memory.
+        # At most the bytes that are left, because a line without end would fill the memory.
         line = self._stream.readline(self._left)
         self._left -= len(line)
         if not line.endswith(b"\n"):
@@ -184,20 +187,20 @@ class _Machine:
         """Return the argument of BYTEARRAY8, an array's content; `pickletools` would copy it."""
         (size,) = struct.unpack("<Q", self.read(8))
         self._count_read(size)
-        # Read into place, so that an array's content is in memory once.
+        # Read into the final buffer, so that an array's content is in memory only once.
         content = bytearray(size)
         if self._stream.readinto(content) != size:  # type: ignore[attr-defined]
             raise EOFError
         return content
 
     def pop_to_mark(self) -> list[Any]:
-        """Take the values above the last mark off the stack."""
+        """Remove the values above the last mark from the stack, and return them."""
         values = self._stack
         self._stack = self._marked.pop()
         return values
 
     def pop(self, count: int) -> list[Any]:
-        """Take the last values off the stack."""
+        """Remove the last `count` values from the stack, and return them."""
         values = self._stack[-count:]
         if len(values) != count:
             raise IndexError
@@ -215,7 +218,7 @@ class _Machine:
 
     def append(self, values: list[Any]) -> None:
         target = self._stack[-1]
-        # The exact type: a pickle of data appends to lists only.
+        # The exact type is compared, because a pickle of data appends only to lists.
         if type(target) is not list:
             raise refused("appends to something that is not a list")
         target.extend(values)
@@ -225,11 +228,11 @@ class _Machine:
         if type(dictionary) is not dict or len(keys_and_values) % 2:
             raise refused("sets items of something that is not a dict")
         for key, value in zip(keys_and_values[::2], keys_and_values[1::2], strict=True):
-            # Tuples within a key are refused: hashing those that share tuples may never end.
+            # Tuples within a key are refused: hashing tuples that share tuples may never end.
             key_entries = key if type(key) is tuple else (key,)
             if len(key_entries) > _MAX_KEY_ENTRIES or not all(map(_is_plain_key, key_entries)):
                 raise refused(
-                    "has a dict with a key that is no short text and no number below 64 bits"
+                    "has a dict with a key that is neither a short text nor a number below 64 bits"
                 )
             dictionary[key] = value
 
@@ -239,7 +242,7 @@ class _Machine:
         self.set_items(keys_and_values)
 
     def put(self, index: int) -> None:
-        # Each entry takes a byte of the pickle at least, so honest numbers are smaller.
+        # Each entry needs at least one byte of the pickle, so valid indices are smaller.
         if not 0 <= index <= self._bytes_read():
             raise refused("names a memo entry beyond its size")
         self._memo[index] = self._stack[-1]
@@ -247,7 +250,7 @@ class _Machine:
     def named(self, module: Any, name: Any) -> None:
         is_text = type(module) is str and type(name) is str
         if not is_text:
-            raise refused("asks for something without name")
+            raise refused("asks for something without a name")
         if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
             for character in requested:
@@ -258,33 +261,33 @@ class _Machine:
 
     def reduce(self) -> None:
         function, arguments = self.pop(2)
-        # Only `named` puts functions on the stack, so nothing but `CALLABLES` can be called.
+        # Only `named` puts functions on the stack, so only functions in `CALLABLES` can be called.
         if type(function) is not FunctionType or type(arguments) is not tuple:
             raise refused("calls something that is not a function")
         created = function(*arguments)
         self._count_created(created)
-        # They also keep the object alive, so that no other object gets its id.
+        # `_fresh` keeps the object alive, so that no other object gets its id.
         if function in (make_empty, make_dtype):
             self._fresh[id(created)] = created
         self.push(created)
 
     def _count_created(self, created: Any) -> None:
-        """Refuse pickles that make the same content again and again."""
+        """Refuse a pickle that creates the same content again and again."""
         if isinstance(created, (np.ndarray, np.generic)):
             self._created += created.nbytes
         elif created:
             self._created += len(created)
-        # A small allowance in any case, and above it a multiple of the bytes that were read so far.
+        # A small amount is always allowed, above it a multiple of the bytes that were read so far.
         if self._created > max(_MAX_CREATED, _MAX_COPIES * self._bytes_read()):
-            raise refused("makes more than its size can hold")
+            raise refused("creates more content than its size allows")
 
     def build(self) -> None:
         state = self._stack.pop()
-        # Taken out: a state is set once, so that an array cannot change after it was checked.
+        # Removed, so that a state is set only once: an array cannot change after its check.
         target = self._fresh.pop(id(self._stack[-1]), None)
         if isinstance(target, np.ndarray):
             fill(target, state)
-            # It was empty when it was made, and has its size only now.
+            # Counted now, because the array was empty when it was created.
             self._count_created(target)
         elif isinstance(target, np.dtype):
             set_byte_order(target, state)
@@ -295,7 +298,7 @@ class _Machine:
 def _is_plain_key(key: Any) -> bool:
     if isinstance(key, (str, bytes)):
         return len(key) <= _MAX_KEY
-    # Any number of longer integers can have the same hash, which makes a dict slow.
+    # Arbitrarily many longer integers can have the same hash, which makes a dict slow.
     is_long = isinstance(key, int) and abs(key) >= 2**63
     return isinstance(key, _PLAIN) and not is_long
 
@@ -305,12 +308,12 @@ def _check_result(
 ) -> tuple[int, int]:
     """Refuse values that cannot be traversed.
 
-    They contain themselves, or they contain the same value so often that they are huge.
+    Such a value contains itself, or contains the same value so often that it is huge.
 
     Args:
-        value: of a pickle.
-        finished: by id, the size and depth of values that were traversed.
-        above: ids of the values that contain this one.
+        value: value of a pickle.
+        finished: id -> size and depth, for values that were traversed.
+        above: ids of the values that contain this value.
 
     Returns:
         The size and the depth of the value.
@@ -318,13 +321,13 @@ def _check_result(
     # A value that occurs often is traversed once, and counted each time.
     if id(value) in finished:
         return finished[id(value)]
-    endless = refused("holds containers in one another without end")
-    # A value inside itself, or a chain that is too long for the calls of this function.
+    endless = refused("contains containers that are nested endlessly, too deeply or too often")
+    # A value inside itself, or nested too deeply for the recursion of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless
     elements: Any = ()
     if isinstance(value, np.ndarray):
-        # Other arrays hold no values that have to be traversed.
+        # Other arrays contain no values that have to be traversed.
         if value.dtype.kind == "O":
             elements = value.ravel()
     elif type(value) is dict:
@@ -333,7 +336,7 @@ def _check_result(
     elif type(value) in (list, tuple):
         elements = value
     elif not isinstance(value, _PLAIN):
-        raise refused(f"leaves a {type(value).__name__} as a value")
+        raise refused(f"contains an object of type {type(value).__name__}")
     size = 1 + len(elements)
     depth = 1
     above.add(id(value))
@@ -350,7 +353,7 @@ def _check_result(
     return size, depth
 
 
-# A mark counts as well: it puts the stack aside and starts a new list.
+# A mark counts as well, because it starts a new list as the stack.
 _MAKES_CONTAINER = frozenset(
     ("MARK", "EMPTY_LIST", "EMPTY_DICT", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 )
@@ -360,15 +363,15 @@ _VALUES = (
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING "
     "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
-# Readers of arguments in place of those of `pickletools`.
+# Instruction -> reader of its argument, which replaces the reader of `pickletools`.
 _READERS: dict[str, Callable[[_Machine], Any]] = {
     "STRING": _Machine.quoted,
     "BYTEARRAY8": _Machine.content,
 }
-# Instruction -> its action on the machine, with its argument, or None where it has none.
+# Instruction -> its action on the machine; the second parameter is its argument, or None.
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(_VALUES.split(), _Machine.push),
-    # Neither changes the value: the version, and the length of a part of the file.
+    # The version, and the length of a part of the file; neither changes the value.
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,
     "MARK": lambda m, _: m.mark(),
@@ -391,7 +394,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "MEMOIZE": lambda m, _: m.put(len(m._memo)),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, index: m.put(index)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, index: m.push(m._memo[index])),
-    # `pickletools` joins the module and the name by a blank.
+    # `pickletools` joins the module and the name with a space.
     "GLOBAL": lambda m, name: m.named(*name.split(" ", 1)),
     "STACK_GLOBAL": lambda m, _: m.named(*m.pop(2)),
     "REDUCE": lambda m, _: m.reduce(),

@@ -1,7 +1,7 @@
 """TAPE's files of remote homology (Rao et al. 2019), which a task and a source read.
 
-They are LMDB databases of pickled dictionaries. The library `lmdb` runs in the worker: a damaged
-file can crash the process that maps it.
+They are LMDB databases of pickled dictionaries. The library `lmdb` runs in the worker, because a
+damaged file can crash the process that maps it.
 """
 
 import io
@@ -19,38 +19,40 @@ from orca_cli.data.untrusted.first_bytes import damage, first_bytes
 from orca_cli.exceptions import DataError, UnsafeError, need
 
 NUM_FOLDS = 1195
-# Paths of a file in the folder of the data set, with the split in place of {}; the archive unpacks
-# to the second.
+# Paths of a file in the folder of the data set, with {} instead of the split. The archive unpacks
+# to the second path.
 FORMS = ("remote_homology_{}.lmdb", "remote_homology/remote_homology_{}.lmdb")
 _SEQUENCE = re.compile(r"[A-Za-z]{1,100000}")
 _MAX_VALUE = 2**22
-# Values fetched at once.
+# Number of values that are fetched at once.
 _BATCH = 64
 
 
 def proteins(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein of a database.
+    """Yield sequence (`primary`) and fold (`fold_label`, 0..1194) of each protein in a database.
 
     Raises:
-        DataError: its values have another form.
-        UnsafeError, UnavailableError, WorkerError: as `values`.
+        DataError: a value has an unexpected form.
+        UnsafeError, UnavailableError, WorkerError: as in `values`.
     """
     (num_proteins,) = values(path, ["num_examples"], reader=objects_here)
-    # `isinstance` would let a truth pass.
+    # `isinstance` would accept True.
     if type(num_proteins) is not int or num_proteins < 0:
-        raise fault(f"'num_examples' is {str(num_proteins)[:20]}, not a count", path)
+        raise fault(f"'num_examples' must be a count, got {str(num_proteins)[:20]}", path)
     records = values(path, map(str, range(num_proteins)), reader=objects_here)
     for protein_number, record in enumerate(records):
         where = f"{path}[{protein_number}]"
         if not isinstance(record, dict):
-            raise fault(f"has no protein {protein_number} of {num_proteins}", where)
+            raise fault(
+                f"is missing, although the database declares {num_proteins} proteins", where
+            )
         sequence = record.get("primary")
         fold = record.get("fold_label")
-        # A database with other values would otherwise fail far from here, when it is encoded.
+        # Checked now, because wrong values would otherwise fail only when they are encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
             raise fault("'primary' is not a sequence of letters", where)
         if not isinstance(fold, int | np.integer) or not 0 <= fold < NUM_FOLDS:
-            raise fault(f"'fold_label' is {str(fold)[:20]}; allowed: 0..{NUM_FOLDS - 1}", where)
+            raise fault(f"'fold_label' must be in 0..{NUM_FOLDS - 1}, got {str(fold)[:20]}", where)
         yield sequence, int(fold)
 
 
@@ -69,7 +71,7 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
         file_size = Path(path).stat().st_size
         if needed_bytes > file_size:
             raise DataError(
-                f"is cut off: {file_size:,} of {needed_bytes:,} bytes",
+                f"is cut off: it has {file_size:,} of {needed_bytes:,} bytes",
                 where=path,
                 hint="get the file again",
             )
@@ -79,21 +81,21 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
             if content is None:
                 contents.append(None)
                 continue
-            # Before it is copied.
+            # Checked before it is copied.
             if len(content) > max_value:
                 raise UnsafeError(
-                    f"a value has {len(content):,} bytes, at most {max_value:,} are read",
+                    f"has a value of {len(content):,} bytes, more than the limit of {max_value:,}",
                     where=path,
                 )
-            # Copied: the view of the map ends with the transaction.
+            # Copied, because the view of the map is valid only within the transaction.
             contents.append(bytes(content))
         return contents
 
 
 def objects_here(path: str, keys: list[str], max_value: int) -> list[Any]:
-    """Return the objects of the pickles that `values_here` returns, None without such a key.
+    """Return the objects of the pickles that `values_here` returns; None for a missing key.
 
-    Raises as `unpickle` too.
+    Raises the errors of `unpickle` too.
     """
     objects: list[Any] = []
     for key, content in zip(keys, values_here(path, keys, max_value), strict=True):
@@ -111,18 +113,19 @@ def values(
     max_value: int = _MAX_VALUE,
     reader: Callable[..., list[Any]] = values_here,
 ) -> Iterator[Any]:
-    """Yield the value of each key in the main database; None for a key that it lacks.
+    """Yield the value of each key in the main database; None for a missing key.
 
-    Nothing is written, not even a lock file.
+    No file is written, not even a lock file.
 
     Args:
         path: the folder of data.mdb, or the file itself.
         keys: names of values.
-        max_value: bytes that a value may have.
-        reader: called in the worker; `values_here` for bytes, `objects_here` for unpickled objects.
+        max_value: largest allowed size of a value in bytes.
+        reader: function that is called in the worker; `values_here` returns bytes, `objects_here`
+            unpickled objects.
 
     Raises:
-        DataError: missing, cut off, damaged, or not an LMDB database.
+        DataError: the file is missing, cut off, damaged, or not an LMDB database.
         UnsafeError: a value has more than `max_value` bytes.
         UnavailableError: the package lmdb is not installed.
         WorkerError: the worker crashed on the file, or reached its memory or time limit.
@@ -131,12 +134,12 @@ def values(
     if path.is_dir():
         file = path / "data.mdb"
     where = str(file)
-    first_bytes(file, where, "the data.mdb of an LMDB database is needed")
+    first_bytes(file, where, "provide the file data.mdb of an LMDB database")
     need("lmdb", where)
     file_size = file.stat().st_size
     remaining_keys = iter(keys)
     while True:
-        # Each call of the worker opens the database anew, so it fetches several values.
+        # Several values are fetched at once, because each call opens the database again.
         key_batch = list(islice(remaining_keys, _BATCH))
         if not key_batch:
             return

@@ -16,7 +16,7 @@ WORST = {
     r"\btold\b": "known, distinguished, said",
     r"\b(?:goes|go) (?:without|past)\b": "does not need, bypasses",
     r"\bstands? (?:there|in|at)\b": "is, appears",
-    r"\bbeside\b(?!`)": "next to, in addition to, compared with",
+    r"\bbeside\b(?![`:])": "next to, in addition to, compared with",
     r"\banew\b": "again, from scratch",
     r"\bin truth\b": "actually",
     r"\bso many\b|\bas many as it\b": "N, enough to",

@@ -8,7 +8,7 @@ from orca_cli.baselines.names import CONSTANT, NAMES, START, TRANSFER
 from orca_cli.report.collect import mapping
 from orca_cli.runs.directory import keeps_weights
 
-# Candidate -> its description; the constant is left out, since it is no use for predictions.
+# Candidate -> its description; the constant, which cannot predict, is left out.
 CANDIDATE_NAMES = {
     TRANSFER: "the cross-modal transfer",
     START: "the transfer before its first step",

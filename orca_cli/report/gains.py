@@ -20,7 +20,7 @@ from orca_cli.report.layout import (
 from orca_cli.report.paired import Block, Comparison, Overall, left_out_text
 from orca_cli.terminal import counted
 
-MARGIN = 0.5  # points, or per cent of the error; a mean gain of at most this size counts as no effect
+MARGIN = 0.5  # points, or per cent of the error; mean gains up to this size count as no effect
 _MARKED = f"at least {LEAST} differences, and p <= {LARGEST_P} after Holm's correction"
 
 

@@ -82,7 +82,7 @@ class Linear:
         linear = cls(**taken(arrays, _LINEAR_FORMS, prefix, {"F": width}))
         if linear.varies.sum() != len(linear.mean):
             raise UnsafeError(
-                f"array '{prefix}varies' does not mark as many features as 'mean' has"
+                f"arrays '{prefix}varies' and '{prefix}mean' have different numbers of features"
             )
         if (linear.std <= 0).any():
             raise UnsafeError(f"array '{prefix}std' must be positive")
@@ -131,7 +131,9 @@ class Part:
         if num_scores == 1 and record["link"] == "logits":
             num_scores = 2
         if not num_scores or columns.sum() != num_scores:
-            raise UnsafeError(f"array '{prefix}columns' does not mark {num_scores} outputs")
+            raise UnsafeError(
+                f"array '{prefix}columns' marks {columns.sum()} outputs, expected {num_scores}"
+            )
         return cls(link=record["link"], columns=columns, model=model)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
@@ -255,7 +257,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     is_series = record["inputs"] == "raw" and form not in DENSE
     axes = _AXES[: len(shape) - 1] if form in DENSE else _AXES[:is_series]
     if len(shape) != 1 + len(axes) or (form in DENSE and not axes):
-        raise DataError(f"'shape' {shown(shape)} does not fit a model of {form}")
+        raise DataError(f"'shape' {shown(shape)} does not fit targets of the form '{form}'")
     if not isinstance(record.get("parts"), list):
         raise DataError("'parts' of a model must be a list")
     centre = taken(arrays, {"centre": (np.float64, "K")}, "", {})["centre"]
@@ -297,11 +299,11 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
 def _check_types(record: Any, types: Mapping[str, Any]) -> None:
     """Raise DataError unless a record has these entries of these types."""
     if not isinstance(record, Mapping):
-        raise DataError(f"{shown(record)} is not the record of a model")
+        raise DataError(f"{shown(record)} does not describe a model")
     for name, hint in types.items():
         if not fits(record.get(name), hint):
             raise DataError(
-                f"'{name}' of a model is {shown(record.get(name))}",
+                f"the model's '{name}' is {shown(record.get(name))}",
                 hint=f"allowed: {in_words(hint)}; use the version of orca that wrote the model",
             )
 

@@ -59,7 +59,9 @@ class Rocket:
             ("feature_counts", 1, len(parameters["biases"])),
         ):
             if ((parameters[name] < least) | (parameters[name] > greatest)).any():
-                raise UnsafeError(f"array '{prefix}{name}' must be between {least} and {greatest}")
+                raise UnsafeError(
+                    f"values of array '{prefix}{name}' must be between {least} and {greatest}"
+                )
         for name, expected in (
             ("channel_counts", _KERNELS * len(parameters["dilations"])),
             ("channels", parameters["channel_counts"].sum(dtype=np.int64)),

@@ -248,7 +248,7 @@ class _Sentences:
                 )
             case _:
                 return (
-                    f"whether the body helps is too close to call against {model}, "
+                    f"too close to call whether the body helps, compared with {model}, "
                     "which has no body"
                 )
 

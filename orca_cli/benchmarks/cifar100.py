@@ -37,8 +37,8 @@ def load(
     path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
     validation: Annotated[
         Literal["stratified", "last"],
-        "validation images. stratified: drawn from the 50,000 training images with the proportions "
-        "of the classes; last: the last training images",
+        "choice of the validation images. stratified: drawn from the 50,000 training images with "
+        "the proportions of the classes; last: the last training images",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,

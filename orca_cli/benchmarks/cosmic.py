@@ -158,14 +158,14 @@ def load(
         str | None, "folder with npy_train and npy_test; null: paths.data/cosmic"
     ] = None,
     filter: Annotated[
-        str, "filter of the camera, which is the name of a folder in npy_train and npy_test"
+        str, "filter of the camera: the name of a folder in npy_train and npy_test"
     ] = "f435w",
     crop_start: Annotated[CountOrZero, "first row and column of the crop: 0 or more"] = 64,
     crop_size: Annotated[Count, "number of rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool,
-        "true: a random multiple of the sky's level is added in stage 2, validation and test as "
-        "well, drawn once per file",
+        "true: stage 2, validation and test also add a random multiple of the sky's level to an "
+        "image, as optimizer steps do, but draw it only once per file",
     ] = False,
     normalize: Annotated[
         bool,
@@ -177,7 +177,7 @@ def load(
     ] = 0.1,
     validation_unit: Annotated[
         Literal["visit", "exposure"],
-        "unit of the draw for validation. visit: whole visits; exposure: single stamps",
+        "choice of the validation stamps. visit: whole visits are drawn; exposure: single stamps",
     ] = "visit",
     split_seed: Annotated[
         Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
@@ -329,8 +329,8 @@ def read_sky(path: Path) -> float:
     has_level = levels.dtype.kind in "fiu" and 1 <= exposure <= len(levels)
     if not has_level or not np.isfinite(levels[exposure - 1]):
         raise fault(
-            f"has no finite level for the exposure of '{path.name}'; it is an array "
-            f"{levels.dtype} for exposures 1 to {len(levels)}",
+            f"has no finite sky level for the exposure of '{path.name}'; the array has type "
+            f"{levels.dtype} and levels for exposures 1 to {len(levels)}",
             file,
         )
     return float(levels[exposure - 1])
@@ -386,7 +386,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         known_pixels.append(stamp.image[~stamp.is_ignored])
     pixels = np.concatenate(known_pixels).astype(np.float64)
     if not len(pixels):
-        raise fault("all pixels of the training stamps are ignored", root)
+        raise fault("the masks ignore all pixels of the training stamps", root)
     centre = float(np.median(pixels))
     deviations = np.abs(pixels - centre)
     spread = _NORMAL * float(np.median(deviations))

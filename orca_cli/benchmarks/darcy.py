@@ -83,9 +83,9 @@ def load(
     path: Annotated[str | None, "folder with the files; null: paths.data/darcy"] = None,
     size: Annotated[
         Literal["small", "paper"],
-        "nodes of the grid and samples of training, validation and test. small: 85 nodes per side, "
-        "of which every second is kept, 300 + 50 + 50 samples; paper: 421 nodes per side, of which "
-        "every fifth is kept, 900 + 100 + 100 samples",
+        "size of the grid and of the training, validation and test splits. small: every second of "
+        "85 nodes per side, 300 + 50 + 50 samples; paper: every fifth of 421 nodes per side, "
+        "900 + 100 + 100 samples",
     ] = "small",
     num_train: Annotated[
         Annotated[int, Ge(2)] | None,
@@ -99,8 +99,8 @@ def load(
     ] = None,
     train_on_validation: Annotated[
         bool,
-        "true: train on the validation samples as well (1,000 with size=paper); "
-        "then use train.select=last",
+        "true: train on the validation samples as well (1,000 samples in all with "
+        "task.size=paper); then use train.select=last",
     ] = False,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
@@ -150,7 +150,7 @@ def load(
         synthetic=is_generated,
         size=size if is_generated else "",
         target_scale=target_scale,
-        note="generated without the spline step" if is_generated else "",
+        note="generated without the original's spline step" if is_generated else "",
     )
 
 
@@ -291,7 +291,7 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
     nodes = maps.shape[1]
     if (nodes - 1) % _FILE_STRIDE:
         raise fault(
-            f"{quoted} has {nodes} nodes per side, expected 421 or another multiple of 5 plus 1",
+            f"{quoted} has {nodes} nodes per side, expected 421 or another number 5 k + 1",
             file,
         )
     coarse = np.ascontiguousarray(maps[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)

@@ -165,7 +165,7 @@ def load(
     ] = False,
     split_seed: Annotated[
         Seed,
-        "seed of the draw of sklearn_90_10's validation records, 0..2147483647; "
+        "seed of the draw of validation records if task.split is sklearn_90_10, 0..2147483647; "
         "not the seed of the run",
     ] = 0,
 ) -> TaskData:
@@ -249,12 +249,12 @@ def _unpack(file: Path, folder: Path) -> None:
                 label = label.decode("latin-1")
             label_texts.append(str(label))
     if not records or len(records) != len(label_texts):
-        raise fault("data and label must be two lists of the same length", where)
+        raise fault("'data' and 'label' must be two lists of the same length", where)
     unknown = set(label_texts) - set(CLASSES)
     if unknown:
         unknown_label = min(unknown)[:20]
         allowed = ", ".join(CLASSES)
-        raise fault(f"label must be one of {allowed}; got {unknown_label!r}", where)
+        raise fault(f"every label must be one of {allowed}; got {unknown_label!r}", where)
     mean, std = _statistics(records, where)
     lengths = [len(record) for record in records]
     classes = [CLASSES.index(label) for label in label_texts]

@@ -238,7 +238,7 @@ def load(
         validation=Sounds(folder, "validation", names),
         open_test=lambda: Sounds(folder, "test", names),
         class_names=names,
-        note="training by clip, validation and test by chunk",
+        note="a training sample is a clip, a validation or test sample a chunk",
     )
 
 
@@ -280,7 +280,7 @@ def _read_manifest(
     is_outside = any(not path or ".." in path for path in paths)
     is_without_clip = table["ext"] == ""
     if not paths or is_outside or is_without_clip.any():
-        raise fault("has a row without a path below the folder, or without a clip", manifest)
+        raise fault("has a row without a clip, or without a path inside the folder", manifest)
     num_names = _existing_end(folder, paths[0])
     if num_names == 0:
         first_path = table["files"][0]
@@ -320,7 +320,7 @@ def _multi_hot(label_lists: Sequence[str], names: Sequence[str], manifest: Path)
         for name in label_list.split(","):
             label = name.strip()
             if label not in columns:
-                raise fault(f"has the label '{label[:40]}', which {_LABEL_MAP} lacks", manifest)
+                raise fault(f"has the label '{label[:40]}', which is not in {_LABEL_MAP}", manifest)
             multi_hot[clip, columns[label]] = 1
     return multi_hot
 

@@ -44,10 +44,11 @@ def load(
     ] = 1419,
     over_length: Annotated[
         OverLength,
-        "longer proteins. truncate: they are cut and scored; drop: all splits leave them out",
+        "proteins with more than task.length symbols. truncate: they are cut and scored; "
+        "drop: all splits leave them out",
     ] = "truncate",
     symbols: Annotated[
-        Literal[29, 30], "number of channels: 30; or 29, without a channel for residue Z"
+        Literal[29, 30], "number of channels: 30, or 29 without a channel for residue Z"
     ] = 30,
     mask_padding: Annotated[
         bool, "false: the mean over tokens includes the padding after a protein"

@@ -83,7 +83,9 @@ def _read_pieces(file: Path, variable: str) -> list[np.ndarray]:
     where = f"{file}[{variable}]"
     cells = np.asarray(matlab.read(file, [variable])[variable])  # [1, n] of objects
     if cells.dtype != object or not cells.size:
-        raise fault(f"is {cells.dtype} {cells.shape}, expected a row of cells", where)
+        raise fault(
+            f"has type {cells.dtype} and shape {cells.shape}, expected a row of MATLAB cells", where
+        )
     pieces = []
     for index, cell in enumerate(cells.ravel()):
         piece = check_array(cell, ("frames", _KEYS), where, f"piece {index}", holds="binary")

@@ -118,8 +118,8 @@ def load(
     ] = "small",
     num_train: Annotated[
         Count | None,
-        "number of training samples: 1 or more, from files the first rows; null: as task.size "
-        "says, or all rows of the file",
+        "number of training samples: 1 or more (with task.origin=files, the first rows); "
+        "null: as task.size says, or all rows of the file",
     ] = None,
     num_validation: Annotated[
         Count | None, "number of validation samples: 1 or more; null: as for training"
@@ -138,7 +138,8 @@ def load(
     ] = "test",
     over_length: Annotated[
         OverLength,
-        "longer expressions. truncate: they are cut and scored; drop: all splits leave them out",
+        "expressions with more tokens than the input. truncate: they are cut and scored; "
+        "drop: all splits leave them out",
     ] = "truncate",
     mask_padding: Annotated[
         bool, "false: the mean over tokens includes the padding after an expression"

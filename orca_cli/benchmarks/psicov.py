@@ -202,13 +202,13 @@ def load(
     window: Annotated[
         int,
         Ge(2 * _PAD + 2),
-        "number of positions per side: 12 or more; proteins with more than window - 10 residues "
-        "are cropped",
+        "number of positions per side: 12 or more; proteins with more residues than this number "
+        "minus 10 are cropped",
     ] = 512,
     crop: Annotated[
         Literal["diagonal", "independent"],
-        "window of a protein that does not fit. diagonal: the same offset for rows and columns; "
-        "independent: two offsets",
+        "crop of a protein that is too long. diagonal: the same random offset for rows and "
+        "columns; independent: two random offsets",
     ] = "diagonal",
     pad_in_loss: Annotated[
         bool,
@@ -349,7 +349,7 @@ def _checked_feature(stored: object, shape: Sequence[int], path: Path, name: str
     feature[np.isnan(feature)] = 0
     largest = np.abs(feature).max(initial=0)
     if largest > _LARGEST:
-        raise fault(f"'{name}' has values beyond {_LARGEST:.0f} or -{_LARGEST:.0f}", path)
+        raise fault(f"'{name}' has values above {_LARGEST:.0f} or below -{_LARGEST:.0f}", path)
     return feature
 
 

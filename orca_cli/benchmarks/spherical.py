@@ -71,8 +71,8 @@ def load(
     ] = 0,
     validation: Annotated[
         Literal["stratified", "last"],
-        "validation images. stratified: drawn from the training images with the proportions of the "
-        "classes; last: the last training images",
+        "choice of the validation images. stratified: drawn from the training images with the "
+        "proportions of the classes; last: the last training images",
     ] = "stratified",
     validation_size: Annotated[
         Count | Fraction,

@@ -39,7 +39,7 @@ class ChunkMean:
             raise ConfigError(
                 f"{error!r} is not an error",
                 where="task.error.error",
-                hint="set a node with _target_",
+                hint="set task.error.error._target_ to a class of orca_cli.scoring",
             )
         self._error = error
         self._size = size
@@ -131,7 +131,7 @@ def named_error(
         raise ConfigError(
             f"{type(error).__name__} is not an error",
             where="task.error",
-            hint="use a short name, or a class of orca_cli.scoring that measures a whole split",
+            hint="use a name such as rmse, or a class of orca_cli.scoring for a whole split",
         )
     # A chunk could hold only some samples of a record.
     is_by_record = getattr(error, "by", "") == "records"

@@ -453,7 +453,7 @@ def _error_record(error: Error, tested: Tested | None) -> Record:
     """Return the test error for result.json, with the reason if there is no value."""
     # The record has the same keys if the test split stayed closed.
     measured = Score(value=None, n=0)
-    reason: str | None = "the test split stayed closed (test=false)"
+    reason: str | None = "the test split was not read, since test=false"
     if tested is not None:
         measured = tested.score
         reason = None

@@ -332,8 +332,8 @@ def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[B
             first_split = order["splits"][name]
             if split != first_split:
                 raise DataError(
-                    f"process {team.rank.number} has read different data from process 0: "
-                    f"{split['n']} samples, not {first_split['n']}",
+                    f"process {team.rank.number} and process 0 have read different data: "
+                    f"{split['n']} samples and {first_split['n']} samples",
                     where=f"task ({name})",
                     hint="give all processes the same paths.data",
                 )

@@ -280,8 +280,8 @@ def _folds(facts: Facts, train: TrainPlan) -> Decision:
     if typed.validate_on == "test" or num_validation >= BEST_FROM:
         return Decision(
             0,
-            f"{num_validation} validation samples; folds replace fewer than {BEST_FROM}, unless "
-            "train.validate_on=test",
+            f"{num_validation} validation samples; folds are used only for fewer than {BEST_FROM}, "
+            "and not with train.validate_on=test",
         )
     num_units = _count_units(facts.task)
     if num_units < _FOLDS:

@@ -298,7 +298,7 @@ def _embed(
                 break
     if num_points < 2:
         raise ConfigError(
-            f"needs at least 2 source examples with the {wanted.length} tokens "
+            f"needs at least 2 source examples with {wanted.length} tokens, the number of tokens "
             f"of a target sample, got {num_points}",
             where="align.features",
             hint="use align.features=tokens or a lower embedder.max_tokens",

@@ -433,7 +433,7 @@ def test_files_that_hold_no_arrays_are_refused(forged, tmp_path):
         with pytest.raises(UnsafeError, match="is not a valid .safetensors file"):
             plain.read(tmp_path)
     resealed(tmp_path, record | {"schema": 2}, save(arrays))
-    with pytest.raises(DataError, match=f"{tmp_path}: 'schema' of a model is 2"):
+    with pytest.raises(DataError, match=f"{tmp_path}: the model's 'schema' is 2"):
         plain.read(tmp_path)
 
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_searched_is_refused_in_one_line(refused, environment, wo
 @pytest.mark.usefixtures("completed")
 def test_a_run_without_test_says_so_and_is_another_run(run, orca, small):
     done = run(*small, "test=false", "metric=none")
-    assert "none: the test split stayed closed (test=false)" in done.out
+    assert "none: the test split was not read, since test=false" in done.out
     assert (done.result["variant"]["test"], done.result["comparison"]) == ("false", None)
     assert orca("report")[0] == 0
     assert "already completed" in orca("run", *small, "test=true")[2]

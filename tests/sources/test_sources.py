@@ -237,9 +237,9 @@ def test_rows_of_a_table_are_proteins_and_na_is_a_peptide(tmp_path):
         ("seqence,label\nAC,1\n", r"source\.sequence: .*did you mean 'seqence'"),
         (
             "sequence,label\nAC,1\nA-C,0\n",
-            r"own\.csv, row 2: the sequence 'A-C' has other characters",
+            r"own\.csv, row 2: the sequence 'A-C' has characters other than letters",
         ),
-        ("sequence,label\nAC,1\nAD,\n", r"row 2: the sequence 'AD' has other .*, or no 'label'"),
+        ("sequence,label\nAC,1\nAD,\n", r"row 2: the sequence 'AD' has .*its 'label' is empty"),
     ],
     ids=["column", "letters", "class"],
 )

@@ -193,7 +193,7 @@ def test_stamps_of_another_form_are_refused(planes, message, root, read):
 def test_a_stamp_without_a_level_of_the_sky_is_refused(root, read):
     np.save((root / STAMP).with_name("sky.npy"), np.array([1.0]))
     with refused(
-        "sky.npy: has no finite level for the exposure of '2_stamp.npy'; it is an array float64",
+        "sky.npy: has no finite sky level for the exposure of '2_stamp.npy'; the array has type float64",
         DataError,
     ):
         read()

@@ -46,7 +46,7 @@ def load(
     ] = None,
     outside: Annotated[
         CountOrZero,
-        "number of further examples, of a class O for words outside any chunk or entity: 0 or more",
+        "number of additional examples of class O (words outside any chunk or entity): 0 or more",
     ] = 0,
 ) -> SourceData:
     """Return sentences and the type of one span of each, without types that have one sentence.

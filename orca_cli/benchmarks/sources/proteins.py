@@ -48,8 +48,8 @@ def load_table(
         "peptides",
         ["peptides.csv"],
         path,
-        hint="or use your own .csv file with columns 'sequence' and 'label', source=proteins, or "
-        "metric=none",
+        hint="or set source.path to your own .csv file with columns 'sequence' and 'label', or use "
+        "source=proteins or metric=none",
         key="source.path",
     )
     # The facts that determine the examples; the file is identified by its content.
@@ -87,7 +87,8 @@ def _read_table(file: Path, sequence: str, label: str) -> list[tuple[str, str]]:
         row = np.flatnonzero(is_wrong)[0]
         wrong_text = table[sequence][row]
         raise DataError(
-            f"the sequence '{wrong_text[:20]}' has other characters than letters, or no '{label}'",
+            f"the sequence '{wrong_text[:20]}' has characters other than letters, or its '{label}' "
+            "is empty",
             where=f"{file}, row {row + 1}",
             hint="correct or remove the row",
         )
@@ -102,7 +103,7 @@ def load_homology(
         str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
     ] = None,
     folds: Annotated[
-        int, Ge(2), "number of classes, which are the largest folds (by proteins): 2 or more"
+        int, Ge(2), "number of classes, which are the folds with the most proteins: 2 or more"
     ] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.

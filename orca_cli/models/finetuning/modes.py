@@ -163,7 +163,7 @@ class LoRA(Finetune):
     ] = 0.0
     roles: Annotated[
         Sequence[Role],
-        "which linear layers get an update: query, key, value, output, feed_forward",
+        "linear layers that get an update: a list of query, key, value, output, feed_forward",
     ] = (
         "query",
         "value",
@@ -259,7 +259,7 @@ class Prompt(Finetune):
     tokens: Annotated[Count, "number of prompt tokens, which are learned"] = 10
     depth: Annotated[
         Literal["shallow", "deep"],
-        "shallow: prompt tokens before the first layer; deep: other tokens before every layer",
+        "shallow: prompt tokens before the first layer; deep: separate tokens before every layer",
     ] = "shallow"
     train_embedder: Annotated[
         bool, "true: the embedder is trained too (in the paper it is not)"

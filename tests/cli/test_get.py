@@ -109,7 +109,7 @@ def test_the_ordered_command_after_one_get_has_a_result(orca, bucket, tmp_path):
 
     fetched = orca("get", *ORDERED)
     assert fetched.returncode == 0, fetched.stderr
-    assert "for research; the text is Reuters'" in fetched.stdout
+    assert "for research; the text belongs to Reuters" in fetched.stdout
     assert re.search(r"body=roberta +roberta-base +\d+ kB +mit +to fetch", fetched.stdout)
     assert fetched.stdout.rstrip().endswith("orca run task=deepsea body=roberta")
     folder = tmp_path / "home" / "data" / "conll2003"

@@ -29,9 +29,15 @@ def elsewhere(root, state="finetune", seed=0):
 # name -> (state, age of the heartbeat, state in the report, exit code of doctor, what doctor says)
 STATES = {
     "beats_elsewhere": ("finetune", 1.0, "running", 20, "a process works on this run"),
-    "no_beat_elsewhere": ("finetune", 3.5 * storage.HEARTBEAT_S, "dead", 0, "state dead"),
+    "no_beat_elsewhere": (
+        "finetune",
+        3.5 * storage.HEARTBEAT_S,
+        "dead",
+        0,
+        "state of the run: dead",
+    ),
     # The lock file of a run that has just failed is as fresh as that of one at work.
-    "ended_elsewhere": ("failed", 0.0, "failed", 0, "state failed"),
+    "ended_elsewhere": ("failed", 0.0, "failed", 0, "state of the run: failed"),
 }
 
 

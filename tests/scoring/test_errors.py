@@ -137,7 +137,7 @@ def test_errors_of_records_need_records_that_agree(error, targets, groups, messa
 
 
 def test_settings_out_of_range_and_foreign_names_are_refused():
-    with pytest.raises(ConfigError, match=r"task\.error\.by: 'record'.*records"):
+    with pytest.raises(ConfigError, match=r"task\.error\.by: must be one of .*'records'"):
         parts.build(
             {"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error"
         )

@@ -141,7 +141,7 @@ def test_settings_out_of_range_and_foreign_names_are_refused():
         parts.build(
             {"_target_": "orca_cli.scoring.classification.MacroF1", "by": "record"}, "task.error"
         )
-    with pytest.raises(ConfigError, match=r"'rmse' is not .* with integer targets"):
+    with pytest.raises(ConfigError, match=r"unknown error 'rmse' .* with integer targets"):
         parts.named("error", "rmse", "dense", True)
 
 

@@ -58,7 +58,7 @@ words:
 _EXAMPLES = """\
 examples:
   orca run                                   \
-a first run, less than a minute: the data set MNIST-1D, the body MiniLM
+a first run of about a minute: data set MNIST-1D, body MiniLM
   orca run task=listops body=minilm seed=1   another task
   orca run -m metric=otdd,none seed=0,1,2    a sweep of six runs
   orca report                                a table of all results

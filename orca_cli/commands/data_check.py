@@ -277,7 +277,7 @@ VERB = Verb(
             type=number(int, lowest=1),
             default=20_000,
             metavar="N",
-            help="read the inputs of at most N samples per split, drawn with the setting seed; "
+            help="read the inputs of at most N samples per split (seed=N draws others); "
             "default: 20000",
         ),
         CONFIG_DIR,

@@ -46,15 +46,15 @@ examples:
 The settings are the same as for `orca run`. The last line of the output is the
 command of the run. If a download is interrupted, the same command resumes it.
 
-A downloaded file gets its final name only when it is complete and its SHA-256
-is right. The right SHA-256 is published, or else recorded in checksums.json in
-the file's folder when orca first sees the file. Files that you put into the
+A downloaded file gets its final name only when it is complete and has the
+expected SHA-256: the published one, or else the one that orca recorded in
+checksums.json in the file's folder when it first saw the file. Files that you put into the
 folder of a data set are verified and unpacked as well.
 
 For a body, orca fetches only safetensors, JSON and text files, never pickled
-weights (.bin, .pt) or code. They are stored in the cache of the model hub;
-HF_HOME sets its folder. On a cluster, fetch on a node with a network; all nodes
-that share the folder can then run."""
+weights (.bin, .pt) or code. It stores these files in the cache of the model
+hub; HF_HOME sets the cache's folder. On a cluster, run `orca get` on a node with
+a network; then all nodes that share the folder can run."""
 ARGUMENTS = (
     argument(
         "overrides",
@@ -232,7 +232,7 @@ def _get_file(file: catalogue.DataFile, folder: Path, where: str, reporter: Repo
         # The archive may have been deleted after unpacking; then no file is left to hash.
         return {"action": "unpacked", "bytes": None, "sha256": None, "trust": ""}
     if not file.urls:
-        raise NetworkError("has no known address to fetch it from", where=where)
+        raise NetworkError("cannot be fetched: no address is known", where=where)
     from orca_cli.data.untrusted.downloads import fetch
 
     try:

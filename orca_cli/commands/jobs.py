@@ -278,7 +278,7 @@ def _unreported(end: Ended) -> OrcaError:
     if -status != signals.pending():
         cause = ""
         if -status == signal.SIGKILL:
-            cause = ", probably since memory ran out"
+            cause = ", probably because memory ran out"
         return OrcaError(f"the process was killed by {signal_name}{cause}")
     stop = exceptions.InterruptionError(f"stopped by {signal_name} before it began")
     # For example 75 for preemption.

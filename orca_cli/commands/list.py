@@ -94,7 +94,7 @@ def _overview(config_dir: Path | None) -> Result:
         rows.append((plural, ", ".join(choice_names)))
     note = (
         f"`orca list GROUP` explains the choices of a group, and `orca list {SETTINGS}` all other "
-        "settings. Choose with KEY=NAME, where KEY is the group in the singular: task=digits, "
+        "settings. To choose, write KEY=NAME, where KEY is the group in the singular: task=digits, "
         "body=minilm. `orca --help` explains tasks, bodies, sources, metrics, embedders and "
         "studies. A choice of finetune says which weights are trained. A tracker records the "
         "curves of a run. Hparams are prepared hyperparameters. A protocol is a set of rules for "

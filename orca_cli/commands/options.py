@@ -98,8 +98,8 @@ WHERE = argument(
     action="append",
     default=[],
     metavar="KEY=VALUE",
-    help="only runs with this setting, such as task=digits, whether you set it, the program "
-    "decided it or it is a default; may be repeated",
+    help="only runs with this setting, such as task=digits (set by you, decided by the program, or "
+    "a default); may be repeated",
 )
 
 
@@ -140,8 +140,8 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         "--at-once",
         type=number(int, lowest=1),
         metavar="N",
-        help=f"{prefix}number of runs at a time; default: 1 on this machine, where they share the "
-        "CPU threads, and all of them on a cluster",
+        help=f"{prefix}number of runs at a time; default: 1 on this machine, where runs share the "
+        "CPU threads; on a cluster, all runs",
     )
     parser.add_argument(
         "--threads",

@@ -47,7 +47,7 @@ MODEL = (
     argument(
         "run",
         metavar="RUN",
-        help="a run's folder or name, an exported folder, or with --best a folder of runs",
+        help="a run's folder or name, an exported folder, or (with --best) a folder of runs",
     ),
     argument(
         "--best",
@@ -58,13 +58,13 @@ MODEL = (
         "--model",
         metavar="NAME",
         help="a model that the run kept, such as forest; default: transfer (the model that the run "
-        "trained), for an export its only model, and with --best the best model",
+        "trained); for an export, its only model; with --best, the best model",
     ),
     argument(
         "--checkpoint",
         metavar="PATH",
-        help="folder or hub id of the body's checkpoint on this machine, if the run needs it and "
-        "it has moved",
+        help="the body's checkpoint, if the run needs it and it was moved: its folder, or its id "
+        "on the model hub (only if it is on this machine)",
     ),
     ALLOW_MODULE,
 )

@@ -39,7 +39,7 @@ show which run would be removed; 1e791e76 is the end of its name
   orca runs rm --yes 1e791e76 66f1304e      remove two runs
   orca runs rm --where state=failed         show all runs that failed
   orca runs rm --where data=my --where train.lr=1e-3
-        show all runs on the data set my with this learning rate
+        show all runs on the data set `my` with this learning rate
 
 The command removes only folders of runs in $ORCA_RUNS, or in ./runs if it is not set. It follows \
 no links, and refuses a run that a process works on. If it must refuse one of the runs, it removes \
@@ -51,9 +51,9 @@ examples:
   orca runs gc --days 0         \
 include the whole cache; runs compute its entries again when they need them
 
-The command removes entries of $ORCA_HOME/cache that were not used for --days. It also removes \
-temporary files, at least a day old, that killed processes left in the cache and next to runs. It \
-touches no run (use orca runs rm), no data set, and no entry that a process uses."""
+The command removes entries of $ORCA_HOME/cache that were not used for N days (--days). It also \
+removes temporary files that killed processes left in the cache and next to runs at least a day \
+ago. It removes no runs (use orca runs rm), no data sets, and no entries that a process uses."""
 
 
 def rm(arguments: argparse.Namespace) -> Result:

@@ -60,7 +60,7 @@ rank the methods over all tasks, and test each method against the first
   orca report --study table3 --choose train.lr --against arm=naive             \
 compare methods, each at the learning rate that is best for it on validation data
   orca report --against metric=none --any-program      \
-compare runs of several versions of the program
+also compare runs of different versions of orca
   orca report --baselines docs/published.csv   \
 add results from papers, in lines of task,method,error,source
   orca report --out table.tex                  \
@@ -77,14 +77,14 @@ ARGUMENTS = (
     argument(
         "--format",
         choices=(*FORMATS, "html"),
-        help="format of the output; default: the one that the suffix of --out names, else table; "
-        "--json means json",
+        help="format of the output; default: the format for the suffix of --out (.html, .md, .tex, "
+        ".csv, .json), else table; --json means json",
     ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument(
         "--study",
         metavar="NAME",
-        help="only the runs of this study (`orca list studies`), with its names for the methods",
+        help="only the runs of this study (`orca list studies`); methods have the study's names",
     ),
     argument("--name", metavar="NAME", help="only the runs on this data set"),
     argument("--last", action="store_true", help="only the data set of the newest run"),
@@ -92,14 +92,14 @@ ARGUMENTS = (
     argument(
         "--choose",
         metavar="KEY",
-        help="show each arm (method) at the value of this setting that has its lowest validation "
-        "error on the lowest seed; only the other seeds are shown and compared",
+        help="for each arm (method), choose the value of this setting with the lowest validation "
+        "error on one seed; only the runs of other seeds are shown and compared",
     ),
     argument(
         "--against",
         metavar="KEY=VALUE",
-        help="compare with the runs of KEY=VALUE, in pairs of runs that differ only in KEY: mean "
-        "gain, 95 %% interval, exact p-value",
+        help="compare other values of KEY with VALUE, in pairs of runs that differ only in KEY: "
+        "mean gain, 95 %% interval, exact p-value",
     ),
     argument(
         "--compare",
@@ -174,7 +174,7 @@ def _check_exclusive(arguments: argparse.Namespace) -> None:
     """Raise UsageError if the command line has options that exclude each other."""
     modes = (arguments.against, arguments.compare, arguments.baselines)
     if sum(bool(mode) for mode in modes) > 1:
-        hint = "use one of them per command; published results have no runs to compare"
+        hint = "use one of these options per command; published results have no runs to compare"
         options = "--against, --compare, --baselines"
         raise UsageError("cannot be combined with each other", where=options, hint=hint)
     key = arguments.choose

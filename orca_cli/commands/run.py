@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imports Hydra
 EXAMPLES = """\
 examples:
   orca run                                          \
-the defaults: the data set MNIST-1D and the body MiniLM, less than a minute
+the defaults: the data set MNIST-1D and the body MiniLM, about a minute
   orca run task=listops body=minilm seed=1          \
 another task; `orca list settings` explains every KEY=VALUE
   orca run task=arrays task.kind=classes task.train=my.npz    \
@@ -40,21 +40,21 @@ or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      \
 only show shapes, parameters, steps and expected time
   orca run -m metric=otdd,none seed=0,1,2           \
-a sweep of six runs; if you repeat the command, it skips the completed runs
+a sweep of six runs; if you rerun the command, it skips completed runs
   orca run -m study=alignment metric=none,otdd seed=0         \
 a part of a study (`orca list studies`); add --dry-run to see its runs
   orca run --config-dir my_conf task=mine           a task of your own, in my_conf/task/mine.yaml
   orca run -m seed='range(40)' --at-once 2          \
 a sweep of 40 runs, two at a time; for clusters see docs/cluster.md
 
-`orca --help` explains words such as metric, sweep and study. At its end a run prints the test \
-error, and compares the trained model (the transfer) with baselines, such as a random forest, that \
-it has fitted to the same data.
+`orca --help` explains words such as metric, sweep and study. At its end, a run prints the test \
+error. It also compares the trained model (the transfer) with baselines, such as a random forest, \
+that were fitted to the same data.
 
-A command that is run again skips completed runs, and resumes an interrupted run from its last \
+If you rerun a command, it skips completed runs, and resumes an interrupted run from its last \
 checkpoint. SIGTERM, SIGHUP and Ctrl-C save the state and stop the run; a second Ctrl-C stops it \
-at once. After SIGUSR1, by which a scheduler announces that it takes the machine away, the exit \
-code is 75.
+at once. SIGUSR1 (a scheduler needs the machine) also saves the state and stops the run, with exit \
+code 75.
 
 Each run of a sweep has its own process. Several machines with one folder of runs share a sweep if \
 each of them runs the same command (docs/cluster.md)."""
@@ -66,7 +66,7 @@ _FLAG_HELP = {
     "--force": "run completed runs again, in new folders",
     "--allow-inexact-resume": "resume a run even if the program, threads, packages, data or "
     "weights have changed since it started; the result records that",
-    "-q --quiet": "log warnings only, and do not draw the predictions",
+    "-q --quiet": "log warnings only, and do not print tables or matrices of predictions",
 }
 # Names, in `arguments`, of options that apply only to sweeps.
 _SWEEP_OPTIONS = ("on", "at_once", "threads", "gpus", "time_limit")
@@ -169,13 +169,13 @@ def _check_same(place: process.Place, job: Composed) -> None:
     # The content of data files is part of the identity.
     if place.identity not in ("", job.identity.run):
         raise ConfigError(
-            "this machine has other data files or settings files than the machine of the sweep",
+            "data files or settings files on this machine differ from those where the sweep began",
             where=place.label,
             hint="make the data files and the files of --config-dir the same on all machines",
         )
     if place.program not in ("", program.digest()):
         raise ConfigError(
-            "this machine has another version of the program than the machine of the sweep",
+            "this machine has another version of orca than the machine where the sweep began",
             where=place.label,
             hint="install the same version on all machines, and do not change it while the sweep "
             "runs",

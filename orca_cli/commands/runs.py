@@ -31,15 +31,16 @@ from orca_cli.terminal import Result, counted, duration, percent_or_number, size
 _LIST = """\
 examples:
   orca runs list                                all runs of ./runs (or $ORCA_RUNS)
-  orca runs list runs/digits                    the runs on one data set; or several folders
+  orca runs list runs/digits                    \
+the runs on one data set; several folders are allowed
   orca runs list --where state=failed,dead      \
 runs in these states; all states: completed, failed, interrupted, running, dead (its process was \
 killed)
   orca runs list --where metric=otdd --where train.lr=1e-4     \
 runs with these settings
 
-A state in brackets belongs to an attempt that a newer folder of the same run replaces. Lines \
-below the table show the settings of a run, or why it is not completed or cannot be read."""
+A state in brackets belongs to an old attempt: the same run has a newer folder. Lines below the \
+table show the settings of a run, or why it is not completed or cannot be read."""
 _SHOW = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
@@ -52,10 +53,10 @@ examples:
   orca runs diff runs/digits/2026-... runs/digits/2026-...
   orca runs diff 1e791e76 66f1304e          two runs by the ends of their names
 
-The command shows the settings that differ, whether you set them or the program decided them, and \
-the conditions that differ: the data of every split, the number of training samples, steps and \
-averaged models, and the version of the program. A dash means that a run lacks the entry. All \
-results are shown."""
+The command shows the settings that differ, whether you set them or the program decided them. It \
+also shows the conditions that differ: the data of every split, the number of training samples, \
+steps and averaged models, and the version of the program. A dash means that a run lacks the \
+entry. Results are shown even if they are equal."""
 # Settings that do not affect a run: descriptions of data in the files of conf/, and the rules of a
 # search in older runs.
 _DESCRIBING = ("task.data.", "source.data.", "tune.")

@@ -98,7 +98,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
     steps = f"align {counts['align']} (metric {choices['metric']}), finetune {counts['finetune']:,}"
     # The steps of all members together.
     if summary["members"] > 1:
-        steps += f" for all {summary['members']} models together, whose outputs are averaged"
+        steps += f" in total for {summary['members']} models, whose outputs are averaged"
     input_shape = shape_text(summary["input_shape"])
     grid = shape_text(summary["grid"])
     rows = {
@@ -230,7 +230,7 @@ def _conclusion(
     if is_kept:
         yield "predict", command
     elif has_table:
-        yield "predict", "not possible: this run keeps no model for new data"
+        yield "predict", "not possible: this run kept no model that can predict new data"
 
 
 def _order_text(result: Mapping[str, Any]) -> str:

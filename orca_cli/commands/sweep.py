@@ -158,7 +158,7 @@ class SweepWork:
             if outcome is None:
                 return self.runner.job(label, job)
             terminal.log.info(
-                f"{label} already completed, not run again (use --force for that): {outcome.path}"
+                f"{label} already completed, not run again (--force runs it again): {outcome.path}"
             )
             self.outcomes[label] = outcome
         return None

@@ -50,21 +50,21 @@ weights that are fine-tuned
   orca tune task=digits space=small trials=20           \
 20 trials: the default settings, and 19 draws from the space `small` (orca list spaces)
   orca tune task=ecg space=paper_roberta trials=50 metric=none      \
-the space of the ORCA paper for bodies that read text; space=FILE.yaml uses your own
+the space of the ORCA paper for bodies that read text; space=FILE.yaml uses your own space
 
 A trial is a run that does not read the test split. Trial 0 has your settings unchanged; the other \
-trials change them. A trial that falls behind the others on validation data is stopped early (by \
+trials change them. A trial that is worse than the others on validation data is stopped early (by \
 the rule ASHA). Then `orca tune` runs the best settings in the same way as `orca run`, with a test.
 
-If the command is stopped or killed, the same command continues the search. With more minutes or \
-trials it adds trials to the earlier ones."""
+If the command is stopped or killed, the same command continues the search. If you rerun it with \
+more minutes or trials, it adds trials to the earlier ones."""
 ARGUMENTS = (
     argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings, as for `orca run`; and of the search: space=NAME (the settings to try), "
-        "minutes=M (time limit), trials=N (number of trials)",
+        help="settings as for `orca run`, and settings of the search: space=NAME (the settings to "
+        "try), minutes=M (time limit), trials=N (number of trials)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
@@ -130,7 +130,7 @@ def _failures(search: Search) -> Iterator[OrcaError]:
     failed_count = search.count("failed")
     if failed_count:
         message = f"{counted(failed_count, 'trial')} failed"
-        hint = "fix the cause and rerun the command, which runs them again"
+        hint = "fix the cause and rerun the command, which repeats the failed trials"
         yield SweepError(message, where="tune", hint=hint)
 
 
@@ -263,7 +263,7 @@ class _Trials:
             note = ""
             if self.search.is_over(trial):
                 note = (
-                    f"stopped: the last run needs the rest of the {self.search.minutes:g} minutes"
+                    f"stopped: the final run needs the rest of the {self.search.minutes:g} minutes"
                 )
             self.search.end(trial, "waiting", note=note)
             return
@@ -302,7 +302,7 @@ class _Trials:
             return DataError(
                 f"the validation {error['name']} is undefined",
                 where=f"trial {trial.number}",
-                hint="provide more validation samples, or use all samples: train.folds=5",
+                hint="provide more validation samples, or validate on all samples: train.folds=5",
             )
         selected = result["selected"]
         facts = {

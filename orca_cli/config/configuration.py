@@ -79,7 +79,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
     # The first name in alphabetical order, so that the message does not change from run to run.
     for name in sorted(program_files.keys() & user_files.keys()):
         where = str(user_files[name])
-        message = f"has the name of the program's own {group} '{name}'"
+        message = f"has the same name as the program's own {group} '{name}'"
         raise ConfigError(message, where=where, hint="rename it")
     files = program_files | user_files
     return dict(sorted(files.items()))
@@ -278,7 +278,7 @@ def variants(group: str, extra: Path | None = None) -> dict[str, Variant]:
                 continue
             if name in by_name:
                 raise ConfigError(
-                    f"has the name of the variant '{name}' in the file of task={task}",
+                    f"has the same name as the variant '{name}' in the file of task={task}",
                     where=str(by_name[name].path),
                     hint="rename it",
                 )
@@ -447,7 +447,7 @@ def _text(path: Path) -> str:
         raise ConfigError(
             f"has more bytes than the limit of {_MOST_BYTES:,}",
             where=str(path),
-            hint="make it smaller: a file of settings normally has a page of text",
+            hint="make it smaller: a settings file normally has about a page of text",
         )
     # Hydra's reader would treat the mark as a part of the first key.
     if encoded.startswith(codecs.BOM_UTF8):

@@ -96,16 +96,17 @@ class Predictor:
     pooling: Annotated[
         str,
         OneOf(("mean", "class_token")),
-        "Features of a sample, unless its targets are dense: mean (over all tokens that are not "
-        "padding) or class_token (the features of the class token, which text bodies have).",
+        "How the features of a sample's tokens become one vector (not for dense targets). mean: "
+        "their mean without padding; class_token: the class token's features (text bodies only).",
     ] = "mean"
     init: Annotated[
         str,
         OneOf(("random", "ridge", "auto")),
-        "Start of the predictor. random: random weights, as in the paper; ridge (kinds classes, "
-        "labels and values): a ridge regression on the features of the training samples before the "
-        "first step, which the run may also keep as its final weights; auto: ridge if the embedder "
-        "starts as the body's own input layer or has features of the whole sample (filter bank).",
+        "Initial weights of the predictor. random: random weights, as in the paper; ridge (kinds "
+        "classes, labels and values): a ridge regression that is fitted to the features of the "
+        "training samples, and which the run may also keep as its final weights; auto: ridge if "
+        "the embedder starts as the body's own input layer or has features of the whole sample (as "
+        "the filter bank has), else random.",
     ] = "random"
 
 
@@ -131,10 +132,10 @@ class Align:
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay of the alignment."] = 0.0
     decay_every: Annotated[
-        Count, "The learning rate is multiplied by align.decay_factor after every N epochs."
+        Count, "N: the learning rate is multiplied by align.decay_factor after every N epochs."
     ] = 20
     decay_factor: Annotated[
-        float, Interval(gt=0, le=1), "Factor on the learning rate after align.decay_every epochs."
+        float, Interval(gt=0, le=1), "Factor on the learning rate every align.decay_every epochs."
     ] = 0.2
     max_samples: Annotated[
         Count | None,
@@ -144,8 +145,8 @@ class Align:
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Number of target classes in one comparison with the source; each class has points in "
-        "proportion to its size. 0: all classes; null: one or all, as the metric needs (the metric "
-        "otdd then draws up to metric.classes classes for each of its samples, at every step).",
+        "proportion to its size. 0: all classes; null: one or all, as the metric needs (otdd "
+        "gets all, and draws up to metric.classes of them for each random sample of points).",
     ] = None
     unit_gradient: Annotated[
         bool,
@@ -187,8 +188,9 @@ class Align:
     ] = "given"
     pseudo_labels: Annotated[
         AtLeastTwo | None,
-        "Number of k-means clusters that replace targets other than classes (one number per "
-        "sample: quantile bins). null: the number of classes of the source.",
+        "Number of pseudo-labels, which replace targets other than classes: k-means clusters of "
+        "the targets, or quantile bins if a sample has one number. null: the number of source "
+        "classes.",
     ] = None
     check_every: Annotated[
         Count,
@@ -266,7 +268,7 @@ class Train:
         "no clipping; null: decided by the setting budget.",
     ] = None
     eval_batch_size: Annotated[
-        Count, "Samples per forward pass in which no weights are trained, as in the test."
+        Count, "Samples per forward pass outside training, such as in validation and test."
     ] = 256
     select: Annotated[
         str,
@@ -285,7 +287,7 @@ class Train:
         Any,
         Takes(Literal["auto"] | bool),
         "Train on the validation samples as well; the run then has no validation error. auto: true "
-        "if no choice depends on these samples and they were drawn from the training data.",
+        "if these samples were drawn from the training data and no choice depends on them.",
     ] = "auto"
     folds: Annotated[
         CountOrZero | None,
@@ -302,8 +304,8 @@ class Train:
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
-        "Split on which the best epoch is chosen. With test, as in the released code, every "
-        "reported error is too low.",
+        "Split on which the best epoch is chosen. test, as in the paper's code, makes every "
+        "reported error too low.",
     ] = "validation"
     checkpoint_s: Annotated[
         NotNegative, "Seconds between checkpoints, from which an interrupted run can resume."
@@ -336,8 +338,8 @@ class Config:
     ] = 0
     device: Annotated[
         Device,
-        "Device to compute on. auto: CUDA if this machine has it, else the CPU. A device that is "
-        "set but absent is an error.",
+        "Device to compute on. auto: CUDA if this machine has it, else the CPU. The run fails if "
+        "the machine lacks the device that you set.",
     ] = "auto"
     precision: Annotated[
         str,
@@ -349,26 +351,27 @@ class Config:
     protocol: Annotated[
         str,
         OneOf(("clean", "paper", "release")),
-        "Way to train and to measure errors: sound practice (clean), as the paper reports (paper), "
-        "or as the released code does (release). Its settings override the settings of the parts.",
+        "How to train and to measure errors. clean: by sound practice; paper: as the paper "
+        "reports; release: as the paper's code does. A protocol overrides settings of the task, "
+        "the body and other choices.",
     ] = "clean"
     budget: Annotated[
         Any,
         Takes(Literal["quick", "normal", "thorough"] | Positive),
-        "Length of the training with protocol=clean: decides the settings of train that are null, "
-        "from the number and the length of the samples (docs/budget.md). A number is the minutes "
-        "that a run may take on this machine. Settings of train that are set keep their values.",
+        "Length of the training with protocol=clean. It decides those settings train.* that are "
+        "null, from the number and the length of the samples (docs/budget.md). A number is the "
+        "time in minutes that a run may take on this machine.",
     ] = "normal"
     test: Annotated[
         bool,
-        "Open the test split once, at the end of the run. false: the run has a validation error "
-        "and no test error, like the trials of a search.",
+        "Read the test split once, at the end of the run. false: the run has a validation error "
+        "but no test error, like the trials of a search.",
     ] = True
     baselines: Annotated[
         str,
         OneOf(("none", "simple", "all")),
         "Baselines to fit to the same data (docs/baselines.md). simple: linear, forest, ridges on "
-        "the features of embedder and body, boosting for tables and, if the extra peers is "
+        "the features of embedder and body, boosting for tables and, if the extra `peers` is "
         "installed, MiniRocket for series; all: MiniRocket for long series too. Baselines do not "
         "change the run; the program adds missing baselines to a completed run.",
     ] = "simple"

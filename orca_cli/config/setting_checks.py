@@ -82,7 +82,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     # A user who sets a budget other than the default expects an effect.
     if config.budget != Config.budget and config.protocol != "clean":
         message = (
-            f"has no effect with protocol={config.protocol}, which sets the length of training"
+            f"has no effect with protocol={config.protocol}, which decides the training length"
         )
         yield f"budget={config.budget}", message
     if train.decay_epochs is not None and train.decay_epochs < warmup_epochs:

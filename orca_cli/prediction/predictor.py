@@ -228,7 +228,7 @@ class Predictor:
         """Return targets as Batch.y; if `y` is None, the targets that the new data contain."""
         has_padded_maps = self.decoder.is_map and getattr(self.preprocessing, "has_masks", False)
         if y is not None and has_padded_maps:
-            message = "maps of padded samples do not show where the samples end"
+            message = "dense targets as an array do not show where padded samples end"
             raise DataError(message, where="y", hint="use a file with both samples and targets")
         targets = new.targets() if y is None else self._encoded(y)
         if targets is None:

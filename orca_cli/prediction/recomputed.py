@@ -81,7 +81,8 @@ def recompute(run: Path) -> Recomputed:
     parts.check_admitted(error_node, "task.error")
     is_node = isinstance(error_node, (dict, str, type(None)))
     if not error_record or kind not in KINDS or not is_node:
-        raise DataError("the run's records do not name its error", where=str(run), hint=_HINT)
+        message = "the run's records do not say which error was measured"
+        raise DataError(message, where=str(run), hint=_HINT)
     # outputs [n, K, ...], targets [n, ...] and, for samples cut from records, groups [n].
     saved_arrays = _numbers_in(run / predictions_file)
     protocol = str(settings.get("protocol"))

@@ -109,10 +109,11 @@ def _over_sets(comparison: Comparison) -> Layout:
         gain_entry = Entry(text=gain_text(arm.gain, 1), best=is_sure(arm))
         rows.append(Line(names=[clean(arm.arm)], entries=[gain_entry, *map(Entry, texts)]))
     caption = (
-        f"gain: error with {axis}={baseline} less the arm's error, so above 0 the arm is better. "
+        f"gain: error with {axis}={baseline} minus the arm's error; above 0, the arm is better. "
         "Both runs of a pair have the same seed, settings, data and training length, except for "
-        f"differences that {axis} causes. Shown is the mean [95 % t interval] over data sets, each "
-        "with the mean over its seeds and settings, or over the seeds of a single data set. "
+        f"differences that {axis} causes. Shown: mean [95 % t interval] over data sets "
+        "(each data set counts with the mean over its seeds and settings), or over the seeds if "
+        "there is only one data set. "
         "points: percentage points. % of the error: the difference divided by the mean of both "
         "errors. wins/ties/losses: number of data sets with a gain above, equal to and below 0. "
         "p: exact sign-flip test. Holm: p corrected for the number of arms. "
@@ -206,7 +207,7 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
             n_pairs += arm.pairs
         pairs_text = counted(n_pairs, "pair")
         notes.append(
-            f"left out: {n_same} of {pairs_text}, whose two runs are the same computation (equal "
+            f"left out: {n_same} of {pairs_text}, since both runs were the same computation (equal "
             "final weights)"
         )
     if comparison.left_out:
@@ -216,8 +217,8 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(
-            "these runs were made by several versions of the program, but both runs of a pair by "
-            f"the same version: {programs}"
+            "several versions of the program made these runs, but both runs of a pair have the "
+            f"same version: {programs}"
         )
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")

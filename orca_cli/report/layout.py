@@ -223,8 +223,8 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     if chosen_on_test:
         tasks = ", ".join(sorted(chosen_on_test))
         alarms.append(
-            f"The test split chose the weights of {tasks}: these errors are too low and not "
-            "comparable with others."
+            f"The weights of {tasks} were chosen on the test split: these errors are too low and "
+            "not comparable with others."
         )
     # A single layout is both the first and the last.
     framed_layouts = list(layouts)
@@ -383,7 +383,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     for row, cell in cells:
         for run in cell.hidden:
             yield (
-                f"{row.method}, seed {run.seed}: runs differ in something that no setting shows "
+                f"{row.method}, seed {run.seed}: runs with equal settings differ in something else "
                 f"(such as a changed YAML or data file); the newest counts, not {run.path}"
             )
 
@@ -425,6 +425,5 @@ def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     if differing:
         names = " and ".join(sorted(differing))
         yield (
-            f"methods differ in {names}, although no setting explains it; such runs do not count "
-            "for bold and *"
+            f"methods differ in {names}, and no setting explains why; bold and * ignore such runs"
         )

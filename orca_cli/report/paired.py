@@ -28,8 +28,8 @@ _ARM_GROUPS = ("source", "metric", "finetune")  # groups that an arm of a study 
 _COMMON = ("task", "seed", "protocol", "state", SET, TEST_SET, PROGRAM)
 _DECIDED = "decided"  # name of the arm whose runs decided the setting themselves
 _REPEAT = (
-    "run both arms on the same data, with the same train.epochs and train.members, and with one "
-    "version of the program (--any-program also pairs runs of different versions)"
+    "run both arms on the same data, with the same train.epochs, train.members and version of the "
+    "program (--any-program also pairs runs of different versions)"
 )
 
 
@@ -385,7 +385,7 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
     for set_name, n_ways in counts.items():
         if n_ways > 1:
             message = (
-                f"'{set_name}' was measured in {n_ways} ways, which would count as {n_ways} data "
+                f"'{set_name}' was measured in {n_ways} ways, so it would count as {n_ways} data "
                 "sets"
             )
             hint = "select one with --where protocol=..., or another setting in which runs differ"

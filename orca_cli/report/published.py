@@ -55,7 +55,7 @@ def with_published(table: Table, path: Path) -> Table:
                 remark = "real data, ours are synthetic" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
-        task_names = ", ".join(sorted(published_tasks)) or "it has no lines"
+        task_names = ", ".join(sorted(published_tasks)) or "the file has no lines"
         hint = "`orca report` shows the tasks"
         if published_tasks and in_percent:
             hint = suggest(min(published_tasks), in_percent)
@@ -109,5 +109,5 @@ def _published_result(
     error = float(error_text)
     # A fraction above 1 was most likely meant in per cent.
     if error > 1 and in_percent.get(task):
-        raise ValueError(f"the error {error:g} is above 1, but must be a fraction")
+        raise ValueError(f"the error must be a fraction between 0 and 1, got {error:g}")
     return _PublishedResult(task=task, method=method, error=error, source=source)

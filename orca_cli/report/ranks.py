@@ -247,8 +247,8 @@ def layout_of(ranking: Ranking) -> Layout:
         rows.append(Line(names=[clean(standing.method)], entries=entries))
     caption = (
         "rank: mean rank over tasks, 1 is best. The other columns compare the method that ranks "
-        "first with the method of the row: its mean gain in % of the mean of both errors; the "
-        "number of tasks that it wins, ties and loses; p of the exact sign-flip test over tasks. "
+        "first with the method of the row: gain of the first method, in % of the mean of both "
+        "errors; number of tasks that it wins, ties and loses; p of the exact sign-flip test. "
         "Holm: p corrected for all pairs of methods. Bold and *: the two methods differ on at "
         f"least {LEAST} tasks, and p <= {LARGEST_P} after this correction."
     )

@@ -22,9 +22,9 @@ KEY_HINT = "use a setting that the runs have; `orca runs show RUN` lists the set
 RATE = "train.lr"
 # The error of 50 samples has a standard error of up to 7 points.
 FEW = 50  # a choice by fewer validation samples is mostly luck
-_EDGE = "(edge): the lowest or highest value that was run, so a better value may lie beyond it"
+_EDGE = "(edge): the lowest or highest value that was run; values beyond it may be better"
 _LUCK = (
-    f"chosen by fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
+    f"chosen on fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
     "all training samples)"
 )
 _ALONE = "not compared, since no other seed was run with the chosen value"
@@ -265,8 +265,8 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
     if not judges:
         raise DataError(
             clean(
-                f"no other seed was run with the {key} that was {chosen_on}, so no run is left to "
-                "compare"
+                f"no run is left to compare: no other seed was run with the value of {key} that "
+                f"was {chosen_on}"
             ),
             where="--choose",
             hint=f"run other seeds: `orca run -m {key}=... seed=1,2,3`",
@@ -371,7 +371,8 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
 def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
     """Return notes on the limits of choices, each with the arms that it concerns."""
     unlike = (
-        f"left out of the choice, since more than {chosen_key} differs from the arm's other runs"
+        "left out of the choice, since it differs from the arm's other runs in more than "
+        f"{chosen_key}"
     )
     # Reason -> names of arms.
     limits: dict[str, list[str]] = {_EDGE: [], _LUCK: [], _ALONE: [], unlike: []}

@@ -167,7 +167,7 @@ class RunDirectory:
             if self._allow_inexact:
                 return record | {"inexact": [FINGERPRINT]}
             raise FingerprintError(
-                "cannot check the conditions under which this run started: their record "
+                "cannot check whether conditions have changed since this run started: the file "
                 f"{error.what}",
                 where=str(path),
                 hint=_RESUME_HINT,
@@ -239,7 +239,7 @@ class RunDirectory:
             if storage.verify_folder(folder, extra_allowed=True) != self.name.identity:
                 raise ChecksumError("belongs to another run", where=str(folder))
         except ChecksumError as error:
-            log.warning(f"{stage}: damaged, running it again: {error}")
+            log.warning(f"{stage}: files are damaged, so this stage is run again: {error}")
             # The manifest is moved first: without it the stage counts as unfinished.
             for damaged_file in [manifest, folder / SUMMARY, *folder.glob("*.safetensors")]:
                 if damaged_file.exists():

@@ -87,7 +87,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
-            raise TypeError("it is not preprocessing")
+            raise TypeError("it is not a class of preprocessing")
         return cast(Preprocessing, _typed(owner, record["values"], arrays, ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -276,7 +276,7 @@ def cached(
             try:
                 verify_folder(path)
             except ChecksumError as error:
-                say(f"damaged cache entry, making it again: {error}")
+                say(f"a cache entry is damaged and is computed again: {error}")
                 quarantine(path)
                 is_whole = False
         yield is_whole

@@ -134,7 +134,7 @@ def test_of_a_run_only_the_probe_needs_the_checkpoint(made, kept, refused, reque
     x = np.load(made / "test.npz")["x"]
     assert len(orca_cli.load(kept, model="features").outputs(x)) == TEST
     words = ["predict", kept, made / "test.npz", "--model", "probe"]
-    refused(10, words, "takes features of the pretrained body and needs its checkpoint", "--checkp")
+    refused(10, words, "takes features of the body and needs the body's checkpoint", "--checkp")
     assert len(orca_cli.load(kept, model="probe", checkpoint=str(aside)).outputs(x)) == TEST
 
 

@@ -93,7 +93,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     # A lost candidate is written again, which does not change the record.
     storage.remove(done.folder / "candidates" / "forest")
     again = run(*words)
-    assert "computing the baselines that it lacks, forest" in again.err
+    assert "computing its missing baselines (forest)" in again.err
     assert {**again.result, "seconds": None} == {**result, "seconds": None}
     model = done.folder / "candidates" / "forest" / "model.safetensors"
     code, out, _ = orca("doctor", done.folder)
@@ -138,7 +138,7 @@ def test_a_run_that_keeps_no_weights_keeps_no_candidates(run, short, environment
     assert not any(candidate["kept"] for candidate in done.result["candidates"])
     _, below = table_of(done.out)
     assert done.result["leader"] is None
-    assert "predict not possible: this run keeps no model for new data" in below
+    assert "predict not possible: this run kept no model that can predict new data" in below
     assert "not run again" in run(*short, "keep_weights=false").err
 
 

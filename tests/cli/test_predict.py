@@ -295,7 +295,7 @@ def test_a_run_without_its_weights_does_not_predict(classes, run, orca, refused,
     assert orca("doctor", first.folder)[0] == 0
     test = classes.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
-    message = "contains no completed run on your own data"
+    message = "contains no usable run: a completed run on your own data"
     refused(11, ["predict", environment, test, "--best"], message)
     assert "already completed" in run(*classes.words).err  # the same experiment
     assert first.result["weights_sha256"] == classes.result["weights_sha256"]

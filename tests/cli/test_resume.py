@@ -63,7 +63,9 @@ def test_resumed_run_has_the_same_bits(
     assert {key: done.result[key] for key in KEYS} == {key: uninterrupted[key] for key in KEYS}
     assert [line["epoch"] for line in curve(folder)] == [1, 2, 3, 4]
     assert not list(folder.rglob(".tmp-*"))
-    assert ("align: damaged, running it again" in done.err) == (number == signal.SIGINT)
+    assert ("align: files are damaged, so this stage is run again" in done.err) == (
+        number == signal.SIGINT
+    )
 
 
 def change_fingerprint(folder, key, value):

@@ -92,7 +92,9 @@ def test_a_job_by_another_program_than_its_sweep_is_refused(start, environment, 
     with os.fdopen(readable) as pipe:
         report = pipe.read()
     assert job.returncode == 10, err
-    assert "this machine has another version of the program than the machine of the sweep" in report
+    assert (
+        "this machine has another version of orca than the machine where the sweep began" in report
+    )
     assert not environment.exists()
 
 

@@ -188,7 +188,7 @@ def test_without_an_answer_get_says_how_to_place_the_file(workspace, mine, get, 
     first, second = err.splitlines()[-2:]
     for words in ("mine/a.npz", "/page: sent a web page", "/none: HTTP 404"):
         assert words in first
-    assert second == "orca: error: mine/b.npz: has no known address to fetch it from"
+    assert second == "orca: error: mine/b.npz: cannot be fetched: no address is known"
     assert out.splitlines()[-3:-1] == [
         f"to get mine by hand: ask me for {mine}",
         "  from https://three.org/drive",

@@ -19,7 +19,7 @@ WITHOUT_REPORT = {
     "lost": (Ended(lost="the node has gone"), "failed", 1, "the node has gone"),
     "over its limit": (Ended(status=-9, over_limit=True), "failed", 1, "exceeded --time-limit and had to be killed"),
     "exit code": (Ended(status=7, last_words="one\ntwo"), "failed", 7, "the process exited with code 7: two"),
-    "out of memory": (Ended(status=-9), "failed", 1, "killed by SIGKILL, probably since memory ran out"),
+    "out of memory": (Ended(status=-9), "failed", 1, "killed by SIGKILL, probably because memory ran out"),
     "crashed": (Ended(status=-11), "failed", 1, "the process was killed by SIGSEGV"),
     "stopped with the sweep": (Ended(status=-15), "interrupted", 143, "stopped by SIGTERM before it began"),
 }  # fmt: skip

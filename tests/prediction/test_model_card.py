@@ -20,17 +20,17 @@ def loaded():
 @pytest.mark.parametrize(
     ("selected", "sentence"),
     [
-        ({"on": "validation", "by": "best"}, "Weights were chosen on the validation split"),
-        ({"on": "test", "by": "last"}, "Weights were validated on the test split"),
-        ({"on": "nothing", "by": "last"}, "Weights are those of the last step"),
-        ({"on": "folds", "by": "last"}, "Validated by folds"),
+        ({"on": "validation", "by": "best"}, "The weights were chosen on the validation split"),
+        ({"on": "test", "by": "last"}, "The weights were validated on the test split"),
+        ({"on": "nothing", "by": "last"}, "The weights are from the last step"),
+        ({"on": "folds", "by": "last"}, "Each fold's model was validated on"),
     ],
 )
 def test_a_card_says_how_the_weights_were_chosen(loaded, selected, sentence):
     result = loaded.record.result | {"selected": selected}
     card = model_card(replace(loaded, record=replace(loaded.record, result=result)))
     assert sentence in card
-    assert card.count("Weights ") + card.count("Validated by") == 1
+    assert card.count("The weights ") + card.count("Each fold's model") == 1
 
 
 @pytest.mark.parametrize("count", [2, 50, 51, 120])

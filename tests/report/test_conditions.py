@@ -174,7 +174,7 @@ def test_runs_that_are_not_alike_earn_no_mark_and_no_rank(two_programs):
     table = table_of(two_programs)
     assert not any(row.cells[0].earned for row in table.rows)
     (note,) = [note for note in notes_of(table) if "methods differ" in note]
-    assert note.startswith("digits: methods differ in program, although no setting explains it")
+    assert note.startswith("digits: methods differ in program, and no setting explains why")
     assert rank(table).holes == {"digits": ["methods differ in program"]}
     rows = read_json("report", two_programs, "--any-program")["rows"]
     assert [row["metric"] for row in rows if row["cells"][0]["earned"]] == ["otdd"]
@@ -202,7 +202,9 @@ def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
     words = ("report", tmp_path, "--choose", "train.lr")
     (row,) = read_json(*words)["rows"]
     assert row["cells"][0]["chosen"] == "0.0002"
-    reason = "left out of the choice, since more than train.lr differs from the arm's other runs"
+    reason = (
+        "left out of the choice, since it differs from the arm's other runs in more than train.lr"
+    )
     assert f"{reason}: digits minilm otdd full 0.001 ({name})" in report(*words[1:])
     assert "--any-program" not in report(*words[1:])
     if name == "program":

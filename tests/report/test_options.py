@@ -114,12 +114,12 @@ def test_the_first_line_says_how_rates_were_chosen(rated):
 
 
 LIMITS = {  # start of a note -> arms that it names
-    "(edge): the lowest or highest value that was run, so a better value may lie beyond it": [
+    "(edge): the lowest or highest value that was run; values beyond it may be better": [
         "few minilm otdd full 5e-05",
         "plain minilm otdd full 5e-05",
         "sparse minilm otdd full 0.0001",
     ],
-    "chosen by fewer than 50 validation samples": ["few minilm none full (5)"],
+    "chosen on fewer than 50 validation samples": ["few minilm none full (5)"],
     "not compared, since no other seed was run with the chosen value": [
         "plain minilm mmd full 0.0001"
     ],
@@ -202,7 +202,7 @@ def test_formats_for_people_say_where_others_report(shown, form):
         ("digits,m,12 %,s", "line 2.*to float: '12 %'.*0.1939"),
         ("digits,m,0.1,", "a field is empty"),
         ("digits,m,inf,s", "a field is empty, or the error 'inf' is not finite"),
-        ("digits,m,19.39,s", "error 19.39 is above 1.*0.1939"),
+        ("digits,m,19.39,s", "got 19.39.*0.1939"),
         ("digit,m,0.1,s", "the report has no task.*did you mean 'digits'"),
     ],
 )
@@ -262,7 +262,7 @@ REFUSALS = [
     (
         ["rates", "--choose", "train.lr"],
         11,
-        "no other seed was run with the train.lr that was chosen by validation error on seed 0, so",
+        "no other seed was run with the value of train.lr that was chosen by validation error on seed 0",
     ),
 ]
 

@@ -174,7 +174,7 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     comparison = compared(tmp_path)
     (block,) = comparison.blocks
     assert (block.seeds, block.gains, comparison.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
-    same = "whose two runs are the same computation (equal final weights)"
+    same = "since both runs were the same computation (equal final weights)"
     assert f"left out: 2 of 4 pairs, {same}" in report(tmp_path, "--against", "metric=none")
 
 

@@ -141,7 +141,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
     )
     notes = " ".join(notes_of(table))
     assert "older attempts that do not count" in notes
-    assert "seed 1: runs differ in something that no setting shows" in notes
+    assert "seed 1: runs with equal settings differ in something else" in notes
 
 
 @pytest.mark.parametrize(

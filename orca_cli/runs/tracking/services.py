@@ -92,7 +92,7 @@ class Guarded:
         if state != "completed":
             patience_s = min(patience_s, _LAST_PATIENCE_S)
         if not self._done.wait(patience_s):
-            self._lose(f"did not take all lines within {patience_s:g} s of the run's end")
+            self._lose(f"did not record all curves within {patience_s:g} s after the run's end")
 
     def _work(self) -> None:
         """Pass on calls until the last call, in the thread; a failure closes the recorder."""
@@ -127,8 +127,8 @@ class Guarded:
             return
         self._lost.set()
         log.warning(
-            f"tracker {self._name}: {reason}; the run continues without it, with its curves in"
-            " metrics.jsonl"
+            f"tracker {self._name}: {reason}; the run continues without the tracker, and writes its"
+            " curves to metrics.jsonl only"
         )
 
 
@@ -208,7 +208,7 @@ def wandb(
     folder: Path,
     settings: Mapping[str, Any],
     mode: Annotated[
-        Literal["offline", "online"], "Whether lines are sent to W&B during the run."
+        Literal["offline", "online"], "online: lines are sent to W&B during the run; offline: not."
     ] = "offline",
     project: Annotated[str, "The W&B project."] = "orca",
     entity: Annotated[str | None, "W&B account or team; null: the account of the key."] = None,

@@ -335,7 +335,7 @@ def _with_baselines(
         state = "skipped"
         work = "not run again (--force runs it again)"
         if lacking_names:
-            work = f"computing its missing baselines ({', '.join(lacking_names)})"
+            work = f"computing its missing baselines {', '.join(lacking_names)}"
         terminal.log.info(f"already completed, {work}: {folder.path}")
     else:
         built = validated.built

@@ -84,7 +84,7 @@ def with_fraction(task: TaskData, fraction: float | None, seed: int) -> TaskData
     manner = f"task.train_fraction={fraction:g}"
     consequence = ""
     if classes is not None:
-        manner += ", every class in proportion"
+        manner += ", stratified by class"
         # A part with fewer samples than classes cannot contain every class.
         drawn_classes = np.unique(classes[drawn.train])
         num_lost = len(np.unique(classes)) - len(drawn_classes)

@@ -99,7 +99,7 @@ def refuse_rows(missing: np.ndarray, what: str, where: str, hint: str = "") -> N
         return
     first_row = missing.argmax() + 1
     raise DataError(
-        f"rows without a {what}: {missing.sum()}, the first is row {first_row}",
+        f"has rows without a {what}: {missing.sum()} in total, the first is row {first_row}",
         where=where,
         hint=hint,
     )

@@ -135,13 +135,13 @@ def check_array(
     sizes = ", ".join(map(str, shape))
     form = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
     subject = what or "array"
-    expected = f"expected {dtype} {form}"
+    expected = f"expected {dtype} of shape {form}"
     if not isinstance(array, np.ndarray):
         raise fault(f"{subject} is of type {type(array).__name__}; {expected}", where)
     # Booleans, integers and floats: neither complex numbers nor objects.
     has_type = array.dtype.kind in "biuf" if dtype == "numbers" else array.dtype == dtype
     if not has_type or not _has_shape(array, shape):
-        raise fault(f"{subject} is {array.dtype} {array.shape}; {expected}", where)
+        raise fault(f"{subject} has dtype {array.dtype} and shape {array.shape}; {expected}", where)
     if holds == "finite" and not np.isfinite(array).all():
         raise fault(f"{what} contains NaN or infinite values".strip(), where)
     if holds == "binary" and not np.isin(array, (0, 1)).all():
@@ -178,7 +178,11 @@ def class_numbers(
         values = np.empty(0, object)
     # Floats pass this check; fractions and NaN are refused below, as labels out of range.
     if values.shape not in ((n,), (n, 1)) or values.dtype.kind not in "iuf":
-        raise fault(f"labels are {values.dtype} {values.shape}; expected integers ({n},)", where)
+        raise fault(
+            f"labels have dtype {values.dtype} and shape {values.shape};"
+            f" expected integers of shape ({n},)",
+            where,
+        )
     values = values.reshape(-1)
     is_class = np.isin(values, np.arange(first, first + num_classes))
     if not is_class.all():

@@ -282,7 +282,7 @@ def fit_inputs(
     if how == "linear" and x.ndim != 3:
         extent = described_extent(x.shape[2:])
         raise ConfigError(
-            f"linear applies to sequences only, but the inputs have the extent {extent}",
+            f"linear applies to sequences only, but each channel of the inputs is {extent}",
             where="task.gaps",
             hint="use task.gaps=mean",
         )
@@ -294,9 +294,9 @@ def fit_inputs(
     unknown_channels = np.flatnonzero(np.isnan(moments.mean))
     if len(unknown_channels) > 0:
         raise DataError(
-            f"has only NaN in channel {listed(unknown_channels)} of the training split",
+            f"has channels with only NaN in the training split: {listed(unknown_channels)}",
             where=where,
-            hint="remove this channel",
+            hint="remove these channels",
         )
     deviations = np.sqrt(moments.variance)
     # Sums of many equal numbers have rounding errors; such a small deviation is not variation in
@@ -304,8 +304,8 @@ def fit_inputs(
     is_constant = deviations <= 1e-12 * np.abs(moments.mean)
     warnings = []
     if is_constant.any():
-        constant_channels = listed(np.flatnonzero(is_constant))
-        warnings.append(f"warning: channel {constant_channels} is constant in the training split")
+        channels = listed(np.flatnonzero(is_constant))
+        warnings.append(f"warning: channels that are constant in the training split: {channels}")
     flagged: tuple[int, ...] = ()
     if indicator:
         channels_with_gaps = np.flatnonzero(moments.num_missing)

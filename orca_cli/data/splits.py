@@ -65,7 +65,7 @@ def marked_rows(
         hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
     )
     if for_training and "train" not in marked:
-        raise DataError("has no training row", where=where, hint=f"mark some with 'train'{hint}")
+        raise DataError("has no training row", where=where, hint=f"mark rows with 'train'{hint}")
     return marked
 
 
@@ -107,7 +107,7 @@ def split(
         settings = ", ".join(keys)
         raise DataError(
             f"the sizes ({sizes}, {max(n_train, 1)} for training) add up to more than"
-            f" the {n_samples} available",
+            f" the {n_samples} available samples",
             where=keys[0],
             hint=f"change {settings}",
         )
@@ -262,7 +262,7 @@ def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
         shared = np.intersect1d(groups[where], groups[compared])
         if len(shared) > 0:
             raise DataError(
-                f"group '{shared[0]}' is also in {compared}; shared groups: {len(shared)}",
+                f"group '{shared[0]}' is also in {compared} ({len(shared)} shared in total)",
                 where=where,
                 hint="put all rows of a group into one split",
             )

@@ -71,7 +71,8 @@ class TargetForm:
         num_new = is_new.sum()
         if num_new > 0:
             raise DataError(
-                f"labels that do not occur in training: {num_new}, {first_of(is_new, labels)}",
+                f"contains labels that do not occur in training: {num_new} in total,"
+                f" {first_of(is_new, labels)}",
                 where=where,
                 hint=f"use labels that occur in training, such as {self.classes[0]!r},"
                 " add training samples, or remove these samples",
@@ -88,9 +89,9 @@ class TargetForm:
             expected_shape = f"(n{self._sizes()})"
             raise DataError(
                 f"classes have shape {y.shape} and dtype {y.dtype},"
-                f" expected integers {expected_shape}",
+                f" expected integers of shape {expected_shape}",
                 where=where,
-                hint="store real-valued targets as float32",
+                hint="if the targets are real numbers, store them as float32",
             )
         integers = y.astype(np.int64)
         # While K is unknown, every class number passes that float64 can represent exactly.
@@ -103,9 +104,10 @@ class TargetForm:
         num_wrong = is_wrong.sum()
         if num_wrong > 0:
             raise DataError(
-                f"class numbers outside 0..{highest}: {num_wrong}, {first_of(is_wrong, integers)}",
+                f"contains class numbers outside 0..{highest}: {num_wrong} in total,"
+                f" {first_of(is_wrong, integers)}",
                 where=where,
-                hint=f"correct them; in maps, mark ignored positions with {IGNORED_CLASS}"
+                hint=f"correct them; mark ignored positions of dense targets with {IGNORED_CLASS}"
                 " (-1 often marks the hidden targets of a competition)",
             )
         return integers
@@ -128,7 +130,7 @@ class TargetForm:
             raise DataError(
                 f"{self.kind} have shape {y.shape} and dtype {y.dtype}, {self._expected()}",
                 where=where,
-                hint="store dense targets with the extent of the inputs,"
+                hint="store dense targets for every position of the inputs,"
                 " and values or labels with one column for each output",
             )
         check_finite(y, where, allow_nan=self.missing)
@@ -138,7 +140,8 @@ class TargetForm:
             num_wrong = is_wrong.sum()
             if num_wrong > 0:
                 raise DataError(
-                    f"labels that are neither 0 nor 1: {num_wrong}, {first_of(is_wrong, y)}",
+                    f"contains labels that are neither 0 nor 1: {num_wrong} in total,"
+                    f" {first_of(is_wrong, y)}",
                     where=where,
                     hint="if each sample has one class, use task.kind=classes",
                 )
@@ -148,7 +151,10 @@ class TargetForm:
         """Return the shapes that `numbers` accepts, as text."""
         sizes = self._sizes()
         single_output = f"(n{sizes or ','})"
-        return f"expected {single_output} or (n, {self.num_outputs or 'K'}{sizes}) of real numbers"
+        return (
+            f"expected real numbers of shape {single_output}"
+            f" or (n, {self.num_outputs or 'K'}{sizes})"
+        )
 
     def _sizes(self) -> str:
         """Return the extent as the end of a shape's text, such as ", 8, 8"."""
@@ -160,7 +166,7 @@ class TargetForm:
         if self.kind == "maps":
             description = f"real-valued targets of {num_outputs} x {described_extent(self.extent)}"
         elif self.kind == "class_maps":
-            description = f"{num_outputs} classes at every position"
+            description = f"one of {num_outputs} classes at every position"
         elif self.kind == "values":
             description = f"{counted(num_outputs, 'number')} per sample"
         else:
@@ -182,7 +188,9 @@ class TargetForm:
             absent_labels = np.flatnonzero(~is_present)
             if len(absent_labels) > 0:
                 absent_names = listed(label_names[label] for label in absent_labels)
-                warnings.append(f"warning: label {absent_names} has no {adjective} training sample")
+                warnings.append(
+                    f"warning: labels without a {adjective} training sample: {absent_names}"
+                )
         return warnings
 
 
@@ -215,7 +223,7 @@ def fit_targets(
         raise ConfigError(
             "applies only to classes, and to dense targets that are integers",
             where="task.num_classes",
-            hint=f"remove it; '{where}' determines the number of outputs",
+            hint=f"remove it, because '{where}' determines the number of outputs",
         )
     # The files number these classes, so nothing has to be learned.
     if kind == "classes" and names:
@@ -287,7 +295,7 @@ def _fit_class_maps(
         raise DataError(
             f"{absent} do not occur in the training split",
             where=where,
-            hint="number the classes without gaps; task.num_classes, if set, is their number",
+            hint="number the classes without gaps; task.num_classes must be their number, or unset",
         )
     return replace(form, num_outputs=num_classes)
 
@@ -346,10 +354,10 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.ndim != 1 or labels.dtype.kind not in "fiubSU":
         raise DataError(
             f"class labels have shape {labels.shape} and dtype {labels.dtype},"
-            " expected integers or strings (n,)",
+            " expected integers or strings of shape (n,)",
             where=where,
-            hint="for one-hot rows, store the position of the 1;"
-            " else use task.kind=labels, values or dense",
+            hint="if the rows are one-hot, store the position of the 1 instead;"
+            " otherwise use task.kind=labels, values or dense",
         )
     if labels.dtype.kind in "SU":
         return as_text(labels, where)
@@ -362,7 +370,8 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
     num_wrong = is_wrong.sum()
     if num_wrong > 0:
         raise DataError(
-            f"labels that cannot name a class: {num_wrong}, {first_of(is_wrong, labels)}",
+            f"contains labels that cannot name a class: {num_wrong} in total,"
+            f" {first_of(is_wrong, labels)}",
             where=where,
             hint=f"use strings, or integers up to 2**53 except {IGNORED_CLASS},"
             " which marks ignored positions; to predict numbers, use task.kind=values",
@@ -406,7 +415,7 @@ def check_finite(
     if num_wrong == 0:
         return
     raise DataError(
-        f"{problem}: {num_wrong}, {first_of(is_wrong, values, offset)}",
+        f"contains {problem}: {num_wrong} in total, {first_of(is_wrong, values, offset)}",
         where=where,
         hint="replace them, or remove these samples",
     )

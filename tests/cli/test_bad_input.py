@@ -133,7 +133,7 @@ BAD_DATA = [
         11,
         {"x": np.full((60, 3, 9), np.nan)},
         ["metric=none"],
-        ["own.npz", "has only NaN in channel 0, 1, 2"],
+        ["own.npz", "has channels with only NaN in the training split: 0, 1, 2"],
     ),
     (10, ENDS, SEQUENCE, [NO_SAMPLE, "align.features=tokens"]),
 ]

@@ -393,7 +393,7 @@ def files(classes, tiny, tmp_path):
 
 REFUSALS = {
     "a shorter sample": ("{RUN} {FOLDER}/short.npy", 11, "samples of shape (2, 7) and dtype"),
-    "an unknown label": ("{RUN} {FOLDER}/unseen.npz", 11, "do not occur in training: 1, the first is huge at index 19"),
+    "an unknown label": ("{RUN} {FOLDER}/unseen.npz", 11, "not occur in training: 1 in total, the first is huge at index 19"),
     "a huge input": ("{RUN} {FOLDER}/huge.npy --out p.csv", 11, "huge.npy: the outputs of sample 11 are NaN or inf"),
     "another suffix": ("{RUN} {TEST} --out p.txt", 10, "'p.txt' is a folder, or has an unknown suffix"),
     "the input as output": ("{RUN} {FOLDER}/unseen.npz --out {FOLDER}/unseen.npz", 10, "--out: is the input"),

@@ -165,8 +165,8 @@ def finite(value) -> bool:
 
 # name -> (inputs, what the warning names)
 FLAT = {
-    "zero_variance_channel": (X * [[1], [0], [1]] + 4, "channel 1 is constant"),
-    "constant_features": (np.full_like(X, 2.0), "channel 0, 1, 2 is constant"),
+    "zero_variance_channel": (X * [[1], [0], [1]] + 4, "constant in the training split: 1"),
+    "constant_features": (np.full_like(X, 2.0), "constant in the training split: 0, 1, 2"),
 }
 
 

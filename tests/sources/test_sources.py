@@ -210,7 +210,7 @@ def test_cifar10_is_what_its_archive_holds(tmp_path, write_cifar10):
     [
         (
             {"x_train": np.zeros((60, 32, 32, 3), np.uint8)},
-            r"uint8 .*; expected uint8 \(N, 3, 32, 32\)",
+            r"uint8 .*; expected uint8 of shape \(N, 3, 32, 32\)",
         ),
         ({"y_train": np.full(60, 11)}, "label at index 0 must be an integer in 0..9, got 11"),
     ],

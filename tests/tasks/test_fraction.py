@@ -53,7 +53,7 @@ def test_every_class_keeps_a_sample_while_there_are_enough():
 def test_classes_without_a_sample_are_reported():
     reduced = with_fraction(task(y=MANY, k=40), 0.1, 0)
     assert len(set(reduced.train.targets())) == 20
-    assert "in proportion), so 20 classes have no training sample" in reduced.note
+    assert "stratified by class), so 20 classes have no training sample" in reduced.note
 
 
 def test_a_part_gives_the_samples_of_the_whole():

@@ -266,7 +266,7 @@ def test_an_image_in_two_splits_is_refused(split_pets, build):
 
 def test_a_class_without_training_images_is_refused(split_pets, build):
     (split_pets / "test" / "eel").rename(split_pets / "test" / "ell")
-    with refused("labels that do not occur in training: 2, the first is ell", DataError):
+    with refused("labels that do not occur in training: 2 in total, the first is ell", DataError):
         build("images", path="split")
 
 

@@ -155,7 +155,7 @@ BAD = {
     "too long": (
         {"x": X, "y": Y, "lengths": ENDS + 1},
         {},
-        r"lengths\]: lengths that are not integers in 1\.\.9: 6, the first is 10 at index 8",
+        r"lengths\]: contains lengths that are not integers in 1\.\.9: 6 in total, the first is 10 at index 8",
     ),
     "maps": (
         {"x": X.reshape(N, C, 3, 3), "y": Y, "lengths": ENDS},
@@ -165,7 +165,7 @@ BAD = {
     "all nan": (
         {"x": np.where((np.arange(N) == 5)[:, None, None], np.nan, X), "y": Y},
         {"padding": "nan"},
-        r"x\]: sequences that contain only NaN and so have length 0: 1, the first is 0 at index 5",
+        r"x\]: contains sequences of only NaN, which have length 0: 1 in total, the first is 0 at index 5",
     ),
     "of one split": (
         {name: array for name, array in SHORT.items() if name != "lengths_test"},

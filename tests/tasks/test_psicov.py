@@ -158,8 +158,8 @@ def test_every_protein_is_scored_over_its_own_length(root, read):
 def test_wrong_files_and_lists_that_lead_elsewhere_are_refused(root, read):
     arrays, distance = held(root, "deepcov", "de0A")
     for values, scale, what in (
-        ({"sa": np.zeros(3)}, 1, r"'sa' is float64 \(3,\); expected numbers \(30,\)"),
-        ({"entropy": np.full(30, 1e3)}, 1, "beyond 100 or -100"),
+        ({"sa": np.zeros(3)}, 1, r"'sa' has .* shape \(3,\); expected numbers of shape \(30,\)"),
+        ({"entropy": np.full(30, 1e3)}, 1, "above 100 or below -100"),
         ({}, 1e4, "above 500 Angstrom"),
     ):
         put(root, "deepcov", "de0A", arrays | values, distance * scale)

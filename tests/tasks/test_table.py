@@ -138,7 +138,7 @@ def test_several_columns_are_labels(read):
 def test_a_missing_label_is_refused(read):
     table = labelled()
     table.loc[3, "a"] = None
-    with refused(r"t\.csv\[a\]: rows without a target: 1, the first is row 4", DataError):
+    with refused(r"t\.csv\[a\]: has rows without a target: 1 .*the first is row 4", DataError):
         read(table, **LABELS)
 
 
@@ -173,7 +173,7 @@ def test_other_columns_to_be_predicted_are_values(read, target):
     [
         (
             {"kind": "maybe"},
-            r"test\.csv\[kind\]: labels that do not occur in training: 20, the first is maybe",
+            r"test\.csv\[kind\]: contains labels that do not occur in training: 20 in total, the first is maybe",
         ),
         ({"weight": "heavy"}, r"test\.csv\[weight\]: 'heavy' in row 1 is not a number"),
     ],
@@ -197,10 +197,10 @@ HEAD = b"a,b,kind\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 must have 3 fields, as the header has, got 2"),
+        (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 must have 3 fields like the header, got 2"),
         (b'1,"2,x\n' * 20, r"t\.csv: is not a valid table: .* check the quotes"),
         (b"1,\xff,x\n" * 20, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
-        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: NaN or infinite values: \d+,"),
+        (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: contains NaN or infinite values: \d+ in total,"),
     ],
     ids=["lengths", "quotes", "encoding", "infinite"],
 )
@@ -254,7 +254,7 @@ def test_a_class_like_a_missing_entry_is_refused_by_name(read, spelling):
     table = frame().astype({"kind": object})
     table.loc[[4, 9], "kind"] = spelling
     target = rf"target \('{re.escape(spelling)}'\)"
-    message = rf"t\.csv\[kind\]: rows without a {target}: 2, the first is row 5"
+    message = rf"t\.csv\[kind\]: has rows without a {target}: 2 in total, the first is row 5"
     with refused(rf"{message}; remove these rows; if '.*' is a class, rename the class"):
         read(table, features=["row"])
 
@@ -406,7 +406,7 @@ def with_missing_targets():
 
 
 def test_missing_numbers_to_be_predicted_are_refused(read):
-    message = r"t\.csv\[kind\]: rows without a target: 9, the first is row 1; .*missing_targets"
+    message = r"t\.csv\[kind\]: has rows without a target: 9 in total, the first is row 1; .*missing_targets"
     with refused(message, DataError):
         read(with_missing_targets(), decimal=",", features=["row"])
 

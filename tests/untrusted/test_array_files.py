@@ -68,7 +68,7 @@ def test_fewer_objects_than_declared_are_refused(tmp_path):
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}".ljust(63) + b"\n"
     content = pickle.dumps(np.array([None, 1], dtype=object))
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + header + content)
-    with refused(r"does not contain the array of objects \(9,\)", DataError):
+    with refused(r"does not contain the object array of shape \(9,\)", DataError):
         unpickle(tmp_path / "x.npy")
 
 

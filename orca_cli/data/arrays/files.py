@@ -118,7 +118,7 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
         for split_name in arrays_by_split:
             if split_name == "train" or split_name in rows_by_split:
                 raise DataError(
-                    f"contains the {split_name} split twice",
+                    f"contains the {split_name} split twice, but only one is allowed",
                     where=str(path),
                     hint=_listed(content),
                 )
@@ -210,7 +210,7 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
             raise DataError(
                 f"has shape {array.shape}, which does not match the inputs' shape {inputs.shape}",
                 where=array.where,
-                hint="store one row per sample; groups and marks of splits have a single axis",
+                hint="store one row per sample, and groups and splits as one-dimensional arrays",
             )
     return arrays
 

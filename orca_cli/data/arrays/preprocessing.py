@@ -66,7 +66,7 @@ class Padding:
             raise DataError(
                 f"has targets of {num_steps} steps for sequences of up to {ends.max()} steps",
                 where=where,
-                hint="store dense targets with the extent of the inputs",
+                hint="store a dense target for every step of the inputs",
             )
         # Losses and errors skip NaN among numbers, and -100 among classes.
         missing = np.nan
@@ -144,11 +144,11 @@ class ArrayPreprocessing:
             )
         shape = x.shape[1:]
         expected = self.stored_shape  # with L steps
-        hint = f"provide real numbers with {described_sample} per sample"
+        hint = f"provide samples with {described_sample} real numbers"
         if self.padding is not None and shape:
             # Any number of steps is allowed; all other axes are compared.
             expected = with_steps(expected, self._steps(shape), self.channels_last)
-            hint = f"{hint}, in any number of steps"
+            hint = f"{hint}; the number of steps may differ"
         if shape != expected or x.dtype.kind not in "fiub":
             raise DataError(
                 f"has samples of shape {shape} and dtype {x.dtype},"
@@ -356,7 +356,8 @@ def _checked_lengths(
     if is_wrong.any():
         first_wrong = first_of(is_wrong, lengths)
         raise DataError(
-            f"lengths that are not integers in 1..{num_steps}: {is_wrong.sum()}, {first_wrong}",
+            f"contains lengths that are not integers in 1..{num_steps}:"
+            f" {is_wrong.sum()} in total, {first_wrong}",
             where=where,
             hint=hint,
         )
@@ -380,7 +381,7 @@ def _ends_before_nan(x: np.ndarray, where: str) -> np.ndarray:
     if is_empty.any():
         first_empty = first_of(is_empty, ends)
         raise DataError(
-            f"sequences that contain only NaN and so have length 0: {is_empty.sum()},"
+            f"contains sequences of only NaN, which have length 0: {is_empty.sum()} in total,"
             f" {first_empty}",
             where=where,
             hint="remove these samples",

@@ -55,12 +55,12 @@ class ArraySettings:
     validation: Annotated[
         str | None, "file of the validation split; null: drawn from the training file"
     ] = None
-    validation_labels: Annotated[str | None, "as labels, for the validation split"] = None
+    validation_labels: Annotated[str | None, ".npy file with y of the validation split"] = None
     test: Annotated[
         str | None,
         "file of the test split, read only at the end of a run; null: drawn from the training file",
     ] = None
-    test_labels: Annotated[str | None, "as labels, for the test split"] = None
+    test_labels: Annotated[str | None, ".npy file with y of the test split"] = None
     x: Annotated[str, "name of the inputs in .npz files"] = "x"
     y: Annotated[str, "name of the targets in .npz files"] = "y"
     split_seed: Annotated[
@@ -70,7 +70,7 @@ class ArraySettings:
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction, for the test split"] = 0.15
+    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
     normalize: Annotated[
         bool,
         "true: subtract each channel's mean over the training split, then divide by its standard "
@@ -78,21 +78,21 @@ class ArraySettings:
     ] = True
     num_classes: Annotated[
         Annotated[int, Ge(2)] | None,
-        "number K of classes 0..K-1: 2 or more; null: the labels in the training split",
+        "number K of classes 0..K-1: 2 or more; null: each label in the training split is a class",
     ] = None
     channels_last: Annotated[
         bool | None,
-        "true: x is (n, L, C) or (n, H, W, C), and dense y (n, *E, K); false: "
-        "channels first; null: as false, but x with a last axis of 4 or less "
-        "after axes of 8 or more is refused",
+        "true: x is (n, L, C) or (n, H, W, C), and dense y (n, ..., K); false: channels are the "
+        "second axis; null: like false, but x is refused if its channels may be last (an axis of 4 "
+        "or less after axes of 8 or more)",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"
     ] = False
     lengths: Annotated[
         str | None,
-        "array in .npz files with the number of steps of each sequence; null: `lengths`, if it "
-        "exists",
+        "array in .npz files with the number of steps of each sequence; null: the array `lengths`, "
+        "if it exists",
     ] = None
     padding: Annotated[
         Literal["nan", "none"] | None,
@@ -307,7 +307,7 @@ def _padding(settings: ArraySettings, has_lengths: bool) -> Padding | None:
         raise ConfigError(
             "applies only to sequences of different lengths",
             where="task.length",
-            hint="add an array of lengths, set task.padding=nan, or remove it",
+            hint="add an array of lengths, set task.padding=nan, or remove task.length",
         )
     return None
 

@@ -478,7 +478,7 @@ def _images_below(folder: Path) -> list[Path]:
         if not is_hidden and _is_image(path):
             image_paths.append(path)
     if not image_paths:
-        hint = f"allowed suffixes: {' '.join(SUFFIXES)}; images may be in folders below it"
+        hint = f"allowed suffixes: {' '.join(SUFFIXES)}; images may also be in subfolders"
         raise DataError("contains no images", where=str(folder), hint=hint)
     return image_paths
 

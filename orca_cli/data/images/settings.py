@@ -51,10 +51,10 @@ class ImageSettings:
     padding: Annotated[
         int,
         Interval(ge=0, le=1024),
-        "largest random shift of images in optimizer steps, in pixels: 0..1024",
+        "largest random shift of images during training, in pixels: 0..1024",
     ] = 0
     flip: Annotated[
-        bool, "true: mirror images at random in optimizer steps; not for letters or digits"
+        bool, "true: mirror images at random during training; not for letters or digits"
     ] = False
     split_seed: Annotated[
         Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
@@ -64,7 +64,7 @@ class ImageSettings:
         "fraction of the images that is drawn for validation: above 0 and below 1; unused if the "
         "data contain that split",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction, for the test split"] = 0.15
+    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
     missing_targets: Annotated[
         bool, "true: an empty field of labels or values is a missing target"
     ] = False

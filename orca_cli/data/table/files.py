@@ -82,8 +82,7 @@ class Table:
             signals.check()
             if len(fields) != num_fields:
                 raise DataError(
-                    f"line {line} must have {num_fields} fields, as the header has,"
-                    f" got {len(fields)}",
+                    f"line {line} must have {num_fields} fields like the header, got {len(fields)}",
                     where=where,
                     hint="correct the line, or quote fields that contain the delimiter",
                 )

@@ -278,7 +278,7 @@ class TablePreprocessing:
         series_ids = columns[self.series.id].astype(str)
         # In a column of numbers, a missing id is NaN, which is `nan` as text.
         is_missing_id = np.isin(series_ids, ("", "nan"))
-        hint = "fill them in, or remove these rows"
+        hint = "fill in the missing entries, or remove these rows"
         refuse_rows(is_missing_id, "series", f"{where}[{self.series.id}]", hint)
         sample_of_row, names = pd.factorize(series_ids)  # series are numbered by their first rows
         # The order of the table, unless times are read; a reader that needs only groups reads none.

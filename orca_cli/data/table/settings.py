@@ -52,7 +52,7 @@ class TableSettings:
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "as validation_fraction, for the test split"] = 0.15
+    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
     normalize: Annotated[
         bool,
         "true: in columns of numbers, subtract the mean over the training rows, then divide by the "
@@ -60,8 +60,8 @@ class TableSettings:
     ] = True
     max_categories: Annotated[
         Count,
-        "number of most frequent texts in a column that each get a feature: 1 or more; all rarer "
-        "texts share one feature",
+        "number of texts in a column that get a feature each, the most frequent first: 1 or more; "
+        "all other texts share one feature",
     ] = 32
     gap_indicator: Annotated[
         bool,
@@ -70,7 +70,7 @@ class TableSettings:
     ] = False
     missing_targets: Annotated[
         bool,
-        "true: an empty target is missing, and skipped in losses and errors; not for classes",
+        "true: empty targets are allowed, and skipped in losses and errors; not for classes",
     ] = False
     delimiter: Annotated[
         str | None,
@@ -91,8 +91,8 @@ class TableSettings:
     ] = None
     id: Annotated[
         str | int | None,
-        "column that identifies the series of each row, in which the row is one step; null: every "
-        "row is a separate sample",
+        "column with the series of each row; each row is one step of its series; null: every row "
+        "is a separate sample",
     ] = None
     time: Annotated[
         str | int | None,
@@ -101,8 +101,8 @@ class TableSettings:
     ] = None
     length: Annotated[
         Count | None,
-        "number of steps of sequences and series; longer ones are cut; null: length of the longest "
-        "in training",
+        "number of steps of the input with sequence or id; longer samples are cut; null: length of "
+        "the longest training sample",
     ] = None
 
     @property

@@ -183,7 +183,7 @@ def _write(
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
             raise _refusal(
-                archive, f"{_label(member.name)} occurs twice, or is inside another file"
+                archive, f"{_label(member.name)} occurs twice, or its folder is a file"
             ) from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):
@@ -353,7 +353,7 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
         raise DataError(
-            f"is not a valid {kind}: {error}", where=where, hint="save it or get it again"
+            f"is not a valid {kind}: {error}", where=where, hint="save or get the file again"
         ) from error
     with archive:
         entries = archive.infolist()

@@ -119,7 +119,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         raise DataError(
             f"has an unsupported shape or type: shape {shape}, dtype {dtype}",
             where=where,
-            hint="store plain arrays of numbers or strings, each with its own name",
+            hint="store arrays of numbers or strings without fields, each with a separate name",
         )
     # Also the position in the file, because `head` begins at the beginning of the file.
     offset = head.tell()
@@ -131,7 +131,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
             f"is cut off: its header declares {needed_bytes:,} bytes,"
             f" but only {remaining_bytes:,} follow",
             where=where,
-            hint="save it or get it again",
+            hint="save or get the file again",
         )
     return Header(shape, dtype, offset)
 
@@ -167,7 +167,7 @@ def _npz(path: Path) -> dict[str, StoredArray]:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise UnsafeError(
-                "has two arrays with the same name", where=str(path), hint="save it again"
+                "has two arrays with the same name", where=str(path), hint="rename one of them"
             )
         for name, member in members.items():
             where = f"{path}[{name}]"

@@ -303,7 +303,7 @@ class _Download:
         # Status 416: the server's file has no bytes at `start`, so it is not longer than the part.
         if code == 416 and start:
             self.part.unlink()
-            raise CutOffError("the server cannot resume the download, which starts again")
+            raise CutOffError("the server cannot resume the download, so the download starts again")
         message = f"HTTP {code} {response.reason}"
         # Another try may succeed, so the bytes that have arrived are kept.
         is_overloaded = code == 429 or code >= 500

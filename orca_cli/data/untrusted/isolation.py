@@ -230,7 +230,7 @@ class _Process(io.RawIOBase):
         except (DataError, UnsafeError, TypeError, ValueError, KeyError) as malformed:
             self.end()
             raise StoppedError(
-                f"failed: its process returned a malformed answer: {malformed}"
+                f"failed: the worker process returned a malformed answer: {malformed}"
             ) from malformed
         except BaseException:
             # The process may still be at work on this call.
@@ -287,7 +287,9 @@ class _Process(io.RawIOBase):
         while not any(select.select(readable, writable, [], _SLICE_S)):
             signals.check()
             if time.monotonic() > self._deadline:
-                raise StoppedError(f"failed: its process did not answer within {self._wait_s:g} s")
+                raise StoppedError(
+                    f"failed: the worker process did not answer within {self._wait_s:g} s"
+                )
 
     def _ended(self) -> StoppedError:
         exit_code = self._process.wait()
@@ -296,8 +298,8 @@ class _Process(io.RawIOBase):
             return StoppedError(f"needs more computing time than the limit of {self._seconds} s")
         if exit_code < 0:
             signal_name = signal.Signals(-exit_code).name
-            return StoppedError(f"failed: its process was ended by the signal {signal_name}")
-        return StoppedError(f"failed: its process ended with exit code {exit_code}")
+            return StoppedError(f"failed: the worker process was ended by the signal {signal_name}")
+        return StoppedError(f"failed: the worker process ended with exit code {exit_code}")
 
 
 def _error_of(class_name: str, message: str, where: str, hint: str) -> Exception:

@@ -82,7 +82,7 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     is_of_objects = isinstance(array, np.ndarray) and array.dtype == object
     if not is_of_objects or array.shape != header.shape:
         raise DataError(
-            f"does not contain the array of objects {header.shape} that its header declares",
+            f"does not contain the object array of shape {header.shape} that its header declares",
             where=path,
         )
     if array.shape == ():

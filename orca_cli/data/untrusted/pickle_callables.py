@@ -40,11 +40,11 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
     A state that describes another dtype is refused.
     """
     if type(state) is not tuple or len(state) not in (8, 9):
-        raise refused("has a dtype of an unknown version")
+        raise refused("has a dtype whose format version is unknown")
     byte_order, subtype, names, fields, itemsize = state[1:6]
     is_plain = subtype is None and names is None and fields is None
     if not is_plain or type(byte_order) is not str or byte_order not in ("<", ">", "|", "="):
-        raise refused("has a dtype with fields, or a dtype that NumPy does not have")
+        raise refused("has a dtype with fields or subarrays, or with an unknown byte order")
     if type(itemsize) is not int or itemsize not in (-1, dtype.itemsize):
         raise refused("has a dtype whose declared size is wrong")
     # NumPy's own state of this dtype; only its byte order is replaced.
@@ -58,7 +58,7 @@ def set_byte_order(dtype: np.dtype, state: Any) -> None:
 def _elements(shape: Any, dtype: Any) -> int:
     """Return the number of elements of an array."""
     if not (is_shape(shape) and isinstance(dtype, np.dtype)):
-        raise refused("has an array without shape or dtype")
+        raise refused("has an array without a valid shape or dtype")
     # NumPy ignores empty axes when it checks that an array is not too large.
     if math.prod(extent for extent in shape if extent) * dtype.itemsize >= 2**63:
         raise refused("has an array larger than any memory")
@@ -77,13 +77,15 @@ def _array_bytes(content: Any, shape: Any, dtype: Any) -> bytes | bytearray:
         or type(array_bytes) not in (bytes, bytearray)
         or len(array_bytes) != needed_bytes
     ):
-        raise refused(f"has an array whose content is not {needed_bytes:,} bytes, as declared")
+        raise refused(
+            f"has an array whose content does not have the declared {needed_bytes:,} bytes"
+        )
     return array_bytes
 
 
 def _ndarray(*_: Any) -> None:
     """Refuse any call: valid pickles only pass NumPy's class on to `make_empty`."""
-    raise refused("makes an array that is not empty before its state fills it")
+    raise refused("creates an array in another way than NumPy does")
 
 
 def make_empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
@@ -96,12 +98,12 @@ def make_empty(subtype: Any, shape: Any, code: Any) -> np.ndarray:
 def fill(array: np.ndarray, state: Any) -> None:
     """Fill a new array in place from its state."""
     if type(state) is not tuple or len(state) != 5:
-        raise refused("has an array of an unknown version")
+        raise refused("has an array whose format version is unknown")
     _, shape, dtype, fortran, content = state
     if not isinstance(dtype, np.dtype) or dtype.kind != "O":
         content = _array_bytes(content, shape, dtype)
     elif type(content) is not list or len(content) != _elements(shape, dtype):
-        raise refused("has an array of objects, some of which are missing")
+        raise refused("has an object array whose number of objects differs from its shape")
     # A state of version 1 in NumPy's format, made of the parts that were checked above.
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
     checked_characters(array)
@@ -124,7 +126,7 @@ def _scalar(dtype: Any, content: Any) -> Any:
 def _encode(text: Any, encoding: Any) -> bytes:
     """Return the bytes that Python 3 stores as text in protocols 0 to 2."""
     if type(text) is not str or type(encoding) is not str or encoding not in ("latin1", "latin-1"):
-        raise refused("encodes something other than bytes")
+        raise refused("encodes something other than Latin-1 text")
     return text.encode("latin-1")
 
 

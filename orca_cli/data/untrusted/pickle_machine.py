@@ -244,13 +244,13 @@ class _Machine:
     def put(self, index: int) -> None:
         # Each entry needs at least one byte of the pickle, so valid indices are smaller.
         if not 0 <= index <= self._bytes_read():
-            raise refused("names a memo entry beyond its size")
+            raise refused("uses a memo index that is larger than its size in bytes")
         self._memo[index] = self._stack[-1]
 
     def named(self, module: Any, name: Any) -> None:
         is_text = type(module) is str and type(name) is str
         if not is_text:
-            raise refused("asks for something without a name")
+            raise refused("asks for an object whose name is not text")
         if (module, name) not in CALLABLES:
             requested = f"{module}.{name}"[:200]
             for character in requested:
@@ -321,7 +321,9 @@ def _check_result(
     # A value that occurs often is traversed once, and counted each time.
     if id(value) in finished:
         return finished[id(value)]
-    endless = refused("contains containers that are nested endlessly, too deeply or too often")
+    endless = refused(
+        "has containers that contain themselves, or are nested too deeply or too often"
+    )
     # A value inside itself, or nested too deeply for the recursion of this function.
     if id(value) in above or len(above) > _MAX_DEPTH:
         raise endless

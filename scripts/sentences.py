@@ -35,10 +35,12 @@ def messages(root: Path = ROOT) -> Iterator[Sentence]:
     for path in sorted((root / "orca_cli").rglob("*.py")):
         place = str(path.relative_to(root))
         for text in _texts(ast.parse(path.read_text())):
-            # An option's examples are a page of lines.
-            for line in text.splitlines() if "examples:\n" in text else [text]:
-                if _is_sentence(line):
-                    yield Sentence(place, " ".join(line.split()))
+            for block in text.split("\n\n"):
+                # Words, examples and exit codes of a command are a line each.
+                is_list = "\n  " in block
+                for line in block.splitlines() if is_list else [block]:
+                    if _is_sentence(line):
+                        yield Sentence(place, " ".join(line.split()))
 
 
 def pages(root: Path = ROOT) -> Iterator[Sentence]:

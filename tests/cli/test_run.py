@@ -204,7 +204,7 @@ def test_a_sweep_runs_every_job_once(orca, environment, small):
     code, out, err = orca(*sweep)
     assert (code, "sweep of 4 runs: 2 completed, 2 failed" in out) == (3, True), out
     assert re.search(r"task\.train_size=9999.*  failed \(11\)", out)
-    assert "9999 for training are more than the" in err
+    assert "9999 for training) add up to more than the" in err
     assert "Traceback" not in err
     states = sorted(
         json.loads((run / "status.json").read_text())["state"] for run in run_folders(environment)

@@ -134,7 +134,7 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     x[1:N:2] = x[0:N:2]
     path, result = run("classes", "train.folds=4", data=(x, Y))
     assert (
-        "folds: 40 samples have inputs that others have too: identical ones stay in one fold"
+        "folds: 40 samples have the same inputs as another sample"
         in run.err
     )
     rows = drawn_rows(lambda rows: rows // 2)

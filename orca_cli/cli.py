@@ -24,12 +24,12 @@ COMMANDS = {
     "with baselines, and measure the test error",
     "get": "fetch the files that a run needs: data sets and body (the pretrained transformer)",
     "tune": "try several settings on validation data within minutes, then run the best ones",
-    "predict": "apply a finished run to new data; show the error if they have targets",
+    "predict": "predict for new data with a finished run; show the error if the data have targets",
     "export": "write a folder with all that a finished run needs to predict, and a model card",
     "score": "compute the test error of a finished run again, from its saved predictions",
     "runs": "list, show, compare and remove the folders of runs",
     "report": "show the results of all runs: for each data set, the mean error of each method",
-    "data": "list the data sets; check the content of one",
+    "data": "list the data sets, or check the content of a data set",
     "body": "list the pretrained bodies",
     "list": "show all choices and settings: tasks, bodies, sources, metrics, embedders, studies "
     "and more",
@@ -59,7 +59,7 @@ _EXAMPLES = """\
 examples:
   orca run                                   \
 a first run of about a minute: data set MNIST-1D, body MiniLM
-  orca run task=listops body=minilm seed=1   another task
+  orca run task=listops body=minilm seed=1   a run of the task ListOps
   orca run -m metric=otdd,none seed=0,1,2    a sweep of six runs
   orca report                                a table of all results
   orca predict RUN new.npz --out p.csv       apply a finished run to new data

@@ -384,7 +384,7 @@ def _attempt(job: Composed, folder: RunDirectory, on_build: OnBuild, team: Team 
             folder.set_state(outcome.state, code=outcome.code, error=failure_record)
         except OrcaError as full:
             # On a full disk, even the failure of the run cannot be recorded.
-            terminal.log.warning(f"the state '{outcome.state}' could not be recorded: {full}")
+            terminal.log.warning(f"the run's state '{outcome.state}' could not be recorded: {full}")
         folder.ended(outcome.state, {})
         return outcome
 
@@ -404,7 +404,7 @@ def _explained(error: BaseException, folder: RunDirectory) -> OrcaError:
     if expected is not None:
         return expected
     error_log = folder.path / "error.log"
-    hint = "add --traceback to see where"
+    hint = "run the command again with --traceback to see where it failed"
     # A full disk must not hide the bug; in that case this hint says how to see the traceback.
     with suppress(OrcaError):
         storage.write_text(error_log, "".join(traceback.format_exception(error)))

@@ -51,7 +51,7 @@ WHOLE_TARGETS = {
 }
 # Text of a line of the first table -> beginnings of the names of the figures that the line adds up.
 HEADLINES = {
-    "runs killed at random points, then rerun: same bits": (
+    "runs killed at random points, then rerun: same bits as uninterrupted": (
         "kills / runs that ended with the same bits",
     ),
     "sweeps stopped, then rerun: no job lost, no job run twice": (
@@ -69,7 +69,7 @@ HEADLINES = {
     ),
     "invalid settings: refused with a clear error": ("bad configurations refused",),
     "hostile files: nothing executed, nothing leaked": ("hostile files",),
-    "fuzzed input files: a value or a clear error": ("fuzz inputs",),
+    "randomly changed files: read, or a clear error": ("fuzz inputs",),
 }
 Outcomes = dict[str, bool]  # name of a test -> whether it passed
 

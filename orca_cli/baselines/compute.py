@@ -447,7 +447,7 @@ def _form(subject: Subject) -> str:
     has_several_labels = form == "masks" and task.num_outputs > 1
     if has_several_labels or extent != task.input_shape[1:]:
         raise DataError(
-            "the targets have several labels at each position, or another size than the inputs; "
-            "for such a task, the best constant is the only baseline"
+            "the targets have several labels at each position, or another height, width or length "
+            "than the inputs; for such a task, the best constant is the only baseline"
         )
     return form

@@ -36,7 +36,7 @@ def taken(
             expected = known_sizes.setdefault(letter, size)
             if size != expected:
                 raise UnsafeError(
-                    f"array '{full_name}' has {size} entries along an axis, expected {expected}"
+                    f"array '{full_name}' has an axis of {size} entries, expected {expected}"
                 )
         if not np.isfinite(array).all():
             raise UnsafeError(f"array '{full_name}' contains NaN or infinite values")

@@ -85,7 +85,7 @@ class Linear:
                 f"arrays '{prefix}varies' and '{prefix}mean' have different numbers of features"
             )
         if (linear.std <= 0).any():
-            raise UnsafeError(f"array '{prefix}std' must be positive")
+            raise UnsafeError(f"array '{prefix}std' contains values that are not positive")
         return linear
 
     def scores(self, x: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     if len(shape) != 1 + len(axes) or (form in DENSE and not axes):
         raise DataError(f"'shape' {shown(shape)} does not fit targets of the form '{form}'")
     if not isinstance(record.get("parts"), list):
-        raise DataError("'parts' of a model must be a list")
+        raise DataError("the entry 'parts' of the model's record must be a list")
     centre = taken(arrays, {"centre": (np.float64, "K")}, "", {})["centre"]
     if form == "masks" and len(centre) != 2:
         raise UnsafeError(f"array 'centre' has {len(centre)} entries, expected 2")
@@ -277,7 +277,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
         is_wide = sum(source.sides) > 0 and width > MOST_FEATURES + 2 * len(axes)
         if is_wide or len(centre) * math.prod(shape[1:]) > _MOST_OUTPUTS:
             raise UnsafeError(
-                f"'shape' {shown(shape)} and 'sides' lead to too many features or outputs"
+                f"the model's shape {shown(shape)} and sides give too many features or outputs"
             )
     elif is_series:
         source = Rocket.read(arrays, "rocket.", shape)
@@ -299,7 +299,7 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
 def _check_types(record: Any, types: Mapping[str, Any]) -> None:
     """Raise DataError unless a record has these entries of these types."""
     if not isinstance(record, Mapping):
-        raise DataError(f"{shown(record)} does not describe a model")
+        raise DataError(f"the record of a model or part is {shown(record)}, expected a JSON object")
     for name, hint in types.items():
         if not fits(record.get(name), hint):
             raise DataError(
@@ -336,19 +336,28 @@ def read(folder: Path) -> PlainModel:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ChecksumError("is missing or cannot be read", where=str(path)) from error
+        raise ChecksumError(
+            "is missing or cannot be read; get the run or export again", where=str(path)
+        ) from error
     # The record, which has its own checksum, contains the checksum of the arrays.
     if hashlib.sha256(content).hexdigest() != record.pop("arrays_sha256", None):
         raise ChecksumError(
-            f"is damaged: its checksum differs from the checksum in {RECORD_FILE}", where=str(path)
+            f"is damaged: its checksum differs from the checksum in {RECORD_FILE}; get the run or "
+            "export again",
+            where=str(path),
         )
     try:
         arrays = load(content)
     # The format has types that NumPy lacks, and reading these raises KeyError.
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UnsafeError("is not a valid .safetensors file", where=str(path)) from error
+        raise UnsafeError(
+            "is not a valid .safetensors file; get the run or export again, from a source that you "
+            "trust",
+            where=str(path),
+        ) from error
     try:
         return checked(record, arrays)
     except OrcaError as error:
         error.where = str(folder)
+        error.hint = error.hint or "get the run or export again, from a source that you trust"
         raise

@@ -100,8 +100,8 @@ class Trees:
             if not len(level):
                 return
         raise UnsafeError(
-            f"a tree in '{prefix}left' and '{prefix}right' has more levels than the limit of "
-            f"{_DEEPEST}"
+            f"a decision tree (arrays '{prefix}left' and '{prefix}right') has more than {_DEEPEST} "
+            "levels, the limit"
         )
 
     def scores(self, x: np.ndarray) -> np.ndarray:

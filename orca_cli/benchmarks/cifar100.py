@@ -34,7 +34,9 @@ _PADDING = 4  # pixels around an image for random crops in training
 
 def load(
     data_folder: Path,
-    path: Annotated[str | None, "folder with the archive; null: paths.data/cifar100"] = None,
+    path: Annotated[
+        str | None, "folder with the archive; null: folder cifar100 of the data folder (paths.data)"
+    ] = None,
     validation: Annotated[
         Literal["stratified", "last"],
         "choice of the validation images. stratified: drawn from the 50,000 training images with "
@@ -62,8 +64,8 @@ def load(
     ] = 0,
     augment: Annotated[
         bool,
-        "true: optimizer steps use mirrored images and random crops of images with a frame of 4 "
-        "zero pixels",
+        "true: optimizer steps mirror images at random, add a frame of 4 zero pixels, and crop the "
+        "framed images at random",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.
@@ -126,7 +128,7 @@ def class_names(archive: Path) -> tuple[str, ...]:
     """Return the names of the fine classes, from the file `meta`; errors as in `read`."""
     (names,) = _entries(archive, "meta", "fine_label_names")
     if not isinstance(names, list) or len(names) != _CLASSES:
-        raise fault(f"must have a list of {_CLASSES} 'fine_label_names'", f"{archive}[meta]")
+        raise fault(f"must have {_CLASSES} names in 'fine_label_names'", f"{archive}[meta]")
     return tuple(map(str, names))
 
 

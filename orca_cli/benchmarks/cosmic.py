@@ -155,7 +155,8 @@ def load(
     cache_folder: Path,
     reporter: Reporter,
     path: Annotated[
-        str | None, "folder with npy_train and npy_test; null: paths.data/cosmic"
+        str | None,
+        "folder with npy_train and npy_test; null: folder cosmic of the data folder (paths.data)",
     ] = None,
     filter: Annotated[
         str, "filter of the camera: the name of a folder in npy_train and npy_test"
@@ -164,8 +165,8 @@ def load(
     crop_size: Annotated[Count, "number of rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool,
-        "true: stage 2, validation and test also add a random multiple of the sky's level to an "
-        "image, as optimizer steps do, but draw it only once per file",
+        "optimizer steps add a random multiple of the sky's level to an image, drawn in each step; "
+        "true: stage 2, validation and test add one as well, drawn once per file",
     ] = False,
     normalize: Annotated[
         bool,
@@ -180,7 +181,7 @@ def load(
         "choice of the validation stamps. visit: whole visits are drawn; exposure: single stamps",
     ] = "visit",
     split_seed: Annotated[
-        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+        Seed, "seed of the draw of validation stamps, 0..2147483647; not the seed of the run"
     ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation stamps as well; then use train.select=last"
@@ -386,7 +387,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         known_pixels.append(stamp.image[~stamp.is_ignored])
     pixels = np.concatenate(known_pixels).astype(np.float64)
     if not len(pixels):
-        raise fault("the masks ignore all pixels of the training stamps", root)
+        raise fault("the masks mark all pixels of the training stamps as to be ignored", root)
     centre = float(np.median(pixels))
     deviations = np.abs(pixels - centre)
     spread = _NORMAL * float(np.median(deviations))

@@ -80,7 +80,9 @@ def load(
         "generated: the program generates the maps; files: it reads them from the two .mat files "
         "that `orca data list darcy` names",
     ] = "generated",
-    path: Annotated[str | None, "folder with the files; null: paths.data/darcy"] = None,
+    path: Annotated[
+        str | None, "folder with the files; null: folder darcy of the data folder (paths.data)"
+    ] = None,
     size: Annotated[
         Literal["small", "paper"],
         "size of the grid and of the training, validation and test splits. small: every second of "
@@ -150,7 +152,7 @@ def load(
         synthetic=is_generated,
         size=size if is_generated else "",
         target_scale=target_scale,
-        note="generated without the original's spline step" if is_generated else "",
+        note="without the spline step of the original generator" if is_generated else "",
     )
 
 
@@ -261,7 +263,7 @@ def _unpacked_maps(folder: Path, file_name: str, counts: Mapping[str, int], spli
         raise DataError(
             f"needs {stop} samples of '{file_name}', which has {len(pressure)}",
             where=f"task.num_{split}",
-            hint="lower it, or lower task.num_train",
+            hint="lower this setting or task.num_train",
         )
     # Copies of the mapped arrays, [n, s, s], since they are normalised as a whole.
     return _Maps(
@@ -291,7 +293,7 @@ def _read_variable(file: Path, variable: str, shape: Sequence[int | str]) -> np.
     nodes = maps.shape[1]
     if (nodes - 1) % _FILE_STRIDE:
         raise fault(
-            f"{quoted} has {nodes} nodes per side, expected 421 or another number 5 k + 1",
+            f"{quoted} has {nodes} nodes per side, expected 421 or another multiple of 5 plus 1",
             file,
         )
     coarse = np.ascontiguousarray(maps[:, ::_FILE_STRIDE, ::_FILE_STRIDE], dtype=np.float32)

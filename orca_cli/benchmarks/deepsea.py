@@ -32,7 +32,8 @@ def load(
     cache_folder: Path,
     reporter: Reporter,
     path: Annotated[
-        str | None, "folder with deepsea_filtered.npz; null: paths.data/deepsea"
+        str | None,
+        "folder with deepsea_filtered.npz; null: folder deepsea of the data folder (paths.data)",
     ] = None,
     train_on_validation: Annotated[
         bool, "true: train on the validation sequences as well; then use train.select=last"

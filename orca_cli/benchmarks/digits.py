@@ -16,11 +16,11 @@ def load(
     train_size: Count | None = 200,
     validation_size: Annotated[Count, "number of validation samples: 1 or more"] = 300,
     test_size: Annotated[
-        Count, "number of test samples: 1 or more; only split_seed decides which samples"
+        Count, "number of test samples: 1 or more; task.split_seed decides which samples"
     ] = 497,
     split_seed: Annotated[Seed, "seed of the split, 0..2147483647; not the seed of the run"] = 0,
     layout: Annotated[
-        Literal["sequence", "image"], "sequence: 8 channels x 8 steps; image: 1 x 8 x 8 pixels"
+        Literal["sequence", "image"], "sequence: 8 channels of 8 steps; image: 8 x 8 pixels"
     ] = "sequence",
 ) -> TaskData:
     """Return the digits with values in 0..1 and ten classes.

@@ -36,7 +36,9 @@ def load(
     data_folder: Path,
     reporter: Reporter,
     path: Annotated[
-        str | None, "folder with the lists and the folders of images; null: paths.data/domainnet"
+        str | None,
+        "folder with the lists and the folders of images; "
+        "null: folder domainnet of the data folder (paths.data)",
     ] = None,
     domain: Annotated[
         Literal["clipart", "painting", "real", "sketch"],
@@ -82,7 +84,10 @@ def load(
     # Untrusted lists may overlap, which would put training images into the test split.
     shared = set(names) & set(test_names)
     if shared:
-        raise fault(f"lists '{min(shared)}', which is also in the training list", test_list)
+        raise fault(
+            f"lists '{min(shared)}', which is also in the training list; get both lists again",
+            test_list,
+        )
     hashes = content_hashes([folder / name for name in names], reporter)
     # Contents are split instead of files, so that identical files are in the same split.
     first_rows, content = by_content(hashes)  # [u] for u distinct contents, and [N] in 0..u-1

@@ -138,7 +138,10 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: Annotated[str | None, "folder with challenge2017.pkl; null: paths.data/ecg"] = None,
+    path: Annotated[
+        str | None,
+        "folder with challenge2017.pkl; null: folder ecg of the data folder (paths.data)",
+    ] = None,
     inclusive: Annotated[
         bool,
         "true: a window may end with a record's last step; "
@@ -151,8 +154,9 @@ def load(
     ] = "pad",
     evaluation_strides: Annotated[
         Literal["equal", "class"],
-        "steps between windows in validation and test. equal: 500; class: 500, 83, 250, 25 for the "
-        "classes N, A, O, ~, as in training (published code)",
+        "number of steps from the start of a window to the next start, in validation and test. "
+        "equal: 500; class: 500, 83, 250 and 25 for the classes N, A, O and ~, as in training "
+        "(published code)",
     ] = "equal",
     split: Annotated[
         Literal["sklearn", "sklearn_90_10"],

@@ -198,7 +198,8 @@ class Sounds:
 def load(
     data_folder: Path,
     path: Annotated[
-        str | None, "folder with chunks and noise_22050; null: paths.data/fsd50k"
+        str | None,
+        "folder with chunks and noise_22050; null: folder fsd50k of the data folder (paths.data)",
     ] = None,
     augmentation: Annotated[
         bool,
@@ -250,7 +251,7 @@ def _read_label_names(file: Path) -> tuple[str, ...]:
         expected = list(range(len(names)))
         sorted_numbers = [number_of_label[name] for name in names]
         if not 0 < len(names) <= _MAX_LABELS or sorted_numbers != expected:
-            raise ValueError("the numbers of the labels are not 0..K-1")
+            raise ValueError("the labels must have the numbers 0, 1, 2, ... without gaps")
     return tuple(names)
 
 

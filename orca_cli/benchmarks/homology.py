@@ -29,7 +29,8 @@ def load(
     data_folder: Path,
     path: Annotated[
         str | None,
-        "folder with remote_homology_train.lmdb and the other databases; null: paths.data/homology",
+        "folder with remote_homology_train.lmdb and the other databases; "
+        "null: folder homology of the data folder (paths.data)",
     ] = None,
     test: Annotated[
         Literal["fold_holdout", "superfamily_holdout", "family_holdout"],
@@ -40,7 +41,10 @@ def load(
         bool, "true: train on the validation proteins as well; then use train.select=last"
     ] = False,
     length: Annotated[
-        int, Ge(3), "number of symbols of the input, including cls and sep: 3 or more"
+        int,
+        Ge(3),
+        "number of symbols of the input, including the marks of its begin (cls) and end (sep): "
+        "3 or more",
     ] = 1419,
     over_length: Annotated[
         OverLength,
@@ -51,7 +55,9 @@ def load(
         Literal[29, 30], "number of channels: 30, or 29 without a channel for residue Z"
     ] = 30,
     mask_padding: Annotated[
-        bool, "false: the mean over tokens includes the padding after a protein"
+        bool,
+        "true: the mean over tokens leaves out the padding after a protein; "
+        "false: it includes the padding",
     ] = True,
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.

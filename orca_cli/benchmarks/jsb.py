@@ -26,10 +26,12 @@ _MOST_FRAMES = 100_000
 
 def load(
     data_folder: Path,
-    path: Annotated[str | None, "folder with JSB_Chorales.mat; null: paths.data/jsb"] = None,
+    path: Annotated[
+        str | None, "folder with JSB_Chorales.mat; null: folder jsb of the data folder (paths.data)"
+    ] = None,
     length: Annotated[
         Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
-        "number of frames of the input: 1..100000, longer pieces are cut; "
+        "number of frames of the input: 1..100000, pieces with more frames are cut; "
         "null: the number that the longest piece needs (159)",
     ] = None,
     mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
@@ -60,7 +62,7 @@ def load(
     extent = length or longest
     notes = []
     if longest > extent:
-        notes.append("longer pieces are cut")
+        notes.append("pieces with more than task.length frames are cut")
     if not causal:
         notes.append("warning: the task is not causal, so every output sees its own target")
     learned = train

@@ -113,8 +113,8 @@ def load(
     ] = "generated",
     size: Annotated[
         Literal["small", "paper", "lra"],
-        "small, paper or lra: sets the lengths of expressions, and the numbers of generated "
-        "samples (num_train, num_validation, num_test) that are null",
+        "small, paper or lra: sets the lengths of the expressions; if they are generated, also "
+        "each number of samples (num_train, num_validation, num_test) that is null",
     ] = "small",
     num_train: Annotated[
         Count | None,
@@ -122,19 +122,23 @@ def load(
         "null: as task.size says, or all rows of the file",
     ] = None,
     num_validation: Annotated[
-        Count | None, "number of validation samples: 1 or more; null: as for training"
+        Count | None,
+        "number of validation samples: 1 or more; null: as task.size says, or all rows of the file",
     ] = None,
     num_test: Annotated[
         Count | None,
-        "number of test samples: 1 or more; null: as for training",
+        "number of test samples: 1 or more; null: as task.size says, or all rows of the file",
     ] = None,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
-        str | None, "folder with the files, or with lra_release; null: paths.data/listops"
+        str | None,
+        "folder with the files, or with the folder lra_release; "
+        "null: folder listops of the data folder (paths.data)",
     ] = None,
     test_file: Annotated[
         Literal["test", "val"],
-        "test: the test file is the test split; val: the validation file is also the test split",
+        "file of the test split. test: the test file; val: the validation file, which is then the "
+        "validation split and the test split",
     ] = "test",
     over_length: Annotated[
         OverLength,
@@ -142,7 +146,9 @@ def load(
         "drop: all splits leave them out",
     ] = "truncate",
     mask_padding: Annotated[
-        bool, "false: the mean over tokens includes the padding after an expression"
+        bool,
+        "true: the mean over tokens leaves out the padding after an expression; "
+        "false: it includes the padding",
     ] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].

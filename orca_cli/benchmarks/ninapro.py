@@ -25,10 +25,13 @@ _CLASSES = 18
 
 def load(
     data_folder: Path,
-    path: Annotated[str | None, "folder with the six .npy files; null: paths.data/ninapro"] = None,
+    path: Annotated[
+        str | None,
+        "folder with the six .npy files; null: folder ninapro of the data folder (paths.data)",
+    ] = None,
     normalize: Annotated[
         Literal["electrodes", "none"],
-        "electrodes: each electrode is scaled by its mean and standard deviation in training; "
+        "electrodes: each electrode is scaled by its mean and deviation in the training windows; "
         "none: raw values (published code)",
     ] = "electrodes",
     train_on_validation: Annotated[

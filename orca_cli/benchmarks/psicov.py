@@ -143,7 +143,7 @@ class Proteins(MapSamples):
         is_known = ~np.isnan(target)
         known_distances = target[is_known].astype(np.float64)
         if not len(known_distances):
-            raise fault("has no known distances", self._distances[index])
+            raise fault("contains no known distance", self._distances[index])
         features_digest = storage.sha256_file(self._features[index])
         distances_digest = storage.sha256_file(self._distances[index])
         contents = bytes.fromhex(features_digest + distances_digest)
@@ -197,7 +197,8 @@ def load(
     reporter: Reporter,
     path: Annotated[
         str | None,
-        "folder with deepcov.lst, psicov.lst, deepcov/, psicov/; null: paths.data/psicov",
+        "folder with deepcov.lst, psicov.lst, deepcov/ and psicov/; "
+        "null: folder psicov of the data folder (paths.data)",
     ] = None,
     window: Annotated[
         int,
@@ -221,7 +222,7 @@ def load(
     ] = True,
     num_validation: Annotated[Count, "number of DeepCov proteins for validation: 1 or more"] = 100,
     split_seed: Annotated[
-        Seed, "seed of the draw for validation, 0..2147483647; not the seed of the run"
+        Seed, "seed of the draw of validation proteins, 0..2147483647; not the seed of the run"
     ] = 0,
     train_on_validation: Annotated[
         bool, "true: train on the validation proteins as well; then use train.select=last"

@@ -45,7 +45,8 @@ def load(
     reporter: Reporter,
     path: Annotated[
         str | None,
-        "folder with satellite_train.npy and satellite_test.npy; null: paths.data/satellite",
+        "folder with satellite_train.npy and satellite_test.npy; "
+        "null: folder satellite of the data folder (paths.data)",
     ] = None,
     normalize: Annotated[
         Literal["series", "none"],

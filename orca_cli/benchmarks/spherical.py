@@ -56,7 +56,10 @@ def load(
     data_folder: Path,
     cache_folder: Path,
     reporter: Reporter,
-    path: Annotated[str | None, "folder with s2_cifar100.gz; null: paths.data/spherical"] = None,
+    path: Annotated[
+        str | None,
+        "folder with s2_cifar100.gz; null: folder spherical of the data folder (paths.data)",
+    ] = None,
     origin: Annotated[
         Literal["file", "cifar100", "cifar10"],
         "file: the published data; cifar100 or cifar10: projections of the images of that data set",
@@ -64,7 +67,7 @@ def load(
     images: Annotated[
         str | None,
         "folder of the images for task.origin=cifar100 or cifar10, or an .npz file of CIFAR-10; "
-        "null: the folder of the data set in paths.data",
+        "null: folder cifar100 or cifar10 of the data folder (paths.data)",
     ] = None,
     data_seed: Annotated[
         Seed, "seed of the rotations of projected images, 0..2147483647; not the seed of the run"

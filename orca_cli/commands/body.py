@@ -12,13 +12,13 @@ from orca_cli.terminal import Result, size_text, table
 
 _LIST = """\
 examples:
-  orca body list                 every body that has a name
+  orca body list                 every body that body=NAME can choose
 
 The command opens no network connection. The state of a body is one of:
 
   package      its weights are in an installed Python package
   cached       its weights are in the cache of the model hub or of orca
-  folder       its weights are in a folder that you have named
+  folder       its weights are in the folder that body.checkpoint names
   incomplete   the cache lacks its configuration or its safetensors file
   missing      its weights are not on this machine
   to be given  it needs body.checkpoint=FOLDER"""
@@ -84,7 +84,7 @@ def listed(arguments: argparse.Namespace) -> Result:
 
 VERBS = {
     "list": Verb(
-        about="list the named bodies: family, size, and whether they are on this machine",
+        about="list the bodies that body=NAME can choose: family, size, and whether they are here",
         examples=_LIST,
         arguments=(CONFIG_DIR,),
         execute=listed,

@@ -28,11 +28,11 @@ _EXAMPLES = """\
 examples:
   orca data check listops                              \
 shapes, classes, NaN, ranges, and samples that two splits share
-  orca data check listops task.num_train=50            with settings, the same as for orca run
+  orca data check listops task.num_train=50            the data of `orca run` with this setting
   orca data check arrays task.kind=classes task.train=my.npz
         your own arrays
   orca data check fsd50k --samples 500                 \
-read the inputs of fewer samples; all targets are counted anyway
+read the inputs of 500 samples per split, and all targets
   orca data check jsb task.path=~/jsb                  files in another folder
 
 The exit code is 11 if the data have a problem: NaN or infinite inputs, invalid targets, an empty \
@@ -277,7 +277,7 @@ VERB = Verb(
             type=number(int, lowest=1),
             default=20_000,
             metavar="N",
-            help="read the inputs of at most N samples per split (seed=N draws others); "
+            help="read the inputs of at most N samples per split (`seed` decides which); "
             "default: 20000",
         ),
         CONFIG_DIR,

@@ -41,7 +41,7 @@ compare all files of a run with their checksums, and restore its status file if 
 exit codes:
   0   orca run can work, or the run is intact
   13  files of the run are damaged
-  14  a package or the weights of the default body are missing
+  14  a package is missing, or the weights of the default body
   20  another process works on the run
   21  a newer version of orca wrote the run
   30  a folder is not writable"""
@@ -207,7 +207,7 @@ def _run_lines(report: Checked) -> Iterator[str]:
     advice = ""
     if report.damaged:
         verdict = f"{len(report.damaged)} damaged"
-        advice = "; rerun its command, with --force if the run is completed"
+        advice = "; run the command of this run again, with --force if the run is completed"
     if report.code == CheckpointError.code:
         # This program cannot check files in the format of a newer program.
         verdict = "not checked"

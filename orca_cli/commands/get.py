@@ -34,7 +34,7 @@ from orca_cli.terminal import LogReporter, Result, configure_logging, counted, s
 
 EXAMPLES = """\
 examples:
-  orca get task=deepsea body=roberta    the data, source and body of this run
+  orca get task=deepsea body=roberta    the data, source and body of a run with these settings
   orca get task=deepsea,ecg,ninapro     the files of several runs
   orca get body=swin_tiny               only the body, since no task is named
   orca get body=roberta body.checkpoint=roberta-base@COMMIT
@@ -47,8 +47,8 @@ The settings are the same as for `orca run`. The last line of the output is the
 command of the run. If a download is interrupted, the same command resumes it.
 
 A downloaded file gets its final name only when it is complete and has the
-expected SHA-256: the published one, or else the one that orca recorded in
-checksums.json in the file's folder when it first saw the file. Files that you put into the
+expected SHA-256. If none is published, orca expects the one that it recorded when it
+first saw the file (in checksums.json in the file's folder). Files that you put into the
 folder of a data set are verified and unpacked as well.
 
 For a body, orca fetches only safetensors, JSON and text files, never pickled

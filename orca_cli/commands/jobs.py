@@ -280,7 +280,7 @@ def _unreported(end: Ended) -> OrcaError:
         if -status == signal.SIGKILL:
             cause = ", probably because memory ran out"
         return OrcaError(f"the process was killed by {signal_name}{cause}")
-    stop = exceptions.InterruptionError(f"stopped by {signal_name} before it began")
+    stop = exceptions.InterruptionError(f"the run was stopped by {signal_name} before it began")
     # For example 75 for preemption.
     stop.code = signals.exit_code()
     return stop

@@ -51,7 +51,7 @@ ARGUMENTS = (
         "group",
         nargs="?",
         metavar="GROUP",
-        help=f"one of {', '.join(_GROUP_NAMES)}; default: the names in all groups",
+        help=f"one of {', '.join(_GROUP_NAMES)}; default: show the names in every group",
     ),
     argument("names", nargs="*", metavar="NAME", help="choices of the group; default: all"),
     CONFIG_DIR,

@@ -98,8 +98,8 @@ WHERE = argument(
     action="append",
     default=[],
     metavar="KEY=VALUE",
-    help="only runs with this setting, such as task=digits (set by you, decided by the program, or "
-    "a default); may be repeated",
+    help="only runs with this setting, such as task=digits, whether you set it, the program "
+    "decided it, or it is a default; repeat the option for several conditions",
 )
 
 
@@ -140,14 +140,15 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         "--at-once",
         type=number(int, lowest=1),
         metavar="N",
-        help=f"{prefix}number of runs at a time; default: 1 on this machine, where runs share the "
-        "CPU threads; on a cluster, all runs",
+        help=f"{prefix}number of runs at a time; default: 1 on this machine, all runs on a "
+        "cluster; runs at the same time on this machine share its CPU threads",
     )
     parser.add_argument(
         "--threads",
         type=number(int, lowest=1),
         metavar="T",
-        help=f"{prefix}CPU threads of each run; default: 1 on a cluster",
+        help=f"{prefix}CPU threads of each run; default: an equal share of this machine's threads, "
+        "on a cluster 1",
     )
     # A job is one process, and a process computes on one GPU.
     several_gpus = "; use torchrun for several GPUs per run (docs/scaling.md)"
@@ -156,5 +157,5 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         type=number(float, lowest=0, highest=1, hint=several_gpus),
         metavar="G",
         help=f"{prefix}GPUs of each run: 0, 1, or a fraction such as 0.5; "
-        "default: 1 if the machine has a GPU (on slurm: 0)",
+        "default: 1 if the machine has a GPU, else 0; on slurm 0",
     )

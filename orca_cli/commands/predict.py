@@ -38,10 +38,10 @@ use a baseline that the run kept
   orca predict my_model pictures/ --out p.csv                    \
 images in a folder, with or without a subfolder for each class
   orca predict my_model all.npz --part test --out p.npz          \
-the array x_test, or the rows that an array `split` marks as test
+predict only the test split: the array x_test, or the rows that the array `split` marks as test
 
 INPUT must have the same form as the files that the run was trained on. It does not need targets; \
-if it has them, their error is shown. The command fetches no files and reads no training data."""
+if it has targets, the error is shown. The command fetches no files and reads no training data."""
 # Arguments that select the model of `orca predict` and `orca export`; `open_chosen` opens it.
 MODEL = (
     argument(
@@ -57,14 +57,14 @@ MODEL = (
     argument(
         "--model",
         metavar="NAME",
-        help="a model that the run kept, such as forest; default: transfer (the model that the run "
-        "trained); for an export, its only model; with --best, the best model",
+        help="name of a model that the run kept, such as forest; default: the transfer (the model "
+        "that the run trained), or the only model of an export, or the best model with --best",
     ),
     argument(
         "--checkpoint",
         metavar="PATH",
-        help="the body's checkpoint, if the run needs it and it was moved: its folder, or its id "
-        "on the model hub (only if it is on this machine)",
+        help="the new place of the body's checkpoint, if it was moved after the run: its folder, "
+        "or its id on the model hub if this machine already has the files",
     ),
     ALLOW_MODULE,
 )
@@ -84,13 +84,13 @@ ARGUMENTS = (
         default="",
         help="use only this split of a file that contains several splits",
     ),
-    argument("--no-targets", action="store_true", help="do not read targets, and show no error"),
+    argument("--no-targets", action="store_true", help="ignore targets in INPUT, show no error"),
     argument(
         "--batch-size",
         type=number(int, lowest=1),
         metavar="N",
-        help="samples per forward pass; default: the run's train.eval_batch_size, which gives "
-        "exactly the run's own predictions",
+        help="samples per forward pass; default: train.eval_batch_size of the run, with which the "
+        "predictions are exactly equal to the run's own",
     ),
     argument(
         "--device",

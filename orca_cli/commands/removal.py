@@ -37,23 +37,24 @@ examples:
 show which run would be removed; 1e791e76 is the end of its name
   orca runs rm --yes runs/digits/2026-...   remove a run
   orca runs rm --yes 1e791e76 66f1304e      remove two runs
-  orca runs rm --where state=failed         show all runs that failed
+  orca runs rm --where state=failed         show which failed runs would be removed
   orca runs rm --where data=my --where train.lr=1e-3
-        show all runs on the data set `my` with this learning rate
+        show which runs on the data set `my` with this learning rate would be removed
 
-The command removes only folders of runs in $ORCA_RUNS, or in ./runs if it is not set. It follows \
-no links, and refuses a run that a process works on. If it must refuse one of the runs, it removes \
-none. A removed run cannot be restored."""
+The command removes only folders of runs in $ORCA_RUNS, or in ./runs if $ORCA_RUNS is not set. It \
+follows no links, and does not remove a run that a process works on. If one of several runs cannot \
+be removed, the command removes none of them. A removed run cannot be restored."""
 _GC = """\
 examples:
-  orca runs gc                  show what could be removed; change nothing
-  orca runs gc --yes            remove it
+  orca runs gc                  show which files would be removed; change nothing
+  orca runs gc --yes            remove these files
   orca runs gc --days 0         \
-include the whole cache; runs compute its entries again when they need them
+also show recently used cache entries; a run that needs a removed entry computes it again
 
 The command removes entries of $ORCA_HOME/cache that were not used for N days (--days). It also \
-removes temporary files that killed processes left in the cache and next to runs at least a day \
-ago. It removes no runs (use orca runs rm), no data sets, and no entries that a process uses."""
+removes temporary files that are at least a day old and that killed processes left in the cache or \
+next to runs. It removes no runs (use orca runs rm), no data sets, and no cache entries that a \
+process uses."""
 
 
 def rm(arguments: argparse.Namespace) -> Result:
@@ -241,7 +242,7 @@ def _idle_days(path: Path) -> float:
 _YES = argument(
     "--yes",
     action="store_true",
-    help="really remove; without this option, only show what would be removed",
+    help="remove the files; without this option, only show which would be removed",
 )
 _DAYS = argument(
     "--days",

@@ -56,13 +56,13 @@ only the runs of a study, with data sets as columns and methods as rows
   orca report --study alignment --against metric=none --where body=minilm      \
 how much each metric reduces the error, compared with no alignment
   orca report --study alignment --compare      \
-rank the methods over all tasks, and test each method against the first
+rank the methods over all tasks, and test each method against the best
   orca report --study table3 --choose train.lr --against arm=naive             \
 compare methods, each at the learning rate that is best for it on validation data
   orca report --against metric=none --any-program      \
 also compare runs of different versions of orca
   orca report --baselines docs/published.csv   \
-add results from papers, in lines of task,method,error,source
+add results from papers; the file has the columns task,method,error,source
   orca report --out table.tex                  \
 write a LaTeX table; the suffixes .md, .csv and .json work as well
   orca report --out page.html                  write a web page with tables and figures
@@ -77,14 +77,14 @@ ARGUMENTS = (
     argument(
         "--format",
         choices=(*FORMATS, "html"),
-        help="format of the output; default: the format for the suffix of --out (.html, .md, .tex, "
-        ".csv, .json), else table; --json means json",
+        help="format of the output; default: json with --json, else the format that the suffix of "
+        "--out means (.html, .md, .tex, .csv, .json), else table",
     ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument(
         "--study",
         metavar="NAME",
-        help="only the runs of this study (`orca list studies`); methods have the study's names",
+        help="only the runs of this study (`orca list studies`); methods are named as in it",
     ),
     argument("--name", metavar="NAME", help="only the runs on this data set"),
     argument("--last", action="store_true", help="only the data set of the newest run"),
@@ -98,14 +98,14 @@ ARGUMENTS = (
     argument(
         "--against",
         metavar="KEY=VALUE",
-        help="compare other values of KEY with VALUE, in pairs of runs that differ only in KEY: "
-        "mean gain, 95 %% interval, exact p-value",
+        help="compare each other value of KEY with VALUE, in pairs of runs that differ only in "
+        "KEY: mean gain, 95 %% interval, exact p-value",
     ),
     argument(
         "--compare",
         action="store_true",
         help="compare all methods over all tasks: mean ranks, and an exact p-value of each method "
-        "against the first",
+        "against the method with the best mean rank",
     ),
     argument(
         "--any-program",
@@ -117,8 +117,8 @@ ARGUMENTS = (
         "--baselines",
         type=Path,
         metavar="FILE.csv",
-        help="add published results as rows; the file has lines of task,method,error,source, with "
-        "errors as in result.json (fractions)",
+        help="add published results as rows; the file has the columns task,method,error,source; "
+        "errors are in the units of result.json (fractions, not per cent)",
     ),
     argument("--figures", type=Path, metavar="FOLDER", help="also write the figures as SVG files"),
     argument(
@@ -181,7 +181,7 @@ def _check_exclusive(arguments: argparse.Namespace) -> None:
     # Each arm keeps only one value of a chosen key, so no runs remain that differ in the key.
     if key and key == _axis(arguments):
         raise UsageError(
-            f"cannot compare by {key}, since --choose {key} leaves one value for each arm",
+            f"cannot compare by {key}: --choose {key} leaves each arm only one value of it",
             where="--against",
             hint="remove --choose or --against",
         )
@@ -307,8 +307,8 @@ def _rates_text(table: Table) -> str:
         rates = _rates(table, column, values)
         if len(rates) > 1:
             return (
-                "the arms have different learning rates that validation data did not choose (use "
-                f"--choose {RATE})"
+                "the arms have different learning rates, not chosen on validation data (to choose "
+                f"them, add --choose {RATE})"
             )
         if rates:
             heading = "all arms on a data set have the same learning rate"

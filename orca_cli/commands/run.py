@@ -53,19 +53,20 @@ that were fitted to the same data.
 
 If you rerun a command, it skips completed runs, and resumes an interrupted run from its last \
 checkpoint. SIGTERM, SIGHUP and Ctrl-C save the state and stop the run; a second Ctrl-C stops it \
-at once. SIGUSR1 (a scheduler needs the machine) also saves the state and stops the run, with exit \
-code 75.
+at once. A scheduler that needs the machine can send SIGUSR1, which also saves the state and stops \
+the run, with exit code 75.
 
-Each run of a sweep has its own process. Several machines with one folder of runs share a sweep if \
-each of them runs the same command (docs/cluster.md)."""
+Each run of a sweep has its own process. Several machines that share one folder of runs divide a \
+sweep among them if each machine runs the same command (docs/cluster.md)."""
 # Names of an option without a value -> its help.
 _FLAG_HELP = {
-    "-m --multirun": "run a sweep: every combination of comma-separated values, range() and glob()",
+    "-m --multirun": "run a sweep: one run for every combination of the values of all settings; "
+    "values are separated by commas, or come from range() or glob()",
     "--dry-run": "train nothing: check the settings, build the model, and show shapes, steps and "
     "expected time; for a study, only list its runs",
     "--force": "run completed runs again, in new folders",
     "--allow-inexact-resume": "resume a run even if the program, threads, packages, data or "
-    "weights have changed since it started; the result records that",
+    "weights have changed since it started; the result records the change",
     "-q --quiet": "log warnings only, and do not print tables or matrices of predictions",
 }
 # Names, in `arguments`, of options that apply only to sweeps.
@@ -75,8 +76,8 @@ ARGUMENTS = (
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings such as train.lr=1e-4 (`orca list settings`), and choices such as "
-        "task=digits (`orca list`)",
+        help="settings such as train.lr=1e-4 (`orca list settings` shows all), and choices such as "
+        "task=digits (`orca list` shows all)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
@@ -89,8 +90,8 @@ ARGUMENTS = (
         "--time-limit",
         type=seconds,
         metavar="TIME",
-        help="with -m: stop a run after this time (90s, 30m, 8h, 2d); the run saves its state and "
-        "counts as failed",
+        help="with -m: stop each run that takes longer than this time (90s, 30m, 8h, 2d); a "
+        "stopped run saves its state and counts as failed",
     ),
     # The driver of a sweep passes this option to its jobs.
     argument(process.OPTION, nargs=5, help=argparse.SUPPRESS),

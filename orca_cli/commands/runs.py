@@ -39,8 +39,9 @@ killed)
   orca runs list --where metric=otdd --where train.lr=1e-4     \
 runs with these settings
 
-A state in brackets belongs to an old attempt: the same run has a newer folder. Lines below the \
-table show the settings of a run, or why it is not completed or cannot be read."""
+A state in brackets belongs to an old attempt, which a newer folder of the same run \
+replaces. Lines below the table show the settings of a run, or why it is not completed or cannot \
+be read."""
 _SHOW = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
@@ -271,7 +272,7 @@ def diff(arguments: argparse.Namespace) -> Result:
         record[side] = {"run": run.path.name, "path": str(run.path), "state": run.state}
         shown.append(f"{side}  {run.path}")
     shown.append(
-        "a and b are the same experiment" if is_same else "a and b are different experiments"
+        "a and b are two attempts at the same run" if is_same else "a and b are different runs"
     )
     # The identity also depends on the content of data files and weights.
     if not is_same and not sections["settings"]:

@@ -12,13 +12,13 @@ examples:
   orca score runs/digits/2026-...       a run by its folder
   orca score 1e791e76                   a run by the end of its name
 
-The command reads the outputs and targets of the test split from 3_finetune/predictions.npz, and \
-neither the model nor the data. Numbers count as equal if they agree to six digits, since the last \
-digits of a sum depend on the number of threads.
+The command reads the outputs and targets of the test split from 3_finetune/predictions.npz. It \
+reads neither the model nor the data. Numbers count as equal if they agree to six digits, since \
+the last digits of a sum depend on the number of threads.
 
 exit codes:
   0   the errors are equal to those in result.json
-  11  the run is not completed, or its predictions do not suffice
+  11  the run is not completed, or its saved predictions are not enough to compute the error
   13  an error differs from result.json, or a file is damaged"""
 ARGUMENTS = (run_argument("run"), ALLOW_MODULE)
 
@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> Result:
     comparison = "different" if recomputed.different else "equal"
     verdict = f"{error_name} {computed_text}, in result.json {recorded_text}: {comparison}"
     if missing:
-        verdict += f"; the saved predictions do not suffice for {', '.join(missing)}"
+        verdict += f"; the saved predictions are not enough to compute {', '.join(missing)}"
     failures = []
     if recomputed.different:
         message = f"differs from result.json: {', '.join(recomputed.different)}"

@@ -168,7 +168,8 @@ def _result_rows(result: Mapping[str, Any], *, has_table: bool) -> Iterator[tupl
         metric = result.get("metric")
         yield (
             "distance",
-            f"task to source data ({metric}): {before:.4g} before alignment, {after:.4g} after",
+            f"from task to source data ({metric}): {before:.4g} before alignment, "
+            f"{after:.4g} after it",
         )
     yield "test", _test_text(result, has_interval=not has_table)
     validation = _validation_text(result)
@@ -222,7 +223,7 @@ def _conclusion(
     if leader in NAMES:
         text = f"{NAMES[leader]}, not the transfer"
         if not _is_comparable(result):
-            text += ", which has no error on these samples"
+            text += ", which has no error on the baselines' samples"
         yield "leader", text
         command = f"orca predict {run} --model {leader} INPUT"
     elif has_table and leader == TRANSFER:

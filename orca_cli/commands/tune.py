@@ -63,8 +63,8 @@ ARGUMENTS = (
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings as for `orca run`, and settings of the search: space=NAME (the settings to "
-        "try), minutes=M (time limit), trials=N (number of trials)",
+        help="settings as for `orca run`, and settings of the search: space=NAME (the values to "
+        "try; `orca list spaces`), minutes=M (time limit), trials=N (number of trials)",
     ),
     CONFIG_DIR,
     ALLOW_MODULE,
@@ -160,7 +160,7 @@ def _search(search: Search, session: Session, runner: JobRunner) -> tuple[Trial,
         if best is None or plain.state != "completed":
             reason = plain.note or plain.state
             raise SweepError(
-                f"trial 0, with the unchanged settings, is not completed: {reason}",
+                f"trial 0, which has your unchanged settings, is not completed: {reason}",
                 where="tune",
                 hint="rerun the command, or use other settings",
             )
@@ -300,9 +300,9 @@ class _Trials:
         # A trial without a validation error cannot be compared with other trials.
         if result["validation_error"] is None:
             return DataError(
-                f"the validation {error['name']} is undefined",
+                f"the {error['name']} on the validation samples is undefined",
                 where=f"trial {trial.number}",
-                hint="provide more validation samples, or validate on all samples: train.folds=5",
+                hint="provide more validation samples, or validate on all by setting train.folds=5",
             )
         selected = result["selected"]
         facts = {

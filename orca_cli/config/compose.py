@@ -92,7 +92,7 @@ def _check_typed(override: Override) -> None:
     declarations = schema.declared()
     if _FILE_METADATA.match(key):
         raise ConfigError(
-            "describes the file of a task or source and is not a setting",
+            "is a description in the file of a task or source, not a setting",
             where=key,
             hint="remove it from the command",
         )
@@ -261,7 +261,7 @@ class Session:
             raise ConfigError(
                 "the sweep has no runs",
                 where=" ".join(study_overrides) or "-m",
-                hint=reasons or "check whether a glob() matches no name, or `except` excludes all",
+                hint=reasons or "check that each glob() matches a name, and `except` leaves a run",
             )
         return Sweep(jobs=jobs, study=study_name, absent=absent)
 

@@ -39,7 +39,7 @@ from orca_cli.exceptions import ConfigError, UnsafeError, suggest
 _MOST_BYTES = 1_000_000
 _MOST_VALUES = 100_000  # after aliases are resolved
 _PLAIN = "use plain values: texts, numbers, lists and mappings"
-_ADDS = "your folder can only add choices: files such as task/x.yaml or body/x.yaml"
+_ADDS = "a folder of settings files can only add choices: files such as task/x.yaml or body/x.yaml"
 # Blocks with variants in a task's file. They are also groups, whose files are variants as well.
 BLOCKS = ("departures", "hparams")
 # Sections that a block `hparams` may set: neither the data nor the folders of results.
@@ -72,7 +72,7 @@ def choices(group: str, extra: Path | None = None) -> dict[str, Path]:
         raise ConfigError(
             "is not a folder",
             where=f"--config-dir {extra}",
-            hint="give a folder that contains your task/, body/, ...",
+            hint="give a folder with subfolders such as task/ or body/",
         )
     program_files = _files(config_dir() / group)
     user_files = _files(extra / group) if extra is not None else {}
@@ -385,7 +385,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             raise ConfigError(
-                f"is in a folder of unknown group '{group}'",
+                f"is in the folder '{group}', which does not have the name of a group",
                 where=where,
                 hint=suggest(group, groups),
             )

@@ -245,7 +245,9 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     """
     if not isinstance(node, dict):
         raise ConfigError(
-            f"must be a mapping with the key _target_, got {node!r}", where=key, hint="or remove it"
+            f"must be a mapping with the key _target_, got {node!r}",
+            where=key,
+            hint="correct it, or remove it",
         )
     name = node.get(TARGET)
     where = f"{key}.{TARGET}"

@@ -103,10 +103,10 @@ class Predictor:
         str,
         OneOf(("random", "ridge", "auto")),
         "Initial weights of the predictor. random: random weights, as in the paper; ridge (kinds "
-        "classes, labels and values): a ridge regression that is fitted to the features of the "
-        "training samples, and which the run may also keep as its final weights; auto: ridge if "
-        "the embedder starts as the body's own input layer or has features of the whole sample (as "
-        "the filter bank has), else random.",
+        "classes, labels and values): a ridge regression on the features of the training samples; "
+        "the run may also keep it as its final weights. auto: ridge if the embedder "
+        "starts as the body's own input layer or has features of the whole sample (as the filter "
+        "bank has), else random.",
     ] = "random"
 
 
@@ -146,7 +146,7 @@ class Align:
         CountOrZero | None,
         "Number of target classes in one comparison with the source; each class has points in "
         "proportion to its size. 0: all classes; null: one or all, as the metric needs (otdd "
-        "gets all, and draws up to metric.classes of them for each random sample of points).",
+        "gets all, and draws up to metric.classes of them for each random draw of points).",
     ] = None
     unit_gradient: Annotated[
         bool,
@@ -171,7 +171,7 @@ class Align:
         str,
         OneOf(("embedded", "gaussian")),
         "Source points. embedded: embedded source examples; gaussian (a control): the same number "
-        "of points from a Gaussian distribution with their mean and covariance.",
+        "of points from a Gaussian distribution with the mean and covariance of these examples.",
     ] = "embedded"
     source_labels: Annotated[
         str,
@@ -194,14 +194,13 @@ class Align:
     ] = None
     check_every: Annotated[
         Count,
-        "Epochs between measurements on validation data: the metric, diagnostics and, with "
-        "align.exact=true, the exact OTDD.",
+        "Number of alignment epochs between two measurements on validation data. Measured are the "
+        "metric, diagnostics and, with align.exact=true, the exact OTDD.",
     ] = 20
     exact: Annotated[
         bool,
-        "Also measure the exact OTDD (optimal transport dataset distance) at every "
-        "align.check_every, by linear programming (paper, Figure 6). Each measurement takes "
-        "seconds.",
+        "Also measure the exact OTDD (optimal transport dataset distance) every align.check_every "
+        "epochs, by linear programming (paper, Figure 6). Each measurement takes seconds.",
     ] = False
 
 
@@ -219,20 +218,21 @@ class Train:
     ] = None
     accumulation: Annotated[
         Count,
-        "Batches per optimizer step; the step follows the gradient of the mean loss over all their "
-        "samples.",
+        "Batches per optimizer step; the step follows the gradient of the mean loss over the "
+        "samples of all these batches.",
     ] = 1
     class_weights: Annotated[
         Any,
         Takes(Literal["balanced"] | list[NotNegative] | None),
-        "Factor on the loss of each class, for classes as targets: a list, or balanced (all "
-        "classes get the same total weight).",
+        "Factor on the loss of each class, if the targets are classes: a list of one number per "
+        "class, or balanced (all classes get the same total weight).",
     ] = None
     positive_weight: Annotated[
         Any,
         Takes(Literal["balanced"] | list[Positive] | None),
-        "Factor on the loss of each label where the label is present, for labels as targets: a "
-        "list, or balanced (present and absent labels get the same total weight).",
+        "Factor on the loss of each label where it is present, if the targets are labels: a list "
+        "of one number per label, or balanced (presence and absence of a label get the same total "
+        "weight).",
     ] = None
     optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "Optimizer of the fine-tuning."] = (
         "adamw"
@@ -287,7 +287,8 @@ class Train:
         Any,
         Takes(Literal["auto"] | bool),
         "Train on the validation samples as well; the run then has no validation error. auto: true "
-        "if these samples were drawn from the training data and no choice depends on them.",
+        "if these samples were drawn from the training data and nothing is chosen on them, such as "
+        "the best epoch.",
     ] = "auto"
     folds: Annotated[
         CountOrZero | None,
@@ -346,7 +347,7 @@ class Config:
         OneOf(("auto", "fp32", "bf16", "fp16")),
         "Precision of the body in the fine-tuning; embedder, predictor and distances are always "
         "computed in full precision. auto: bf16 if the device supports it and the body is wide "
-        "enough for a gain, else fp32.",
+        "enough to gain speed, else fp32.",
     ] = "auto"
     protocol: Annotated[
         str,
@@ -358,9 +359,10 @@ class Config:
     budget: Annotated[
         Any,
         Takes(Literal["quick", "normal", "thorough"] | Positive),
-        "Length of the training with protocol=clean. It decides those settings train.* that are "
-        "null, from the number and the length of the samples (docs/budget.md). A number is the "
-        "time in minutes that a run may take on this machine.",
+        "How long to train with protocol=clean. The program then chooses the open (null) settings "
+        "of the training, such as train.epochs, from the budget and from the number and length of "
+        "the samples (docs/budget.md). If the budget is a number, the run may take this many "
+        "minutes on this machine.",
     ] = "normal"
     test: Annotated[
         bool,

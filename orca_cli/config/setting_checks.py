@@ -101,8 +101,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if (train.folds or train.refit is True) and (chooses_on_test or train.select == "best"):
         setting = folds_setting if train.folds else "train.refit=true"
         message = (
-            "leaves no samples for the choice of the weights, and so cannot be combined with "
-            "train.select=best or train.validate_on=test"
+            "trains on all samples, so none are left to choose the best epoch on; cannot be "
+            "combined with train.select=best or train.validate_on=test"
         )
         yield setting, message
     yield from _weight_contradictions(config)
@@ -121,10 +121,10 @@ def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
     weighs_labels = config.train.positive_weight is not None
     # null: the data decide the kind later, and the program checks the weights at that point.
     if weighs_classes and kind not in (None, "classes", "dense"):
-        message = f"does not apply to task.kind={kind} (for labels: train.positive_weight)"
+        message = f"does not apply to task.kind={kind} (labels have train.positive_weight)"
         yield "train.class_weights", message
     if weighs_labels and kind not in (None, "labels", "dense"):
-        message = f"does not apply to task.kind={kind} (for classes: train.class_weights)"
+        message = f"does not apply to task.kind={kind} (classes have train.class_weights)"
         yield "train.positive_weight", message
     # With dense targets, which may be classes or labels, both could have passed the checks above.
     if weighs_classes and weighs_labels:
@@ -171,7 +171,11 @@ def check_is_setting(key: str, value: Any) -> None:
     if not settings_below or key in PARTS or isinstance(value, (dict, type(None))):
         return
     hint = _OWN_DATA_HINT if key == "train" else "run `orca list settings` to see all settings"
-    raise ConfigError(f"is a group of settings, such as {settings_below[0]}", where=key, hint=hint)
+    raise ConfigError(
+        f"is a group of settings; set one of them, such as {settings_below[0]}",
+        where=key,
+        hint=hint,
+    )
 
 
 def _section_hint(name: str) -> str:
@@ -250,4 +254,4 @@ def check_secrets(node: Any, key: str) -> None:
             check_secrets(entry, f"{key}.{position}")
     # A secret under any other name is recognised by its form.
     elif isinstance(node, str) and (_SECRET_KEYS.search(node) or _LOGIN.search(node)):
-        raise ConfigError("contains a key or a login", where=key, hint=_SECRET_HINT)
+        raise ConfigError("contains an access key or a login", where=key, hint=_SECRET_HINT)

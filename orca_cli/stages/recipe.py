@@ -47,15 +47,15 @@ def with_recipe(config: Config, task: TaskData, recorded: Decided) -> tuple[Conf
 
 def _embedder(config: Config, task: TaskData) -> Decision:
     if task.kind == "dense":
-        return Decision("patch", "the outputs are dense")
+        return Decision("patch", "the outputs are dense: one for every position")
     is_sequence = len(task.input_shape) == 2
     if not is_sequence or has_single_rows(config.task, task.input_shape):
-        return Decision(_BANK, "the inputs are not sequences")
+        return Decision(_BANK, "the samples are table rows, images or volumes, not sequences")
     steps = task.input_shape[1]
     count = len(task.train)
     reason = (
-        f"{count:,} training sequences of {steps:,} steps; `overlap` is used for at least {MANY} "
-        f"sequences of at most {SHORT} steps"
+        f"there are {count:,} training sequences of {steps:,} steps; the default is `overlap` for "
+        f"at least {MANY} sequences of at most {SHORT} steps, else `multiscale`"
     )
     if steps <= SHORT and count >= MANY:
         return Decision("overlap", reason)

@@ -121,7 +121,7 @@ def collapse(tokens: Tokens) -> dict[str, float]:
     """
     if not tokens.x.isfinite().all():
         raise NonFiniteError(
-            "some tokens of the embedder are NaN or infinite",
+            "the embedder returned tokens that are NaN or infinite",
             where="align",
             hint="try a smaller align.lr",
         )
@@ -298,8 +298,8 @@ def _embed(
                 break
     if num_points < 2:
         raise ConfigError(
-            f"needs at least 2 source examples with {wanted.length} tokens, the number of tokens "
-            f"of a target sample, got {num_points}",
+            f"needs at least 2 source examples with {wanted.length} tokens, as many as a target "
+            f"sample has, but found {num_points}",
             where="align.features",
             hint="use align.features=tokens or a lower embedder.max_tokens",
         )

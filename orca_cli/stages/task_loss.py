@@ -16,7 +16,7 @@ from orca_cli.scoring.losses import MaskedBCE, MaskedCrossEntropy, counts_target
 
 _CLASS_WEIGHTS = "train.class_weights"
 _LABEL_WEIGHTS = "train.positive_weight"
-_LOSSES = "use a loss for such targets: cross_entropy, bce, mse, huber, mae or relative_l2"
+_LOSSES = "use a loss that suits the targets: cross_entropy, bce, mse, huber, mae or relative_l2"
 
 
 def is_real_valued(targets: np.ndarray) -> bool:
@@ -45,7 +45,8 @@ def make_loss(config: Config, task: TaskData) -> Loss:
         for block in blocks(targets, np.arange(len(targets))):
             if np.isnan(block).any():
                 raise ConfigError(
-                    f"{type(loss).__name__} does not skip unknown targets, which these data have",
+                    f"{type(loss).__name__} does not skip unknown targets (NaN), and some targets "
+                    "of these data are unknown",
                     where="task.loss",
                     hint=_LOSSES,
                 )
@@ -144,7 +145,7 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     else:
         return loss
     raise ConfigError(
-        f"does not apply to the loss {type(loss).__name__}, which takes no weights or has its own",
+        f"does not apply: the task's loss, {type(loss).__name__}, takes no weights or has its own",
         where=setting_name,
         hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
     )
@@ -171,9 +172,9 @@ def _weights(setting_name: str, setting: Any, task: TaskData) -> list[float]:
     # Weights of classes need counts [K], weights of labels need counts [2, K].
     if is_of_classes == (counts.ndim > 1):
         raise ConfigError(
-            "does not apply to the targets of this task",
+            "does not apply to this task's kind of targets",
             where=setting_name,
-            hint=f"{_CLASS_WEIGHTS} is for classes, {_LABEL_WEIGHTS} for labels",
+            hint=f"use {_CLASS_WEIGHTS} for classes, {_LABEL_WEIGHTS} for labels",
         )
     if is_of_classes:
         numerators = counts.sum()

@@ -105,7 +105,7 @@ def _free_bytes(path: Path) -> int | None:
 def unreadable(path: Path, error: Exception) -> StorageError:
     """Return the StorageError for one of our files that exists but cannot be read."""
     reason = getattr(error, "strerror", None) or error
-    hint = "repair the disk, or move the file away"
+    hint = "check the disk and the file's permissions, or move the file away"
     return StorageError(f"cannot be read: {reason}", where=str(path), hint=hint)
 
 
@@ -146,7 +146,7 @@ def check_pinned(path: Path) -> None:
     for folder in (path, *path.parents):
         if folder in _pinned and _node(folder) != _pinned[folder]:
             raise StorageError(
-                "was deleted, renamed or replaced while in use",
+                "was deleted, renamed or replaced while this command used it",
                 where=str(folder),
                 hint="put the folder back, or rerun the command to start from scratch",
             )
@@ -343,12 +343,14 @@ def read_checked_json(path: Path) -> dict[str, Any]:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ChecksumError(
-            "is damaged: it is not a record of this program", where=str(path)
+            "is damaged: it is not a record that orca wrote; if it is a copy, copy it again",
+            where=str(path),
         ) from error
     # The whole text is compared, so that a change of spacing or order also counts as damage.
     if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
         raise ChecksumError(
-            f"is damaged: its checksum differs from the recorded one, {str(digest)[:12]}",
+            f"is damaged: its checksum differs from the one that it records, {str(digest)[:12]}; "
+            "if it is a copy, copy it again",
             where=str(path),
         )
     return record

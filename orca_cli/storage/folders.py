@@ -99,7 +99,7 @@ def verify_folder(
     manifest = _manifest(path)
     entries = manifest["files"]
     for name in set(only or ()) - entries.keys():
-        raise ChecksumError(f"'{name}' is not in its manifest", where=str(path))
+        raise ChecksumError(f"file '{name}' is not in its manifest", where=str(path))
     checked_names = entries if only is None else only
     # An editable file, such as an export's model card, may differ from its digest.
     checked_entries = {name: entries[name] for name in checked_names if name not in editable}
@@ -131,14 +131,17 @@ def _manifest(path: Path) -> dict[str, Any]:
     if manifest.get("schema") != _SCHEMA:
         schema = manifest.get("schema")
         raise CheckpointError(
-            f"its manifest has schema {schema}; this program reads schema {_SCHEMA}",
+            f"its manifest has schema {schema}, but this version of orca reads schema {_SCHEMA}",
             where=str(path),
             hint="use a newer version of orca",
         )
     files = manifest.get("files")
     # The manifest may be untrusted and must not make the program read files outside the folder.
     if not isinstance(files, dict) or any(map(_leads_out, files)):
-        raise ChecksumError(f"{MANIFEST} names files outside the folder", where=str(path))
+        raise ChecksumError(
+            f"{MANIFEST} names files outside the folder; get this folder from a trusted source",
+            where=str(path),
+        )
     return manifest
 
 
@@ -160,7 +163,7 @@ def _changes(path: Path, entries: Mapping[str, Any], *, contents: bool = True) -
             if contents and not has_changed:
                 has_changed = disk.sha256_file(file) != entry["sha256"]
             if has_changed:
-                yield f"the content of '{name}' has changed since it was written"
+                yield f"the content of the file '{name}' has changed since orca wrote it"
         except OSError as error:
             raise disk.unreadable(file, error) from error
 
@@ -172,7 +175,7 @@ def _extra_files(path: Path, expected: Collection[str]) -> Iterator[str]:
     # Hidden files come from file managers and network file systems.
     visible_names = sorted(name for name in extra_names if not name.startswith("."))
     if visible_names:
-        yield f"has a file '{visible_names[0]}' that is not in its manifest"
+        yield f"has a file that its manifest does not list, '{visible_names[0]}'; move it away"
 
 
 def quarantine(path: Path) -> Path:
@@ -276,7 +279,7 @@ def cached(
             try:
                 verify_folder(path)
             except ChecksumError as error:
-                say(f"a cache entry is damaged and is computed again: {error}")
+                say(f"computing a damaged entry of the cache again: {error}")
                 quarantine(path)
                 is_whole = False
         yield is_whole

@@ -138,14 +138,14 @@ def _load(folder: Path, owner: str) -> Checkpoint:
     trainer_state = json.loads((folder / _TRAINER).read_text(encoding="utf-8"))
     if trainer_state["schema"] != _SCHEMA:
         raise CheckpointError(
-            f"has schema {trainer_state['schema']}, which this version does not support",
+            f"has schema {trainer_state['schema']}, which this version of orca cannot read",
             where=str(folder),
             hint="use a newer version of orca",
         )
     # A folder that was copied or renamed would resume at the wrong step.
     step = trainer_state["step"]
     if folder.name != _folder_name(step):
-        raise ChecksumError(f"actually contains step {step}", where=str(folder))
+        raise ChecksumError(f"contains step {step}, not the step in its name", where=str(folder))
     best_weights = {}
     if (folder / _KEPT).exists():
         best_weights = storage.read_tensors(folder / _KEPT)
@@ -163,7 +163,7 @@ def _check_owner(folder: Path, owner: str) -> None:
     """Raise ChecksumError if a folder is damaged or belongs to another run."""
     # A manifest proves only that the content is intact; the owner ties it to this run's settings.
     if storage.verify_folder(folder) != owner:
-        raise ChecksumError("belongs to another run", where=str(folder))
+        raise ChecksumError("was written by another run", where=str(folder))
 
 
 class Saver:

@@ -155,9 +155,9 @@ def checkpoint_layers(body: nn.Module) -> None:
     innermost_layers = [layer for layer in marked_layers(body) if marked_layers(layer) == [layer]]
     if not innermost_layers:
         raise ConfigError(
-            "is not supported for this body, since transformers does not mark its layers",
+            "is not supported for this body: the transformers library marks none of its layers",
             where="train.gradient_checkpointing",
-            hint="remove it or use another body",
+            hint="remove this setting, or use another body",
         )
     for layer in innermost_layers:
         layer.gradient_checkpointing = True
@@ -244,7 +244,7 @@ class Engine:
         # Such a checkpoint was written at another precision.
         if not state:
             raise CheckpointError(
-                "the checkpoint has no gradient scale: it was written at another precision",
+                "the checkpoint has no gradient scale, since another precision was used before",
                 where="precision=fp16",
                 hint="use --force to restart the run",
             )

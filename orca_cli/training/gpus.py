@@ -89,7 +89,7 @@ def take(names: Sequence[str], folder: Path | None = None) -> str | None:
             slot_count = len(names) * slots
             gpu_names = ", ".join(names)
             log.info(
-                f"waiting for a GPU: all {slot_count} places on the GPUs {gpu_names} are taken"
+                f"waiting for a GPU: other jobs use all {slot_count} places on GPUs {gpu_names}"
             )
             is_waiting = True
         # A wait may last hours, so it must notice signals.

@@ -57,7 +57,7 @@ def from_environment() -> Rank | None:
         )
     except ValueError as error:
         raise UsageError(
-            f"must be integers: {error}", where="RANK, WORLD_SIZE", hint="use torchrun"
+            f"must be integers: {error}", where="RANK, WORLD_SIZE", hint="let torchrun set them"
         ) from error
     # torchrun with one process: the run is like any other.
     if rank.size <= 1:
@@ -66,7 +66,7 @@ def from_environment() -> Rank | None:
         raise UsageError(
             f"must be between 0 and {rank.size - 1}, got {rank.number} (WORLD_SIZE={rank.size})",
             where="RANK",
-            hint="use torchrun",
+            hint="let torchrun set it",
         )
     return rank
 
@@ -90,7 +90,7 @@ def check_command(arguments: Sequence[str], rank: Rank) -> None:
     if command == ["run"] and not {"--dry-run", "-m", "--multirun"} & set(arguments):
         return
     raise UsageError(
-        f"must run in one process, not in {rank.size}",
+        f"these arguments need one process, but {rank.size} were started",
         where=" ".join(["orca", *command]),
         hint="start it once, without torchrun or accelerate launch",
     )

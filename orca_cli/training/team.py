@@ -80,7 +80,7 @@ class Team:
             raise NetworkError(
                 f"the other processes cannot be reached: {error}",
                 where=f"process {rank.number} of {rank.size}",
-                hint="check MASTER_ADDR and MASTER_PORT",
+                hint="check the environment variables MASTER_ADDR and MASTER_PORT",
             ) from error
         # At the exit of a process that is still in its group, torch prints a warning.
         atexit.register(_leave)

@@ -146,6 +146,6 @@ def test_a_transfer_that_was_not_judged_is_not_compared(run, short, environment)
     done = run(*short[:-1], "train.folds=0")
     rows, below = table_of(done.out)
     assert (rows[-1][0], rows[-1][1]) == ("transfer", "-")
-    assert ", not the transfer, which has no error on these samples predict orca" in below
+    assert ", not the transfer, which has no error on the baselines' samples predict orca" in below
     record = json.loads((run_folders(environment)[0] / "result.json").read_text())
     assert (record["judged"]["on"], record["judged"]["n"]) == ("folds", 34)

@@ -96,7 +96,10 @@ def test_gaps_are_filled_alike_in_training_and_in_prediction(run_on, orca):
         "train.epochs=3",
     ]
     done = run_on(*settings, x=x, y=SIGNAL, split=np.repeat(["train", "val", "test"], 80))
-    assert "are interpolated in time and flagged in 2 indicator channels (task.gaps=linear)" in done.err
+    assert (
+        "are interpolated in time and flagged in 2 indicator channels (task.gaps=linear)"
+        in done.err
+    )
     assert learned(done, 0.6)
     code, _, err = orca("predict", done.folder, "own.npz", "--part", "test", "--out", "p.npz")
     assert code == 0, err

@@ -133,10 +133,7 @@ def test_folds_judge_a_sample_by_the_model_that_has_not_seen_it(run):
     x = NOISE.astype(np.float32)
     x[1:N:2] = x[0:N:2]
     path, result = run("classes", "train.folds=4", data=(x, Y))
-    assert (
-        "folds: 40 samples have the same inputs as another sample"
-        in run.err
-    )
+    assert "folds: 40 samples have the same inputs as another sample" in run.err
     rows = drawn_rows(lambda rows: rows // 2)
     saved = np.load(path / "3_finetune" / "out_of_fold.npz")
     row_folds = saved["fold"][np.argsort(np.concatenate([rows["train"], rows["validation"]]))]

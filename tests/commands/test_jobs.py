@@ -21,7 +21,7 @@ WITHOUT_REPORT = {
     "exit code": (Ended(status=7, last_words="one\ntwo"), "failed", 7, "the process exited with code 7: two"),
     "out of memory": (Ended(status=-9), "failed", 1, "killed by SIGKILL, probably because memory ran out"),
     "crashed": (Ended(status=-11), "failed", 1, "the process was killed by SIGSEGV"),
-    "stopped with the sweep": (Ended(status=-15), "interrupted", 143, "stopped by SIGTERM before it began"),
+    "stopped with the sweep": (Ended(status=-15), "interrupted", 143, "the run was stopped by SIGTERM before it began"),
 }  # fmt: skip
 
 

@@ -84,5 +84,5 @@ def test_data_of_the_users_own_file_are_not_missed(tmp_path):
 
 def test_a_file_of_settings_cannot_add_files_to_another_data_set():
     node = {"data": {"files_of": "satellite", "files": [{"path": "satellite_train.npy"}]}}
-    with pytest.raises(ConfigError, match="has both files and files_of"):
+    with pytest.raises(ConfigError, match="has both `files` and `files_of`"):
         catalogue.described("task", "evil", node)

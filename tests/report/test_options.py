@@ -275,7 +275,7 @@ def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message)
 
 
 ONE_RATE = "all arms on a data set have the same learning rate "
-SEVERAL_RATES = "the arms have different learning rates that validation data did not choose "
+SEVERAL_RATES = "the arms have different learning rates, not chosen on validation data "
 RATES_BY_TASK = [  # task -> rates of none and otdd; the first line of a comparison
     ({"a": (1, 1)}, ONE_RATE),
     ({"a": (1, 1), "b": (2, 2)}, ONE_RATE),

@@ -207,7 +207,7 @@ def test_what_chooses_the_weights(validation, drawn, settings, expected):
 
 
 def test_a_refit_that_validates_on_the_test_split_is_refused():
-    with pytest.raises(ConfigError, match="train.refit=true: leaves no samples for the choice"):
+    with pytest.raises(ConfigError, match="train.refit=true: trains on all samples"):
         setting_checks.check_settings(Config(train=Train(refit=True, validate_on="test")))
 
 

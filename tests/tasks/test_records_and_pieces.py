@@ -159,7 +159,7 @@ def test_what_is_after_a_piece_is_marked_as_padding(index, tmp_path, chorales):
 def test_pieces_are_cut_to_the_length_that_is_asked_for(tmp_path, chorales):
     task = jsb.load(tmp_path, length=4)
     assert np.array_equal(every(task.open_test()).y[0], chorales[2][0][1:5].T)
-    assert task.note == "longer pieces are cut"
+    assert task.note == "pieces with more than task.length frames are cut"
 
 
 def test_padding_of_pieces_is_unmarked_on_request(tmp_path, chorales):

@@ -368,7 +368,7 @@ def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(such rows: 1\)"),
+        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(rows like this: 1\)"),
         (["train"] * 9 + ["test"] * 51, {}, "t.csv: needs at least 10 rows for training, has 9; add"),
         (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
     ],

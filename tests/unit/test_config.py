@@ -433,7 +433,7 @@ FIRST_HOUR = [
     (["epochs=3"], "did you mean 'train.epochs'?"),
     (["batch_size=3"], "did you mean 'train.batch_size'?"),
     (["task.train=my.npz"], "choose task=arrays, task=table or task=images"),
-    (["train=my.npz"], "is a group of settings, such as train.epochs; for your own data choose"),
+    (["train=my.npz"], "is a group of settings; set one of them, such as train.epochs; for your"),
     (["task=arrays", "task.train=a", "task.kind=regression"], "did you mean 'values'?"),
     (["metric=OTDD"], "did you mean 'otdd'?"),
     (["body=bert-base-uncased"], "body=auto body.checkpoint=bert-base-uncased"),

@@ -38,7 +38,7 @@ def load(
     path: Annotated[
         str | None,
         "an .npz file with x_train and y_train, or a folder with cifar-10-batches-py; "
-        "null: paths.data/cifar10",
+        "null: folder cifar10 of the data folder (paths.data)",
     ] = None,
 ) -> SourceData:
     """Return images [n, 3, 32, 32] in 0..1 and their classes, over which the draw is balanced.

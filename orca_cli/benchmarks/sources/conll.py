@@ -37,12 +37,14 @@ def load(
     size: Annotated[int, Ge(4)] | None,
     seed: int,
     data_folder: Path,
-    name: Annotated[PlainName, "name of the data set and of its folder in paths.data"],
+    name: Annotated[
+        PlainName, "name of the data set, and of its folder in the data folder (paths.data)"
+    ],
     files: Sequence[PlainName],
     path: Annotated[
         str | None,
         "folder with the file, or the file itself; "
-        "null: the folder in paths.data that source.name names",
+        "null: the folder with the name source.name in the data folder (paths.data)",
     ] = None,
     outside: Annotated[
         CountOrZero,

@@ -28,7 +28,8 @@ def load_table(
     seed: int,
     data_folder: Path,
     path: Annotated[
-        str | None, "your .csv or .tsv file; null: peptides.csv in paths.data/peptides"
+        str | None,
+        "your .csv or .tsv file; null: peptides/peptides.csv in the data folder (paths.data)",
     ] = None,
     sequence: Annotated[
         str, "column of the file with the sequences, with one letter per residue"
@@ -100,10 +101,15 @@ def load_homology(
     seed: int,
     data_folder: Path,
     path: Annotated[
-        str | None, "folder with remote_homology_train.lmdb; null: paths.data/homology"
+        str | None,
+        "folder with remote_homology_train.lmdb; "
+        "null: folder homology of the data folder (paths.data)",
     ] = None,
     folds: Annotated[
-        int, Ge(2), "number of classes, which are the folds with the most proteins: 2 or more"
+        int,
+        Ge(2),
+        "number of classes: 2 or more; a class is a shape of proteins (SCOP fold), and the shapes "
+        "with the most proteins are taken",
     ] = 10,
 ) -> SourceData:
     """Return training proteins of TAPE's remote homology and the fold of each.

@@ -52,7 +52,7 @@ def load(size: Annotated[int, Ge(16)] | None, seed: int) -> SourceData:
         raise DataError(
             "has no source files of Python's standard library (they are zipped or removed)",
             where=str(folder),
-            hint="use another Python, or an image body with source=digits",
+            hint="use another Python installation, or an image body with source=digits",
         )
     files = _file_names(folder)
     contents = [(folder / name).read_bytes() for _, name in files]

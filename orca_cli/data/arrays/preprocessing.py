@@ -144,7 +144,7 @@ class ArrayPreprocessing:
             )
         shape = x.shape[1:]
         expected = self.stored_shape  # with L steps
-        hint = f"provide samples with {described_sample} real numbers"
+        hint = f"provide samples of real numbers with {described_sample}"
         if self.padding is not None and shape:
             # Any number of steps is allowed; all other axes are compared.
             expected = with_steps(expected, self._steps(shape), self.channels_last)

@@ -64,13 +64,15 @@ class ArraySettings:
     x: Annotated[str, "name of the inputs in .npz files"] = "x"
     y: Annotated[str, "name of the targets in .npz files"] = "y"
     split_seed: Annotated[
-        Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
+        Seed, "seed for drawing the splits: 0 or more; the setting `seed` does not affect them"
     ] = 0
     validation_fraction: Annotated[
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
+    test_fraction: Annotated[
+        Fraction, "fraction of the training file that is drawn for the test: above 0 and below 1"
+    ] = 0.15
     normalize: Annotated[
         bool,
         "true: subtract each channel's mean over the training split, then divide by its standard "
@@ -78,13 +80,14 @@ class ArraySettings:
     ] = True
     num_classes: Annotated[
         Annotated[int, Ge(2)] | None,
-        "number K of classes 0..K-1: 2 or more; null: each label in the training split is a class",
+        "number K of classes 0..K-1: 2 or more; null: each "
+        "different target in the training split is a class",
     ] = None
     channels_last: Annotated[
         bool | None,
-        "true: x is (n, L, C) or (n, H, W, C), and dense y (n, ..., K); false: channels are the "
-        "second axis; null: like false, but x is refused if its channels may be last (an axis of 4 "
-        "or less after axes of 8 or more)",
+        "true: the channels are the last axis of x, and of y if y is dense: (n, L, C) or "
+        "(n, H, W, C); false: the channels are the second axis; null: like false, but x is refused "
+        "if its channels may be last (a last axis of at most 4 after axes of at least 8)",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"
@@ -96,8 +99,8 @@ class ArraySettings:
     ] = None
     padding: Annotated[
         Literal["nan", "none"] | None,
-        "nan: a sequence ends where only NaN follows; none: all steps are data; null: ends are "
-        "given by the array of lengths, if it exists",
+        "nan: a sequence ends where only NaN follows; none: all steps are data; null: the "
+        "array of lengths gives the ends, if it exists",
     ] = None
     length: Annotated[
         Count | None,
@@ -105,7 +108,9 @@ class ArraySettings:
         "length of the longest training sequence",
     ] = None
     group: Annotated[
-        str | None, "array with the group of each sample; a group is never in two splits"
+        str | None,
+        "array in .npz files with the group of each sample, such as its patient; samples of one "
+        "group are all in the same split",
     ] = None
     gaps: Annotated[
         How,
@@ -114,8 +119,8 @@ class ArraySettings:
     ] = "mean"
     gap_indicator: Annotated[
         bool,
-        "true: each channel with NaN in training gets an indicator channel, 1 where a value was "
-        "missing",
+        "true: each channel with NaN in the training split gets an additional channel, which is 1 "
+        "where the value is missing and 0 elsewhere",
     ] = False
 
 

@@ -207,7 +207,7 @@ def _opened(path: Path) -> Iterator[Any]:
         message = f"cannot be decoded ({reason})"
         if isinstance(error, image_module.UnidentifiedImageError):
             message = "is not a readable image"
-        hint = f"allowed: {', '.join(_FORMATS)}; save it again or remove it"
+        hint = f"save it again as one of {', '.join(_FORMATS)}, or remove it"
         raise DataError(message, where=where, hint=hint) from error
 
 

@@ -40,7 +40,7 @@ _GREY_STD = (0.226,)
 _SURVEY_VERSION = 3
 # The column with the split of each row; no setting renames it.
 _SPLIT = "split"
-_HINT = "use FOLDER/CLASS/*.png, or FOLDER/train/CLASS/*.png with val and test next to train"
+_HINT = "name the files FOLDER/CLASS/*.png, or FOLDER/SPLIT/CLASS/*.png (SPLIT: train, val, test)"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ImagePreprocessing:
         """
         if not path.is_dir():
             if part or not path.is_file():
-                hint = "name a folder of images, or a single image file without --part"
+                hint = "name a folder of images; to predict a single image file, remove --part"
                 raise DataError(f"'{path}' is not a folder", where=where, hint=hint)
             return _new_data([path], str(path), [path.name])
         folder = _folder_of_split(path, part) if part else path
@@ -171,7 +171,7 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = "must be set for task.file, task.target, task.kind=labels or task.kind=values"
+        message = "must be set, since task.file, task.target, and kind labels or values need it"
         hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
@@ -320,7 +320,7 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
     refuse_entry(
         wrong=is_absent,
         values=texts,
-        what=f"is not an image in '{folder}' (such rows: {is_absent.sum()})",
+        what=f"is not an image in '{folder}' (rows like this: {is_absent.sum()})",
         where=where,
         hint="correct the name, or remove the row",
     )
@@ -445,7 +445,7 @@ def _fit(
         )
 
     size = " x ".join(map(str, preprocessing.input_shape))
-    note = f"{targets.note()}; images are read as {size}"
+    note = f"{targets.note()}; images are read as {size} (channels x height x width)"
     return Fitted(
         preprocessing=preprocessing,
         input_shape=preprocessing.input_shape,
@@ -478,7 +478,7 @@ def _images_below(folder: Path) -> list[Path]:
         if not is_hidden and _is_image(path):
             image_paths.append(path)
     if not image_paths:
-        hint = f"allowed suffixes: {' '.join(SUFFIXES)}; images may also be in subfolders"
+        hint = f"add image files ({' '.join(SUFFIXES)}); they may also be in subfolders"
         raise DataError("contains no images", where=str(folder), hint=hint)
     return image_paths
 

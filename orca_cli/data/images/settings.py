@@ -14,29 +14,31 @@ class ImageSettings:
 
     kind: Annotated[
         Literal["classes", "labels", "values"] | None,
-        "with task.table: classes, labels or values; null: inferred from the target column. "
-        "Without task.table: classes",
+        "kind of the targets. With task.table: classes, labels or values; null: inferred from the "
+        "target column. Without task.table: always classes",
     ] = None
-    path: Annotated[str, "folder of images, in the working folder or in paths.data"]
+    path: Annotated[
+        str, "folder of images: a path in the working folder, or in the data folder (paths.data)"
+    ]
     table: Annotated[
         str | None,
-        ".csv, .tsv or .parquet file with a row for each image: file, targets, and optionally "
-        "`split`",
+        ".csv, .tsv or .parquet file with a row for each image: its path, its targets and, "
+        "if you want, its split (column `split`)",
     ] = None
     file: Annotated[
         str | None,
-        "column of task.table with the image files, as paths below the folder; null: the first "
-        "column",
+        "column of task.table with the paths of the images, below the folder task.path; null: the "
+        "first column",
     ] = None
     target: Annotated[
         str | None,
-        "column of task.table to be predicted; null: all columns except file and split (several "
-        "columns are labels of 0 and 1, or values)",
+        "column of task.table to be predicted; null: all columns except those with the paths "
+        "and the splits (several columns must contain labels, each 0 or 1, or values)",
     ] = None
     size: Annotated[
         Annotated[int, Interval(ge=4, le=4096)] | None,
-        "pixels per side of the input: 4..4096; null: longest side of the training images, at most "
-        "224",
+        "pixels per side of the square input: 4..4096; null: the longest side of any training "
+        "image, but at most 224",
     ] = None
     channels: Annotated[Literal[3, 1], "3 (colour) or 1 (grey)"] = 3
     fit: Annotated[
@@ -61,10 +63,10 @@ class ImageSettings:
     ] = 0
     validation_fraction: Annotated[
         Fraction,
-        "fraction of the images that is drawn for validation: above 0 and below 1; unused if the "
-        "data contain that split",
+        "fraction of the images that is drawn for validation: above 0 and below 1; not used if the "
+        "data contain a validation split",
     ] = 0.15
     test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
     missing_targets: Annotated[
-        bool, "true: an empty field of labels or values is a missing target"
+        bool, "true: labels and values may be empty, and are then skipped in losses and errors"
     ] = False

@@ -294,7 +294,7 @@ def _fit_numbers(
         remark = _FILLED
         if settings.gap_indicator:
             remark = f"{remark} and flagged in one more feature for each column"
-        remarks[f"{remark}; missing in training rows"].append(f"{column.name} ({num_empty})")
+        remarks[f"{remark}; training rows without a number"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
     is_bit = np.isin(numbers, (0, 1))
@@ -408,7 +408,7 @@ def infer_kind(
         # In columns of labels, every entry is 0 or 1, or missing.
         is_wrong = [_bits(columns[name]).is_wrong for name in names]
         if not np.any(is_wrong):
-            return "labels", [f"{shown} are read as labels (for numbers, set task.kind=values)"]
+            return "labels", [f"{shown} are labels (to predict numbers, set task.kind=values)"]
         return "values", [f"{shown} are read as numbers to be predicted (task.kind=values)"]
     name = names[0]
     entries = columns[name]
@@ -432,8 +432,8 @@ def infer_kind(
     is_whole = distinct_numbers == np.round(distinct_numbers)
     if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
         note = "is read as classes, because it has few different integers"
-        return "classes", [f"'{name}' {note} (for numbers, set task.kind=values)"]
-    note = "is read as numbers to be predicted (for classes, set task.kind=classes)"
+        return "classes", [f"'{name}' {note} (to predict numbers, set task.kind=values)"]
+    note = "is read as numbers to be predicted (to predict classes, set task.kind=classes)"
     return "values", [f"'{name}' {note}"]
 
 

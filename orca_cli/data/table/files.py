@@ -247,8 +247,8 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
         raise DataError(
             message,
             where=str(path),
-            hint="store it as UTF-8, or (task=table only) set its encoding,"
-            " such as task.encoding=latin-1",
+            hint="store it as UTF-8, or name its encoding, such as"
+            " task.encoding=latin-1 (only with task=table)",
         ) from error
     # The module csv raises TypeError for a delimiter of several characters.
     except TypeError as error:

@@ -171,9 +171,9 @@ class Symbols:
                 num_with_unknown += 1
                 unknown_symbols |= unknown_in_text
         shown = "".join(sorted(unknown_symbols))[:_MOST_SHOWN]
-        lacking = f"with symbols that training lacks ({shown}), which are read as zeros"
+        lacking = f"with symbols that do not occur in training ({shown}) and are read as zeros"
         return {
-            f"longer than {self.length} symbols and cut at the end": num_long,
+            f"longer than {self.length} symbols, whose end is cut off": num_long,
             lacking: num_with_unknown,
         }
 
@@ -312,7 +312,7 @@ class TablePreprocessing:
         refuse_entry(
             wrong=is_wrong,
             values=entries,
-            what=f"is not a time (such rows: {is_wrong.sum()})",
+            what=f"is not a time (rows like this: {is_wrong.sum()})",
             where=where,
             hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
         )
@@ -369,7 +369,7 @@ class TablePreprocessing:
                 if isinstance(column, Categorical):
                     remark = f"with a text in '{column.name}' that has no separate category"
                 else:
-                    remark = f"without a number in '{column.name}', read as the training mean"
+                    remark = f"without a number in '{column.name}', set to the training mean"
                 # A series counts once, even if several of its rows are changed.
                 counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:

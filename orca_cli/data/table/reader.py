@@ -166,7 +166,7 @@ def _setting_of(columns_by_setting: Mapping[str, list[str]], table: Table) -> di
                 raise ConfigError(
                     f"'{name}' is also in task.{setting_of[name]}, but a column has only one role",
                     where=f"task.{setting}",
-                    hint="remove it from one of them",
+                    hint="remove it from one of the two settings",
                 )
             setting_of[name] = setting
     return setting_of

@@ -26,24 +26,24 @@ class TableSettings:
         "(labels), or of numbers (values)",
     ] = None
     validation: Annotated[
-        str | None, "file of the validation split; null: drawn from the training file"
+        str | None, "file of the validation split; null: rows of the training file, as for test"
     ] = None
     test: Annotated[
         str | None,
-        "file of the test split, read only at the end of a run; null: drawn from the training "
-        "file, unless its column `split` marks each row as train, validation or test",
+        "file of the test split, read only at the end of a run; null: rows of the "
+        "training file: those that a column `split` marks as test, otherwise drawn at random",
     ] = None
     features: Annotated[
         list[str] | None,
-        "columns that the model gets as input, as [a,b]; null: all other columns, except columns "
-        "of text in which nearly every row has a different text",
+        "columns that the model gets as input, as [a,b]; null: all columns that no setting "
+        "names, except columns of text in which nearly every row has a different text",
     ] = None
     ignore: Annotated[
         list[str] | None, "columns that the model does not get as input, as [a,b]"
     ] = None
     group: Annotated[
         str | int | None,
-        "column with the group of each row, such as a patient; a group is never in two splits",
+        "column with the group of each row, such as a patient; rows of a group share a split",
     ] = None
     split_seed: Annotated[
         Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
@@ -60,17 +60,17 @@ class TableSettings:
     ] = True
     max_categories: Annotated[
         Count,
-        "number of texts in a column that get a feature each, the most frequent first: 1 or more; "
-        "all other texts share one feature",
+        "largest number of texts in a column that get their own feature: 1 or more; all rarer "
+        "texts share one feature",
     ] = 32
     gap_indicator: Annotated[
         bool,
-        "true: a column with missing numbers in training gets one more feature, 1 where a number "
-        "was missing",
+        "true: a column with missing numbers in training gets one more feature, which is 1 where a "
+        "number is missing, else 0",
     ] = False
     missing_targets: Annotated[
         bool,
-        "true: empty targets are allowed, and skipped in losses and errors; not for classes",
+        "true: targets may be empty, and are then skipped in losses and errors; not for classes",
     ] = False
     delimiter: Annotated[
         str | None,
@@ -82,7 +82,7 @@ class TableSettings:
     ] = None
     decimal: Annotated[
         Literal[".", ","],
-        'decimal mark in text files: "." or ","; thousands must not be separated',
+        'decimal mark in text files: "." or ","; numbers must have no mark for thousands',
     ] = "."
     sequence: Annotated[
         str | int | None,
@@ -96,13 +96,13 @@ class TableSettings:
     ] = None
     time: Annotated[
         str | int | None,
-        "column of numbers or times by which the steps of a series are sorted; null: order of the "
-        "file",
+        "column of numbers or times by which the steps of a series are sorted; null: the "
+        "order of the rows in the file",
     ] = None
     length: Annotated[
         Count | None,
-        "number of steps of the input with sequence or id; longer samples are cut; null: length of "
-        "the longest training sample",
+        "only with sequence or id: number of steps of the input; the end of longer samples is cut "
+        "off; null: length of the longest training sample",
     ] = None
 
     @property
@@ -148,8 +148,8 @@ def refuse_contradictions(settings: TableSettings) -> None:
         )
     # A sequence is the only input, so the settings below would have no effect.
     if settings.sequence is not None:
-        message = "cannot be combined with task.sequence, which is the only input"
-        hint = "remove one of them"
+        message = "cannot be combined with task.sequence, which makes a text the only input"
+        hint = "remove one of the two settings"
         if settings.id is not None:
             raise ConfigError(message, where="task.id", hint=hint)
         if settings.features:

@@ -183,7 +183,7 @@ def _write(
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
             raise _refusal(
-                archive, f"{_label(member.name)} occurs twice, or its folder is a file"
+                archive, f"{_label(member.name)} occurs twice, or its folder is also a file"
             ) from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):
@@ -360,13 +360,18 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
         num_members = len(entries)
         if num_members > max_members:
             raise UnsafeError(
-                f"has {num_members} members, more than the limit of {max_members}", where=where
+                f"has {num_members} members, more than the limit of {max_members}; "
+                "get the file from a source that you trust",
+                where=where,
             )
         for entry in entries:
             _check_entry(entry, where)
         # Unless members overlap, their compressed bytes add up to at most the size of the file.
         if sum(entry.compress_size for entry in entries) > path.stat().st_size:
-            raise UnsafeError("has members that overlap, as in a zip bomb", where=where)
+            raise UnsafeError(
+                "has members that overlap, as in a zip bomb; get it from a source that you trust",
+                where=where,
+            )
         yield archive
 
 
@@ -384,6 +389,7 @@ def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
     if entry.file_size > entry.compress_size * MAX_DEFLATE + 1024:
         raise UnsafeError(
             f"{label} declares {entry.file_size:,} bytes, more than"
-            f" its {entry.compress_size:,} compressed bytes can contain",
+            f" its {entry.compress_size:,} compressed bytes can contain; get the file from a source"
+            " that you trust",
             where=where,
         )

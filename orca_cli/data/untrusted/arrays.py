@@ -119,7 +119,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         raise DataError(
             f"has an unsupported shape or type: shape {shape}, dtype {dtype}",
             where=where,
-            hint="store arrays of numbers or strings without fields, each with a separate name",
+            hint="store arrays of numbers or strings; make an array of each field of a record",
         )
     # Also the position in the file, because `head` begins at the beginning of the file.
     offset = head.tell()
@@ -185,7 +185,7 @@ def _member(path: Path, where: str, member: zipfile.ZipInfo, file: IO[bytes]) ->
             raise UnsafeError(
                 f"unpacks to more than {_MAX_RATIO} times its size, as archive bombs do",
                 where=where,
-                hint="store it uncompressed",
+                hint="if you trust the file, store it uncompressed",
             )
         check_memory(math.prod(header.shape) * header.dtype.itemsize, where)
         with (

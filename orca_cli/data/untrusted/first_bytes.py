@@ -13,7 +13,7 @@ ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 # Beginning of a file -> its kind. In lower case, because the file's beginning is lowered too.
 _DISGUISES = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file (`git lfs pull` fetches it)",
+    b"version https://git-lfs": "a Git LFS pointer, not the file (`git lfs pull` fetches the file)",
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "an XML message, perhaps an error of the server",

@@ -64,7 +64,11 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
         with gzip.open(path) as stream:
             return pickle_machine.read(stream, path, max_read, compressed=True)
     if file_size > max_bytes:
-        raise UnsafeError(f"the pickle has more bytes than the limit of {max_bytes}", where=path)
+        raise UnsafeError(
+            f"the pickle has more bytes than the limit of {max_bytes}; "
+            "get the file from a source that you trust",
+            where=path,
+        )
     with open(path, "rb", buffering=2**16) as stream:
         head = stream.peek(len(NPY))
         if not head.startswith(NPY):
@@ -82,7 +86,8 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
     is_of_objects = isinstance(array, np.ndarray) and array.dtype == object
     if not is_of_objects or array.shape != header.shape:
         raise DataError(
-            f"does not contain the object array of shape {header.shape} that its header declares",
+            f"does not contain the object array of shape {header.shape} that its header declares; "
+            "get the file again",
             where=path,
         )
     if array.shape == ():

@@ -38,7 +38,7 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
     (num_proteins,) = values(path, ["num_examples"], reader=objects_here)
     # `isinstance` would accept True.
     if type(num_proteins) is not int or num_proteins < 0:
-        raise fault(f"'num_examples' must be a count, got {str(num_proteins)[:20]}", path)
+        raise fault(f"entry 'num_examples' must be a count, got {str(num_proteins)[:20]}", path)
     records = values(path, map(str, range(num_proteins)), reader=objects_here)
     for protein_number, record in enumerate(records):
         where = f"{path}[{protein_number}]"
@@ -50,9 +50,13 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         fold = record.get("fold_label")
         # Checked now, because wrong values would otherwise fail only when they are encoded.
         if not isinstance(sequence, str) or not _SEQUENCE.fullmatch(sequence):
-            raise fault("'primary' is not a sequence of letters", where)
+            raise fault("the protein's entry 'primary' must consist of letters", where)
         if not isinstance(fold, int | np.integer) or not 0 <= fold < NUM_FOLDS:
-            raise fault(f"'fold_label' must be in 0..{NUM_FOLDS - 1}, got {str(fold)[:20]}", where)
+            raise fault(
+                f"the protein's entry 'fold_label' must be in 0..{NUM_FOLDS - 1}, "
+                f"got {str(fold)[:20]}",
+                where,
+            )
         yield sequence, int(fold)
 
 
@@ -84,7 +88,8 @@ def values_here(path: str, keys: list[str], max_value: int) -> list[bytes | None
             # Checked before it is copied.
             if len(content) > max_value:
                 raise UnsafeError(
-                    f"has a value of {len(content):,} bytes, more than the limit of {max_value:,}",
+                    f"has a value of {len(content):,} bytes, more than the limit of {max_value:,}; "
+                    "get the file from a source that you trust",
                     where=path,
                 )
             # Copied, because the view of the map is valid only within the transaction.

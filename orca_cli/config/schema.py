@@ -119,8 +119,8 @@ class Align:
 
     epochs: Annotated[
         CountOrZero,
-        "Optimizer steps of the alignment; every step uses all target classes once (Algorithm 1). "
-        "0: no alignment.",
+        "Number of optimizer steps of the alignment. The paper calls a step an epoch, since it "
+        "uses every target class once. 0: no alignment.",
     ] = 60
     lr: Annotated[Rate, "Initial learning rate of the alignment."] = 1e-2
     largest_step: Annotated[

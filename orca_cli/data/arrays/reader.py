@@ -70,9 +70,7 @@ class ArraySettings:
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[
-        Fraction, "fraction of the training file that is drawn for the test: above 0 and below 1"
-    ] = 0.15
+    test_fraction: Annotated[Fraction, "the same as validation_fraction, for the test"] = 0.15
     normalize: Annotated[
         bool,
         "true: subtract each channel's mean over the training split, then divide by its standard "
@@ -108,9 +106,7 @@ class ArraySettings:
         "length of the longest training sequence",
     ] = None
     group: Annotated[
-        str | None,
-        "array in .npz files with the group of each sample, such as its patient; samples of one "
-        "group are all in the same split",
+        str | None, "array with the group of each sample; samples of a group are in one split"
     ] = None
     gaps: Annotated[
         How,
@@ -119,8 +115,7 @@ class ArraySettings:
     ] = "mean"
     gap_indicator: Annotated[
         bool,
-        "true: each channel with NaN in the training split gets an additional channel, which is 1 "
-        "where the value is missing and 0 elsewhere",
+        "true: a channel with NaN in training gets another one, which is 1 where it is NaN",
     ] = False
 
 

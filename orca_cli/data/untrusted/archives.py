@@ -360,9 +360,7 @@ def open_zip(path: Path, max_members: int, kind: str) -> Iterator[zipfile.ZipFil
         num_members = len(entries)
         if num_members > max_members:
             raise UnsafeError(
-                f"has {num_members} members, more than the limit of {max_members}; "
-                "get the file from a source that you trust",
-                where=where,
+                f"has {num_members} members, more than the limit of {max_members}", where=where
             )
         for entry in entries:
             _check_entry(entry, where)

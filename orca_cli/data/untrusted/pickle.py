@@ -65,8 +65,7 @@ def read_here(path: str, max_bytes: int = _MAX_BYTES, gzipped: bool = False) -> 
             return pickle_machine.read(stream, path, max_read, compressed=True)
     if file_size > max_bytes:
         raise UnsafeError(
-            f"the pickle has more bytes than the limit of {max_bytes}; "
-            "get the file from a source that you trust",
+            f"the pickle has more bytes than the limit of {max_bytes}",
             where=path,
         )
     with open(path, "rb", buffering=2**16) as stream:

@@ -64,16 +64,16 @@ class OTDD(Metric):
 
     size: Annotated[
         Count,
-        "Largest number of points in a sample of the source or target. Samples are smaller if the"
-        " source or target has fewer than twice as many points.",
+        "Largest number of points in a draw from the source or target. Draws have fewer points if"
+        " the source or target has fewer than twice this number.",
     ] = 128
     labels: Annotated[
-        bool, "Whether the cost of a pair of points includes the distance between their classes."
+        bool, "true: the cost of a pair of points includes the distance between their classes."
     ] = True
     classes: Annotated[
         Count,
-        "Largest number of classes in a sample. Classes are drawn at random, and each has its share"
-        " of the points. Without labels, a sample has all classes.",
+        "Largest number of classes in a draw. Classes are drawn at random; a class with more points"
+        " gets more points in the draw. If labels=false, a draw has all classes.",
     ] = 8
 
     prepare = prepare_nothing

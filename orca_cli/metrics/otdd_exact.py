@@ -89,6 +89,6 @@ class OTDDExact(Metric):
             raise NonFiniteError(
                 f"exact transport between {p} and {q} points was not solved: {log['warning']}",
                 where="metric",
-                hint="raise metric.max_iterations, or use fewer points",
+                hint="raise metric.max_iterations, or lower align.max_samples",
             )
         return torch.from_numpy(plan)

@@ -106,8 +106,8 @@ class OTDDReference(Metric):
 
     reg: Annotated[
         Positive,
-        "Strength of the entropic regularisation, in units of halved squared distances between"
-        " points, and of squared distances inside label distances.",
+        "Strength of the entropic regularisation. Its unit is half a squared distance between"
+        " points; where distances between labels are computed, it is a squared distance.",
     ] = 0.1
 
     @torch.no_grad()

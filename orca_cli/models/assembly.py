@@ -161,7 +161,7 @@ def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, bod
         )
     if not embedder.can_be_causal:
         raise ConfigError(
-            "this task forecasts, but a token of this embedder sees beyond its own step",
+            "this task forecasts, but a token of this embedder sees steps after its own",
             where="embedder",
             hint="use embedder=patch",
         )
@@ -169,8 +169,8 @@ def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, bod
     if token_layout.kernel > 1:
         steps = token_layout.input_shape[1]
         raise ConfigError(
-            f"this task forecasts, but with {token_layout.tokens} tokens for {steps} steps, a step "
-            "would see the steps after it",
+            f"this task forecasts, but with {token_layout.tokens} tokens for {steps} steps, a "
+            "token has several steps, so a step would see later ones",
             where="embedder.max_tokens",
             hint=f"use a body that takes at least {steps} tokens",
         )

@@ -11,7 +11,7 @@ from orca_cli.runs.directory import keeps_weights
 # Candidate -> its description; the constant, which cannot predict, is left out.
 CANDIDATE_NAMES = {
     TRANSFER: "the cross-modal transfer",
-    START: "the transfer before its first step",
+    START: "the transfer before its first training step",
     **NAMES,
 }
 del CANDIDATE_NAMES[CONSTANT]

@@ -56,7 +56,7 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         raise DataError(
             f"contains runs on {len(data_sets)} data sets: {', '.join(data_sets)}",
             where=str(folder),
-            hint="name one of its runs, or a folder of runs on one data set",
+            hint="name the folder of one run, or a folder whose runs are all on one data set",
         )
     validated, unvalidated = _candidates(runs, candidate)
     if not validated and len(unvalidated) == 1:
@@ -64,13 +64,13 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         return Chosen(run_path, candidate or TRANSFER, f"{run_path}: the only run")
     if len(validated) > 1:
         message = (
-            f"the runs were validated in {len(validated)} ways, on different samples or by "
-            "different errors, and cannot be compared"
+            "validation errors cannot be compared, since the runs used different samples or "
+            f"different errors for them ({len(validated)} ways)"
         )
         # `min` takes the first of equal errors.
         best_keys = [min(errors, key=errors.__getitem__) for errors in validated.values()]
         run_names = ", ".join(run_path.name for run_path, _ in best_keys)
-        hint = f"name one of these runs, the best of each way: {run_names}"
+        hint = f"name one of these runs; each is the best of its way: {run_names}"
         raise DataError(message, where=str(folder), hint=hint)
     if not validated:
         raise _nothing_validated(folder, candidate, unvalidated)
@@ -99,12 +99,12 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
     model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        f"contains no usable run: a completed run on your own data that kept {model} and was not "
-        "validated on the test split"
+        "contains no usable run: a completed run on your own data that kept "
+        f"{model} and did not use the test split for validation"
     )
     hint = (
-        "list the runs with `orca report`; runs of benchmarks keep no preprocessing, so they "
-        "cannot predict new data"
+        "list the runs with `orca report`; runs on benchmarks do not save their preprocessing, so "
+        "they cannot predict new data"
     )
     return DataError(message, where=str(folder), hint=hint)
 

@@ -41,7 +41,7 @@ def computer(loaded: Loaded, device: str, batch_size: int) -> Computer:
         return functools.partial(_outputs, simple, features)
     if device not in ("auto", "cpu"):
         message = f"'{loaded.record.candidate}' cannot compute on '{device}'"
-        raise ConfigError(message, where="device", hint="use auto or cpu")
+        raise ConfigError(message, where="device", hint="set the device to auto or cpu")
     assert simple is not None  # without a network
     if simple.record["inputs"] == "raw":
         return functools.partial(_outputs, simple, lambda x, valid: x)

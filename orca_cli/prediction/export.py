@@ -60,7 +60,8 @@ tags: [cross-modal-transfer, orca]
 
 ## Use
 
-The program, orca-transfer {program}, is not on a package index. Install it from a checkout.
+The program, orca-transfer {program}, is not on a package index. Install it from a checkout of its
+repository: replace CHECKOUT by the checkout's folder, and FOLDER by the folder of this file.
 
 ```
 pip install CHECKOUT
@@ -91,8 +92,8 @@ The outputs are {kind}; their number is {outputs}{names}.
 |---|---|
 {errors}
 
-Lower is better. The error is computed over {n} items, such as samples or classes; \
-items that could not be scored: {skipped}.{interval}{validated}
+A lower error is better. The error is computed over {n} items, such as samples or classes; \
+number of items that could not be scored: {skipped}.{interval}{validated}
 All numbers are from one run with one seed.{comparison}
 
 ## Model and training
@@ -106,9 +107,9 @@ All numbers are from one run with one seed.{comparison}
 
 * The errors were measured on data like the training data. How the model performs on other data \
 (other devices, sites, times) is not known.
-* Probabilities are the model's own and were not calibrated.
-* If this run was chosen from several runs by its validation error, as `--best` does, the test \
-error did not influence the choice.
+* Probabilities are the model's own: they were not calibrated.
+* `--best` chooses one of several runs by its validation error. If this run was chosen in that \
+way, its test error did not influence the choice.
 """
 # Split on which the weights were chosen -> the card's sentence; `_data_fields` has other splits.
 _CHOSEN = {
@@ -130,14 +131,14 @@ def export(loaded: Loaded, target: Path) -> None:
     """
     # `Path.exists` would be False for a broken link.
     if os.path.lexists(target):
-        hint = "name a new folder; nothing is overwritten"
+        hint = "name a folder that does not exist yet, since nothing is overwritten"
         raise ConfigError("already exists", where=str(target), hint=hint)
     # Only a body that was made from a folder has the config.json by which an export is opened.
     body_folder = None
     if loaded.members:
         body_folder = getattr(loaded.members[0].body, "folder", None)
         if body_folder is None:
-            message = "cannot be exported: its body was not made from a folder with a config.json"
+            message = "cannot be exported: its body has no config.json, which an export needs"
             raise DataError(message, where=str(loaded.folder))
     networks = _networks(loaded)
     tensors: list[Any] = [tensor for weights in networks.values() for tensor in weights.values()]
@@ -274,7 +275,7 @@ def _result_fields(record: ModelRecord) -> dict[str, str]:
     interval_ends = interval_text({**model, "percent": is_percent})
     interval = ""
     if interval_ends:
-        interval = f" Its 95 % interval over test sets like this one: {interval_ends}."
+        interval = f" The error's 95 % interval over test sets like this one: {interval_ends}."
     validated = ""
     for name in dict.fromkeys((record.candidate, TRANSFER)):
         validation_error = number(by_name.get(name, {}).get("validation_error"))

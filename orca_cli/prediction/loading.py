@@ -100,8 +100,8 @@ def _open_run(folder: Path, body_checkpoint: str | None, candidate: str) -> Load
     record = read_run(folder)
     if not keeps_weights(folder):
         message = (
-            "the run kept no weights (keep_weights=false, or a trial of a search), so it cannot "
-            "predict"
+            "the run kept no weights, so it cannot predict (keep_weights=false was set, or the run "
+            "is a trial of a search)"
         )
         hint = "rerun the run's command with --force keep_weights=true"
         raise DataError(message, where=str(folder), hint=hint)
@@ -134,7 +134,8 @@ def _with_simple(loaded: Loaded, folder: Path, body_checkpoint: str | None) -> L
     # In an untrusted folder, baseline and record may not belong together.
     if simple.record["form"] not in forms or simple.num_outputs != record.num_outputs:
         message = "the record and the baseline disagree about kind or number of outputs"
-        raise DataError(message, where=str(folder))
+        hint = "get the folder again, from a source that you trust"
+        raise DataError(message, where=str(folder), hint=hint)
     loaded = replace(loaded, simple=simple)
     if simple.record["inputs"] in ("table", "raw"):
         return loaded

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from orca_cli.prediction.loading import Loaded
 
-_GET_AGAIN = "get a new copy of the folder"
+_GET_AGAIN = "get the folder again, from a source that you trust"
 # Upper bound of numbers in a body's own embedding layer, which predictions do not use.
 _MAX_EMBEDDINGS = 2**30
 # Upper bound of layers of a body whose weights are not read.
@@ -102,7 +102,7 @@ def _from_file(loaded: Loaded, file_name: str) -> TransferModel:
     # Every layer has at least one weight. Modules take memory even on the meta device, so their
     # number is bounded before names and shapes can be compared.
     if layer_count > len(tensors):
-        message = f"asks for {layer_count} layers, but there are only {len(tensors)} weights"
+        message = f"asks for {layer_count} layers, but the folder has only {len(tensors)} weights"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
     return _from_all_weights(loaded, tensors, body_folder)
 
@@ -135,7 +135,7 @@ def members_of_run(loaded: Loaded, body_checkpoint: str | None) -> tuple[Transfe
         if weights_sha256(combined(trained).state_dict()) == loaded.record.weights_sha256:
             return trained.members
     message = "the weights differ from those with which the run was tested"
-    raise ChecksumError(message, where=str(finetune))
+    raise ChecksumError(message, where=str(finetune), hint=_GET_AGAIN)
 
 
 def _possible_checkpoints(record: ModelRecord, finetune: Path) -> Iterator[Iterable[Path]]:
@@ -244,7 +244,7 @@ def _embedder_only(
     """
     # Without weights of the body, only this limit bounds the number of its layers.
     if check_modest(body_folder) > _MAX_LAYERS:
-        message = f"asks for more than {_MAX_LAYERS} layers"
+        message = f"asks for more layers than the limit of {_MAX_LAYERS}"
         raise UnsafeError(message, where=str(loaded.folder / BODY_CONFIG), hint=_GET_AGAIN)
     model, _ = _architecture(loaded, body_folder)
     weights = _of_embedder(tensors)
@@ -320,10 +320,10 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     if body_checkpoint:
         body_node["checkpoint"] = body_checkpoint
     checkpoint_name = str(body_node.get("checkpoint", ""))
-    hint = "name the checkpoint's folder with --checkpoint (an exported folder does not need it)"
+    hint = "name the body's checkpoint: --checkpoint FOLDER (an exported folder needs none)"
     # Resolving an interpolation could show a secret of the environment.
     if "${" in checkpoint_name:
-        message = f"names its body's checkpoint by a variable, {checkpoint_name}"
+        message = f"names its body's checkpoint by a variable, {checkpoint_name}, which is not read"
         raise DataError(message, where=str(loaded.folder), hint=hint)
     # Keep the hub's library from fetching anything.
     was_offline = constants.HF_HUB_OFFLINE
@@ -333,7 +333,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
             mode = parts.build(loaded.record.finetune, "finetune")
             body = load_body(body_node, loaded.record.seed, pretrained=mode.pretrained)
     except (ConfigError, DataError, NetworkError) as error:
-        reason = "the run trained only a part of its body and needs the body's checkpoint"
+        reason = "the run saved only the trained part of its body and needs the body's checkpoint"
         if loaded.record.candidate != TRANSFER:
             reason = "the model takes features of the body and needs the body's checkpoint"
         message = f"{reason}: {error.what}"

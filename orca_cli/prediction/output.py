@@ -148,7 +148,7 @@ def check_output(out: Path | None, decoder: Decoder, source: Path) -> None:
     suffix = ".csv" if out is None else out.suffix.lower()
     # `samefile` also sees links and other spellings of the path.
     if out is not None and out.exists() and source.exists() and out.samefile(source):
-        message = "is the input, which would be overwritten"
+        message = "is the input file, which would be overwritten"
         raise ConfigError(message, where="--out", hint="name another file")
     if suffix not in SUFFIXES or (out is not None and out.is_dir()):
         message = f"'{out}' is a folder, or has an unknown suffix"

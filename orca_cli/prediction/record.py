@@ -42,6 +42,7 @@ SCHEMA = 1
 # Largest size of a record, in bytes.
 _LARGEST_RECORD = 2**26
 _USE_NEWER = "use a newer version of orca"
+_GET_AGAIN = "get the folder again, from a source that you trust"
 # Entry that names code -> its key in the configuration. A record may name only code that `orca run`
 # accepts for that key.
 _KEYS_OF_CODE = {
@@ -135,13 +136,13 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
         except OSError as error:
             raise ChecksumError("is missing", where=str(folder / name)) from error
         if stat.S_ISLNK(file_state.st_mode):
-            message = "is a link, which could lead anywhere"
+            message = "is a link, which is not followed, since it could lead anywhere"
             raise UnsafeError(message, where=str(path), hint="replace it by a copy of its target")
     if not stat.S_ISREG(file_state.st_mode):
-        raise UnsafeError("is not a regular file", where=str(path))
+        raise UnsafeError("is not a regular file", where=str(path), hint=_GET_AGAIN)
     if max_bytes is not None and file_state.st_size > max_bytes:
         message = f"has {file_state.st_size:,} bytes, more than the limit of {max_bytes:,}"
-        raise UnsafeError(message, where=str(path))
+        raise UnsafeError(message, where=str(path), hint=_GET_AGAIN)
     return path
 
 
@@ -202,7 +203,7 @@ def _checked_record(entries: Mapping[str, Any], where: str) -> ModelRecord:
             is_valid = is_valid and entry in CANDIDATE_NAMES
         if not is_valid:
             message = f"is not a valid record of a model: {entry_name} is {shown(entry)}"
-            raise DataError(message, where=where)
+            raise DataError(message, where=where, hint=_GET_AGAIN)
     for entry_name, setting_name in _SETTINGS_OF.items():
         check_value(entries[entry_name], schema.declared()[setting_name], setting_name)
     # An untrusted record may name any code, and `parts.build` imports it later.
@@ -230,15 +231,15 @@ def completed(folder: Path) -> dict[str, Any]:
     except NewerSchemaError as error:
         raise CheckpointError(str(error), where=where, hint=_USE_NEWER) from error
     except (UnreadableError, OSError) as error:
-        raise DataError(str(error), where=where, hint="check it with `orca doctor RUN`") from error
+        raise DataError(str(error), where=where, hint="check the run: `orca doctor RUN`") from error
     if result is not None:
         return result
     # A run without a result is unfinished; a folder without a state is not a run.
     run_state = read_or_empty(folder / STATUS).get("state")
     if run_state:
         message = f"the run is not completed (state: {run_state})"
-        raise DataError(message, where=where, hint="rerun the run's command")
-    hint = "name the folder of a run or of an export, or a folder of runs together with --best"
+        raise DataError(message, where=where, hint="rerun the run's command to complete it")
+    hint = "name the folder of a run or of an export; with --best, name a folder of runs"
     raise DataError("is neither a run nor an export", where=where, hint=hint)
 
 
@@ -254,10 +255,10 @@ def read_run(folder: Path) -> ModelRecord:
     result = completed(folder)
     if not (folder / preprocessing_file).exists():
         message = (
-            f"the task '{result.get('task')}' keeps no preprocessing, so the run cannot predict "
-            "new data"
+            f"runs of the task '{result.get('task')}' do not save their preprocessing, so this run "
+            "cannot predict new data"
         )
-        hint = "its predictions for the test split are in 3_finetune/predictions.npz"
+        hint = "the run's predictions for the test split are in 3_finetune/predictions.npz"
         raise DataError(message, where=str(folder), hint=hint)
     summary_file = f"{build}/{SUMMARY}"
     record_files = [RESULT, SETTINGS, ENVIRONMENT, summary_file, preprocessing_file]

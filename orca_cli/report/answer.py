@@ -226,7 +226,7 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
         samples = counted(answer.n, "test sample")
         shown.append(
             Text(
-                f"{samples}; lowest F1 first; labels count as predicted from a probability of 50 %"
+                f"{samples}; by rising F1; a label is predicted if its probability is 50 % or more"
             )
         )
     rows = []

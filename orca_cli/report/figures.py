@@ -304,7 +304,7 @@ def _task_charts(table: Table, position: int, title: str) -> Iterator[Chart]:
         method_names = [rows[0].method.metric]
     note = "Line: mean over seeds; band: lowest to highest value"
     if len(rows) > _MOST_METHODS:
-        note += f"; the first {_MOST_METHODS} of {len(rows)} methods"
+        note += f"; shown: the first {_MOST_METHODS} of {len(rows)} methods"
         rows = rows[:_MOST_METHODS]
     methods = []
     # Not strict: methods that are not drawn, beyond the largest number, have names as well.

@@ -353,7 +353,7 @@ def _markdown(layout: Layout) -> str:
     for note in layout.notes:
         lines.append(f"- {escape(note)}")
     if layout.problems:
-        lines += ["", "Runs not in the means:", ""]
+        lines += ["", "Runs that no mean includes:", ""]
     for problem in layout.problems:
         state, reason, folder = map(escape, problem)
         lines.append(f"- {state}: {reason} ({folder})")

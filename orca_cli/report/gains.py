@@ -21,7 +21,7 @@ from orca_cli.report.paired import Block, Comparison, Overall, left_out_text
 from orca_cli.terminal import counted
 
 MARGIN = 0.5  # points, or per cent of the error; mean gains up to this size count as no effect
-_MARKED = f"at least {LEAST} differences, and p <= {LARGEST_P} after Holm's correction"
+_MARKED = f"significant (at least {LEAST} differences, p <= {LARGEST_P} after Holm's correction)"
 
 
 def sentence(arm: Overall, comparison: Comparison) -> str:
@@ -166,8 +166,8 @@ def _by_set(comparison: Comparison) -> Layout:
     control = clean(f"{comparison.axis}={comparison.baseline}")
     caption = (
         "Gain on each data set, in percentage points if the error is in per cent: mean [95 % t "
-        f"interval] over seeds (number of seeds). Below it: mean error with {control} > mean error "
-        f"of the arm. Bold and *: {_MARKED} for all gains of this table."
+        "interval] over seeds (number of seeds). Below it, left of >: mean error with "
+        f"{control}; right: of the arm. Bold and *: {_MARKED} for all gains of this table."
     )
     return Layout(
         names=name_headers,
@@ -207,8 +207,8 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
             n_pairs += arm.pairs
         pairs_text = counted(n_pairs, "pair")
         notes.append(
-            f"left out: {n_same} of {pairs_text}, since both runs were the same computation (equal "
-            "final weights)"
+            f"left out: {n_same} of {pairs_text}, since both runs of such a pair computed the same "
+            "(equal final weights)"
         )
     if comparison.left_out:
         notes.append(f"left out: {left_out_text(comparison.axis, comparison.left_out)}")
@@ -223,7 +223,7 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")
         partner = f"{clean(comparison.axis)}={clean(comparison.baseline)}"
-        notes.append(f"left out: {runs_text} without a matching run that has {partner}")
+        notes.append(f"left out: {runs_text}, since no run with {partner} matches")
     return notes
 
 

@@ -97,7 +97,7 @@ def counted_states(states: Iterable[str]) -> str:
     if not counts:
         return ""
     texts = [f"{count} {state}" for state, count in counts.items()]
-    return f"Runs not in the means: {', '.join(texts)}; `orca runs list` says why."
+    return f"Runs that no mean includes: {', '.join(texts)}; `orca runs list` says why."
 
 
 def clean(text: str, *, longest: int = 300) -> str:
@@ -191,13 +191,13 @@ def _caption(table: Table) -> str:
     caption = (
         "Test error, lower is better: mean ± sample standard deviation over seeds (number of "
         "seeds). Bold and *: significantly lower than every other method of the task, with at "
-        f"least {LEAST} common seeds and p <= {LARGEST_P} (exact sign-flip test, Holm's correction "
+        f"least {LEAST} shared seeds and p <= {LARGEST_P} (exact sign-flip test, Holm's correction "
         "for the number of other methods)."
     )
     if "best baseline" in table.references:
         caption += (
             " best baseline: lowest test error of a baseline, such as a random forest, on the same "
-            "split; a range if it differs between runs."
+            "test split; a range if this error differs between runs."
         )
     if "trivial" in table.references:
         caption += " trivial: the best constant predictor."
@@ -352,7 +352,7 @@ def notes_of(table: Table) -> list[str]:
         notes.append(f"{', '.join(names)}: {note}")
     if table.superseded:
         notes.append(
-            "older attempts that do not count (only the newest completed run of an experiment "
+            "older attempts that no mean includes (only the newest completed run of an experiment "
             f"counts): {len(table.superseded)}"
         )
     return notes
@@ -384,7 +384,7 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
         for run in cell.hidden:
             yield (
                 f"{row.method}, seed {run.seed}: runs with equal settings differ in something else "
-                f"(such as a changed YAML or data file); the newest counts, not {run.path}"
+                f"(such as a changed YAML or data file); the newest counts; left out: {run.path}"
             )
 
 

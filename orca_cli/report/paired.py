@@ -283,7 +283,7 @@ def _partners(
             # An arm of a study was also run with another source, or runs differ in something that
             # no setting shows.
             raise DataError(
-                f"ambiguous: several methods have {axis}={baseline}",
+                f"several methods have {axis}={baseline}, so the control is unclear",
                 where="--against",
                 hint="select one of them with --where, or remove the others with `orca runs rm`",
             )
@@ -346,8 +346,8 @@ def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pai
         hint = _REPEAT
     elif n_same:
         message = (
-            f"no pair is left: in {counted(n_same, 'pair')}, both runs are the same computation "
-            "(equal final weights and errors)"
+            f"no pair is left: in {counted(n_same, 'pair')}, both runs computed the same (equal "
+            "final weights and errors)"
         )
         hint = f"compare another setting; {axis} changed nothing in these runs"
     else:
@@ -388,7 +388,7 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
                 f"'{set_name}' was measured in {n_ways} ways, so it would count as {n_ways} data "
                 "sets"
             )
-            hint = "select one with --where protocol=..., or another setting in which runs differ"
+            hint = "select one way by --where protocol=... (or another setting that differs)"
             raise DataError(clean(message), where=option, hint=hint)
 
 

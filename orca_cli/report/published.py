@@ -52,15 +52,15 @@ def with_published(table: Table, path: Path) -> Table:
         for position, column in enumerate(table.columns):
             is_of_column = result.task in (column.task, column.name)
             if is_of_column and references[position] is None:
-                remark = "real data, ours are synthetic" if column.synthetic else ""
+                remark = "real data (our runs: synthetic)" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
         task_names = ", ".join(sorted(published_tasks)) or "the file has no lines"
-        hint = "`orca report` shows the tasks"
+        hint = "`orca report` shows the report's tasks"
         if published_tasks and in_percent:
             hint = suggest(min(published_tasks), in_percent)
         raise DataError(
-            f"the report has no task of this file ({task_names})", where=str(path), hint=hint
+            f"none of the file's tasks is in the report ({task_names})", where=str(path), hint=hint
         )
     notes = [
         f"[{number}] reported by others, under their own conditions: {source}"
@@ -85,7 +85,7 @@ def _published_results(path: Path, in_percent: Mapping[str, bool]) -> Iterator[_
                 line_number += 1
                 yield _published_result(fields, in_percent)
     except (OSError, ValueError, csv.Error) as problem:
-        hint = f"write lines of {','.join(_COLUMNS)} in UTF-8, with an error of 19.39 % as 0.1939"
+        hint = f"write {','.join(_COLUMNS)} into each line, in UTF-8; write 19.39 % as 0.1939"
         raise DataError(
             f"cannot be read: {problem}", where=f"{path}, line {line_number}", hint=hint
         ) from problem

@@ -279,7 +279,7 @@ def _notes(ranking: Ranking) -> list[str]:
     if not ranking.standings:
         note = (
             "nothing to compare: there are fewer than two methods, or no task has an error of "
-            "every method; select methods with --where"
+            "every method; leave methods out with --where"
         )
     notes = [note]
     if holes:

@@ -22,7 +22,7 @@ KEY_HINT = "use a setting that the runs have; `orca runs show RUN` lists the set
 RATE = "train.lr"
 # The error of 50 samples has a standard error of up to 7 points.
 FEW = 50  # a choice by fewer validation samples is mostly luck
-_EDGE = "(edge): the lowest or highest value that was run; values beyond it may be better"
+_EDGE = "(edge): lowest or highest of the values that were run; others beyond it may be better"
 _LUCK = (
     f"chosen on fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
     "all training samples)"

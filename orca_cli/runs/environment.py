@@ -84,7 +84,7 @@ def check_requirements() -> None:
         raise UnavailableError(
             f"the program's requirements are not met: {unmet}",
             where="installation",
-            hint="in a separate environment, run `pip install --upgrade orca-transfer`",
+            hint="run `pip install --upgrade orca-transfer` in a separate environment",
         )
 
 

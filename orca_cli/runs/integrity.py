@@ -84,7 +84,9 @@ def check(path: Path) -> Checked:
     """
     if not any((path / name).exists() for name in (STATUS, RESULT, ENVIRONMENT)):
         raise DataError(
-            "is not a run: it has no records", where=str(path), hint="rerun the command to start it"
+            "is not a run: it has no records",
+            where=str(path),
+            hint="name the folder of a run, or rerun the run's command to start it",
         )
     # Files that a process is writing would look damaged.
     if is_worked_on(path, read_or_empty(path / STATUS)):

@@ -80,7 +80,9 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     # The record, which has its own checksum, contains the checksum of the arrays.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
-            f"is missing, or its checksum differs from the one in {FILE}", where=str(arrays_path)
+            f"is missing, or its checksum differs from the one in {FILE}",
+            where=str(arrays_path),
+            hint="get the folder again, from a source that you trust, or rerun the run's command",
         )
     arrays = storage.read_arrays(arrays_path)
     # Only classes of preprocessing are admitted, since an export may be untrusted.

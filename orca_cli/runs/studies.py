@@ -74,6 +74,6 @@ def read(root: Path, study: str) -> list[Member]:
         raise DataError(
             f"cannot be read: {error_name}: {error}",
             where=str(path),
-            hint=f"move the file away; `orca run -m study={study}` writes it again without"
-            " repeating completed runs",
+            hint=f"move the file away; `orca run -m study={study}` writes a new file, and"
+            " repeats no completed run",
         ) from error

@@ -90,8 +90,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
         spread[name]["source"] = variance
     if _have_drawn_together(spread):
         log.warning(
-            "align: the tokens have collapsed (they differ far less than before), so a lower "
-            "distance does not mean a better match; compare with metric=none or lower align.epochs"
+            "align: the tokens have collapsed (they differ far less than before alignment), so a "
+            "lower distance is no better match; compare with metric=none or lower align.epochs"
         )
     aligned = {
         "before": trajectory_record["before"],

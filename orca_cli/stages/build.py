@@ -152,8 +152,8 @@ def _note_uneven_classes(task: TaskData, reporter: Reporter) -> None:
     if largest > _UNEVEN * smallest:
         reporter.say(
             f"build: the classes have {smallest} to {largest} training samples; "
-            "train.class_weights=balanced gives them equal weight in the loss, "
-            "task.error=balanced in the error"
+            "for equal weight of all classes, set train.class_weights=balanced (in the loss) or "
+            "task.error=balanced (in the error)"
         )
 
 

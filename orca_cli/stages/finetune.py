@@ -365,7 +365,7 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
         compared = "" if overlap["complete"] else " that were compared"
         log.warning(
             f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{compared} are in "
-            "the training set as well; the test error is likely optimistic"
+            "the training set as well; the test error is likely too low"
         )
     constant_output = best_constant(built)
     # A view, so that equal outputs of all samples take no memory.

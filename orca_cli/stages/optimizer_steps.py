@@ -36,7 +36,7 @@ _PLAN = "plan"
 _STEP = "step"
 _CPU = torch.device("cpu")
 _SMALLER = (
-    "lower it and raise train.accumulation, or use a smaller body or a lower embedder.max_tokens"
+    "lower it and raise train.accumulation, or lower embedder.max_tokens, or use a smaller body"
 )
 
 
@@ -335,7 +335,7 @@ def _build(team: Team, settings: Callable[[], Config], order: Record) -> tuple[B
                     f"process {team.rank.number} and process 0 have read different data: "
                     f"{split['n']} samples and {first_split['n']} samples",
                     where=f"task ({name})",
-                    hint="give all processes the same paths.data",
+                    hint="give all processes the same data folder (paths.data)",
                 )
         built.model.to(device)
         built_engines.append((built, Engine(device, order["precision"], team)))

@@ -299,10 +299,10 @@ def _select(facts: Facts, train: TrainPlan) -> Decision:
     if train.folds:
         return Decision(
             "last",
-            f"train.folds={train.folds} validates on all samples and leaves none to choose weights",
+            f"train.folds={train.folds} leaves no samples on which weights could be chosen",
         )
     if facts.typed.refit is True:
-        return Decision("last", "train.refit=true leaves no samples to choose weights")
+        return Decision("last", "train.refit=true leaves no samples for choosing weights")
     return facts.by_validation(BEST_FROM, fewer="last", enough="best")
 
 
@@ -321,9 +321,9 @@ def _refit(facts: Facts, train: TrainPlan) -> Decision:
         return Decision(False, "the validation samples were not drawn from the training data")
     # The validation samples are the test split here, on which no run may train.
     if facts.typed.validate_on == "test":
-        return Decision(False, "train.validate_on=test, and no run trains on the test split")
+        return Decision(False, "train.validate_on=test: no run trains on these samples")
     if facts.config.task.get("train_fraction") is not None:
-        return Decision(False, "task.train_fraction sets the number of training samples")
+        return Decision(False, "task.train_fraction fixes the number of training samples")
     return Decision(True, "the validation samples choose nothing, so they are trained on as well")
 
 

@@ -147,7 +147,7 @@ def test_a_name_that_was_not_kept_is_refused(made, kept, refused, name):
 
 def test_a_simple_model_computes_on_the_cpu(made, kept, refused):
     words = ["predict", kept, made / "test.npz", "--model", "forest", "--device", "cuda"]
-    refused(10, words, "device: 'forest' cannot compute on 'cuda'; use auto or cpu")
+    refused(10, words, "device: 'forest' cannot compute on 'cuda'; set the device to auto or cpu")
 
 
 def test_the_card_of_a_simple_model_has_its_errors(kept, orca, tmp_path):

@@ -72,7 +72,7 @@ def test_a_checkpoint_without_tokenizer_is_reported(torn):
     for name in ("vocab.txt", "tokenizer.json"):
         (torn / name).unlink()
     body = text.load(str(torn))
-    message = "no usable tokenizer.*save the tokenizer into the same folder"
+    message = "no usable tokenizer.*save the checkpoint's tokenizer into this folder"
     with pytest.raises(DataError, match=message):
         body.embed_source(["the list"])
 

@@ -114,7 +114,7 @@ def test_the_first_line_says_how_rates_were_chosen(rated):
 
 
 LIMITS = {  # start of a note -> arms that it names
-    "(edge): the lowest or highest value that was run; values beyond it may be better": [
+    "(edge): lowest or highest of the values that were run; others beyond it may be better": [
         "few minilm otdd full 5e-05",
         "plain minilm otdd full 5e-05",
         "sparse minilm otdd full 0.0001",
@@ -182,7 +182,7 @@ def test_others_are_in_tables_and_records_above_the_trivial(shown):
         "trivial",
         ["0.008", "5.0"],
     )
-    assert [entry.rest for entry in entries] == ["real data, ours are synthetic", ""]
+    assert [entry.rest for entry in entries] == ["real data (our runs: synthetic)", ""]
     assert not any(entry.best for entry in entries)
     lines = csv_lines(Page(table).text("csv"))
     assert [line["low"] for line in lines if line["row"] == "forest [1]"] == ["0.008", "0.05"]
@@ -203,7 +203,7 @@ def test_formats_for_people_say_where_others_report(shown, form):
         ("digits,m,0.1,", "a field is empty"),
         ("digits,m,inf,s", "a field is empty, or the error 'inf' is not finite"),
         ("digits,m,19.39,s", "got 19.39.*0.1939"),
-        ("digit,m,0.1,s", "the report has no task.*did you mean 'digits'"),
+        ("digit,m,0.1,s", "none of the file's tasks is in the report.*did you mean 'digits'"),
     ],
 )
 def test_what_is_wrong_is_reported_with_its_place(shown, line, message):
@@ -242,7 +242,7 @@ REFUSALS = [
     (
         ["--baselines", "others.csv"],
         11,
-        "others.csv: the report has no task of this file (nowhere)",
+        "others.csv: none of the file's tasks is in the report (nowhere)",
     ),
     (
         ["--against", "metric=otd"],

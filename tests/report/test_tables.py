@@ -140,7 +140,7 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
         1,
     )
     notes = " ".join(notes_of(table))
-    assert "older attempts that do not count" in notes
+    assert "older attempts that no mean includes" in notes
     assert "seed 1: runs with equal settings differ in something else" in notes
 
 

@@ -312,7 +312,7 @@ class TextBody(Body):
             raise DataError(
                 "the checkpoint has no usable tokenizer",
                 where=f"{checkpoints.KEY}={self.folder}",
-                hint="save the tokenizer into the same folder",
+                hint="save the checkpoint's tokenizer into this folder",
             ) from error
         # Padding is masked, so any token can serve if the tokenizer has no padding token.
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

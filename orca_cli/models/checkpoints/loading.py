@@ -104,7 +104,7 @@ def check_modest(folder: Path) -> int:
         raise UnsafeError(
             f"contains the number {largest}, more than the limit of {_LARGEST_NUMBER:,}",
             where=str(folder / CONFIG),
-            hint="no model has that size",
+            hint="get the checkpoint again, from a source that you trust: no model has that size",
         )
     return layer_count
 
@@ -276,7 +276,7 @@ def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path)
             raise DataError(
                 f"contains weights of more layers than {CONFIG} names, such as '{weight_name}'",
                 where=str(checkpoint_folder),
-                hint=f"give the {CONFIG} that belongs to the weights",
+                hint=f"put the {CONFIG} that belongs to these weights into the folder",
             )
 
 
@@ -294,7 +294,8 @@ def _blamed_on(where: str, message: str) -> Iterator[None]:
             raise
         # Messages of these libraries run over many lines.
         in_one_line = " ".join(str(error).split())
-        raise DataError(f"{message}: {in_one_line[:300]}", where=where) from error
+        hint = "get the checkpoint again, from a source that you trust"
+        raise DataError(f"{message}: {in_one_line[:300]}", where=where, hint=hint) from error
 
 
 def without_pooler(model_class: type) -> dict[str, bool]:

@@ -168,7 +168,7 @@ def resolve(checkpoint: str) -> Path:
 def _check_readable(checkpoint_folder: Path) -> None:
     """Raise DataError for a folder that is not a checkpoint, UnsafeError for pickles alone."""
     where = f"{KEY}={checkpoint_folder}"
-    hint = "give the folder of a saved checkpoint"
+    hint = "set body.checkpoint to the folder of a saved checkpoint"
     if not (checkpoint_folder / CONFIG).is_file():
         raise DataError(f"has no {CONFIG}", where=where, hint=hint)
     # If the folder contains both, the pickle is never opened.
@@ -215,13 +215,13 @@ def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
         try:
             storage.verify_folder(package_folder)
         except ChecksumError as error:
-            hint = f"`orca get body={checkpoint}` fetches it again"
+            hint = f"fetch it again: `orca get body={checkpoint}`"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
     weights_file = package_folder / packaged.weights
     if _sha256(weights_file) != packaged.sha256:
         raise ChecksumError(
-            "is damaged: its checksum differs from the published checksum",
+            "is damaged or was changed: its checksum differs from the published checksum",
             where=str(weights_file),
             hint=f"reinstall the package {packaged.package}",
         )

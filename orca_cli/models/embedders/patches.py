@@ -30,8 +30,8 @@ _POSITION_DEVIATION = 0.02  # BERT's own
 
 Init = Annotated[
     Literal["pretrained", "random"],
-    "pretrained: normalisation, positions and patch filter start with the body's weights; "
-    "random: they start with random weights",
+    "first weights of normalisation, positions and patch filter; pretrained: those of the body; "
+    "random: random weights",
 ]
 MaxTokens = Annotated[
     Count | None,
@@ -41,8 +41,8 @@ MaxTokens = Annotated[
 
 PooledTokens = Annotated[
     Count | None,
-    "maximum number of tokens of a sequence if outputs are not dense and max_tokens is null; "
-    "null: no further limit",
+    "maximum number of tokens of a sequence; without effect if outputs are dense or max_tokens is "
+    "set; null: the body's own maximum",
 ]
 
 
@@ -118,20 +118,20 @@ class Multiscale(Embedder):
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
     filters: Annotated[
-        Count, "number of filters per scale whose outputs are features of the whole sample"
+        Count, "number of filters in each scale whose outputs describe the whole sample"
     ] = 128
     token_filters: Annotated[
-        Count, "number of filters per scale whose outputs are features of a token"
+        Count, "number of filters in each scale whose outputs describe a single token"
     ] = 32
     scales: Annotated[
         Count,
-        "number of scales, whose filters read values 1, 2, 4, ... positions apart; "
-        "fewer if the input is too short for the widest",
+        "number of scales; the filters of scales 1, 2, 3, ... read values 1, 2, 4, ... positions "
+        "apart; scales that are too wide for the input are left out",
     ] = 6
     values: Annotated[
         bool,
-        "true: the raw values of a sequence (if at most 1,024) are features of the sample, "
-        "instead of the means of its patches",
+        "true: the features of a sequence of at most 1,024 values are these values; false, or for "
+        "a longer sequence: the means of its patches",
     ] = False
     skip: bool = False
 

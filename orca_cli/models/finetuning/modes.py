@@ -59,8 +59,8 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     unmatched_names = stored_names.symmetric_difference(state)
     if unmatched_names:
         raise CheckpointError(
-            f"the checkpoint does not fit the model: '{min(unmatched_names)}' is in only one of "
-            "them",
+            f"the run's checkpoint does not fit the model: only one of the two has the weight "
+            f"'{min(unmatched_names)}'",
             where="finetune",
             hint="use --force to restart the run",
         )
@@ -156,14 +156,14 @@ class LoRA(Finetune):
     B is 0 at first (Hu et al. 2022).
     """
 
-    rank: Annotated[Count, "rank of the low-rank updates"] = 8
-    alpha: Annotated[Positive, "the updates are multiplied by alpha / rank"] = 16.0
+    rank: Annotated[Count, "rank of LoRA's low-rank updates of the weights"] = 8
+    alpha: Annotated[Positive, "LoRA's updates are multiplied by alpha / rank"] = 16.0
     dropout: Annotated[
-        float, Interval(ge=0, lt=1), "dropout rate for the inputs of the updates"
+        float, Interval(ge=0, lt=1), "dropout rate for the inputs of LoRA's updates"
     ] = 0.0
     roles: Annotated[
         Sequence[Role],
-        "linear layers that get an update: a list of query, key, value, output, feed_forward",
+        "linear layers that LoRA updates: a list of query, key, value, output, feed_forward",
     ] = (
         "query",
         "value",
@@ -256,13 +256,13 @@ class Prompt(Finetune):
     numbers the prompt too. Stage 2 runs without the prompt.
     """
 
-    tokens: Annotated[Count, "number of prompt tokens, which are learned"] = 10
+    tokens: Annotated[Count, "number of prompt tokens (learned tokens)"] = 10
     depth: Annotated[
         Literal["shallow", "deep"],
-        "shallow: prompt tokens before the first layer; deep: separate tokens before every layer",
+        "shallow: prompt tokens before the first layer only; deep: separate ones before each layer",
     ] = "shallow"
     train_embedder: Annotated[
-        bool, "true: the embedder is trained too (in the paper it is not)"
+        bool, "true: the embedder is trained too; false: it is not, as in VPT's paper"
     ] = True
 
     def apply(self, model: TransferModel) -> None:
@@ -296,7 +296,7 @@ class Prompt(Finetune):
         # Positions that the embedder adds do not limit a prompt. A body that gives the embedder no
         # positions numbers its tokens itself, including the prompt.
         if positions is None and input_tokens > available_tokens:
-            hint = "lower it"
+            hint = "lower finetune.tokens"
             if available_tokens > 0:
                 hint = f"use embedder.max_tokens={available_tokens}"
             raise ConfigError(

@@ -208,7 +208,8 @@ def wandb(
     folder: Path,
     settings: Mapping[str, Any],
     mode: Annotated[
-        Literal["offline", "online"], "online: lines are sent to W&B during the run; offline: not."
+        Literal["offline", "online"],
+        "online: send curves to W&B during the run; offline: keep them on this machine.",
     ] = "offline",
     project: Annotated[str, "The W&B project."] = "orca",
     entity: Annotated[str | None, "W&B account or team; null: the account of the key."] = None,
@@ -263,7 +264,8 @@ def mlflow(
     settings: Mapping[str, Any],
     uri: Annotated[
         str | None,
-        "URI of an MLflow store; null: MLFLOW_TRACKING_URI, or sqlite in the folder of runs.",
+        "URI of an MLflow store; null: that in the environment variable MLFLOW_TRACKING_URI, or"
+        " else an SQLite file in the folder of runs.",
     ] = None,
     experiment: Annotated[str, "The MLflow experiment."] = "orca",
 ) -> Curves:

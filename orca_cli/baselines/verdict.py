@@ -256,7 +256,7 @@ class _Sentences:
     def _margin(self) -> str:
         if self.percent:
             return "1 point"
-        return f"{100 * SHARE:.0f} % of the best constant's error"
+        return f"{100 * SHARE:.0f} % of the error of the best constant prediction"
 
     def _shown(self, value: float | None, unit: str = " %") -> str:
         if self.percent:

@@ -153,7 +153,7 @@ def in_words(hint: Any) -> str:
     if hint is type(None):
         return "null"
     words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-    return words.get(hint) or getattr(hint, "__name__", str(hint))
+    return words.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def _choices_in_words(choices: Sequence[Any]) -> str:

@@ -102,11 +102,11 @@ class Predictor:
     init: Annotated[
         str,
         OneOf(("random", "ridge", "auto")),
-        "Initial weights of the predictor. random: random weights, as in the paper; ridge (kinds "
-        "classes, labels and values): a ridge regression on the features of the training samples; "
-        "the run may also keep it as its final weights. auto: ridge if the embedder "
-        "starts as the body's own input layer or has features of the whole sample (as the filter "
-        "bank has), else random.",
+        "Initial weights of the predictor. random: random weights, as in the paper. ridge (kinds "
+        "classes, labels and values): weights of a ridge regression on the features of the training "
+        "samples; if training does not improve on them, the run keeps them. auto: ridge for an "
+        "embedder that starts as the body's own input layer, or that computes features of the whole "
+        "sample, such as the filter bank; random for all others.",
     ] = "random"
 
 

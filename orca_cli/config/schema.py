@@ -103,9 +103,9 @@ class Predictor:
         str,
         OneOf(("random", "ridge", "auto")),
         "Initial weights of the predictor. random: random weights, as in the paper. ridge (kinds "
-        "classes, labels and values): weights of a ridge regression on the features of the training "
+        "classes, labels and values): weights of a ridge regression on features of the training "
         "samples; if training does not improve on them, the run keeps them. auto: ridge for an "
-        "embedder that starts as the body's own input layer, or that computes features of the whole "
+        "embedder that starts as the body's own input layer, or that has features of the whole "
         "sample, such as the filter bank; random for all others.",
     ] = "random"
 

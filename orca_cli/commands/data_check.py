@@ -28,7 +28,7 @@ _EXAMPLES = """\
 examples:
   orca data check listops                              \
 shapes, classes, NaN, ranges, and samples that two splits share
-  orca data check listops task.num_train=50            the data of `orca run` with this setting
+  orca data check listops task.num_train=50            check the data of a run with this setting
   orca data check arrays task.kind=classes task.train=my.npz
         your own arrays
   orca data check fsd50k --samples 500                 \

@@ -278,8 +278,8 @@ def _notes(ranking: Ranking) -> list[str]:
         note += f"; Friedman's test that all methods are equal: p = {p_text(ranking.friedman)}"
     if not ranking.standings:
         note = (
-            "nothing to compare: there are fewer than two methods, or no task has an error of "
-            "every method; leave methods out with --where"
+            "nothing to compare: there are fewer than two methods, or no task was run with all "
+            "methods; leave methods out with --where"
         )
     notes = [note]
     if holes:

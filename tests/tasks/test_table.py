@@ -269,7 +269,7 @@ def days(n=N, typed=False):
     [
         (
             False,
-            "contains points in time or numbers, but training has text such as '2024-05-01'",
+            "contains numbers or timestamps, but training has text such as '2024-05-01'",
         ),
         (True, "'2024-05-01' in row 1 is not a number, but the training split has only numbers"),
     ],

@@ -85,7 +85,7 @@ class ArraySettings:
         bool | None,
         "true: the channels are the last axis of x, and of y if y is dense: (n, L, C) or "
         "(n, H, W, C); false: the channels are the second axis; null: like false, but x is refused "
-        "if its channels may be last (a last axis of at most 4 after axes of at least 8)",
+        "if it looks like channels last: a last axis of 4 or less after axes of 8 or more",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"

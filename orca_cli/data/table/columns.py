@@ -203,7 +203,7 @@ class Categorical:
         if is_empty.all():
             return
         raise DataError(
-            f"contains points in time or numbers, but training has text such as '{dates[0]}'",
+            f"contains numbers or timestamps, but training has text such as '{dates[0]}'",
             where=where,
             hint="store this column as text",
         )

@@ -118,10 +118,10 @@ class Multiscale(Embedder):
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
     filters: Annotated[
-        Count, "number of filters in each scale whose outputs describe the whole sample"
+        Count, "number of filters per scale; their outputs describe the whole sample"
     ] = 128
     token_filters: Annotated[
-        Count, "number of filters in each scale whose outputs describe a single token"
+        Count, "number of filters per scale; their outputs describe a single token"
     ] = 32
     scales: Annotated[
         Count,

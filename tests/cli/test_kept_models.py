@@ -234,7 +234,7 @@ def test_models_judged_on_other_samples_have_no_best(add, environment):
     """A run that trained on its validation samples has folds that other runs do not share."""
     add(1, None, {"forest": 0.1}, on="nothing", judged="folds")
     add(2, 0.3)
-    with pytest.raises(DataError, match="validated in 2 ways"):
+    with pytest.raises(DataError, match=r"cannot be compared, .*2 ways"):
         best_model(environment)
 
 

@@ -103,7 +103,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     model.write_bytes(content)
     code, out, _ = orca("doctor", done.folder)
     assert code == 13
-    assert "candidates/forest: the content of 'model.safetensors' has changed" in out
+    assert "candidates/forest: the content of the file 'model.safetensors' has changed" in out
 
 
 def test_enough_validation_samples_judge_all_candidates(orca, run, tiny, environment):

@@ -2,6 +2,7 @@
 
     python -m scripts.sentences                         all, as "place<TAB>sentence"
     python -m scripts.sentences --draw 100              a random draw, to be marked by a reader
+    python -m scripts.sentences --before CHECKOUT       a table of the messages that differ from another checkout's
 
 An error is listed as it is printed, "where: what; hint"; a value that is filled in appears as <name>. Help includes the
 meanings of settings. Of pages, sentences and table cells of at least four words are listed, and no code blocks.
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
+import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,13 +128,42 @@ def _filled(node: ast.AST) -> str:
     return f"<{names[-1].replace('_', ' ').strip()}>" if names else "<value>"
 
 
+def changes(before: Path) -> Iterator[str]:
+    """Yield a Markdown table of the messages that differ between another checkout and this one."""
+    yield "| file | before | after |"
+    yield "|---|---|---|"
+    old_texts, new_texts = _by_place(messages(before)), _by_place(messages())
+    for place in sorted({*old_texts, *new_texts}):
+        old, new = old_texts.get(place, []), new_texts.get(place, [])
+        matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+        for kind, start, stop, new_start, new_stop in matcher.get_opcodes():
+            if kind == "equal":
+                continue
+            for pair in itertools.zip_longest(
+                old[start:stop], new[new_start:new_stop], fillvalue=""
+            ):
+                cells = " | ".join(text.replace("|", "\\|") for text in pair)
+                yield f"| {place} | {cells} |"
+
+
+def _by_place(listed: Iterable[Sentence]) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
+    for sentence in listed:
+        texts.setdefault(sentence.place, []).append(sentence.text)
+    return texts
+
+
 def main() -> None:
     """Print what the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--draw", type=int, metavar="N")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
     arguments = parser.parse_args()
+    if arguments.before:
+        print("\n".join(changes(arguments.before)))
+        return
     chosen = draw(arguments.draw) if arguments.draw else [*messages(), *pages()]
     print("\n".join(f"{sentence.place}\t{sentence.text}" for sentence in chosen))
 

@@ -224,10 +224,10 @@ EXPORTS = {
     "a record that is deep": (lambda f: (f / "export.json").write_text("[" * 10**5), True, 13, "is damaged"),
     "weights of another type": (lambda f: weights(f, wide), True, 21, "is float64"),
     "weights that lack one": (lambda f: weights(f, lambda t: t.pop("predictor.linear.bias")), True, 21, "is missing in"),
-    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "model's is missing"),
+    "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "missing in the model"),
     "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 of a newer program"),
     "a newer manifest": (lambda f: record(f, storage.MANIFEST, schema=2), False, 21, "schema 2"),
-    "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not belong"),
+    "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "its manifest does not list"),
 }  # fmt: skip
 
 

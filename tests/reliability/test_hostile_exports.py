@@ -227,7 +227,7 @@ EXPORTS = {
     "weights with one more": (lambda f: weights(f, lambda t: t.update(more=torch.zeros(1))), True, 21, "missing in the model"),
     "a newer record": (lambda f: record(f, schema=2), True, 21, "schema 2 of a newer program"),
     "a newer manifest": (lambda f: record(f, storage.MANIFEST, schema=2), False, 21, "schema 2"),
-    "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "its manifest does not list"),
+    "an extra file": (lambda f: (f / "evil.py").write_text("import os; os.mkdir('canary')"), False, 13, "does not list"),
 }  # fmt: skip
 
 

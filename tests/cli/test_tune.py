@@ -113,7 +113,7 @@ def test_recipes_need_no_optuna_and_end_in_a_run(fork, environment, small):
     assert [(choice["metric"], choice["finetune"]) for choice in choices] == [("otdd", "full")] * 3
     assert "embedder=overlap finetune=full lr=0.0002" in case.out
     assert "embedder=patch finetune=full lr=0.0002" in case.out
-    assert "0-1 error on 40 samples of validation: " in case.out
+    assert "0-1 error on 40 validation samples: " in case.out
     assert "orca run task=digits" in case.out
     (run,) = results(environment)
     assert f"on {run['splits']['test']['n']} samples" in case.out  # the end of that run

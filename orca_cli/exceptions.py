@@ -234,7 +234,7 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     # Sorted, so that the message is the same in every run.
     candidates = sorted(allowed)
     if not candidates:
-        return "nothing is allowed here"
+        return "no name is allowed here"
     synonym = _SYNONYMS.get(name.lower(), name.lower())
     if synonym in candidates:
         return f"did you mean '{synonym}'?"

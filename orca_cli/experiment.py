@@ -333,9 +333,9 @@ def _with_baselines(
     if validated is None:
         # The state becomes "completed" if baselines are added below.
         state = "skipped"
-        work = "not run again (--force runs it again)"
+        work = "so this run is skipped (--force starts the run again)"
         if lacking_names:
-            work = f"computing its missing baselines {', '.join(lacking_names)}"
+            work = f"computing the run's missing baselines {', '.join(lacking_names)}"
         terminal.log.info(f"already completed, {work}: {folder.path}")
     else:
         built = validated.built

@@ -278,7 +278,7 @@ def lost_output_allowed() -> Iterator[None]:
         # fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         is_closed = isinstance(error, (BrokenPipeError, SystemExit))
-        reason = "the program that read it has ended" if is_closed else error
+        reason = "the program that read the output has ended" if is_closed else error
         log.warning(
             f"standard output cannot be written any more ({reason}); the work continues, and its "
             "records are in the run's folder"

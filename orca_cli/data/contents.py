@@ -68,7 +68,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     The note is empty if all inputs are distinct.
     """
     if contents is None:
-        return groups, "the inputs are too large to compare, so two splits may have the same inputs"
+        return groups, "the inputs are too large to compare, so an input may be in two splits"
     # For each distinct input, its first row and its number of rows; for each row, the position [n]
     # of its input among the distinct inputs.
     _, first_rows, positions, row_counts = np.unique(
@@ -81,7 +81,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     note = f"{num_repeated} samples have the same inputs as another sample"
     num_distinct = len(first_rows)
     if num_distinct < _FEW and 2 * num_distinct < len(contents):
-        consequence = f"only {num_distinct} inputs are distinct, so splits have the same inputs"
+        consequence = f"only {num_distinct} inputs are distinct, so the splits share inputs"
         return groups, f"warning: {note}; {consequence}"
     note = f"{note}; samples with the same inputs stay in one split"
     if groups is None:

@@ -50,7 +50,7 @@ def find(
             return present
         # The first missing name of each list is enough for the message.
         missing.append(f"'{file_names[paths.index(None)]}'")
-    get = f"`orca data list {task}` shows its address and how to get it"
+    get = f"`orca data list {task}` shows the address of the file and how to get it"
     raise DataError(
         f"has no file {' or '.join(missing)}",
         where=str(folder),

@@ -97,7 +97,7 @@ def remarks(steps: np.ndarray, length: int) -> dict[str, int]:
     num_longer = int((steps > length).sum())
     if num_longer == 0:
         return {}
-    return {f"longer than {length} steps, whose end is cut off": num_longer}
+    return {f"with more than {length} steps, of which only the first {length} are used": num_longer}
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def fit_inputs(
     if how == "linear" and x.ndim != 3:
         extent = described_extent(x.shape[2:])
         raise ConfigError(
-            f"linear applies to sequences only, but each channel of the inputs is {extent}",
+            f"'linear' applies only to sequences, but each channel of the inputs is {extent}",
             where="task.gaps",
             hint="use task.gaps=mean",
         )
@@ -326,7 +326,7 @@ def _note_on_filling(gaps: Gaps, num_missing: np.ndarray) -> str:
     """
     filling = "are interpolated in time"
     if gaps.how == "mean":
-        filling = "are replaced by the channel's training mean"
+        filling = "are replaced by the training mean of their channel"
     if gaps.flagged:
         indicators = counted(len(gaps.flagged), "indicator channel")
         filling += f" and flagged in {indicators}"

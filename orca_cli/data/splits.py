@@ -60,7 +60,7 @@ def marked_rows(
     refuse_entry(
         wrong=is_wrong,
         values=marks,
-        what=f"is not the name of a split (rows like this: {is_wrong.sum()})",
+        what=f"is not the name of a split (number of such rows: {is_wrong.sum()})",
         where=where,
         hint=f"allowed: train, validation, test, or their numbers 0, 1, 2{hint}",
     )
@@ -262,7 +262,8 @@ def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
         shared = np.intersect1d(groups[where], groups[compared])
         if len(shared) > 0:
             raise DataError(
-                f"group '{shared[0]}' is also in {compared} (groups in both: {len(shared)})",
+                f"group '{shared[0]}' is also in {compared}"
+                f" (number of groups in both splits: {len(shared)})",
                 where=where,
                 hint="put all rows of a group into one split",
             )

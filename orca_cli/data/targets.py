@@ -74,8 +74,8 @@ class TargetForm:
                 f"contains labels that do not occur in training: {num_new} in total,"
                 f" {first_of(is_new, labels)}",
                 where=where,
-                hint=f"use labels that occur in training, such as {self.classes[0]!r},"
-                " add training samples, or remove these samples",
+                hint=f"correct the labels (training has {self.classes[0]!r}, for example),"
+                " add training samples with these labels, or remove these samples",
             )
         return positions
 
@@ -166,7 +166,7 @@ class TargetForm:
         if self.kind == "maps":
             description = f"real-valued targets of {num_outputs} x {described_extent(self.extent)}"
         elif self.kind == "class_maps":
-            description = f"one of {num_outputs} classes at every position"
+            description = f"targets with one of {num_outputs} classes at every position"
         elif self.kind == "values":
             description = f"{counted(num_outputs, 'number')} per sample"
         else:
@@ -295,8 +295,8 @@ def _fit_class_maps(
         raise DataError(
             f"{absent} do not occur in the training split",
             where=where,
-            hint="number the classes from 0 without gaps; task.num_classes must be their"
-            " number, or null",
+            hint="number the classes from 0 without gaps; task.num_classes must be the number"
+            " of classes, or null",
         )
     return replace(form, num_outputs=num_classes)
 

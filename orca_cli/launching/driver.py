@@ -251,7 +251,7 @@ class Driver:
             return False
         counts[cause] += 1
         label = job.command.label
-        plan = f"starting it again (retry {counts[cause]} of at most {RETRIES[cause]})"
+        plan = f"starting the run again (retry {counts[cause]} of at most {RETRIES[cause]})"
         terminal.log.warning(f"{label} {_reason(end)}; {plan}")
         pause_s = PAUSE_S.get(cause, 0.0) * 2 ** (counts[cause] - 1)
         next_try = time.monotonic() + pause_s
@@ -262,8 +262,8 @@ class Driver:
         """Schedule a job that starts its run again, since it cannot resume on another machine."""
         command = job.command
         terminal.log.warning(
-            f"{command.label} cannot be resumed exactly on another machine (its processor, threads,"
-            " packages or program differ); starting the run again"
+            f"{command.label} the run cannot be resumed exactly on another machine, whose"
+            " processor, threads, packages or program differ; starting the run again"
         )
         forced_command = replace(command, words=[*command.words, "--force"])
         self._waiting.append(_Waiting(0.0, replace(job, command=forced_command)))
@@ -280,5 +280,5 @@ def _reason(end: Ended) -> str:
     status = end.status or 0
     if status < 0:
         signal_name = signal.Signals(-status).name
-        return f"its process was killed by {signal_name}"
+        return f"the run's process was killed by {signal_name}"
     return f"exit code {status}"

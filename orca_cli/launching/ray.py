@@ -113,7 +113,7 @@ class Ray:
         except errors.LocalRayletDiedError as error:
             raise _gone("has ended") from error
         except errors.RayError as error:
-            reason = f"its worker was lost ({type(error).__name__})"
+            reason = f"the run's Ray worker was lost ({type(error).__name__})"
             return Ended(status=None, lost=reason)
 
     def signal(self, handle: Any, number: int) -> None:

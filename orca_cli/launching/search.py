@@ -353,7 +353,7 @@ def make(session: Session, overrides: Sequence[str], extra: Path | None) -> Sear
             raise ConfigError(
                 f"cannot be combined with space={space.name}, which varies {key}",
                 where=typed_by_key[key],
-                hint=f"remove it from the command line, or {key} from the file of the space",
+                hint=f"remove it from the command line, or remove {key} from the file of the space",
             )
     defaults = {"trials": _TRIALS}
     if space.is_grid:

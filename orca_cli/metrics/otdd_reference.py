@@ -107,7 +107,7 @@ class OTDDReference(Metric):
     reg: Annotated[
         Positive,
         "Strength of the entropic regularisation. Its unit is half a squared distance between"
-        " points; where distances between labels are computed, it is a squared distance.",
+        " points; where distances between labels are computed, the unit is a squared distance.",
     ] = 0.1
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ class TransRate(Metric):
 
     eps: Annotated[
         Positive,
-        "Squared error that the coding rate allows per encoded point (its distortion), in squared"
+        "Squared error that the coding rate allows per encoded point (the distortion), in squared"
         " units of the normalised features.",
     ] = 1e-4
 

@@ -161,7 +161,7 @@ def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, bod
         )
     if not embedder.can_be_causal:
         raise ConfigError(
-            "this task forecasts, but a token of this embedder sees steps after its own",
+            "this task forecasts, but with this embedder a token depends on later steps",
             where="embedder",
             hint="use embedder=patch",
         )
@@ -170,7 +170,7 @@ def _check_causal(kind: Kind, token_layout: TokenLayout, embedder: Embedder, bod
         steps = token_layout.input_shape[1]
         raise ConfigError(
             f"this task forecasts, but with {token_layout.tokens} tokens for {steps} steps, a "
-            "token has several steps, so a step would see later ones",
+            "token has several steps, so an output would depend on later steps",
             where="embedder.max_tokens",
             hint=f"use a body that takes at least {steps} tokens",
         )

@@ -13,7 +13,10 @@ from orca_cli.runs.directory import RESULT, read_or_empty
 from orca_cli.runs.preprocessing import can_predict
 from orca_cli.terminal import counted, percent_or_number
 
-_MAKE_COMPARABLE = "rerun them with train.folds=5 or train.refit=false, or name the folder of a run"
+_MAKE_COMPARABLE = (
+    "to give these runs validation errors, rerun them with train.folds=5 or train.refit=false; or "
+    "name the folder of one run"
+)
 
 
 class Chosen(NamedTuple):
@@ -64,13 +67,13 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
         return Chosen(run_path, candidate or TRANSFER, f"{run_path}: the only run")
     if len(validated) > 1:
         message = (
-            "validation errors cannot be compared, since the runs used different samples or "
-            f"different errors for them ({len(validated)} ways)"
+            "the runs' validation errors cannot be compared: the runs were validated in "
+            f"{len(validated)} ways, on different samples or by different errors"
         )
         # `min` takes the first of equal errors.
         best_keys = [min(errors, key=errors.__getitem__) for errors in validated.values()]
         run_names = ", ".join(run_path.name for run_path, _ in best_keys)
-        hint = f"name one of these runs; each is the best of its way: {run_names}"
+        hint = f"name one run; the best runs, one for each way of validation, are: {run_names}"
         raise DataError(message, where=str(folder), hint=hint)
     if not validated:
         raise _nothing_validated(folder, candidate, unvalidated)
@@ -82,7 +85,7 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
     if len(errors) > 1:
         candidates = counted(len(errors), "candidate")
         run_count = counted(len({path for path, _ in errors}), "run")
-        reason += f", the lowest of {candidates} of {run_count}, so this error is optimistic"
+        reason += f", the lowest error of {candidates} from {run_count} and therefore optimistic"
     if unvalidated:
         left_out = f"{counted(len(unvalidated), 'run')} that trained on their validation samples"
         reason += f"; left out: {left_out} ({_MAKE_COMPARABLE})"
@@ -99,7 +102,7 @@ def _nothing_validated(folder: Path, candidate: str | None, unvalidated: list[Pa
         return DataError(message, where=str(folder), hint=_MAKE_COMPARABLE)
     model = "its weights" if candidate is None else f"a model {candidate!r}"
     message = (
-        "contains no usable run: a completed run on your own data that kept "
+        "contains no usable run, that is, no completed run on your own data that kept "
         f"{model} and did not use the test split for validation"
     )
     hint = (

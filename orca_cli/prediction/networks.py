@@ -320,10 +320,15 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     if body_checkpoint:
         body_node["checkpoint"] = body_checkpoint
     checkpoint_name = str(body_node.get("checkpoint", ""))
-    hint = "name the body's checkpoint: --checkpoint FOLDER (an exported folder needs none)"
+    hint = (
+        "name the body's checkpoint by --checkpoint FOLDER; a folder that `orca export` wrote "
+        "needs no checkpoint"
+    )
     # Resolving an interpolation could show a secret of the environment.
     if "${" in checkpoint_name:
-        message = f"names its body's checkpoint by a variable, {checkpoint_name}, which is not read"
+        message = (
+            f"names its body's checkpoint as {checkpoint_name}; variables in this name are not read"
+        )
         raise DataError(message, where=str(loaded.folder), hint=hint)
     # Keep the hub's library from fetching anything.
     was_offline = constants.HF_HUB_OFFLINE
@@ -335,7 +340,7 @@ def _with_checkpoint(loaded: Loaded, body_checkpoint: str | None) -> TransferMod
     except (ConfigError, DataError, NetworkError) as error:
         reason = "the run saved only the trained part of its body and needs the body's checkpoint"
         if loaded.record.candidate != TRANSFER:
-            reason = "the model takes features of the body and needs the body's checkpoint"
+            reason = "the model uses features of the body, so it needs the body's checkpoint"
         message = f"{reason}: {error.what}"
         # The same class, and so the same exit code, with a hint that names the option.
         raise type(error)(message, where=error.where, hint=hint) from error

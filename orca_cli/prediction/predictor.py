@@ -228,7 +228,10 @@ class Predictor:
         """Return targets as Batch.y; if `y` is None, the targets that the new data contain."""
         has_padded_maps = self.decoder.is_map and getattr(self.preprocessing, "has_masks", False)
         if y is not None and has_padded_maps:
-            message = "an array of dense targets does not show where shorter samples end"
+            message = (
+                "samples may differ in length, and an array of dense targets does not show where "
+                "each sample ends"
+            )
             raise DataError(message, where="y", hint="give a file of samples and targets")
         targets = new.targets() if y is None else self._encoded(y)
         if targets is None:
@@ -286,5 +289,8 @@ def _check_finite(outputs: np.ndarray, samples_before: int, where: str) -> None:
     if not is_finite.all():
         sample = samples_before + int(is_finite.argmin())
         message = f"the outputs of sample {sample} are NaN or infinite"
-        hint = "its inputs are too large for the model; correct them, or leave the sample out"
+        hint = (
+            "the sample's inputs are too large for the model; correct the inputs, or leave the "
+            "sample out"
+        )
         raise DataError(message, where=where, hint=hint)

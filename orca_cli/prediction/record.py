@@ -137,7 +137,8 @@ def own_file(folder: Path, name: str, max_bytes: int | None = None) -> Path:
             raise ChecksumError("is missing", where=str(folder / name)) from error
         if stat.S_ISLNK(file_state.st_mode):
             message = "is a link, which is not followed, since it could lead anywhere"
-            raise UnsafeError(message, where=str(path), hint="replace it by a copy of its target")
+            hint = "replace the link by a copy of the file that it leads to"
+            raise UnsafeError(message, where=str(path), hint=hint)
     if not stat.S_ISREG(file_state.st_mode):
         raise UnsafeError("is not a regular file", where=str(path), hint=_GET_AGAIN)
     if max_bytes is not None and file_state.st_size > max_bytes:
@@ -178,7 +179,9 @@ def read_export(folder: Path) -> ModelRecord:
     entries = storage.read_checked_json(folder / EXPORT)
     version = entries.pop("schema", None)
     if version != SCHEMA:
-        message = f"has schema {version} of a newer program; this program reads up to {SCHEMA}"
+        message = (
+            f"has schema {version} of a newer program; this program reads schemas up to {SCHEMA}"
+        )
         raise CheckpointError(message, where=str(folder / EXPORT), hint=_USE_NEWER)
     # Checked after the schema, so that an export of a newer program is not called damaged.
     storage.verify_folder(folder, editable=(CARD,))

@@ -226,7 +226,8 @@ def picture(answer: Answer, width: int) -> list[RenderableType]:
         samples = counted(answer.n, "test sample")
         shown.append(
             Text(
-                f"{samples}; by rising F1; a label is predicted if its probability is 50 % or more"
+                f"{samples}; labels are sorted by rising F1; a label is predicted if its "
+                "probability is 50 % or more"
             )
         )
     rows = []
@@ -273,7 +274,10 @@ def _shown_confusion(confusion: Confusion, width: int) -> list[RenderableType]:
             texts.append(f"{names[true]} -> {names[predicted]} {count}")
         n_pairs = counted(len(pairs), "pair")
         shown.append(
-            Text(f"most confused of {n_pairs} of classes (true -> predicted): {', '.join(texts)}")
+            Text(
+                f"the most confused of {n_pairs} of classes (true -> predicted, number of "
+                f"samples): {', '.join(texts)}"
+            )
         )
     return shown
 

@@ -317,7 +317,7 @@ def _progress(path: Path, status: Record) -> tuple[str, str]:
     if is_worked_on(path, status):
         return "running", f"in stage {status.get('stage') or 'build'}"
     if state not in _ENDED:
-        return "dead", f"its process ended unexpectedly in state {state}"
+        return "dead", f"the run's process ended unexpectedly in state {state}"
     error = status.get("error")
     if not isinstance(error, dict):
         return state, "no reason recorded"

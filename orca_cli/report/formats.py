@@ -353,7 +353,7 @@ def _markdown(layout: Layout) -> str:
     for note in layout.notes:
         lines.append(f"- {escape(note)}")
     if layout.problems:
-        lines += ["", "Runs that no mean includes:", ""]
+        lines += ["", "Runs that are not part of any mean:", ""]
     for problem in layout.problems:
         state, reason, folder = map(escape, problem)
         lines.append(f"- {state}: {reason} ({folder})")

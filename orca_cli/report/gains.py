@@ -111,10 +111,10 @@ def _over_sets(comparison: Comparison) -> Layout:
     caption = (
         f"gain: error with {axis}={baseline} minus the arm's error; above 0, the arm is better. "
         "Both runs of a pair have the same seed, settings, data and training length, except for "
-        f"differences that {axis} causes. Shown: mean [95 % t interval] over data sets "
-        "(each data set counts with the mean over its seeds and settings), or over the seeds if "
-        "there is only one data set. "
-        "points: percentage points. % of the error: the difference divided by the mean of both "
+        f"differences that {axis} causes. Shown: mean [95 % t interval] over data sets, "
+        "or over the seeds if there is only one data set. A data set counts once, with the mean "
+        "over its seeds and settings. "
+        "points: percentage points. % of the error: the difference divided by the mean of the two "
         "errors. wins/ties/losses: number of data sets with a gain above, equal to and below 0. "
         "p: exact sign-flip test. Holm: p corrected for the number of arms. "
         f"Bold and *: {_MARKED}."
@@ -166,8 +166,9 @@ def _by_set(comparison: Comparison) -> Layout:
     control = clean(f"{comparison.axis}={comparison.baseline}")
     caption = (
         "Gain on each data set, in percentage points if the error is in per cent: mean [95 % t "
-        "interval] over seeds (number of seeds). Below it, left of >: mean error with "
-        f"{control}; right: of the arm. Bold and *: {_MARKED} for all gains of this table."
+        "interval] over seeds (number of seeds). Below each gain, left of >: mean error with "
+        f"{control}; right of >: mean error of the arm. Bold and *: {_MARKED}. "
+        "Holm's correction is for all gains of this table."
     )
     return Layout(
         names=name_headers,
@@ -208,7 +209,7 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
         pairs_text = counted(n_pairs, "pair")
         notes.append(
             f"left out: {n_same} of {pairs_text}, since both runs of such a pair computed the same "
-            "(equal final weights)"
+            "model (equal final weights)"
         )
     if comparison.left_out:
         notes.append(f"left out: {left_out_text(comparison.axis, comparison.left_out)}")
@@ -217,13 +218,13 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(
-            "several versions of the program made these runs, but both runs of a pair have the "
-            f"same version: {programs}"
+            f"these runs were made by several versions of the program ({programs}), but both runs "
+            "of each pair by the same version"
         )
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")
         partner = f"{clean(comparison.axis)}={clean(comparison.baseline)}"
-        notes.append(f"left out: {runs_text}, since no run with {partner} matches")
+        notes.append(f"left out: {runs_text}, for which there is no matching run with {partner}")
     return notes
 
 

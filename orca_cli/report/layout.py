@@ -97,7 +97,7 @@ def counted_states(states: Iterable[str]) -> str:
     if not counts:
         return ""
     texts = [f"{count} {state}" for state, count in counts.items()]
-    return f"Runs that no mean includes: {', '.join(texts)}; `orca runs list` says why."
+    return f"Runs that are not part of any mean: {', '.join(texts)}; `orca runs list` says why."
 
 
 def clean(text: str, *, longest: int = 300) -> str:
@@ -352,8 +352,8 @@ def notes_of(table: Table) -> list[str]:
         notes.append(f"{', '.join(names)}: {note}")
     if table.superseded:
         notes.append(
-            "older attempts that no mean includes (only the newest completed run of an experiment "
-            f"counts): {len(table.superseded)}"
+            "number of older attempts, which are not part of any mean, since only the newest "
+            f"completed run of an experiment counts: {len(table.superseded)}"
         )
     return notes
 
@@ -383,8 +383,9 @@ def _notes_of_column(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     for row, cell in cells:
         for run in cell.hidden:
             yield (
-                f"{row.method}, seed {run.seed}: runs with equal settings differ in something else "
-                f"(such as a changed YAML or data file); the newest counts; left out: {run.path}"
+                f"{row.method}, seed {run.seed}: several runs have equal settings but differ in "
+                "something else, such as a changed YAML or data file; only the newest run counts; "
+                f"left out: {run.path}"
             )
 
 

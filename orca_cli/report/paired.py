@@ -346,8 +346,8 @@ def _without_pairs(axis: str, baseline: str, n_same: int, left_out: Sequence[Pai
         hint = _REPEAT
     elif n_same:
         message = (
-            f"no pair is left: in {counted(n_same, 'pair')}, both runs computed the same (equal "
-            "final weights and errors)"
+            f"no pair is left: in {counted(n_same, 'pair')}, both runs computed the same model "
+            "(equal final weights and errors)"
         )
         hint = f"compare another setting; {axis} changed nothing in these runs"
     else:
@@ -372,7 +372,9 @@ def left_out_text(axis: str, left_out: Sequence[Pair]) -> str:
         reasons.append(f"{reason} (seed {seeds_text(seeds)})")
     pairs_text = counted(len(left_out), "pair")
     reasons_text = "; ".join(reasons)
-    return clean(f"{pairs_text} with differences other than {axis}: {reasons_text}", longest=2000)
+    return clean(
+        f"{pairs_text} whose runs differ in more than {axis}: {reasons_text}", longest=2000
+    )
 
 
 def check_sets(columns: Iterable[Column], option: str) -> None:
@@ -385,10 +387,13 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
     for set_name, n_ways in counts.items():
         if n_ways > 1:
             message = (
-                f"'{set_name}' was measured in {n_ways} ways, so it would count as {n_ways} data "
-                "sets"
+                f"the data set '{set_name}' was measured in {n_ways} ways, so it would count as "
+                f"{n_ways} data sets"
             )
-            hint = "select one way by --where protocol=... (or another setting that differs)"
+            hint = (
+                "select the runs of one way by --where protocol=..., or by another setting in "
+                "which the ways differ"
+            )
             raise DataError(clean(message), where=option, hint=hint)
 
 

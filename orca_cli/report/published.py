@@ -52,7 +52,7 @@ def with_published(table: Table, path: Path) -> Table:
         for position, column in enumerate(table.columns):
             is_of_column = result.task in (column.task, column.name)
             if is_of_column and references[position] is None:
-                remark = "real data (our runs: synthetic)" if column.synthetic else ""
+                remark = "on real data (our runs: on synthetic data)" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
         task_names = ", ".join(sorted(published_tasks)) or "the file has no lines"
@@ -60,7 +60,7 @@ def with_published(table: Table, path: Path) -> Table:
         if published_tasks and in_percent:
             hint = suggest(min(published_tasks), in_percent)
         raise DataError(
-            f"none of the file's tasks is in the report ({task_names})", where=str(path), hint=hint
+            f"none of the file's tasks ({task_names}) is in the report", where=str(path), hint=hint
         )
     notes = [
         f"[{number}] reported by others, under their own conditions: {source}"

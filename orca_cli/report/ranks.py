@@ -248,15 +248,16 @@ def layout_of(ranking: Ranking) -> Layout:
     caption = (
         "rank: mean rank over tasks, 1 is best. The other columns compare the method that ranks "
         "first with the method of the row: gain of the first method, in % of the mean of both "
-        "errors; number of tasks that it wins, ties and loses; p of the exact sign-flip test. "
-        "Holm: p corrected for all pairs of methods. Bold and *: the two methods differ on at "
+        "errors; number of tasks that the first method wins, ties and loses; p of the exact "
+        "sign-flip test. Holm: p corrected for all pairs of methods. Bold and *: the two methods "
+        "differ on at "
         f"least {LEAST} tasks, and p <= {LARGEST_P} after this correction."
     )
     return Layout(
         names=["method"],
         columns=[
             ["rank"],
-            ["gain of the first", "% of the error"],
+            ["gain of the first method", "% of the error"],
             ["wins/ties/losses"],
             ["p"],
             ["p, Holm"],

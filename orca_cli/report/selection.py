@@ -22,7 +22,10 @@ KEY_HINT = "use a setting that the runs have; `orca runs show RUN` lists the set
 RATE = "train.lr"
 # The error of 50 samples has a standard error of up to 7 points.
 FEW = 50  # a choice by fewer validation samples is mostly luck
-_EDGE = "(edge): lowest or highest of the values that were run; others beyond it may be better"
+_EDGE = (
+    "(edge): the chosen value is the lowest or the highest that was run; values beyond it may be "
+    "better"
+)
 _LUCK = (
     f"chosen on fewer than {FEW} validation samples, so mostly by luck (train.folds=5 validates on "
     "all training samples)"
@@ -146,7 +149,9 @@ def select_study(collection: Collection, folders: Sequence[Path], name: str) -> 
         if name in recorded:
             members += studies.read(folder, name)
     if name not in study_names:
-        hint = suggest(name, study_names) if study_names else f"run it: `orca run -m study={name}`"
+        hint = f"run the study: `orca run -m study={name}`"
+        if study_names:
+            hint = suggest(name, study_names)
         raise DataError(f"no run belongs to a study '{name}'", where="--study", hint=hint)
     all_labels = []
     for member in members:
@@ -273,7 +278,7 @@ def choose(collection: Collection, key: str, values: Values) -> tuple[Collection
         )
     # Cells of a table need their runs from the oldest to the newest.
     judges.sort(key=Run.order)
-    heading = f"each arm at its own {key}, {chosen_on}; compared on the other seeds"
+    heading = f"each arm at its own {key}, {chosen_on}; arms are compared on the other seeds"
     return replace(collection, runs=judges), heading, _limits(choices, key)
 
 
@@ -371,8 +376,8 @@ def _alike(runs: Mapping[str, Run]) -> tuple[list[str], list[str]]:
 def _limits(choices: Sequence[_Choice], chosen_key: str) -> list[str]:
     """Return notes on the limits of choices, each with the arms that it concerns."""
     unlike = (
-        "left out of the choice, since it differs from the arm's other runs in more than "
-        f"{chosen_key}"
+        "values left out of the choice, since their runs differ from the arm's other runs in more "
+        f"than {chosen_key}"
     )
     # Reason -> names of arms.
     limits: dict[str, list[str]] = {_EDGE: [], _LUCK: [], _ALONE: [], unlike: []}

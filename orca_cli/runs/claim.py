@@ -135,8 +135,8 @@ def alone(data_set_folder: Path, identity: str) -> Iterator[None]:
             raise LockedError(
                 f"{process} works on this run, or died within the last {DEAD_AFTER_S:.0f} s",
                 where=run_folder.name,
-                hint=f"wait until the process ends, or, if it died, {DEAD_AFTER_S:.0f} s; then "
-                "rerun the command",
+                hint="if the process still works, wait until it ends; if it died, wait "
+                f"{DEAD_AFTER_S:.0f} s; then rerun the command",
             )
 
     # A function, so that the record is read only if the lock is taken, and names its holder.

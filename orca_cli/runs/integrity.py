@@ -86,7 +86,7 @@ def check(path: Path) -> Checked:
         raise DataError(
             "is not a run: it has no records",
             where=str(path),
-            hint="name the folder of a run, or rerun the run's command to start it",
+            hint="name the folder of a run, or start the run by its command",
         )
     # Files that a process is writing would look damaged.
     if is_worked_on(path, read_or_empty(path / STATUS)):
@@ -108,7 +108,7 @@ def check(path: Path) -> Checked:
         report.notes.append(f"resumed inexactly: {changed_values}")
     # No process works on the run, as was checked at the beginning.
     if report.state in LIVING:
-        report.notes.append(f"its process died in state {report.state}")
+        report.notes.append(f"the run's process died in state {report.state}")
         report.state = "dead"
     if report.damaged:
         report.code = ChecksumError.code
@@ -203,7 +203,7 @@ def _restore_status(report: Checked) -> None:
         run_name = _run_name(environment.get("run"))
     if run_name is None:
         report.damaged.append(
-            f"status.json: {reason}, and neither result.json nor env.json can replace it; rerun the"
+            f"status.json: {reason}, and cannot be rebuilt from result.json or env.json; rerun the"
             " command"
         )
         return

@@ -80,7 +80,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     # The record, which has its own checksum, contains the checksum of the arrays.
     if not arrays_path.is_file() or storage.sha256_file(arrays_path) != record["arrays_sha256"]:
         raise ChecksumError(
-            f"is missing, or its checksum differs from the one in {FILE}",
+            f"is missing, or its checksum differs from the checksum in {FILE}",
             where=str(arrays_path),
             hint="get the folder again, from a source that you trust, or rerun the run's command",
         )
@@ -89,7 +89,7 @@ def load_preprocessing(folder: Path) -> Preprocessing:
     owner = parts.resolve({parts.TARGET: record["target"]}, str(path), place=parts.PREPROCESSING)
     try:
         if not (is_dataclass(owner) and hasattr(owner, "inputs")):
-            raise TypeError("it is not a class of preprocessing")
+            raise TypeError("the record does not name a preprocessing class")
         return cast(Preprocessing, _typed(owner, record["values"], arrays, ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

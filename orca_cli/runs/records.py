@@ -52,7 +52,8 @@ def read_record(path: Path, most_bytes: int = LARGEST) -> dict[str, Any] | None:
         )
     if schema > SCHEMA:
         raise NewerSchemaError(
-            f"{path.name} has schema {schema} of a newer program; this program reads up to {SCHEMA}"
+            f"{path.name} has schema {schema} of a newer program; this program reads schemas up to "
+            f"{SCHEMA}"
         )
     if schema < SCHEMA and "metric" in record:
         # The names of metrics in such a record have other meanings now.

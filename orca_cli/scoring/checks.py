@@ -87,7 +87,7 @@ def records(
     None without `groups`, or if samples of one record have different targets; a DataError in these
     cases if `required`.
     """
-    fault = "are not cut from records"
+    fault = "samples of this task are not cut from records"
     if groups is not None:
         of_samples = targets[counted]  # [m, ...]
         _, first_sample, record = np.unique(groups[counted], return_index=True, return_inverse=True)
@@ -99,13 +99,9 @@ def records(
         is_equal = (expected == of_samples) | (np.isnan(expected) & np.isnan(of_samples))
         if is_equal.all():
             return record, of_records
-        fault = "of one record have different targets"
+        fault = "samples of one record have different targets"
     if required:
-        raise DataError(
-            f"samples of this task {fault}",
-            where="task.error.by",
-            hint="use task.error.by=samples",
-        )
+        raise DataError(fault, where="task.error.by", hint="use task.error.by=samples")
     return None
 
 

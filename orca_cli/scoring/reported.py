@@ -37,7 +37,7 @@ class ChunkMean:
     ) -> None:
         if not callable(error):
             raise ConfigError(
-                f"{error!r} is not an error",
+                f"{error!r} is not an error measure",
                 where="task.error.error",
                 hint="set task.error.error._target_ to a class of orca_cli.scoring",
             )
@@ -129,9 +129,10 @@ def named_error(
     # The node may describe a loss.
     if not is_error:
         raise ConfigError(
-            f"{type(error).__name__} is not an error",
+            f"{type(error).__name__} is not an error measure",
             where="task.error",
-            hint="use a name such as rmse, or a class of orca_cli.scoring for a whole split",
+            hint="use a name such as rmse, or a class of orca_cli.scoring that scores a whole "
+            "split",
         )
     # A chunk could hold only some samples of a record.
     is_by_record = getattr(error, "by", "") == "records"

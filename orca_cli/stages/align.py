@@ -91,7 +91,8 @@ def align(built: Built, engine: Engine, run: RunDirectory, reporter: Reporter) -
     if _have_drawn_together(spread):
         log.warning(
             "align: the tokens have collapsed (they differ far less than before alignment), so a "
-            "lower distance is no better match; compare with metric=none or lower align.epochs"
+            "lower distance does not mean a better match; compare with metric=none or lower "
+            "align.epochs"
         )
     aligned = {
         "before": trajectory_record["before"],
@@ -143,7 +144,7 @@ def obtain_trajectory(
     """
     plan = built.plan
     built.model.to(engine.device)
-    memory_hint = f"lower align.max_samples or align.source_points ({plan.align.source_points} now)"
+    memory_hint = f"lower align.max_samples or align.source_points (now {plan.align.source_points})"
     with governed_by("align", memory_hint), trainable(built.model.embedder):
         # Nothing is half done before the first step, so a signal may end the preparation anywhere.
         with signals.immediate():

@@ -364,8 +364,8 @@ def test(built: Built, trained: Trained, engine: Engine, run: RunDirectory) -> T
     if overlap["shared"]:
         compared = "" if overlap["complete"] else " that were compared"
         log.warning(
-            f"test: the inputs of {overlap['shared']} of {overlap['of']} samples{compared} are in "
-            "the training set as well; the test error is likely too low"
+            f"test: the inputs of {overlap['shared']} of {overlap['of']} test samples{compared} "
+            "also occur in the training set; the test error is likely too low"
         )
     constant_output = best_constant(built)
     # A view, so that equal outputs of all samples take no memory.
@@ -459,7 +459,8 @@ def _error_record(error: Error, tested: Tested | None) -> Record:
         reason = None
         if measured.value is None:
             reason = (
-                f"undefined for all {measured.skipped} samples or classes over which it averages"
+                f"the error is undefined for all {measured.skipped} samples or classes that it "
+                "averages"
             )
     return {
         "name": error.name,

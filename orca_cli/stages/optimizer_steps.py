@@ -36,7 +36,8 @@ _PLAN = "plan"
 _STEP = "step"
 _CPU = torch.device("cpu")
 _SMALLER = (
-    "lower it and raise train.accumulation, or lower embedder.max_tokens, or use a smaller body"
+    "lower train.batch_size and raise train.accumulation, or lower embedder.max_tokens, or use a "
+    "smaller body"
 )
 
 

@@ -239,7 +239,7 @@ class Facts:
         num_validation = len(self.task.validation)
         if num_validation < bound:
             return Decision(fewer, f"{num_validation} validation samples, fewer than {bound}")
-        return Decision(enough, f"{num_validation} validation samples, the minimum is {bound}")
+        return Decision(enough, f"{num_validation} validation samples; at least {bound} are needed")
 
 
 def decide(facts: Facts, recorded: Decided) -> Plan:
@@ -315,16 +315,16 @@ def _select_by(facts: Facts, train: TrainPlan) -> Decision | None:
 
 def _refit(facts: Facts, train: TrainPlan) -> Decision:
     if train.select == "best":
-        return Decision(False, "the validation samples choose the weights")
+        return Decision(False, "the validation samples are needed to choose the weights")
     # Samples that the user set apart stay apart.
     if not facts.task.validation_drawn:
         return Decision(False, "the validation samples were not drawn from the training data")
     # The validation samples are the test split here, on which no run may train.
     if facts.typed.validate_on == "test":
-        return Decision(False, "train.validate_on=test: no run trains on these samples")
+        return Decision(False, "train.validate_on=test: no run may train on test samples")
     if facts.config.task.get("train_fraction") is not None:
         return Decision(False, "task.train_fraction fixes the number of training samples")
-    return Decision(True, "the validation samples choose nothing, so they are trained on as well")
+    return Decision(True, "no choice needs the validation samples, so they are trained on as well")
 
 
 def _batch_size(facts: Facts, train: TrainPlan) -> Decision:

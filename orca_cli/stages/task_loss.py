@@ -145,7 +145,8 @@ def weighted(loss: Loss, task: TaskData, train: Train) -> Loss:
     else:
         return loss
     raise ConfigError(
-        f"does not apply: the task's loss, {type(loss).__name__}, takes no weights or has its own",
+        f"does not apply: the task's loss, {type(loss).__name__}, accepts no weights or has "
+        "weights of its own",
         where=setting_name,
         hint="use task.loss=cross_entropy for classes, task.loss=bce for labels",
     )

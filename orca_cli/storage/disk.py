@@ -349,8 +349,8 @@ def read_checked_json(path: Path) -> dict[str, Any]:
     # The whole text is compared, so that a change of spacing or order also counts as damage.
     if not isinstance(record, dict) or _encoded(_checked_text(record)) != content:
         raise ChecksumError(
-            f"is damaged: its checksum differs from the one that it records, {str(digest)[:12]}; "
-            "if it is a copy, copy it again",
+            "is damaged: its content does not match the checksum recorded in it, "
+            f"{str(digest)[:12]}; if it is a copy, copy it again",
             where=str(path),
         )
     return record

@@ -99,7 +99,9 @@ def verify_folder(
     manifest = _manifest(path)
     entries = manifest["files"]
     for name in set(only or ()) - entries.keys():
-        raise ChecksumError(f"file '{name}' is not in its manifest", where=str(path))
+        raise ChecksumError(
+            f"the folder's manifest does not list the file '{name}'", where=str(path)
+        )
     checked_names = entries if only is None else only
     # An editable file, such as an export's model card, may differ from its digest.
     checked_entries = {name: entries[name] for name in checked_names if name not in editable}

@@ -145,7 +145,8 @@ def _load(folder: Path, owner: str) -> Checkpoint:
     # A folder that was copied or renamed would resume at the wrong step.
     step = trainer_state["step"]
     if folder.name != _folder_name(step):
-        raise ChecksumError(f"contains step {step}, not the step in its name", where=str(folder))
+        message = f"contains step {step}, but the folder's name has another step"
+        raise ChecksumError(message, where=str(folder))
     best_weights = {}
     if (folder / _KEPT).exists():
         best_weights = storage.read_tensors(folder / _KEPT)

@@ -155,7 +155,8 @@ def checkpoint_layers(body: nn.Module) -> None:
     innermost_layers = [layer for layer in marked_layers(body) if marked_layers(layer) == [layer]]
     if not innermost_layers:
         raise ConfigError(
-            "is not supported for this body: the transformers library marks none of its layers",
+            "is not supported for this body: the transformers library marks none of the body's "
+            "layers for it",
             where="train.gradient_checkpointing",
             hint="remove this setting, or use another body",
         )

@@ -92,5 +92,5 @@ def check_command(arguments: Sequence[str], rank: Rank) -> None:
     raise UsageError(
         f"these arguments need one process, but {rank.size} were started",
         where=" ".join(["orca", *command]),
-        hint="start it once, without torchrun or accelerate launch",
+        hint="start the command once, without torchrun or accelerate launch",
     )

@@ -115,7 +115,8 @@ class ArraySettings:
     ] = "mean"
     gap_indicator: Annotated[
         bool,
-        "true: a channel with NaN in training gets another one, which is 1 where it is NaN",
+        "true: each channel with NaN in the training split gets one more channel, which is 1 where "
+        "the value is NaN, else 0",
     ] = False
 
 

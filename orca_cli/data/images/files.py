@@ -198,7 +198,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except image_module.DecompressionBombError as error:
         raise UnsafeError(
-            f"is too large ({error}), more than the limit of {MAX_PIXELS:,} pixels",
+            f"has more pixels than the limit of {MAX_PIXELS:,} ({error})",
             where=where,
             hint="make it smaller, or remove it",
         ) from error

@@ -171,7 +171,10 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = "must be set, since task.file, task.target, and kind labels or values need it"
+        message = (
+            "must be set, because task.file, task.target, task.kind=labels and task.kind=values"
+            " need a table"
+        )
         hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
@@ -233,7 +236,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
         return {"train": folders}
     if len(splits) < len(folders):
         shown = listed(entry.name for entry in folders)
-        message = f"must contain only one folder for each split, but contains {shown}"
+        message = f"may contain one folder for each split and no other, but contains {shown}"
         raise DataError(message, where=str(folder), hint=_HINT)
     return splits
 
@@ -281,8 +284,11 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     # This is not an error: a table may name only some images of a folder.
     num_unnamed = len(image_paths) - len(image_names)
     if num_unnamed:
-        note = f"{num_unnamed} images in '{folder.name}' have no row in '{table.path.name}'"
-        notes = [*notes, f"{note} and are not used"]
+        note = (
+            f"{num_unnamed} images in '{folder.name}' have no row in '{table.path.name}'"
+            " and are not used"
+        )
+        notes = [*notes, note]
     rows = {"train": np.arange(len(image_names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")
@@ -320,7 +326,7 @@ def _matched(texts: np.ndarray, folder: Path, paths: Iterable[Path], where: str)
     refuse_entry(
         wrong=is_absent,
         values=texts,
-        what=f"is not an image in '{folder}' (rows like this: {is_absent.sum()})",
+        what=f"is not an image in '{folder}' (number of such rows: {is_absent.sum()})",
         where=where,
         hint="correct the name, or remove the row",
     )

@@ -14,8 +14,8 @@ class ImageSettings:
 
     kind: Annotated[
         Literal["classes", "labels", "values"] | None,
-        "kind of the targets. With task.table: classes, labels or values; null: inferred from the "
-        "target column. Without task.table: always classes",
+        "classes, labels or values; labels and values need task.table; null: inferred from the "
+        "columns to be predicted if task.table is set, else classes",
     ] = None
     path: Annotated[
         str, "folder of images: a path in the working folder, or in the data folder (paths.data)"
@@ -27,13 +27,14 @@ class ImageSettings:
     ] = None
     file: Annotated[
         str | None,
-        "column of task.table with the paths of the images, below the folder task.path; null: the "
-        "first column",
+        "column of task.table with the path of each image, relative to the folder task.path; "
+        "null: the first column",
     ] = None
     target: Annotated[
         str | None,
         "column of task.table to be predicted; null: all columns except those with the paths "
-        "and the splits (several columns must contain labels, each 0 or 1, or values)",
+        "and the splits. If several columns are predicted, they must all contain labels (0 or 1) "
+        "or all contain numbers",
     ] = None
     size: Annotated[
         Annotated[int, Interval(ge=4, le=4096)] | None,
@@ -43,7 +44,8 @@ class ImageSettings:
     channels: Annotated[Literal[3, 1], "3 (colour) or 1 (grey)"] = 3
     fit: Annotated[
         Literal["stretch", "crop"],
-        "stretch: stretch the whole image to a square; crop: crop the largest square in the middle",
+        "stretch: stretch the whole image to a square; crop: keep only the largest square in the "
+        "middle",
     ] = "stretch"
     normalize: Annotated[
         Literal["imagenet", "none"],
@@ -59,14 +61,19 @@ class ImageSettings:
         bool, "true: mirror images at random during training; not for letters or digits"
     ] = False
     split_seed: Annotated[
-        Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
+        Seed, "seed for drawing the splits: 0 or more; the setting `seed` does not affect them"
     ] = 0
     validation_fraction: Annotated[
         Fraction,
         "fraction of the images that is drawn for validation: above 0 and below 1; not used if the "
         "data contain a validation split",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
+    test_fraction: Annotated[
+        Fraction,
+        "fraction of the images that is drawn for the test split: above 0 and below 1; not used "
+        "if the data contain a test split",
+    ] = 0.15
     missing_targets: Annotated[
-        bool, "true: labels and values may be empty, and are then skipped in losses and errors"
+        bool,
+        "true: fields of labels and values may be empty; losses and errors skip the empty ones",
     ] = False

@@ -53,9 +53,9 @@ _BITS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "no": 0.0, "yes": 1.0} | _T
 # Targets with at most this number of different values, all integers, are taken for classes.
 _MOST_CLASSES = 20
 
-_EMPTY = "columns dropped because they are empty in the training split"
+_EMPTY = "columns that are dropped, because they are empty in the training split"
 _LEFT_OUT = (
-    "warning: columns dropped because nearly every row has a different text "
+    "warning: columns that are dropped, because nearly every row has a different text "
     "(to keep a column, list it in task.features)"
 )
 _FILLED = "missing numbers are replaced by the training mean"
@@ -63,8 +63,8 @@ _CONSTANT = "warning: columns that are constant in the training split"
 _MIXED = "warning: columns read as text because some entries are not numbers"
 _ALLOW = "remove these rows, or set task.missing_targets=true to skip missing targets in the loss"
 _NO_NUMBER = (
-    "correct it; for decimal commas, set \"task.decimal=','\" (task=table only); "
-    "if it is the name of a class, set task.kind=classes"
+    "correct the entry; for decimal commas, set \"task.decimal=','\" (only with task=table); "
+    "if the entry is the name of a class, set task.kind=classes"
 )
 
 
@@ -121,7 +121,7 @@ class Numeric:
             values=entries,
             what="is not a number, but the training split has only numbers in this column",
             where=origin,
-            hint="correct it, or drop the column with task.ignore=[COLUMN]",
+            hint="correct the entry, or drop the column with task.ignore=[COLUMN]",
         )
         is_missing_number = np.isnan(numbers.values)
         filled = np.where(is_missing_number, self.fill, numbers.values)
@@ -203,7 +203,7 @@ class Categorical:
         if is_empty.all():
             return
         raise DataError(
-            f"contains numbers or timestamps, but training has text such as '{dates[0]}'",
+            f"contains numbers or timestamps, but the training split has text such as '{dates[0]}'",
             where=where,
             hint="store this column as text",
         )
@@ -253,7 +253,7 @@ def fit_columns(
         elif not is_named and has_own_texts(column.entries, settings.decimal):
             num_texts = len(np.unique(column.texts))
             remarks[_LEFT_OUT].append(
-                f"{name} ({num_texts} texts in {len(training_rows)} training rows)"
+                f"{name} ({num_texts} different texts in {len(training_rows)} training rows)"
             )
         else:
             fitted.append(_fit_texts(column, settings, remarks))
@@ -270,7 +270,7 @@ def fit_columns(
     num_features = sum(column.size for column in fitted)
     summary = (
         f"columns of numbers: {num_numeric}, columns of text: {len(fitted) - num_numeric}, "
-        f"features from both: {num_features}"
+        f"features made from these columns: {num_features}"
     )
     return tuple(fitted), [summary, *notes]
 
@@ -293,8 +293,9 @@ def _fit_numbers(
     if num_empty > 0:
         remark = _FILLED
         if settings.gap_indicator:
-            remark = f"{remark} and flagged in one more feature for each column"
-        remarks[f"{remark}; training rows without a number"].append(f"{column.name} ({num_empty})")
+            remark = f"{remark}, and one more feature of each column flags them"
+        remark = f"{remark}; columns (missing numbers in the training split)"
+        remarks[remark].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
     is_bit = np.isin(numbers, (0, 1))
@@ -408,8 +409,9 @@ def infer_kind(
         # In columns of labels, every entry is 0 or 1, or missing.
         is_wrong = [_bits(columns[name]).is_wrong for name in names]
         if not np.any(is_wrong):
-            return "labels", [f"{shown} are labels (to predict numbers, set task.kind=values)"]
-        return "values", [f"{shown} are read as numbers to be predicted (task.kind=values)"]
+            note = f"columns read as labels (to predict numbers, set task.kind=values): {shown}"
+            return "labels", [note]
+        return "values", [f"columns read as numbers to be predicted (task.kind=values): {shown}"]
     name = names[0]
     entries = columns[name]
     numbers = as_numbers(entries, decimal)
@@ -431,10 +433,15 @@ def infer_kind(
         return "classes", []
     is_whole = distinct_numbers == np.round(distinct_numbers)
     if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
-        note = "is read as classes, because it has few different integers"
-        return "classes", [f"'{name}' {note} (to predict numbers, set task.kind=values)"]
-    note = "is read as numbers to be predicted (to predict classes, set task.kind=classes)"
-    return "values", [f"'{name}' {note}"]
+        note = (
+            f"'{name}' is read as classes, because it has few different integers"
+            " (to predict numbers, set task.kind=values)"
+        )
+        return "classes", [note]
+    note = (
+        f"'{name}' is read as numbers to be predicted (to predict classes, set task.kind=classes)"
+    )
+    return "values", [note]
 
 
 @dataclass(frozen=True)

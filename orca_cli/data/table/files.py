@@ -74,7 +74,7 @@ class Table:
     def _read_text(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         where = str(self.path)
         needed_bytes = _TIMES_LARGER * self.path.stat().st_size
-        check_memory(needed_bytes, where, hint="store it as .parquet, or use task=arrays")
+        check_memory(needed_bytes, where, hint="store the table as .parquet, or use task=arrays")
         num_fields = len(self.header)
         positions = list(map(self.header.index, names))
         rows: list[list[str]] = []
@@ -147,7 +147,8 @@ def _plain_column(column: pd.Series, where: str) -> np.ndarray:
         return np.array(numbers)
     type_name = type(typed[0]).__name__
     raise DataError(
-        f"contains values of type {type_name}; allowed: only numbers, only text, or points in time",
+        f"contains values of type {type_name}; a column may have only numbers, only text,"
+        " or only points in time",
         where=where,
         hint="drop the column with task.ignore=[COLUMN], or use task=arrays for lists",
     )
@@ -243,12 +244,12 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
         ) from error
     # Before ValueError, which is its base class.
     except UnicodeError as error:
-        message = f"is not text in {encoding.removesuffix('-sig')}"
+        message = f"is not text in the encoding {encoding.removesuffix('-sig')}"
         raise DataError(
             message,
             where=str(path),
-            hint="store it as UTF-8, or name its encoding, such as"
-            " task.encoding=latin-1 (only with task=table)",
+            hint="store the file as UTF-8, or set its encoding (only with task=table),"
+            " such as task.encoding=latin-1",
         ) from error
     # The module csv raises TypeError for a delimiter of several characters.
     except TypeError as error:

@@ -81,7 +81,7 @@ class Rows:
             series_name = self.names[sample]
             expected = entries[first_rows[sample]]
             raise DataError(
-                f"series '{series_name}' has both '{expected}' and '{entries[row]}'",
+                f"series '{series_name}' has both '{expected}' and '{entries[row]}' in this column",
                 where=f"{self.where}[{name}]",
                 hint="give all rows of a series the same target, group and split",
             )
@@ -171,9 +171,12 @@ class Symbols:
                 num_with_unknown += 1
                 unknown_symbols |= unknown_in_text
         shown = "".join(sorted(unknown_symbols))[:_MOST_SHOWN]
+        too_long = (
+            f"with more than {self.length} symbols, of which only the first {self.length} are used"
+        )
         lacking = f"with symbols that do not occur in training ({shown}) and are read as zeros"
         return {
-            f"longer than {self.length} symbols, whose end is cut off": num_long,
+            too_long: num_long,
             lacking: num_with_unknown,
         }
 
@@ -312,7 +315,7 @@ class TablePreprocessing:
         refuse_entry(
             wrong=is_wrong,
             values=entries,
-            what=f"is not a time (rows like this: {is_wrong.sum()})",
+            what=f"is not a time (number of such rows: {is_wrong.sum()})",
             where=where,
             hint="use numbers, or times such as 2024-05-31 or 2024-05-31T12:00:05",
         )
@@ -367,9 +370,12 @@ class TablePreprocessing:
             for column in self.columns:
                 encoded = column.encode(rows.columns[column.name], self.decimal, rows.where)
                 if isinstance(column, Categorical):
-                    remark = f"with a text in '{column.name}' that has no separate category"
+                    remark = f"with a text in '{column.name}' that has no category of its own"
                 else:
-                    remark = f"without a number in '{column.name}', set to the training mean"
+                    remark = (
+                        f"with a missing number in '{column.name}',"
+                        " which is set to the training mean"
+                    )
                 # A series counts once, even if several of its rows are changed.
                 counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:

@@ -201,7 +201,7 @@ def _marked_samples(source: _Source) -> dict[str, np.ndarray]:
     """
     if not source.columns.marks:
         return {"train": np.arange(len(source.rows))}
-    hint = "; or ignore the column with task.ignore=[split]"
+    hint = "; or ignore the column 'split' with task.ignore=[split]"
     where = f"{source.rows.where}[{_SPLIT}]"
     # Split -> its samples in the training file.
     samples = marked_rows(source.per_sample[_SPLIT], where, hint=hint)

@@ -13,8 +13,9 @@ class TableSettings:
 
     kind: Annotated[
         Literal["classes", "labels", "values"] | None,
-        "classes, labels or values; null: inferred from the target: text, or at most 20 different "
-        "integers, are classes; other numbers are values",
+        "classes, labels or values; null: inferred from the columns to be predicted. A single "
+        "column with text, or with at most 20 different integers, contains classes; several "
+        "columns of 0 and 1 contain labels; all other columns contain values",
     ] = None
     train: Annotated[str, "file with the training rows"]
     target: Annotated[
@@ -22,37 +23,42 @@ class TableSettings:
     ] = None
     targets: Annotated[
         list[str] | None,
-        "instead of target, several columns to be predicted, as [a,b]: columns of 0 and 1 "
-        "(labels), or of numbers (values)",
+        "several columns to be predicted, such as [a,b], instead of task.target; either all "
+        "contain 0 and 1 (labels), or all contain numbers (values)",
     ] = None
     validation: Annotated[
-        str | None, "file of the validation split; null: rows of the training file, as for test"
+        str | None,
+        "file of the validation split; null: rows of the training file that a column `split` "
+        "marks as validation, or else rows drawn at random",
     ] = None
     test: Annotated[
         str | None,
-        "file of the test split, read only at the end of a run; null: rows of the "
-        "training file: those that a column `split` marks as test, otherwise drawn at random",
+        "file of the test split, read only at the end of a run; null: rows of the training file "
+        "that a column `split` marks as test, or else rows drawn at random",
     ] = None
     features: Annotated[
         list[str] | None,
-        "columns that the model gets as input, as [a,b]; null: all columns that no setting "
-        "names, except columns of text in which nearly every row has a different text",
+        "columns that the model gets as input, such as [a,b]; null: all columns that no other "
+        "setting names, except columns of text in which nearly every row has a different text",
     ] = None
     ignore: Annotated[
-        list[str] | None, "columns that the model does not get as input, as [a,b]"
+        list[str] | None, "columns that the model does not get as input, such as [a,b]"
     ] = None
     group: Annotated[
         str | int | None,
-        "column with the group of each row, such as a patient; rows of a group share a split",
+        "column with the group of each row, such as a patient; a group is never in two splits",
     ] = None
     split_seed: Annotated[
-        Seed, "seed with which splits are drawn: 0 or more; not the seed of the run"
+        Seed, "seed for drawing the splits: 0 or more; the setting `seed` does not affect them"
     ] = 0
     validation_fraction: Annotated[
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "like validation_fraction, but for the test split"] = 0.15
+    test_fraction: Annotated[
+        Fraction,
+        "fraction of the training file that is drawn for the test split: above 0 and below 1",
+    ] = 0.15
     normalize: Annotated[
         bool,
         "true: in columns of numbers, subtract the mean over the training rows, then divide by the "
@@ -70,7 +76,7 @@ class TableSettings:
     ] = False
     missing_targets: Annotated[
         bool,
-        "true: targets may be empty, and are then skipped in losses and errors; not for classes",
+        "true: targets may be empty; losses and errors skip empty targets; not for classes",
     ] = False
     delimiter: Annotated[
         str | None,
@@ -91,8 +97,8 @@ class TableSettings:
     ] = None
     id: Annotated[
         str | int | None,
-        "column with the series of each row; each row is one step of its series; null: every row "
-        "is a separate sample",
+        "column that names the series of each row; each row is one step of its series; null: "
+        "every row is a separate sample",
     ] = None
     time: Annotated[
         str | int | None,
@@ -101,8 +107,8 @@ class TableSettings:
     ] = None
     length: Annotated[
         Count | None,
-        "only with sequence or id: number of steps of the input; the end of longer samples is cut "
-        "off; null: length of the longest training sample",
+        "number of steps of the input, only with task.sequence or task.id; the end of longer "
+        "samples is cut off; null: length of the longest training sample",
     ] = None
 
     @property

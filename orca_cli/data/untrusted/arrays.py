@@ -119,7 +119,7 @@ def read_header(file: IO[bytes], size: int, where: str, objects: bool = False) -
         raise DataError(
             f"has an unsupported shape or type: shape {shape}, dtype {dtype}",
             where=where,
-            hint="store arrays of numbers or strings; make an array of each field of a record",
+            hint="store arrays of numbers or strings; store each field of records as its own array",
         )
     # Also the position in the file, because `head` begins at the beginning of the file.
     offset = head.tell()

@@ -318,7 +318,7 @@ class _Download:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         # Some servers declare the compression of a packed file as an encoding.
         if encoding != "identity" and not self.name.endswith((".gz", ".tgz")):
-            raise RefusedError(f"sent the file with the encoding '{encoding}', not as it is")
+            raise RefusedError(f"sent the file encoded as '{encoding}' instead of unencoded")
 
     def _append(self, response: requests.Response, total: int | None) -> None:
         """Append the answer undecoded, as soon as bytes arrive, so that it can be resumed."""

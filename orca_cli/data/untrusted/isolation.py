@@ -99,7 +99,7 @@ def read(function: Callable[..., Any], where: str, size: int, **arguments: Any) 
         return isolated(function, where, *limits(size), **arguments)
     except StoppedError as error:
         raise WorkerError(
-            f"reading {error}; the file is probably damaged or malicious",
+            f"reading this file {error}; the file is probably damaged or malicious",
             where=where,
             hint="get it from a source that you trust",
         ) from error

@@ -76,8 +76,8 @@ def read_here(path: str, names: list[str], max_bytes: int = _MAX_BYTES) -> dict[
             is_negative = min(shape, default=0) < 0
             if is_negative or num_elements > file_size * MAX_DEFLATE or total_bytes > max_bytes:
                 raise UnsafeError(
-                    f"'{name}' declares the shape {shape}, which is larger than the file can"
-                    " contain or than the limit",
+                    f"'{name}' declares the shape {shape}, which is larger than the limit,"
+                    " or larger than the file can contain",
                     where=path,
                     hint="get the file from a source that you trust",
                 )

@@ -26,7 +26,7 @@ def is_shape(shape: Any) -> bool:
 
 
 def check_memory(
-    needed: int, where: str, hint: str = "store it as .npy, which is read in parts"
+    needed: int, where: str, hint: str = "store the array as .npy, which is read in parts"
 ) -> None:
     """Raise MemoryExhaustedError if fewer than `needed` bytes are free.
 

@@ -54,7 +54,7 @@ _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)
 # A damaged pickle can cause errors anywhere in the machine, and NumPy reports damage in many ways.
 _FAILURES = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError)
 _DAMAGE = (*_FAILURES, struct.error, zlib.error)
-_HINT = "none of its code was run; get the data from a source that you trust, or as .npz"
+_HINT = "no code of the pickle was run; get the data from a source that you trust, or as .npz"
 
 
 def read(stream: IO[bytes], where: str, limit: int, compressed: bool = False) -> Any:
@@ -213,7 +213,7 @@ class _Machine:
 
     def push(self, value: Any) -> None:
         if isinstance(value, int) and value.bit_length() > _MAX_INTEGER:
-            raise ValueError("a number of too many digits")
+            raise ValueError("a number has too many digits")
         self._stack.append(value)
 
     def append(self, values: list[Any]) -> None:
@@ -244,7 +244,7 @@ class _Machine:
     def put(self, index: int) -> None:
         # Each entry needs at least one byte of the pickle, so valid indices are smaller.
         if not 0 <= index <= self._bytes_read():
-            raise refused("uses a memo index that is larger than its size in bytes")
+            raise refused("uses a memo index that is larger than the pickle's size in bytes")
         self._memo[index] = self._stack[-1]
 
     def named(self, module: Any, name: Any) -> None:
@@ -279,7 +279,7 @@ class _Machine:
             self._created += len(created)
         # A small amount is always allowed, above it a multiple of the bytes that were read so far.
         if self._created > max(_MAX_CREATED, _MAX_COPIES * self._bytes_read()):
-            raise refused("creates more content than its size allows")
+            raise refused("creates more content than the pickle's size allows")
 
     def build(self) -> None:
         state = self._stack.pop()

@@ -44,7 +44,8 @@ def proteins(path: Path) -> Iterator[tuple[str, int]]:
         where = f"{path}[{protein_number}]"
         if not isinstance(record, dict):
             raise fault(
-                f"is missing, although the database declares {num_proteins} proteins", where
+                f"the protein is missing, although the database declares {num_proteins} proteins",
+                where,
             )
         sequence = record.get("primary")
         fold = record.get("fold_label")

@@ -32,7 +32,7 @@ def load(
     max_tokens: Annotated[
         Count,
         "maximum number of tokens of a sample, at most the model's own limit; "
-        "if an input has more positions, each token covers several of them",
+        "if an input has more positions, each token covers several positions",
     ] = 512,
 ) -> TextBody:
     """Load a text encoder from a hub id or a local folder; raises as `checkpoints.load_model`."""

@@ -32,7 +32,7 @@ def load(checkpoint: str) -> ImageBody:
     if getattr(model, "shared_position_bias", None) is not None:
         raise ConfigError(
             f"'{folder}' is a BEiT model whose layers share position biases; this body needs a "
-            "fine-tuned BEiT model, whose layers have their own",
+            "fine-tuned BEiT model, in which each layer has its own position biases",
             where=checkpoints.KEY,
             hint="use for example body.checkpoint=microsoft/beit-base-patch16-224",
         )
@@ -66,9 +66,9 @@ class ViTBody(ImageBody):
             layers = model.get_submodule(_LAYERS.get(family, "layers"))
         except AttributeError as error:
             raise ConfigError(
-                f"the installed transformers is too old for {type(model).__name__}",
+                f"the installed version of transformers is too old for {type(model).__name__}",
                 where="body",
-                hint="upgrade it: pip install -U transformers",
+                hint="upgrade transformers: pip install -U transformers",
             ) from error
         norm = model.get_submodule(_NORMS.get(family, "layernorm"))
         return {"layers": layers, "norm": norm}

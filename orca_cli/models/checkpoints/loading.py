@@ -274,9 +274,9 @@ def _check_depth(model: Any, unexpected: Iterable[str], checkpoint_folder: Path)
         match = re.match(r"(.+?)\.(\d+)\.", weight_name.removeprefix(prefix))
         if match and int(match[2]) >= depths.get(match[1], math.inf):
             raise DataError(
-                f"contains weights of more layers than {CONFIG} names, such as '{weight_name}'",
+                f"the weight '{weight_name}' belongs to a layer that {CONFIG} does not have",
                 where=str(checkpoint_folder),
-                hint=f"put the {CONFIG} that belongs to these weights into the folder",
+                hint=f"put the {CONFIG} that belongs to the weights into the folder",
             )
 
 

@@ -215,7 +215,7 @@ def _verify(package_folder: Path, packaged: Packaged, checkpoint: str) -> None:
         try:
             storage.verify_folder(package_folder)
         except ChecksumError as error:
-            hint = f"fetch it again: `orca get body={checkpoint}`"
+            hint = f"fetch the weights again: `orca get body={checkpoint}`"
             raise ChecksumError(error.what, where=error.where, hint=hint) from error
         return
     weights_file = package_folder / packaged.weights

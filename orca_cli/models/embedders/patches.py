@@ -30,13 +30,13 @@ _POSITION_DEVIATION = 0.02  # BERT's own
 
 Init = Annotated[
     Literal["pretrained", "random"],
-    "first weights of normalisation, positions and patch filter; pretrained: those of the body; "
-    "random: random weights",
+    "initial weights of the embedder's normalisation, positions and patch filter; pretrained: "
+    "copied from the body; random: random weights",
 ]
 MaxTokens = Annotated[
     Count | None,
-    "maximum number of tokens into which a sample is cut; null: decided by embedder.resolution, "
-    "or the body's own maximum",
+    "maximum number of tokens into which a sample is cut; null: embedder.resolution decides for "
+    "image bodies; for other bodies it is the body's own maximum",
 ]
 
 PooledTokens = Annotated[
@@ -118,10 +118,10 @@ class Multiscale(Embedder):
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
     filters: Annotated[
-        Count, "number of filters per scale; their outputs describe the whole sample"
+        Count, "number of filters per scale whose outputs describe the whole sample"
     ] = 128
     token_filters: Annotated[
-        Count, "number of filters per scale; their outputs describe a single token"
+        Count, "number of filters per scale whose outputs describe a single token"
     ] = 32
     scales: Annotated[
         Count,
@@ -130,8 +130,8 @@ class Multiscale(Embedder):
     ] = 6
     values: Annotated[
         bool,
-        "true: the features of a sequence of at most 1,024 values are these values; false, or for "
-        "a longer sequence: the means of its patches",
+        "true: use the values of a sequence as features if there are at most 1,024 values; false, "
+        "or if there are more values: use the means of the sequence's patches",
     ] = False
     skip: bool = False
 

@@ -259,10 +259,11 @@ class Prompt(Finetune):
     tokens: Annotated[Count, "number of prompt tokens (learned tokens)"] = 10
     depth: Annotated[
         Literal["shallow", "deep"],
-        "shallow: prompt tokens before the first layer only; deep: separate ones before each layer",
+        "shallow: prompt tokens before the first layer only; deep: separate prompt tokens before "
+        "each layer",
     ] = "shallow"
     train_embedder: Annotated[
-        bool, "true: the embedder is trained too; false: it is not, as in VPT's paper"
+        bool, "true: the embedder is trained too; false: it is frozen, as in VPT's paper"
     ] = True
 
     def apply(self, model: TransferModel) -> None:

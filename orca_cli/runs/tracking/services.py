@@ -212,7 +212,9 @@ def wandb(
         "online: send curves to W&B during the run; offline: keep them on this machine.",
     ] = "offline",
     project: Annotated[str, "The W&B project."] = "orca",
-    entity: Annotated[str | None, "W&B account or team; null: the account of the key."] = None,
+    entity: Annotated[
+        str | None, "W&B account or team; null: the account that owns the W&B key."
+    ] = None,
 ) -> Curves:
     """Return a recorder that writes a W&B run.
 
@@ -264,8 +266,8 @@ def mlflow(
     settings: Mapping[str, Any],
     uri: Annotated[
         str | None,
-        "URI of an MLflow store; null: that in the environment variable MLFLOW_TRACKING_URI, or"
-        " else an SQLite file in the folder of runs.",
+        "URI of an MLflow store; null: the URI in the environment variable MLFLOW_TRACKING_URI or,"
+        " if the variable is not set, an SQLite file in the folder of runs.",
     ] = None,
     experiment: Annotated[str, "The MLflow experiment."] = "orca",
 ) -> Curves:

@@ -63,8 +63,8 @@ MODEL = (
     argument(
         "--checkpoint",
         metavar="PATH",
-        help="the new place of the body's checkpoint, if it was moved after the run: its folder, "
-        "or its id on the model hub if this machine already has the files",
+        help="where the body's checkpoint is now, if the checkpoint was moved after the run: a "
+        "folder, or an id on the model hub whose files this machine already has",
     ),
     ALLOW_MODULE,
 )
@@ -84,13 +84,13 @@ ARGUMENTS = (
         default="",
         help="use only this split of a file that contains several splits",
     ),
-    argument("--no-targets", action="store_true", help="ignore targets in INPUT, show no error"),
+    argument("--no-targets", action="store_true", help="ignore targets in INPUT, compute no error"),
     argument(
         "--batch-size",
         type=number(int, lowest=1),
         metavar="N",
-        help="samples per forward pass; default: train.eval_batch_size of the run, with which the "
-        "predictions are exactly equal to the run's own",
+        help="samples per forward pass; default: train.eval_batch_size of the run, which gives "
+        "exactly the predictions that the run itself computed",
     ),
     argument(
         "--device",

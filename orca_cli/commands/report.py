@@ -77,14 +77,15 @@ ARGUMENTS = (
     argument(
         "--format",
         choices=(*FORMATS, "html"),
-        help="format of the output; default: json with --json, else the format that the suffix of "
-        "--out means (.html, .md, .tex, .csv, .json), else table",
+        help="format of the output; default: json if --json is given, else by the suffix of --out "
+        "(.html, .md, .tex, .csv, .json), else table",
     ),
     argument("--out", type=Path, metavar="FILE", help="write to a file instead of standard output"),
     argument(
         "--study",
         metavar="NAME",
-        help="only the runs of this study (`orca list studies`); methods are named as in it",
+        help="only the runs of this study (`orca list studies` shows all); methods have the names "
+        "that the study gives them",
     ),
     argument("--name", metavar="NAME", help="only the runs on this data set"),
     argument("--last", action="store_true", help="only the data set of the newest run"),
@@ -92,14 +93,14 @@ ARGUMENTS = (
     argument(
         "--choose",
         metavar="KEY",
-        help="for each arm (method), choose the value of this setting with the lowest validation "
-        "error on one seed; only the runs of other seeds are shown and compared",
+        help="for each arm (method), choose the value of the setting KEY that has the lowest "
+        "validation error on one seed; only the runs with other seeds are shown and compared",
     ),
     argument(
         "--against",
         metavar="KEY=VALUE",
-        help="compare each other value of KEY with VALUE, in pairs of runs that differ only in "
-        "KEY: mean gain, 95 %% interval, exact p-value",
+        help="compare VALUE with all other values of KEY, in pairs of runs that differ only in "
+        "KEY; show the mean gain, its 95 %% interval and an exact p-value",
     ),
     argument(
         "--compare",
@@ -174,14 +175,17 @@ def _check_exclusive(arguments: argparse.Namespace) -> None:
     """Raise UsageError if the command line has options that exclude each other."""
     modes = (arguments.against, arguments.compare, arguments.baselines)
     if sum(bool(mode) for mode in modes) > 1:
-        hint = "use one of these options per command; published results have no runs to compare"
+        hint = (
+            "use only one of these options; --baselines adds published results, which have no runs "
+            "to compare"
+        )
         options = "--against, --compare, --baselines"
         raise UsageError("cannot be combined with each other", where=options, hint=hint)
     key = arguments.choose
     # Each arm keeps only one value of a chosen key, so no runs remain that differ in the key.
     if key and key == _axis(arguments):
         raise UsageError(
-            f"cannot compare by {key}: --choose {key} leaves each arm only one value of it",
+            f"cannot compare by {key}: with --choose {key}, each arm keeps one value of {key}",
             where="--against",
             hint="remove --choose or --against",
         )
@@ -287,7 +291,7 @@ def _programs_text(collection: Collection) -> str:
     """Return the heading of --any-program, which names the programs of the runs."""
     programs = {program_name(run) for run in collection.runs if run.facts}
     programs_text = ", ".join(sorted(programs))
-    return clean(f"compares runs of several program versions (--any-program): {programs_text}")
+    return clean(f"runs of several program versions are compared (--any-program): {programs_text}")
 
 
 def _of_any_program(run: Run) -> list[Run]:
@@ -307,8 +311,8 @@ def _rates_text(table: Table) -> str:
         rates = _rates(table, column, values)
         if len(rates) > 1:
             return (
-                "the arms have different learning rates, not chosen on validation data (to choose "
-                f"them, add --choose {RATE})"
+                "the arms have different learning rates, which were not chosen on validation data; "
+                f"to choose them, add --choose {RATE}"
             )
         if rates:
             heading = "all arms on a data set have the same learning rate"

@@ -35,8 +35,8 @@ another task; `orca list settings` explains every KEY=VALUE
   orca run task=arrays task.kind=classes task.train=my.npz    \
 your own arrays x and y in a file; orca infers shapes and classes
   orca run task=table task.train=my.csv task.target=y budget=quick    \
-a table with the target column y, and a quarter of the usual steps; budget may also be thorough, \
-or a number of minutes
+a table whose targets are in the column y, trained with a quarter of the usual steps; `budget` \
+may also be `thorough` or a number of minutes
   orca run --dry-run task=darcy body=swin_tiny      \
 only show shapes, parameters, steps and expected time
   orca run -m metric=otdd,none seed=0,1,2           \
@@ -170,7 +170,8 @@ def _check_same(place: process.Place, job: Composed) -> None:
     # The content of data files is part of the identity.
     if place.identity not in ("", job.identity.run):
         raise ConfigError(
-            "data files or settings files on this machine differ from those where the sweep began",
+            "data files or settings files on this machine differ from the files on the machine "
+            "where the sweep began",
             where=place.label,
             hint="make the data files and the files of --config-dir the same on all machines",
         )

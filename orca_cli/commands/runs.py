@@ -39,9 +39,8 @@ killed)
   orca runs list --where metric=otdd --where train.lr=1e-4     \
 runs with these settings
 
-A state in brackets belongs to an old attempt, which a newer folder of the same run \
-replaces. Lines below the table show the settings of a run, or why it is not completed or cannot \
-be read."""
+If a run was attempted again in a newer folder, the state of the old attempt is in brackets. Lines \
+below the table show the settings of a run, or why the run is not completed or cannot be read."""
 _SHOW = """\
 examples:
   orca runs show runs/digits/2026-...       a run by its folder
@@ -104,7 +103,8 @@ def one_run(name: str) -> Run:
     # This program cannot read the record of a newer program, but the record is not damaged.
     error = newer_schema(path / RESULT, path / STATUS)
     if error is not None:
-        raise CheckpointError(str(error), where=str(path), hint="use the newer version") from error
+        hint = "use a newer version of orca"
+        raise CheckpointError(str(error), where=str(path), hint=hint) from error
     raise DataError(
         collection.broken[0].reason,
         where=str(path),

@@ -106,7 +106,7 @@ def build_table(job: Composed, summary: Mapping[str, Any]) -> RenderableType:
         "data": samples,
         "body": f"{choices['body']}, width {summary['width']}, finetune={choices['finetune']}",
         "embedder": f"kernel size {summary['kernel']}; {summary['tokens']} tokens per sample "
-        f"(grid {grid}), limit {summary['max_tokens']}",
+        f"(grid {grid}), at most {summary['max_tokens']} are allowed",
         "parameters": f"{sizes_text}; {parameters['trained']:,} of them are trained",
         "steps": steps,
     }
@@ -168,8 +168,8 @@ def _result_rows(result: Mapping[str, Any], *, has_table: bool) -> Iterator[tupl
         metric = result.get("metric")
         yield (
             "distance",
-            f"from task to source data ({metric}): {before:.4g} before alignment, "
-            f"{after:.4g} after it",
+            f"between task data and source data ({metric}): {before:.4g} before alignment, "
+            f"{after:.4g} after alignment",
         )
     yield "test", _test_text(result, has_interval=not has_table)
     validation = _validation_text(result)
@@ -223,7 +223,10 @@ def _conclusion(
     if leader in NAMES:
         text = f"{NAMES[leader]}, not the transfer"
         if not _is_comparable(result):
-            text += ", which has no error on the baselines' samples"
+            text += (
+                "; the transfer has no validation error on the samples of the baselines, so it "
+                "cannot be the leader"
+            )
         yield "leader", text
         command = f"orca predict {run} --model {leader} INPUT"
     elif has_table and leader == TRANSFER:
@@ -239,10 +242,10 @@ def _order_text(result: Mapping[str, Any]) -> str:
     judged = mapping(result.get("judged"))
     n_samples = judged.get("n")
     if judged.get("on") == "validation":
-        return f"by the error on {n_samples} validation samples, lowest first"
+        return f"sorted by the error on {n_samples} validation samples, lowest first"
     return (
-        f"by the error out of fold, lowest first: each of {n_samples} samples is predicted by a "
-        f"model that was fitted without it ({judged.get('folds')} folds)"
+        f"sorted by the error out of fold, lowest first: each of the {n_samples} samples is "
+        f"predicted by a model that was fitted without this sample ({judged.get('folds')} folds)"
     )
 
 

@@ -53,8 +53,9 @@ weights that are fine-tuned
 the space of the ORCA paper for bodies that read text; space=FILE.yaml uses your own space
 
 A trial is a run that does not read the test split. Trial 0 has your settings unchanged; the other \
-trials change them. A trial that is worse than the others on validation data is stopped early (by \
-the rule ASHA). Then `orca tune` runs the best settings in the same way as `orca run`, with a test.
+trials change them. The method ASHA stops a trial early if the trial is worse than others on \
+validation data. After the trials, `orca tune` runs the best settings in the same way as `orca \
+run`, with a test.
 
 If the command is stopped or killed, the same command continues the search. If you rerun it with \
 more minutes or trials, it adds trials to the earlier ones."""
@@ -175,13 +176,13 @@ def _verdict(search: Search, best: Trial, errors: Sequence[str]) -> str:
     facts = search.trials[0].facts
     samples = counted(facts["n"], "validation sample")
     if facts["on"] == "folds":
-        samples = f"{counted(facts['n'], 'sample')} out of fold (cross-validation)"
+        samples = f"{counted(facts['n'], 'sample')}, measured by cross-validation (out of fold)"
     text = f"{facts['error']} on {samples}: {errors[0]} with the unchanged settings (trial 0), "
     if best.settings is None:
         return f"{text}and no trial has a lower error."
     return (
-        f"{text}{errors[best.number]} with {_settings_text(best)} (trial {best.number}). The "
-        "lowest of many errors is probably a little too low."
+        f"{text}{errors[best.number]} with {_settings_text(best)} (trial {best.number}). As the "
+        "lowest of many errors, this error is probably a little too low."
     )
 
 
@@ -302,7 +303,8 @@ class _Trials:
             return DataError(
                 f"the {error['name']} on the validation samples is undefined",
                 where=f"trial {trial.number}",
-                hint="provide more validation samples, or validate on all by setting train.folds=5",
+                hint="provide more validation samples, or set train.folds=5 to validate on all "
+                "samples",
             )
         selected = result["selected"]
         facts = {

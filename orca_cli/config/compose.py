@@ -99,7 +99,7 @@ def _check_typed(override: Override) -> None:
     # Hydra's own settings could name code to run.
     if key.startswith("hydra"):
         raise ConfigError(
-            "cannot be set on the command line, since the program uses Hydra itself",
+            "cannot be set on the command line, since the program itself sets Hydra's options",
             where=key,
             hint="use paths.runs for the folder of runs, -m for a sweep, --on for a cluster",
         )
@@ -224,7 +224,7 @@ class Session:
             if override.key_or_group == "study":
                 raise ConfigError("is a sweep of several runs", where=text, hint="add -m")
             if override.is_sweep_override():
-                hint = "to sweep over them, add -m (orca run -m ...)"
+                hint = "to run a sweep over all these values, add -m (orca run -m ...)"
                 raise UsageError(f"'{text}' has several values", where=key_of(text), hint=hint)
         self._check_choices(parsed_overrides)
         return self._compose(overrides)

@@ -347,7 +347,7 @@ def _children(node: yaml.Node, path: Path) -> list[yaml.Node]:
         if last_node is not key:
             where = _line(path, last_node.start_mark)
             message = f"duplicate key '{key.value}'"
-            raise ConfigError(message, where=where, hint="remove one of the two")
+            raise ConfigError(message, where=where, hint="remove one of the two keys")
     children: list[yaml.Node] = []
     # Keys as well as values: a key may be a collection too.
     for pair in node.value:
@@ -407,7 +407,7 @@ def _check_untrusted_text(key: str, text: str, where: str) -> None:
     """
     if calls_resolver(text):
         message = f"'{key}' calls an OmegaConf resolver ('${{name:...}}')"
-        raise UnsafeError(message, where=where, hint="write the value itself")
+        raise UnsafeError(message, where=where, hint="write the value in place of ${...}")
     # `override /hydra/...` and `group@package` in a defaults list choose other files of Hydra.
     changes_hydra = key.startswith("defaults") and ("hydra" in text or "@" in text)
     section = key.partition(".")[0]
@@ -445,7 +445,7 @@ def _text(path: Path) -> str:
         raise ConfigError(f"cannot be read: {reason}", where=str(path)) from error
     if len(encoded) > _MOST_BYTES:
         raise ConfigError(
-            f"has more bytes than the limit of {_MOST_BYTES:,}",
+            f"is larger than the limit of {_MOST_BYTES:,} bytes",
             where=str(path),
             hint="make it smaller: a settings file normally has about a page of text",
         )

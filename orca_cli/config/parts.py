@@ -151,7 +151,7 @@ def check_admitted(node: Any, key: str, place: str = "") -> None:
             hint = suggest(name, admitted(place))
             # The program's own code needs no trust: the name is only at the wrong place.
             if not is_within(module, ("orca_cli",)):
-                hint = f"if you trust it, add --allow-module {module}; {hint}"
+                hint = f"if you trust this module, add --allow-module {module}; {hint}"
             raise UnsafeError(f"'{name}' is not allowed", where=f"{key}.{TARGET}", hint=hint)
     # Arguments that are nodes have their own places.
     for argument, value in node.items():

@@ -78,8 +78,8 @@ class Task:
     name: Annotated[
         DataName | None,
         "Name of the data set in folders and tables; it changes no result. null: the name of your "
-        "file or folder (of the folder around it, if its own name is general, such as train or "
-        "data), else the name of the task.",
+        "file or folder. If that name is general, such as train or data: the name of the folder "
+        "around it. If neither gives a name: the name of the task.",
     ] = None
     train_fraction: Annotated[
         Fraction | None,
@@ -96,8 +96,9 @@ class Predictor:
     pooling: Annotated[
         str,
         OneOf(("mean", "class_token")),
-        "How the features of a sample's tokens become one vector (not for dense targets). mean: "
-        "their mean without padding; class_token: the class token's features (text bodies only).",
+        "How the features of a sample's tokens become one vector; dense targets do not need this. "
+        "mean: the mean of the features of all tokens except padding; class_token: the features of "
+        "the class token (text bodies only).",
     ] = "mean"
     init: Annotated[
         str,
@@ -119,23 +120,25 @@ class Align:
 
     epochs: Annotated[
         CountOrZero,
-        "Number of optimizer steps of the alignment. The paper calls a step an epoch, since it "
+        "Number of optimizer steps of the alignment. The paper calls a step an epoch, since a step "
         "uses every target class once. 0: no alignment.",
     ] = 60
     lr: Annotated[Rate, "Initial learning rate of the alignment."] = 1e-2
     largest_step: Annotated[
         Positive | None,
         "Upper bound on the learning rate of each layer, as a multiple of the root mean square of "
-        "its initial weights. Without the bound, align.lr would erase the small weights of the "
-        "wide filters that long sequences need. An embedder that starts as the body's own input "
-        "layer gets a thousandth of the bound. null: no bound.",
+        "the layer's initial weights. Without the bound, align.lr would erase the small weights of "
+        "the wide filters that long sequences need. If the embedder starts as the body's own input "
+        "layer, the bound is divided by 1,000. null: no bound.",
     ] = 0.1
     weight_decay: Annotated[NotNegative, "Weight decay of the alignment."] = 0.0
     decay_every: Annotated[
         Count, "N: the learning rate is multiplied by align.decay_factor after every N epochs."
     ] = 20
     decay_factor: Annotated[
-        float, Interval(gt=0, le=1), "Factor on the learning rate every align.decay_every epochs."
+        float,
+        Interval(gt=0, le=1),
+        "Factor by which the learning rate is multiplied after every align.decay_every epochs.",
     ] = 0.2
     max_samples: Annotated[
         Count | None,
@@ -145,8 +148,9 @@ class Align:
     classes_per_problem: Annotated[
         CountOrZero | None,
         "Number of target classes in one comparison with the source; each class has points in "
-        "proportion to its size. 0: all classes; null: one or all, as the metric needs (otdd "
-        "gets all, and draws up to metric.classes of them for each random draw of points).",
+        "proportion to its size. 0: all classes; null: one or all, whichever the metric needs. "
+        "`otdd` gets all classes, of which it draws up to metric.classes for each random draw of "
+        "points.",
     ] = None
     unit_gradient: Annotated[
         bool,
@@ -160,25 +164,27 @@ class Align:
         "tokens of a sample form one long vector; pooled: the mean of the tokens of a sample.",
     ] = "tokens"
     source_points: Annotated[
-        AtLeastTwo, "Number of source points, drawn once; all points if the source has fewer."
+        AtLeastTwo,
+        "Number of source points, which are drawn once. If the source has fewer points, all are "
+        "used.",
     ] = 3000
     source_seed: Annotated[
         Seed | None,
-        "Seed for drawing source examples and points; runs with the same number use the same "
-        "points. null: the seed of the run.",
+        "Seed for drawing source examples and points; runs with the same value of this setting "
+        "use the same points. null: the seed of the run.",
     ] = 0
     source_cloud: Annotated[
         str,
         OneOf(("embedded", "gaussian")),
-        "Source points. embedded: embedded source examples; gaussian (a control): the same number "
-        "of points from a Gaussian distribution with the mean and covariance of these examples.",
+        "Source points. embedded: embedded source examples; gaussian (a control): as many points "
+        "from a Gaussian distribution with the mean and covariance of the embedded examples.",
     ] = "embedded"
     source_labels: Annotated[
         str,
         OneOf(("given", "clusters", "shuffled")),
-        "Classes of the source points. given: the classes of the source; clusters: the same number "
-        "of k-means clusters of the points; shuffled (a control): the classes of the source in "
-        "random order.",
+        "Classes of the source points. given: the classes of the source; clusters: k-means "
+        "clusters of the points, as many as the source has classes; shuffled (a control): the "
+        "classes of the source in random order.",
     ] = "given"
     target_labels: Annotated[
         str,
@@ -189,12 +195,12 @@ class Align:
     pseudo_labels: Annotated[
         AtLeastTwo | None,
         "Number of pseudo-labels, which replace targets other than classes: k-means clusters of "
-        "the targets, or quantile bins if a sample has one number. null: the number of source "
-        "classes.",
+        "the targets, or quantile bins if each target is a single number. null: the number of "
+        "source classes.",
     ] = None
     check_every: Annotated[
         Count,
-        "Number of alignment epochs between two measurements on validation data. Measured are the "
+        "Number of alignment epochs between two measurements on validation data. Each measures the "
         "metric, diagnostics and, with align.exact=true, the exact OTDD.",
     ] = 20
     exact: Annotated[
@@ -209,12 +215,13 @@ class Train:
     """Stage 3: train on the task's loss (paper 3.3)."""
 
     epochs: Annotated[
-        Count | None, "Passes over the training samples. null: decided by the setting budget."
+        Count | None, "Passes over the training samples. null: decided by the setting `budget`."
     ] = None
     batch_size: Annotated[
         Count | None,
-        "Samples per forward pass; an optimizer step uses train.accumulation such batches. It is "
-        "at most the number of training samples. null: decided by the setting budget.",
+        "Samples per forward pass; an optimizer step uses train.accumulation such batches. The "
+        "batch size is at most the number of training samples. null: decided by the setting "
+        "`budget`.",
     ] = None
     accumulation: Annotated[
         Count,
@@ -230,27 +237,27 @@ class Train:
     positive_weight: Annotated[
         Any,
         Takes(Literal["balanced"] | list[Positive] | None),
-        "Factor on the loss of each label where it is present, if the targets are labels: a list "
-        "of one number per label, or balanced (presence and absence of a label get the same total "
-        "weight).",
+        "Factor on the loss of each label wherever the label is present, if the targets are "
+        "labels: a list of one number per label, or balanced (presence and absence of a label get "
+        "the same total weight).",
     ] = None
     optimizer: Annotated[str, OneOf(("sgd", "adam", "adamw")), "Optimizer of the fine-tuning."] = (
         "adamw"
     )
-    lr: Annotated[Rate | None, "Peak learning rate. null: decided by the setting budget."] = None
+    lr: Annotated[Rate | None, "Peak learning rate. null: decided by the setting `budget`."] = None
     outer_rate: Annotated[
         Positive | None,
         "Factor on train.lr for the parts of embedder and predictor that start with random "
-        "weights. null: decided by the setting budget, or 1 if train.lr is set.",
+        "weights. null: 1 if train.lr is set, else decided by the setting `budget`.",
     ] = None
     weight_decay: Annotated[
-        NotNegative | None, "Weight decay. null: decided by the setting budget."
+        NotNegative | None, "Weight decay. null: decided by the setting `budget`."
     ] = None
     momentum: Annotated[Share, "Momentum of train.optimizer=sgd."] = 0.9
     warmup_epochs: Annotated[
         NotNegative | None,
         "Epochs over which the learning rate rises linearly from 0 to train.lr. null: decided by "
-        "the setting budget.",
+        "the setting `budget`.",
     ] = None
     warmup_limit: Annotated[
         Fraction | None,
@@ -259,13 +266,13 @@ class Train:
     ] = 0.5
     decay_epochs: Annotated[
         Annotated[float, Ge(1)] | None,
-        "Epoch at which the learning rate has fallen linearly from its peak to 0, where it stays. "
-        "null: the number of epochs.",
+        "Epoch at which the learning rate, falling linearly from its peak, reaches 0; after this "
+        "epoch the learning rate stays 0. null: the number of epochs.",
     ] = None
     clip: Annotated[
         NotNegative | None,
         "Largest norm of the gradient of an optimizer step; a larger gradient is scaled down. 0: "
-        "no clipping; null: decided by the setting budget.",
+        "no clipping; null: decided by the setting `budget`.",
     ] = None
     eval_batch_size: Annotated[
         Count, "Samples per forward pass outside training, such as in validation and test."
@@ -287,8 +294,8 @@ class Train:
         Any,
         Takes(Literal["auto"] | bool),
         "Train on the validation samples as well; the run then has no validation error. auto: true "
-        "if these samples were drawn from the training data and nothing is chosen on them, such as "
-        "the best epoch.",
+        "if the validation samples were drawn from the training data and nothing, such as the best "
+        "epoch, is chosen on them.",
     ] = "auto"
     folds: Annotated[
         CountOrZero | None,
@@ -300,21 +307,22 @@ class Train:
     members: Annotated[
         Count | None,
         "Fine-tune N models that differ in all random draws, including the draws of embedder and "
-        "alignment, and average their outputs. null: decided by the setting budget.",
+        "alignment, and average their outputs. null: decided by the setting `budget`.",
     ] = None
     validate_on: Annotated[
         str,
         OneOf(("validation", "test")),
-        "Split on which the best epoch is chosen. test, as in the paper's code, makes every "
-        "reported error too low.",
+        "Split on which the best epoch is chosen. The choice `test`, as in the paper's code, makes "
+        "every reported error too low.",
     ] = "validation"
     checkpoint_s: Annotated[
         NotNegative, "Seconds between checkpoints, from which an interrupted run can resume."
     ] = 60.0
     gradient_checkpointing: Annotated[
         bool,
-        "Keep only the inputs of the body's layers for the backward pass, and compute their other "
-        "activations again. This needs less memory and more time, and gives the same bits.",
+        "Keep only the inputs of the body's layers for the backward pass, and compute the other "
+        "activations of these layers again. This needs less memory and more time, and the results "
+        "are the same to the last bit.",
     ] = False
 
 
@@ -374,8 +382,9 @@ class Config:
         OneOf(("none", "simple", "all")),
         "Baselines to fit to the same data (docs/baselines.md). simple: linear, forest, ridges on "
         "the features of embedder and body, boosting for tables and, if the extra `peers` is "
-        "installed, MiniRocket for series; all: MiniRocket for long series too. Baselines do not "
-        "change the run; the program adds missing baselines to a completed run.",
+        "installed, MiniRocket for series; all: the same baselines, and MiniRocket for long "
+        "series too. Baselines do not change the run; the program adds missing baselines to a "
+        "completed run.",
     ] = "simple"
     keep_weights: Annotated[
         bool,

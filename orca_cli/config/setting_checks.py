@@ -29,8 +29,8 @@ _SECRET_KEYS = re.compile(
 # An address with a user name, perhaps with a password.
 _LOGIN = re.compile(r"(\w+://)[^\s/@]+@")
 _SECRET_HINT = (
-    "set it as an environment variable, such as WANDB_API_KEY, since the folder of a run records "
-    "all settings"
+    "set the secret as an environment variable, such as WANDB_API_KEY, since the folder of a run "
+    "records all settings"
 )
 
 # Groups of parts; the names are also the keys of their settings.
@@ -109,7 +109,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     # test=false promises that the test split stays closed.
     if not config.test and chooses_on_test:
         message = (
-            "cannot be combined with train.validate_on=test, which opens the test split every epoch"
+            "cannot be combined with train.validate_on=test, which reads the test split every epoch"
         )
         yield "test=false", message
 
@@ -121,10 +121,14 @@ def _weight_contradictions(config: Config) -> Iterator[tuple[str, str]]:
     weighs_labels = config.train.positive_weight is not None
     # null: the data decide the kind later, and the program checks the weights at that point.
     if weighs_classes and kind not in (None, "classes", "dense"):
-        message = f"does not apply to task.kind={kind} (labels have train.positive_weight)"
+        message = (
+            f"does not apply to task.kind={kind} (the setting for labels is train.positive_weight)"
+        )
         yield "train.class_weights", message
     if weighs_labels and kind not in (None, "labels", "dense"):
-        message = f"does not apply to task.kind={kind} (classes have train.class_weights)"
+        message = (
+            f"does not apply to task.kind={kind} (the setting for classes is train.class_weights)"
+        )
         yield "train.positive_weight", message
     # With dense targets, which may be classes or labels, both could have passed the checks above.
     if weighs_classes and weighs_labels:

@@ -229,7 +229,7 @@ def _left_out(node: Any, axes: Mapping[str, Choices], where: str) -> tuple[Condi
                 # A misspelt choice would silently exclude no arm.
                 if name not in axes[axis]:
                     raise ConfigError(
-                        f"the axis {axis} has no choice '{name}'",
+                        f"the axis '{axis}' has no choice '{name}'",
                         where=f"{where}: except",
                         hint=suggest(name, axes[axis]),
                     )

@@ -152,8 +152,7 @@ def draw(pool: Pool, fractions: tuple[float, float], seed: int) -> tuple[SplitRo
     if groups is not None and units.count < len(training_rows):
         details.append(f"{units.count} groups kept together")
     details.append(f"split_seed={seed}")
-    drawn_names = " and ".join(shares)
-    notes = [f"{drawn_names} samples are drawn from the training data ({', '.join(details)})"]
+    notes = [f"{' and '.join(shares)} samples drawn from training data ({', '.join(details)})"]
     if note_on_identical:
         notes.append(note_on_identical)
     return drawn_rows, notes

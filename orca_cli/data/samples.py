@@ -97,7 +97,7 @@ def remarks(steps: np.ndarray, length: int) -> dict[str, int]:
     num_longer = int((steps > length).sum())
     if num_longer == 0:
         return {}
-    return {f"with more than {length} steps, of which only the first {length} are used": num_longer}
+    return {f"with more than {length} steps (the rest is cut off)": num_longer}
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _splits_of_training_file(content: Arrays, path: Path, roles: Roles) -> Store
         for split_name in arrays_by_split:
             if split_name == "train" or split_name in rows_by_split:
                 raise DataError(
-                    f"contains the {split_name} split twice; keep only one of them",
+                    f"contains the {split_name} split twice; keep only one copy",
                     where=str(path),
                     hint=_listed(content),
                 )

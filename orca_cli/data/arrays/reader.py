@@ -51,7 +51,7 @@ class ArraySettings:
     kind: Annotated[
         Kind | None, "classes, labels, values or dense; null: inferred from y, and reported"
     ] = None
-    labels: Annotated[str | None, ".npy file with y, if train is an .npy file"] = None
+    labels: Annotated[str | None, ".npy file with y, if task.train is an .npy file"] = None
     validation: Annotated[
         str | None, "file of the validation split; null: drawn from the training file"
     ] = None
@@ -70,7 +70,7 @@ class ArraySettings:
         Fraction,
         "fraction of the training file that is drawn for validation: above 0 and below 1",
     ] = 0.15
-    test_fraction: Annotated[Fraction, "the same as validation_fraction, for the test"] = 0.15
+    test_fraction: Annotated[Fraction, "fraction of the training file drawn for the test"] = 0.15
     normalize: Annotated[
         bool,
         "true: subtract each channel's mean over the training split, then divide by its standard "
@@ -85,20 +85,20 @@ class ArraySettings:
         bool | None,
         "true: the channels are the last axis of x, and of y if y is dense: (n, L, C) or "
         "(n, H, W, C); false: the channels are the second axis; null: like false, but x is refused "
-        "if it looks like channels last: a last axis of 4 or less after axes of 8 or more",
+        "if its channels may be last: at most 4 entries in the last axis of a sample, at least 8 "
+        "in all others",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"
     ] = False
     lengths: Annotated[
         str | None,
-        "array in .npz files with the number of steps of each sequence; null: the array `lengths`, "
-        "if it exists",
+        "array with the number of steps of each sequence; null: the array `lengths`, if it exists",
     ] = None
     padding: Annotated[
         Literal["nan", "none"] | None,
         "nan: a sequence ends where only NaN follows; none: all steps are data; null: the "
-        "array of lengths gives the ends, if it exists",
+        "array of lengths gives the ends; without it, all steps are data",
     ] = None
     length: Annotated[
         Count | None,
@@ -106,7 +106,7 @@ class ArraySettings:
         "length of the longest training sequence",
     ] = None
     group: Annotated[
-        str | None, "array with the group of each sample; samples of a group are in one split"
+        str | None, "name of the array with each sample's group; a group is never in two splits"
     ] = None
     gaps: Annotated[
         How,
@@ -115,8 +115,7 @@ class ArraySettings:
     ] = "mean"
     gap_indicator: Annotated[
         bool,
-        "true: each channel with NaN in the training split gets one more channel, which is 1 where "
-        "the value is NaN, else 0",
+        "true: each channel with NaN in training gets one more channel: 1 at every NaN, else 0",
     ] = False
 
 

@@ -171,10 +171,7 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = (
-            "must be set, because task.file, task.target, task.kind=labels and task.kind=values"
-            " need a table"
-        )
+        message = "must be set: task.file, task.target and the kinds labels and values need a table"
         hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
@@ -284,11 +281,8 @@ def _in_table(folder: Path, path: Path, settings: ImageSettings) -> _Images:
     # This is not an error: a table may name only some images of a folder.
     num_unnamed = len(image_paths) - len(image_names)
     if num_unnamed:
-        note = (
-            f"{num_unnamed} images in '{folder.name}' have no row in '{table.path.name}'"
-            " and are not used"
-        )
-        notes = [*notes, note]
+        note = f"{num_unnamed} images in '{folder.name}' have no row in '{table.path.name}'"
+        notes = [*notes, f"{note}, so they are not used"]
     rows = {"train": np.arange(len(image_names))}
     if _SPLIT in columns:
         rows = marked_rows(columns[_SPLIT].astype(str), f"{where}[{_SPLIT}]")

@@ -293,9 +293,8 @@ def _fit_numbers(
     if num_empty > 0:
         remark = _FILLED
         if settings.gap_indicator:
-            remark = f"{remark}, and one more feature of each column flags them"
-        remark = f"{remark}; columns (missing numbers in the training split)"
-        remarks[remark].append(f"{column.name} ({num_empty})")
+            remark += ", and one more feature of each column flags them"
+        remarks[f"{remark}; columns (missing numbers)"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)
     is_bit = np.isin(numbers, (0, 1))
@@ -409,8 +408,7 @@ def infer_kind(
         # In columns of labels, every entry is 0 or 1, or missing.
         is_wrong = [_bits(columns[name]).is_wrong for name in names]
         if not np.any(is_wrong):
-            note = f"columns read as labels (to predict numbers, set task.kind=values): {shown}"
-            return "labels", [note]
+            return "labels", [f"columns of labels (for numbers, set task.kind=values): {shown}"]
         return "values", [f"columns read as numbers to be predicted (task.kind=values): {shown}"]
     name = names[0]
     entries = columns[name]
@@ -433,15 +431,10 @@ def infer_kind(
         return "classes", []
     is_whole = distinct_numbers == np.round(distinct_numbers)
     if len(distinct_numbers) <= _MOST_CLASSES and is_whole.all():
-        note = (
-            f"'{name}' is read as classes, because it has few different integers"
-            " (to predict numbers, set task.kind=values)"
-        )
-        return "classes", [note]
-    note = (
-        f"'{name}' is read as numbers to be predicted (to predict classes, set task.kind=classes)"
-    )
-    return "values", [note]
+        note = f"'{name}' is read as classes, because it has few different integers"
+        return "classes", [f"{note} (to predict numbers, set task.kind=values)"]
+    note = f"'{name}' is read as numbers to be predicted"
+    return "values", [f"{note} (to predict classes, set task.kind=classes)"]
 
 
 @dataclass(frozen=True)

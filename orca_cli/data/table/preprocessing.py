@@ -171,12 +171,9 @@ class Symbols:
                 num_with_unknown += 1
                 unknown_symbols |= unknown_in_text
         shown = "".join(sorted(unknown_symbols))[:_MOST_SHOWN]
-        too_long = (
-            f"with more than {self.length} symbols, of which only the first {self.length} are used"
-        )
         lacking = f"with symbols that do not occur in training ({shown}) and are read as zeros"
         return {
-            too_long: num_long,
+            f"with more than {self.length} symbols (the rest is cut off)": num_long,
             lacking: num_with_unknown,
         }
 
@@ -372,10 +369,7 @@ class TablePreprocessing:
                 if isinstance(column, Categorical):
                     remark = f"with a text in '{column.name}' that has no category of its own"
                 else:
-                    remark = (
-                        f"with a missing number in '{column.name}',"
-                        " which is set to the training mean"
-                    )
+                    remark = f"with a missing number in '{column.name}' (set to the training mean)"
                 # A series counts once, even if several of its rows are changed.
                 counts[remark] = len(np.unique(rows.sample_of_row[encoded.is_replaced]))
         if self.series is not None:

@@ -160,7 +160,8 @@ def _failure(error: Exception) -> OrcaError:
     if isinstance(error, OrcaError):
         return error
     message = f"unexpected {type(error).__name__}: {error}"
-    return process_error(error) or OrcaError(message, hint="add --traceback to see where")
+    hint = "add --traceback to see where the error occurred"
+    return process_error(error) or OrcaError(message, hint=hint)
 
 
 def _dispatch(command_line: Sequence[str], call: _Call) -> int:

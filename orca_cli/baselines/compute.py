@@ -184,7 +184,7 @@ def _baseline(name: str, subject: Subject, cache: Path) -> Baseline:
         trained_on={"splits": splits, "n": count, "of": len(learned)},
         versions=versions,
         about=str(entry.record["about"]),
-        reason="its error is undefined on this test split" if test_score.value is None else "",
+        reason="the error is undefined on this test split" if test_score.value is None else "",
         outputs=outputs,
         model=_plain_model(entry),
         start=_start_state(name, subject, start),

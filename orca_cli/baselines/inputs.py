@@ -191,8 +191,8 @@ class Subject:
                 signals.check()
                 if time.process_time() - began > _LIMIT_S:
                     raise DataError(
-                        f"reading the samples takes more than {_LIMIT_S} s of processor time, "
-                        "the limit"
+                        "reading the samples takes more processor time than the limit of "
+                        f"{_LIMIT_S} s"
                     )
                 batch = samples.batch(rows[start : start + batch_size])
                 yield take(batch.x, batch.valid)

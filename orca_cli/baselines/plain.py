@@ -257,7 +257,10 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
     is_series = record["inputs"] == "raw" and form not in DENSE
     axes = _AXES[: len(shape) - 1] if form in DENSE else _AXES[:is_series]
     if len(shape) != 1 + len(axes) or (form in DENSE and not axes):
-        raise DataError(f"'shape' {shown(shape)} does not fit targets of the form '{form}'")
+        raise DataError(
+            f"the model's 'shape' {shown(shape)} has the wrong number of entries for targets of "
+            f"the form '{form}'"
+        )
     if not isinstance(record.get("parts"), list):
         raise DataError("the entry 'parts' of the model's record must be a list")
     centre = taken(arrays, {"centre": (np.float64, "K")}, "", {})["centre"]
@@ -277,7 +280,8 @@ def checked(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Plai
         is_wide = sum(source.sides) > 0 and width > MOST_FEATURES + 2 * len(axes)
         if is_wide or len(centre) * math.prod(shape[1:]) > _MOST_OUTPUTS:
             raise UnsafeError(
-                f"the model's shape {shown(shape)} and sides give too many features or outputs"
+                f"the model's 'shape' {shown(shape)} and its 'sides' lead to too many features or "
+                "outputs"
             )
     elif is_series:
         source = Rocket.read(arrays, "rocket.", shape)

@@ -85,13 +85,16 @@ class Trees:
             if ((indices < least) | (indices >= end)).any():
                 raise UnsafeError(f"array '{prefix}{name}' has an index that is out of range")
         if not len(self.roots) or self.value.shape[1] not in (1, len(self.intercept)):
-            raise UnsafeError(f"array '{prefix}value' does not fit the trees and their scores")
+            raise UnsafeError(
+                f"array '{prefix}roots' is empty, or array '{prefix}value' has neither one column "
+                "nor one column for each score"
+            )
         # Otherwise a few nodes could form endless paths.
         entered = np.concatenate([self.roots, self.left[inner], self.right[inner]])
         if not np.array_equal(np.sort(entered), np.arange(num_nodes)):
             raise UnsafeError(
-                f"arrays '{prefix}roots', '{prefix}left' and '{prefix}right' do not contain each "
-                "node exactly once"
+                f"arrays '{prefix}roots', '{prefix}left' and '{prefix}right' together do not "
+                "contain each node exactly once"
             )
         level = self.roots
         for _ in range(_DEEPEST):
@@ -100,8 +103,8 @@ class Trees:
             if not len(level):
                 return
         raise UnsafeError(
-            f"a decision tree (arrays '{prefix}left' and '{prefix}right') has more than {_DEEPEST} "
-            "levels, the limit"
+            f"a decision tree (arrays '{prefix}left' and '{prefix}right') has more levels than the "
+            f"limit of {_DEEPEST}"
         )
 
     def scores(self, x: np.ndarray) -> np.ndarray:

@@ -207,7 +207,10 @@ class _Sentences:
                     advice = f"use it, or {advice}"
                 return f"{model} is better by {distance}: {advice}"
             case "equal":
-                return f"as good as {chosen}, within {self._margin}: they differ by {distance}"
+                return (
+                    f"as good as {chosen}, within {self._margin}: "
+                    f"the two errors differ by {distance}"
+                )
             case _ if deviation is None:
                 return f"{distance} {side} {chosen}; the uncertainty cannot be computed"
             # The deviation contains the difference, which is then 0 as well.
@@ -243,8 +246,8 @@ class _Sentences:
                 return f"the body does not help: {model}, which has no body, is better"
             case "equal":
                 return (
-                    f"the body adds nothing: {model}, which has no body, is as good, "
-                    f"within {self._margin}"
+                    f"the body adds nothing: {model}, which has no body, is as good as the "
+                    f"transfer, within {self._margin}"
                 )
             case _:
                 return (

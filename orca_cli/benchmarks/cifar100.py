@@ -64,8 +64,8 @@ def load(
     ] = 0,
     augment: Annotated[
         bool,
-        "true: optimizer steps mirror images at random, add a frame of 4 zero pixels, and crop the "
-        "framed images at random",
+        "true: in optimizer steps, images are mirrored at random, framed by 4 zero pixels on each "
+        "side, and cropped at random",
     ] = True,
 ) -> TaskData:
     """Return images [n, 3, 32, 32], normalised by the training pixels' mean and deviation.

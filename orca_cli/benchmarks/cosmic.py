@@ -165,8 +165,9 @@ def load(
     crop_size: Annotated[Count, "number of rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool,
-        "optimizer steps add a random multiple of the sky's level to an image, drawn in each step; "
-        "true: stage 2, validation and test add one as well, drawn once per file",
+        "in optimizer steps, a random multiple of the sky's level, drawn again in each step, is "
+        "added to each image. true: in stage 2, validation and test, such a multiple is added as "
+        "well, drawn once per file",
     ] = False,
     normalize: Annotated[
         bool,
@@ -178,13 +179,14 @@ def load(
     ] = 0.1,
     validation_unit: Annotated[
         Literal["visit", "exposure"],
-        "choice of the validation stamps. visit: whole visits are drawn; exposure: single stamps",
+        "choice of the validation stamps. visit: whole visits are drawn; "
+        "exposure: single stamps are drawn",
     ] = "visit",
     split_seed: Annotated[
         Seed, "seed of the draw of validation stamps, 0..2147483647; not the seed of the run"
     ] = 0,
     train_on_validation: Annotated[
-        bool, "true: train on the validation stamps as well; then use train.select=last"
+        bool, "true: train on the validation stamps as well; if so, also set train.select=last"
     ] = False,
 ) -> TaskData:
     """Return images x [n, 1, S, S] and masks y [n, 1, S, S].
@@ -387,7 +389,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         known_pixels.append(stamp.image[~stamp.is_ignored])
     pixels = np.concatenate(known_pixels).astype(np.float64)
     if not len(pixels):
-        raise fault("the masks mark all pixels of the training stamps as to be ignored", root)
+        raise fault("all pixels of the training stamps are masked or not finite", root)
     centre = float(np.median(pixels))
     deviations = np.abs(pixels - centre)
     spread = _NORMAL * float(np.median(deviations))

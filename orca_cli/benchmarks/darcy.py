@@ -77,8 +77,9 @@ def load(
     reporter: Reporter,
     origin: Annotated[
         Literal["generated", "files"],
-        "generated: the program generates the maps; files: it reads them from the two .mat files "
-        "that `orca data list darcy` names",
+        "generated: the program generates the maps; "
+        "files: the program reads the maps from the two .mat files that `orca data list darcy` "
+        "names",
     ] = "generated",
     path: Annotated[
         str | None, "folder with the files; null: folder darcy of the data folder (paths.data)"
@@ -102,7 +103,7 @@ def load(
     train_on_validation: Annotated[
         bool,
         "true: train on the validation samples as well (1,000 samples in all with "
-        "task.size=paper); then use train.select=last",
+        "task.size=paper); if so, also set train.select=last",
     ] = False,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
 ) -> TaskData:
@@ -152,7 +153,7 @@ def load(
         synthetic=is_generated,
         size=size if is_generated else "",
         target_scale=target_scale,
-        note="without the spline step of the original generator" if is_generated else "",
+        note="generated without the original generator's spline step" if is_generated else "",
     )
 
 

@@ -36,7 +36,7 @@ def load(
         "folder with deepsea_filtered.npz; null: folder deepsea of the data folder (paths.data)",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation sequences as well; then use train.select=last"
+        bool, "true: train on the validation sequences as well; if so, also set train.select=last"
     ] = False,
 ) -> TaskData:
     """Return one-hot DNA [n, 4, 1000] (0 in all four channels at unknown bases) and 36 labels.

@@ -66,8 +66,8 @@ def load(
     ] = 0,
     augment: Annotated[
         Literal["fresh", "frozen", "none"],
-        "random crops of 224 from 256 pixels, and random mirroring. fresh: drawn in each step; "
-        "frozen: drawn once per image; none: no augmentation",
+        "random crops (224 of 256 pixels per side) and random mirroring. fresh: drawn in each "
+        "step; frozen: drawn once per image; none: no augmentation",
     ] = "fresh",
 ) -> TaskData:
     """Return images [n, 3, 224, 224], normalised by ImageNet's mean and deviation, with 40 classes.
@@ -85,7 +85,7 @@ def load(
     shared = set(names) & set(test_names)
     if shared:
         raise fault(
-            f"lists '{min(shared)}', which is also in the training list; get both lists again",
+            f"contains '{min(shared)}', which is also in the training list; get both lists again",
             test_list,
         )
     hashes = content_hashes([folder / name for name in names], reporter)

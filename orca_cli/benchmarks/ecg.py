@@ -154,9 +154,9 @@ def load(
     ] = "pad",
     evaluation_strides: Annotated[
         Literal["equal", "class"],
-        "number of steps from the start of a window to the next start, in validation and test. "
-        "equal: 500; class: 500, 83, 250 and 25 for the classes N, A, O and ~, as in training "
-        "(published code)",
+        "number of steps from the start of a window to the start of the next window, in validation "
+        "and test. equal: 500; class: 500, 83, 250 and 25 for the classes N, A, O and ~, as in "
+        "training (published code)",
     ] = "equal",
     split: Annotated[
         Literal["sklearn", "sklearn_90_10"],
@@ -165,12 +165,12 @@ def load(
         "published code, with a ninth of the 90 per cent for validation",
     ] = "sklearn",
     train_on_validation: Annotated[
-        bool, "true: train on the validation records as well; then use train.select=last"
+        bool, "true: train on the validation records as well; if so, also set train.select=last"
     ] = False,
     split_seed: Annotated[
         Seed,
-        "seed of the draw of validation records if task.split is sklearn_90_10, 0..2147483647; "
-        "not the seed of the run",
+        "seed of the draw of validation records, 0..2147483647, used only with "
+        "task.split=sklearn_90_10; not the seed of the run",
     ] = 0,
 ) -> TaskData:
     """Return windows [n, 1, 1000] with four classes.

@@ -208,7 +208,7 @@ def load(
     ] = True,
     redraw: Annotated[
         bool,
-        "true: each step draws chunk, masks and noise of a clip again; "
+        "true: the chunk, masks and noise of a clip are drawn again in each step; "
         "false: they are drawn once, for all epochs and for stage 2",
     ] = True,
 ) -> TaskData:
@@ -239,7 +239,7 @@ def load(
         validation=Sounds(folder, "validation", names),
         open_test=lambda: Sounds(folder, "test", names),
         class_names=names,
-        note="a training sample is a clip, a validation or test sample a chunk",
+        note="each training sample is a clip; each validation or test sample is a chunk of a clip",
     )
 
 
@@ -281,12 +281,16 @@ def _read_manifest(
     is_outside = any(not path or ".." in path for path in paths)
     is_without_clip = table["ext"] == ""
     if not paths or is_outside or is_without_clip.any():
-        raise fault("has a row without a clip, or without a path inside the folder", manifest)
+        raise fault(
+            "has a row without a clip, or a row whose path is empty or leads out of the folder",
+            manifest,
+        )
     num_names = _existing_end(folder, paths[0])
     if num_names == 0:
         first_path = table["files"][0]
         raise fault(
-            f"its first path '{first_path}' does not end in the path of a file below '{folder}'",
+            f"the first path in this file, '{first_path}', does not end in the path of a file "
+            f"below '{folder}'",
             manifest,
         )
     # All chunks of a clip repeat its labels, so the labels of the first chunk are sufficient.

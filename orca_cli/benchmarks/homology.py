@@ -38,26 +38,26 @@ def load(
         "family_holdout",
     ] = "fold_holdout",
     train_on_validation: Annotated[
-        bool, "true: train on the validation proteins as well; then use train.select=last"
+        bool, "true: train on the validation proteins as well; if so, also set train.select=last"
     ] = False,
     length: Annotated[
         int,
         Ge(3),
-        "number of symbols of the input, including the marks of its begin (cls) and end (sep): "
+        "number of symbols of the input, including the start mark (cls) and the end mark (sep): "
         "3 or more",
     ] = 1419,
     over_length: Annotated[
         OverLength,
-        "proteins with more than task.length symbols. truncate: they are cut and scored; "
-        "drop: all splits leave them out",
+        "proteins with more than task.length symbols. truncate: they are cut, and stay in their "
+        "splits; drop: they are left out of all splits",
     ] = "truncate",
     symbols: Annotated[
-        Literal[29, 30], "number of channels: 30, or 29 without a channel for residue Z"
+        Literal[29, 30], "number of channels: 30, or 29 to leave out the channel of residue Z"
     ] = 30,
     mask_padding: Annotated[
         bool,
         "true: the mean over tokens leaves out the padding after a protein; "
-        "false: it includes the padding",
+        "false: the mean includes the padding",
     ] = True,
 ) -> TaskData:
     """Return proteins as one-hot columns [n, symbols, length]: cls, residues, sep.

@@ -31,8 +31,8 @@ def load(
     ] = None,
     length: Annotated[
         Annotated[int, Interval(ge=1, le=_MOST_FRAMES)] | None,
-        "number of frames of the input: 1..100000, pieces with more frames are cut; "
-        "null: the number that the longest piece needs (159)",
+        "number of frames of the input: 1..100000; longer pieces are cut. "
+        "null: the number of frames that the longest piece needs (159)",
     ] = None,
     mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
     causal: Annotated[
@@ -41,7 +41,7 @@ def load(
         "not a forecast)",
     ] = True,
     train_on_validation: Annotated[
-        bool, "true: train on the validation pieces as well; then use train.select=last"
+        bool, "true: train on the validation pieces as well; if so, also set train.select=last"
     ] = False,
 ) -> TaskData:
     """Return x [n, 88, L] and y [n, 88, L] of 0 and 1.

@@ -108,26 +108,29 @@ def load(
     origin: Annotated[
         Literal["generated", "files"],
         "generated: the program generates the expressions; "
-        "files: it reads them from basic_train.tsv, basic_val.tsv and basic_test.tsv "
-        "of lra_release/listops-1000",
+        "files: the program reads the expressions from basic_train.tsv, basic_val.tsv and "
+        "basic_test.tsv of lra_release/listops-1000",
     ] = "generated",
     size: Annotated[
         Literal["small", "paper", "lra"],
-        "small, paper or lra: sets the lengths of the expressions; if they are generated, also "
-        "each number of samples (num_train, num_validation, num_test) that is null",
+        "small, paper or lra: a preset for the lengths of the expressions. If the expressions are "
+        "generated, the preset also sets num_train, num_validation and num_test where they are "
+        "null",
     ] = "small",
     num_train: Annotated[
         Count | None,
-        "number of training samples: 1 or more (with task.origin=files, the first rows); "
-        "null: as task.size says, or all rows of the file",
+        "number of training samples: 1 or more; with task.origin=files, the first rows are used. "
+        "null: as task.size says or, with task.origin=files, all rows of the file",
     ] = None,
     num_validation: Annotated[
         Count | None,
-        "number of validation samples: 1 or more; null: as task.size says, or all rows of the file",
+        "number of validation samples: 1 or more; "
+        "null: as task.size says or, with task.origin=files, all rows of the file",
     ] = None,
     num_test: Annotated[
         Count | None,
-        "number of test samples: 1 or more; null: as task.size says, or all rows of the file",
+        "number of test samples: 1 or more; "
+        "null: as task.size says or, with task.origin=files, all rows of the file",
     ] = None,
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
@@ -137,18 +140,18 @@ def load(
     ] = None,
     test_file: Annotated[
         Literal["test", "val"],
-        "file of the test split. test: the test file; val: the validation file, which is then the "
-        "validation split and the test split",
+        "file of the test split. test: the test file; val: the validation file, from which "
+        "both the validation split and the test split are then read",
     ] = "test",
     over_length: Annotated[
         OverLength,
-        "expressions with more tokens than the input. truncate: they are cut and scored; "
-        "drop: all splits leave them out",
+        "expressions with more tokens than the model's input holds. truncate: they are cut, and "
+        "stay in their splits; drop: they are left out of all splits",
     ] = "truncate",
     mask_padding: Annotated[
         bool,
         "true: the mean over tokens leaves out the padding after an expression; "
-        "false: it includes the padding",
+        "false: the mean includes the padding",
     ] = True,
 ) -> TaskData:
     """Return expressions as one-hot columns [n, 17, L].

@@ -35,7 +35,7 @@ def load(
         "none: raw values (published code)",
     ] = "electrodes",
     train_on_validation: Annotated[
-        bool, "true: train on the validation windows as well; then use train.select=last"
+        bool, "true: train on the validation windows as well; if so, also set train.select=last"
     ] = False,
 ) -> TaskData:
     """Return windows as one-channel images [n, 1, 16, 52], electrodes by steps, with 18 classes.

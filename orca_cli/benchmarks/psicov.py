@@ -225,7 +225,7 @@ def load(
         Seed, "seed of the draw of validation proteins, 0..2147483647; not the seed of the run"
     ] = 0,
     train_on_validation: Annotated[
-        bool, "true: train on the validation proteins as well; then use train.select=last"
+        bool, "true: train on the validation proteins as well; if so, also set train.select=last"
     ] = False,
 ) -> TaskData:
     """Return features x [n, 57, W, W] and y [n, 1, W, W], distances in Angstrom.
@@ -368,7 +368,7 @@ def read_distances(path: Path) -> np.ndarray:
         members = list(stored)
     is_triple = len(members) == 3 and isinstance(members[0], int | np.integer)
     if not is_triple or members[0] < 2:
-        raise fault("must contain a tuple of length (at least 2), sequence and map", path)
+        raise fault("must contain a tuple (length, sequence, map) with length at least 2", path)
     length = int(members[0])
     distances = check_array(members[2], (length, length), str(path), "'distances'")
     distances = distances.astype(np.float32)

@@ -64,7 +64,7 @@ def load(
         "in the validation split",
     ] = None,
     train_on_validation: Annotated[
-        bool, "true: train on the validation series as well; then use train.select=last"
+        bool, "true: train on the validation series as well; if so, also set train.select=last"
     ] = False,
     split_seed: Annotated[
         Seed,

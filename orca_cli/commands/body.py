@@ -16,12 +16,12 @@ examples:
 
 The command opens no network connection. The state of a body is one of:
 
-  package      its weights are in an installed Python package
-  cached       its weights are in the cache of the model hub or of orca
-  folder       its weights are in the folder that body.checkpoint names
-  incomplete   the cache lacks its configuration or its safetensors file
-  missing      its weights are not on this machine
-  to be given  it needs body.checkpoint=FOLDER"""
+  package      the body's weights are in an installed Python package
+  cached       the body's weights are in the cache of the model hub or of orca
+  folder       the body's weights are in the folder that body.checkpoint names
+  incomplete   the cache lacks the body's configuration or safetensors file
+  missing      the body's weights are not on this machine
+  to be given  the body needs body.checkpoint=FOLDER"""
 
 
 def named_bodies(extra: Path | None = None) -> dict[str, Record]:
@@ -84,7 +84,8 @@ def listed(arguments: argparse.Namespace) -> Result:
 
 VERBS = {
     "list": Verb(
-        about="list the bodies that body=NAME can choose: family, size, and whether they are here",
+        about="list the bodies that body=NAME can choose: family, size, and whether they are on "
+        "this machine",
         examples=_LIST,
         arguments=(CONFIG_DIR,),
         execute=listed,

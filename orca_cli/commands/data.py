@@ -28,7 +28,7 @@ examples:
   orca data list                       all data sets, one per line
   orca data list deepsea psicov        the files and addresses of some data sets, and how to \
 download them by hand
-  orca data list --config-dir my_conf  also the data sets of your own my_conf/task/x.yaml, ...
+  orca data list --config-dir my_conf  all data sets, and those of your own my_conf/task/x.yaml, ...
 
 `orca get task=NAME` fetches the files of a task. It also verifies and unpacks files that you have \
 put into the data set's folder. Use task.path=FOLDER or source.path=FOLDER for files in another \

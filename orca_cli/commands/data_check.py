@@ -120,9 +120,10 @@ def _overlap_problems(overlaps: Iterable[Record]) -> Iterator[str]:
     for overlap in overlaps:
         if overlap["shared"] >= max(1, _OVERLAP * overlap["of"]):
             verb = "is" if overlap["shared"] == 1 else "are"
-            counts = f"{overlap['shared']} of {overlap['of']} samples"
-            splits = f"of the split {overlap['second']} {verb} also in the split {overlap['first']}"
-            yield f"{counts} {splits}"
+            yield (
+                f"{overlap['shared']} of {overlap['of']} samples of the split {overlap['second']} "
+                f"{verb} also in the split {overlap['first']}"
+            )
 
 
 def examine_split(
@@ -270,14 +271,14 @@ VERB = Verb(
     about="check the data of a task: shapes, classes, NaN, and samples that two splits share",
     examples=_EXAMPLES,
     arguments=(
-        argument("name", metavar="TASK", help="a task (`orca data list` shows all)"),
+        argument("name", metavar="TASK", help="name of a task; `orca data list` shows all tasks"),
         argument("settings", nargs="*", metavar="KEY=VALUE", help="settings, as for `orca run`"),
         argument(
             "--samples",
             type=number(int, lowest=1),
             default=20_000,
             metavar="N",
-            help="read the inputs of at most N samples per split (`seed` decides which); "
+            help="read the inputs of at most N samples per split, drawn with the setting `seed`; "
             "default: 20000",
         ),
         CONFIG_DIR,

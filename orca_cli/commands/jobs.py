@@ -247,7 +247,7 @@ def job_outcome(end: Ended) -> Outcome:
         # The driver's own SIGTERM stopped the job; no signal asked the sweep to stop.
         if end.over_limit and state == "interrupted":
             state = "failed"
-            error = OrcaError("exceeded --time-limit; its state is saved")
+            error = OrcaError("the run exceeded --time-limit; its state is saved")
         # The exit code of a job may differ from that of its error's class, such as 75 for
         # preemption.
         error.code = code
@@ -264,7 +264,7 @@ def _unreported(end: Ended) -> OrcaError:
     if end.lost:
         return OrcaError(end.lost)
     if end.over_limit:
-        return OrcaError("exceeded --time-limit and had to be killed")
+        return OrcaError("the run exceeded --time-limit and had to be killed")
     status = end.status or 0
     if status >= 0:
         # The last words may be a traceback, whose last line names the error.

@@ -45,7 +45,7 @@ examples:
   orca list tasks                     kind, shape, error and data of every task
   orca list tasks ecg psicov          the parameters of two tasks, their defaults and meanings
   orca list settings                  every KEY of KEY=VALUE: default, meaning and allowed values
-  orca list --config-dir my_conf      also your own choices, such as my_conf/task/x.yaml"""
+  orca list --config-dir my_conf      all names, with those of your own my_conf/task/x.yaml, ..."""
 ARGUMENTS = (
     argument(
         "group",
@@ -53,7 +53,7 @@ ARGUMENTS = (
         metavar="GROUP",
         help=f"one of {', '.join(_GROUP_NAMES)}; default: show the names in every group",
     ),
-    argument("names", nargs="*", metavar="NAME", help="choices of the group; default: all"),
+    argument("names", nargs="*", metavar="NAME", help="choices to show; default: all of the group"),
     CONFIG_DIR,
 )
 
@@ -257,7 +257,7 @@ def _shown(group: str, chosen: list[Record], in_full: bool) -> Iterator[Renderab
     if group == "task":
         note = "\n`orca data list NAME` shows the files of a task"
         if not in_full:
-            note += ", and `orca list tasks NAME` its parameters"
+            note += ", and `orca list tasks NAME` shows the parameters of a task"
         note += "."
         yield note
     elif not in_full:

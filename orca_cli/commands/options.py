@@ -78,7 +78,7 @@ RUNS = argument(
     nargs="*",
     type=Path,
     metavar="RUNS",
-    help="folders that contain runs; default: $ORCA_RUNS, or ./runs if it is not set",
+    help="folders that contain runs; default: $ORCA_RUNS, or ./runs if ORCA_RUNS is not set",
 )
 CONFIG_DIR = argument(
     "--config-dir",
@@ -98,8 +98,8 @@ WHERE = argument(
     action="append",
     default=[],
     metavar="KEY=VALUE",
-    help="only runs with this setting, such as task=digits, whether you set it, the program "
-    "decided it, or it is a default; repeat the option for several conditions",
+    help="use only runs with this setting, such as task=digits. The setting may come from you, "
+    "from a decision of the program, or from a default. Repeat the option for several conditions",
 )
 
 
@@ -140,15 +140,15 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         "--at-once",
         type=number(int, lowest=1),
         metavar="N",
-        help=f"{prefix}number of runs at a time; default: 1 on this machine, all runs on a "
-        "cluster; runs at the same time on this machine share its CPU threads",
+        help=f"{prefix}number of runs at a time; default: 1 on this machine, and the number of all "
+        "runs on a cluster. Several runs at a time on this machine share its CPU threads",
     )
     parser.add_argument(
         "--threads",
         type=number(int, lowest=1),
         metavar="T",
         help=f"{prefix}CPU threads of each run; default: an equal share of this machine's threads, "
-        "on a cluster 1",
+        "or 1 on a cluster",
     )
     # A job is one process, and a process computes on one GPU.
     several_gpus = "; use torchrun for several GPUs per run (docs/scaling.md)"
@@ -157,5 +157,5 @@ def add_job_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:
         type=number(float, lowest=0, highest=1, hint=several_gpus),
         metavar="G",
         help=f"{prefix}GPUs of each run: 0, 1, or a fraction such as 0.5; "
-        "default: 1 if the machine has a GPU, else 0; on slurm 0",
+        "default without slurm: 1 if the machine has a GPU, else 0; default with slurm: 0",
     )

@@ -57,8 +57,9 @@ MODEL = (
     argument(
         "--model",
         metavar="NAME",
-        help="name of a model that the run kept, such as forest; default: the transfer (the model "
-        "that the run trained), or the only model of an export, or the best model with --best",
+        help="name of a model that the run kept, such as `forest`. Default for a run: the transfer "
+        "(the model that the run trained); for an export: its only model; with --best: the best "
+        "model",
     ),
     argument(
         "--checkpoint",

@@ -51,7 +51,7 @@ def verdict(code):
 
 
 def test_a_working_machine(tmp_path, monkeypatch):
-    assert verdict(0) == "orca run can work"
+    assert verdict(0) == "this machine can run orca"
     record = read_json("doctor")
     assert (record["schema"], record["weights"]["from"]) == (
         1,

@@ -73,7 +73,7 @@ def test_a_job_that_saves_its_state_at_its_limit_has_failed():
     report = job_report(Outcome(state="interrupted", code=143, failure=Failure(STOPPED, STOPPED)))
     outcome = job_outcome(Ended(status=143, report=report, over_limit=True))
     assert (outcome.state, outcome.code) == ("failed", 143)
-    assert str(outcome.failure.error) == "exceeded --time-limit; its state is saved"
+    assert str(outcome.failure.error) == "the run exceeded --time-limit; its state is saved"
     assert type(outcome.failure.error) is exceptions.OrcaError
 
 

@@ -31,7 +31,7 @@ def drawn_texts(
         class_names.append(last)
     if len(class_names) < 2:
         raise DataError(
-            f"needs at least two classes with two texts each, has {len(class_names)}",
+            f"needs at least two classes with two texts each, but has only {len(class_names)}",
             where=where,
             hint="use another file, or metric=none, which needs no source",
         )

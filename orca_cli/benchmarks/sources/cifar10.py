@@ -52,7 +52,7 @@ def load(
         # The source has the training images only.
         ["train"],
         key="source.path",
-        hint="or source=digits or metric=none, which need no files",
+        hint="or use source=digits or metric=none, which need no files",
     )["train"]
     chosen = draw(all_y, size, seed)
     x = all_x[chosen]

@@ -32,9 +32,9 @@ def load_table(
         "your .csv or .tsv file; null: peptides/peptides.csv in the data folder (paths.data)",
     ] = None,
     sequence: Annotated[
-        str, "column of the file with the sequences, with one letter per residue"
+        str, "name of the column with the sequences, which have one letter per residue"
     ] = "sequence",
-    label: Annotated[str, "column of the file with the classes"] = "label",
+    label: Annotated[str, "name of the column with the classes"] = "label",
 ) -> SourceData:
     """Return the sequences of a .csv or .tsv file and the class of each.
 

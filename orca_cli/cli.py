@@ -160,8 +160,9 @@ def _failure(error: Exception) -> OrcaError:
     if isinstance(error, OrcaError):
         return error
     message = f"unexpected {type(error).__name__}: {error}"
-    hint = "add --traceback to see where the error occurred"
-    return process_error(error) or OrcaError(message, hint=hint)
+    return process_error(error) or OrcaError(
+        message, hint="add --traceback to see where the error occurred"
+    )
 
 
 def _dispatch(command_line: Sequence[str], call: _Call) -> int:

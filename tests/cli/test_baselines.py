@@ -28,7 +28,10 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
     """The run itself is not trained again."""
     first = run(*cold, "baselines=none")
     done = run(*cold, "baselines=simple")
-    assert "computing its missing baselines constant, linear, forest, features, probe" in done.err
+    assert (
+        "computing the run's missing baselines constant, linear, forest, features, probe"
+        in done.err
+    )
     result = done.result
     assert done.folder == first.folder
     # The test split is opened once more, which is counted.
@@ -39,7 +42,7 @@ def test_a_completed_run_gets_simple_models_untrained(orca, run, cold, tmp_path)
     assert {key for key in result if result[key] != first.result[key]} == new
     assert orca("doctor", first.folder)[0] == 0
     # Baselines are not part of the experiment.
-    assert "already completed, not run again" in run(*cold, "baselines=none").err
+    assert "already completed, so this run is skipped" in run(*cold, "baselines=none").err
 
     assert result["baselines"]["forest"]["trained_on"] == {"splits": ["train"], "n": 60, "of": 60}
     assert result["baselines"]["constant"]["error"] == result["trivial_error"]

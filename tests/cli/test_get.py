@@ -101,7 +101,7 @@ def test_the_ordered_command_after_one_get_has_a_result(orca, bucket, tmp_path):
     assert "the data set 'deepsea'" in before.stderr
     assert "the source 'conll2003'" in before.stderr
     assert "the body 'roberta' (roberta-base)" in before.stderr
-    assert "`orca get task=deepsea body=roberta` fetches them" in before.stderr
+    assert "`orca get task=deepsea body=roberta` fetches the missing files" in before.stderr
     assert not (tmp_path / "runs").exists()
 
     shapes = orca("run", "--dry-run", *ORDERED, **offline)

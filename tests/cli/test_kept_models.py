@@ -134,7 +134,7 @@ def test_of_a_run_only_the_probe_needs_the_checkpoint(made, kept, refused, reque
     x = np.load(made / "test.npz")["x"]
     assert len(orca_cli.load(kept, model="features").outputs(x)) == TEST
     words = ["predict", kept, made / "test.npz", "--model", "probe"]
-    refused(10, words, "takes features of the body and needs the body's checkpoint", "--checkp")
+    refused(10, words, "uses features of the body, so it needs the body's checkpoint", "--checkp")
     assert len(orca_cli.load(kept, model="probe", checkpoint=str(aside)).outputs(x)) == TEST
 
 
@@ -170,7 +170,7 @@ def test_the_best_model_of_a_run_is_its_leader(made, copied, environment, orca):
     assert code == 0, err
     assert json.loads(out)["model"] == leader
     validated = [entry for entry in read(copied)["candidates"] if entry["validation_error"]]
-    assert f"the lowest of {len(validated)} candidates of 1 run, so this error is optimi" in err
+    assert f"the lowest error of {len(validated)} candidates from 1 run and therefore optimi" in err
 
 
 @pytest.fixture
@@ -206,10 +206,8 @@ def test_the_best_is_chosen_among_all_kept_models(add, environment):
     add(3, 0.2, {"forest": 0.15})
     path, name, reason = best_model(environment)
     assert (path, name) == (best, "forest")
-    expected = (
-        "0-1 error 10.00 % on validation, the lowest of 6 candidates of 3 runs, so this error"
-    )
-    assert f"forest of {best}: {expected} is optimistic" in reason
+    expected = "0-1 error 10.00 % on validation, the lowest error of 6 candidates from 3 runs and therefore"
+    assert f"forest of {best}: {expected} optimistic" in reason
 
 
 def test_the_best_run_by_one_model(add, environment):
@@ -218,7 +216,7 @@ def test_the_best_run_by_one_model(add, environment):
     best = add(3, 0.2, {"forest": 0.15})
     path, name, reason = best_model(environment, "transfer")
     assert (path, name) == (best, "transfer")
-    assert "the lowest of 3 candidates of 3 runs" in reason
+    assert "the lowest error of 3 candidates from 3 runs" in reason
     with pytest.raises(DataError, match="that kept a model 'boosting'"):
         best_model(environment, "boosting")
 
@@ -234,7 +232,7 @@ def test_models_judged_on_other_samples_have_no_best(add, environment):
     """A run that trained on its validation samples has folds that other runs do not share."""
     add(1, None, {"forest": 0.1}, on="nothing", judged="folds")
     add(2, 0.3)
-    with pytest.raises(DataError, match=r"cannot be compared, .*2 ways"):
+    with pytest.raises(DataError, match=r"cannot be compared: .*2 ways"):
         best_model(environment)
 
 

@@ -68,8 +68,8 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     }  # fmt: skip
     rows, below = table_of(done.out)
     check_table(rows, result)
-    order = "each of 34 samples is predicted by a model that was fitted without it (5 folds)"
-    assert f"order by the error out of fold, lowest first: {order}" in below
+    order = "each of the 34 samples is predicted by a model that was fitted without this sample (5 folds)"
+    assert f"order sorted by the error out of fold, lowest first: {order}" in below
     assert "features ridge regression on the outputs of the embedder" in below
     assert "probe ridge regression on the outputs of the body" in below
     by_error = [candidate["validation_error"] for candidate in result["candidates"]]
@@ -93,7 +93,7 @@ def test_a_small_run_ends_with_its_candidates_out_of_fold(orca, run, short, tmp_
     # A lost candidate is written again, which does not change the record.
     storage.remove(done.folder / "candidates" / "forest")
     again = run(*words)
-    assert "computing its missing baselines forest" in again.err
+    assert "computing the run's missing baselines forest" in again.err
     assert {**again.result, "seconds": None} == {**result, "seconds": None}
     model = done.folder / "candidates" / "forest" / "model.safetensors"
     code, out, _ = orca("doctor", done.folder)
@@ -118,7 +118,7 @@ def test_enough_validation_samples_judge_all_candidates(orca, run, tiny, environ
     assert result["judged"]["n"] == 120
     rows, below = table_of(done.out)
     check_table(rows, result)
-    assert "order by the error on 120 validation samples, lowest first" in below
+    assert "order sorted by the error on 120 validation samples, lowest first" in below
     assert result["candidates"][0]["error"] is not None
     validation = {row["name"]: row["validation_error"] for row in result["candidates"]}
     assert validation["transfer"] == result["validation_error"]
@@ -139,13 +139,16 @@ def test_a_run_that_keeps_no_weights_keeps_no_candidates(run, short, environment
     _, below = table_of(done.out)
     assert done.result["leader"] is None
     assert "predict not possible: this run kept no model that can predict new data" in below
-    assert "not run again" in run(*short, "keep_weights=false").err
+    assert "so this run is skipped" in run(*short, "keep_weights=false").err
 
 
 def test_a_transfer_that_was_not_judged_is_not_compared(run, short, environment):
     done = run(*short[:-1], "train.folds=0")
     rows, below = table_of(done.out)
     assert (rows[-1][0], rows[-1][1]) == ("transfer", "-")
-    assert ", not the transfer, which has no error on the baselines' samples predict orca" in below
+    assert (
+        ", not the transfer; the transfer has no validation error on the samples of the baselines, "
+        "so it cannot be the leader predict orca" in below
+    )
     record = json.loads((run_folders(environment)[0] / "result.json").read_text())
     assert (record["judged"]["on"], record["judged"]["n"]) == ("folds", 34)

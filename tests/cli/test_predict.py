@@ -295,7 +295,7 @@ def test_a_run_without_its_weights_does_not_predict(classes, run, orca, refused,
     assert orca("doctor", first.folder)[0] == 0
     test = classes.folder / "test.npz"
     refused(11, ["predict", first.folder, test], "kept no weights", "--force keep_weights=true")
-    message = "contains no usable run: a completed run on your own data"
+    message = "contains no usable run, that is, no completed run on your own data"
     refused(11, ["predict", environment, test, "--best"], message)
     assert "already completed" in run(*classes.words).err  # the same experiment
     assert first.result["weights_sha256"] == classes.result["weights_sha256"]
@@ -348,7 +348,7 @@ def test_the_best_run_has_the_lowest_validation_error(add, environment):
     path, model, reason = best_model(environment)
     assert (path.name, model) == (lowest, "transfer")
     left_out = "left out: 2 runs that trained on their validation samples"
-    optimistic = "the lowest of 2 candidates of 2 runs, so this error is optimistic"
+    optimistic = "the lowest error of 2 candidates from 2 runs and therefore optimistic"
     assert f"{optimistic}; {left_out}" in reason
 
 
@@ -370,7 +370,7 @@ def test_runs_of_several_data_sets_have_no_best(add, environment):
 def test_runs_validated_on_other_samples_have_no_best(add, environment):
     add(1, 0.1)
     add(2, 0.2, samples="b")
-    with pytest.raises(DataError, match=r"cannot be compared, .*2 ways"):
+    with pytest.raises(DataError, match=r"cannot be compared: .*2 ways"):
         best_model(environment)
 
 

@@ -108,7 +108,8 @@ def test_show_tells_result_decisions_baselines_and_files(root):
     expected = (
         "zero_one 10.00 % on 497",
         "linear 20.00 % 25.00 % 1.0 transfer 30.00 % 10.00 % (7.50 % to 13.00 %) -",
-        "leader a linear model, not the transfer, which has no error on the baselines' samples",
+        "leader a linear model, not the transfer; the transfer has no validation error on the "
+        "samples of the baselines, so it cannot be the leader",
         "predict not possible: this run kept no model that can predict new data",
         "better than linear",
         "train.lr=0.0002 (budget=normal)",

@@ -177,7 +177,7 @@ def shallower(tensors):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(deeper, "more layers than config.json names"), (shallower, "missing")],
+    [(deeper, "belongs to a layer that config.json does not have"), (shallower, "missing")],
 )
 def test_weights_of_another_depth_are_refused(node, folder, tmp_path, change, message):
     checkpoint = changed(folder, tmp_path / "changed", change)

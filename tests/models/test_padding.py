@@ -129,7 +129,7 @@ LEAKS = {
     "embedder": (
         "bert",
         {"embedder": Overlap()},
-        "embedder: .* sees steps after its own; use embedder=patch",
+        "embedder: .* a token depends on later steps; use embedder=patch",
     ),
     "tokens": ("bert", {"embedder": Patch(max_tokens=6)}, f"6 tokens for {STEPS} steps"),
     "kind": ("bert", {"kind": "classes"}, "needs dense outputs along a sequence"),

@@ -112,7 +112,7 @@ def test_pixel_statistics_are_imagenets_without_a_record(start):
 
 @pytest.mark.parametrize("wrong", [[0.5], [1, 1, 0]], ids=str)
 def test_pixel_statistics_of_another_form_are_refused(start, wrong):
-    message = r"preprocessor_config\.json: image_mean and image_std must be"
+    message = r"preprocessor_config\.json: image_mean and image_std must each be"
     with pytest.raises(DataError, match=message):
         start(STATISTICS | {"image_std": wrong})
 

@@ -84,7 +84,7 @@ FILES = {
     "byte_order_mark": (b"\xef\xbb\xbf" + GOOD.encode(), ["mine.yaml:1", "byte order mark"]),
     "latin_1": (TASK.encode() + b"task: {kind: \xfcml}\n", ["mine.yaml:5", "UTF-8"]),
     "null_bytes": (TASK + "task:\0\n", ["mine.yaml"]),
-    "a_hundred_megabytes": (b"#" * 100_000_000, ["mine.yaml", "more bytes than"]),
+    "a_hundred_megabytes": (b"#" * 100_000_000, ["mine.yaml", "is larger than the limit of"]),
     "cycle": (GOOD + "  x: ${task.y}\n  y: ${task.x}\n", ["task."]),
     "refers_to_nothing": (GOOD + "  x: ${task.nothing}\n", ["task.x", "nothing"]),
     "value_missing": (GOOD.replace("own.npz", "'???'"), ["task.train"]),

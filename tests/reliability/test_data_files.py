@@ -196,9 +196,9 @@ def test_test_samples_that_are_trained_on_are_reported(
         "of": 15,
         "complete": True,
     }
-    passed = is_counted and err.count("training set as well") == err.count("5 of 15") == bool(
-        shared
-    )
+    passed = is_counted and err.count("also occur in the training set") == err.count(
+        "5 of 15"
+    ) == bool(shared)
     counted(SPLITS, passed, result["splits"], err)
 
 
@@ -211,7 +211,7 @@ NO_ROOM = {
     "gpu_in_training": (
         ["metric=none", "train.batch_size=16"],
         "tests.reliability.phases:exhaust:step:2",
-        "train.batch_size: not enough memory; lower it and raise train.accumulation",
+        "train.batch_size: not enough memory; lower train.batch_size and raise train.accumulation",
         ["train.batch_size=8", "train.accumulation=2"],
     ),
     "alignment": (

@@ -81,7 +81,7 @@ def test_jobs_are_arrays_and_what_slurm_or_a_dead_driver_ends_is_done_again(benc
         )
         fake_slurm.end(slurm, of_the_second.pop(), "PREEMPTED")  # by a site that cancels
         held(bench.finish() + bench.problems())
-    assert "SLURM ended the job: PREEMPTED; starting it again" in bench.drivers[1].err
+    assert "SLURM ended the job: PREEMPTED; starting the run again" in bench.drivers[1].err
 
 
 def test_a_machine_that_does_not_see_the_folder_of_runs_says_so(tmp_path):

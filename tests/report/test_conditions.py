@@ -118,7 +118,7 @@ def three_left_out(tmp_path_factory):
 @pytest.mark.parametrize("form", ["table", "md", "latex", "html"])
 def test_what_was_left_out_is_named_in_formats_for_people(three_left_out, form):
     text = (
-        "left out: 3 pairs with differences other than metric: "
+        "left out: 3 pairs whose runs differ in more than metric: "
         "digits, otdd: training data (seed 1,2); digits, otdd: program (seed 3)"
     )
     assert text in report(three_left_out, *AGAINST, "--format", form)
@@ -144,7 +144,7 @@ def test_an_error_says_why_no_pair_is_left(tmp_path):
     add_run(tmp_path, **record(train=OTHERS))
     error = refused(11, "report", tmp_path, *AGAINST)
     assert (
-        "no pair is left: 1 pair with differences other than metric: digits, otdd: training"
+        "no pair is left: 1 pair whose runs differ in more than metric: digits, otdd: training"
         in error
     )
     assert "run both arms on the same data" in error
@@ -160,7 +160,7 @@ def two_programs(tmp_path):
 
 
 def test_any_program_compares_runs_of_several_and_says_so(two_programs):
-    first = "compares runs of several program versions (--any-program): aaaaaaaa, unknown"
+    first = "runs of several program versions are compared (--any-program): aaaaaaaa, unknown"
     assert "also pairs runs of different" in refused(11, "report", two_programs, *AGAINST)
     assert report(two_programs, *AGAINST, "--any-program").startswith(first)
     record = read_json("report", two_programs, *AGAINST, "--any-program")
@@ -202,9 +202,7 @@ def test_only_errors_on_equal_validation_samples_choose(tmp_path, name):
     words = ("report", tmp_path, "--choose", "train.lr")
     (row,) = read_json(*words)["rows"]
     assert row["cells"][0]["chosen"] == "0.0002"
-    reason = (
-        "left out of the choice, since it differs from the arm's other runs in more than train.lr"
-    )
+    reason = "values left out of the choice, since their runs differ from the arm's other runs in more than train.lr"
     assert f"{reason}: digits minilm otdd full 0.001 ({name})" in report(*words[1:])
     assert "--any-program" not in report(*words[1:])
     if name == "program":

@@ -108,13 +108,13 @@ def test_validation_on_one_seed_chooses_and_the_others_judge(chosen_cells, arm):
 def test_the_first_line_says_how_rates_were_chosen(rated):
     text = report(rated, "--choose", "train.lr")
     assert text.startswith(
-        "each arm at its own train.lr, chosen by validation error on seed 0,1; compared on the other seeds "
+        "each arm at its own train.lr, chosen by validation error on seed 0,1; arms are compared on the other seeds "
     )
     assert "CHOSEN ON TEST" not in text
 
 
 LIMITS = {  # start of a note -> arms that it names
-    "(edge): lowest or highest of the values that were run; others beyond it may be better": [
+    "(edge): the chosen value is the lowest or the highest that was run; values beyond it may be better": [
         "few minilm otdd full 5e-05",
         "plain minilm otdd full 5e-05",
         "sparse minilm otdd full 0.0001",
@@ -182,7 +182,7 @@ def test_others_are_in_tables_and_records_above_the_trivial(shown):
         "trivial",
         ["0.008", "5.0"],
     )
-    assert [entry.rest for entry in entries] == ["real data (our runs: synthetic)", ""]
+    assert [entry.rest for entry in entries] == ["on real data (our runs: on synthetic data)", ""]
     assert not any(entry.best for entry in entries)
     lines = csv_lines(Page(table).text("csv"))
     assert [line["low"] for line in lines if line["row"] == "forest [1]"] == ["0.008", "0.05"]
@@ -203,7 +203,10 @@ def test_formats_for_people_say_where_others_report(shown, form):
         ("digits,m,0.1,", "a field is empty"),
         ("digits,m,inf,s", "a field is empty, or the error 'inf' is not finite"),
         ("digits,m,19.39,s", "got 19.39.*0.1939"),
-        ("digit,m,0.1,s", "none of the file's tasks is in the report.*did you mean 'digits'"),
+        (
+            "digit,m,0.1,s",
+            r"none of the file's tasks \(digit\) is in the report.*did you mean 'digits'",
+        ),
     ],
 )
 def test_what_is_wrong_is_reported_with_its_place(shown, line, message):
@@ -242,7 +245,7 @@ REFUSALS = [
     (
         ["--baselines", "others.csv"],
         11,
-        "others.csv: none of the file's tasks is in the report (nowhere)",
+        "others.csv: none of the file's tasks (nowhere) is in the report",
     ),
     (
         ["--against", "metric=otd"],
@@ -275,7 +278,7 @@ def test_what_makes_no_sense_is_refused(tree, monkeypatch, words, code, message)
 
 
 ONE_RATE = "all arms on a data set have the same learning rate "
-SEVERAL_RATES = "the arms have different learning rates, not chosen on validation data "
+SEVERAL_RATES = "the arms have different learning rates, which were not chosen on validation data; "
 RATES_BY_TASK = [  # task -> rates of none and otdd; the first line of a comparison
     ({"a": (1, 1)}, ONE_RATE),
     ({"a": (1, 1), "b": (2, 2)}, ONE_RATE),

@@ -44,7 +44,7 @@ def test_the_newest_data_set_comes_first_and_failures_are_one_count(afternoon):
     text = printed(afternoon, 80, 60)
     assert text.index("sound") < text.index("leaf") < text.index("fish")
     assert "older data set" in text
-    assert "Runs that no mean includes: 24 failed" in text
+    assert "Runs that are not part of any mean: 24 failed" in text
     assert "NonFiniteError" not in text
 
 

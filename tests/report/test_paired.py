@@ -174,7 +174,7 @@ def test_pairs_that_are_the_same_computation_are_left_out(tmp_path):
     comparison = compared(tmp_path)
     (block,) = comparison.blocks
     assert (block.seeds, block.gains, comparison.unpaired) == ((2, 3), pytest.approx([10, 0]), 0)
-    same = "since both runs of such a pair computed the same (equal final weights)"
+    same = "since both runs of such a pair computed the same model (equal final weights)"
     assert f"left out: 2 of 4 pairs, {same}" in report(tmp_path, "--against", "metric=none")
 
 
@@ -183,7 +183,7 @@ def test_pairs_that_are_all_the_same_computation_are_refused(tmp_path):
         for metric in ("none", "otdd"):
             add_run(tmp_path, seed=seed, metric=metric, value=0.5, weights_sha256=weights)
     refusal = refused(11, "report", tmp_path, "--against", "metric=none")
-    assert "no pair is left: in 2 pairs, both runs computed the same (equal" in refusal
+    assert "no pair is left: in 2 pairs, both runs computed the same model (equal" in refusal
 
 
 def test_runs_on_other_test_data_are_no_partners(tmp_path):

@@ -140,8 +140,8 @@ def test_the_newest_of_equal_experiments_counts(tmp_path):
         1,
     )
     notes = " ".join(notes_of(table))
-    assert "older attempts that no mean includes" in notes
-    assert "seed 1: runs with equal settings differ in something else" in notes
+    assert "number of older attempts, which are not part of any mean" in notes
+    assert "seed 1: several runs have equal settings but differ in something else" in notes
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,12 @@ def test_balanced_labels_weigh_present_and_absent_alike():
 @pytest.mark.parametrize(
     ("weights", "kind", "settings", "message"),
     [
-        ([1, 1, 2], "classes", BALANCED, "takes no weights or has its own; use task.loss=cross"),
+        (
+            [1, 1, 2],
+            "classes",
+            BALANCED,
+            "accepts no weights or has weights of its own; use task.loss=cross",
+        ),
         (
             None,
             "classes",

@@ -141,7 +141,7 @@ def test_longer_samples_than_trained_on_are_cut_and_reported(read, reporter):
     task = read(SHORT, normalize=False)
     assert task.input_shape == (C, 6)
     assert np.array_equal(every(task.open_test()).valid.sum(1), np.minimum(ENDS[40:], 6))
-    cut = f"{(ENDS[40:] > 6).sum()} samples longer than 6 steps, whose end is cut off"
+    cut = f"{(ENDS[40:] > 6).sum()} samples with more than 6 steps (the rest is cut off)"
     assert reporter.lines[-1] == f"test split: {cut}"
 
 

@@ -199,7 +199,10 @@ HEAD = b"a,b,kind\n"
     [
         (b"1,2,x\n1,2\n" * 20, r"t\.csv: line 3 must have 3 fields like the header, got 2"),
         (b'1,"2,x\n' * 20, r"t\.csv: is not a valid table: .* check the quotes"),
-        (b"1,\xff,x\n" * 20, r"is not text in utf-8; store it as UTF-8, or .* task\.encoding="),
+        (
+            b"1,\xff,x\n" * 20,
+            r"is not text in the encoding utf-8; store the file as UTF-8, or .* task\.encoding=",
+        ),
         (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: contains NaN or infinite values: \d+ in total,"),
     ],
     ids=["lengths", "quotes", "encoding", "infinite"],
@@ -269,7 +272,7 @@ def days(n=N, typed=False):
     [
         (
             False,
-            "contains numbers or timestamps, but training has text such as '2024-05-01'",
+            "contains numbers or timestamps, but the training split has text such as '2024-05-01'",
         ),
         (True, "'2024-05-01' in row 1 is not a number, but the training split has only numbers"),
     ],
@@ -304,8 +307,8 @@ def test_text_that_names_rows_is_left_out_and_named(read, tmp_path, absent):
     table["split"] = np.repeat(["train", "val", "test"], [40, 10, 10])
     task = read(table)
     assert re.search(
-        r"dropped because nearly every row has a different text .*: "
-        r"patient_id \(40 texts in 40 training rows\), note \(37 texts",
+        r"dropped, because nearly every row has a different text .*: "
+        r"patient_id \(40 different texts in 40 training rows\), note \(37 different texts",
         task.note,
     )
     preprocessing = reloaded(task, tmp_path / "record")
@@ -368,7 +371,10 @@ def test_a_column_of_splits_is_a_feature_if_named(read, settings, is_feature):
 @pytest.mark.parametrize(
     ("marks", "settings", "message"),
     [
-        (["train"] * 59 + ["trian"], {}, r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(rows like this: 1\)"),
+        (
+            ["train"] * 59 + ["trian"], {},
+            r"t.csv\[split\]: 'trian' in row 60 is not the name of a split \(number of such rows: 1\)",
+        ),
         (["train"] * 9 + ["test"] * 51, {}, "t.csv: needs at least 10 rows for training, has 9; add"),
         (["test", "train"] * 30, {"group": "patient"}, "group 'p0' is also in"),
     ],

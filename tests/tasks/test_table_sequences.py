@@ -93,7 +93,7 @@ def test_rows_of_an_id_become_a_series(read, table, settings):
     ("column", "entry", "message"),
     [
         ("kind", "maybe", r"series 's\d+' has both '\w+' and '\w+'"),
-        ("t", "", r"\[t\]: '' in row \d+ is not a time \(rows like this: \d\)"),
+        ("t", "", r"\[t\]: '' in row \d+ is not a time \(number of such rows: \d\)"),
     ],
 )
 def test_bad_series_are_named_in_one_line(read, column, entry, message):
@@ -110,7 +110,9 @@ def test_a_finished_run_takes_new_series(read, reporter, tmp_path):
     preprocessing = reloaded(task, tmp_path / "run")
     opened = preprocessing.open(tmp_path / "test.csv", "INPUT")
     check_same(preprocessing, opened, task.open_test())
-    assert reporter.lines[-1] == "test split: 4 samples longer than 7 steps, whose end is cut off"
+    assert (
+        reporter.lines[-1] == "test split: 4 samples with more than 7 steps (the rest is cut off)"
+    )
     assert opened.ids == list(dict.fromkeys(new["who"]))
     bare = preprocessing.given(new.drop(columns="kind"))
     assert (bare.ids, bare.targets()) == (opened.ids, None)
@@ -146,7 +148,7 @@ def test_new_texts_that_do_not_fit_are_reported_and_read(build, reporter, tmp_pa
     x, valid = preprocessing.inputs(raw)
     assert texts_of(x, valid, "ACGT") == ["ACGT", "A..A", "ACGTACGTA", "..", "T"]
     lines = {
-        "longer than 9 symbols, whose end is cut off": 1,
+        "with more than 9 symbols (the rest is cut off)": 1,
         "with symbols that do not occur in training (NXx) and are read as zeros": 2,
     }
     assert preprocessing.remarks(raw) == lines

@@ -108,7 +108,7 @@ def test_files_that_a_task_describes_count_by_their_content(tmp_path, name):
         ("torch.nn.L1Los", {}, UnsafeError, "did you mean 'torch.nn.L1Loss'"),
         ("torch.nn.L1Loss", {"nested": {"_target_": "os.system"}}, UnsafeError, "nested._target_: 'os.system'"),
         ("torch.nn.BCELoss", {"weight": {"_target_": "torch.load"}}, UnsafeError, "weight._target_: 'torch.load'"),
-        ("torch.nn.NLLLoss", {"weight": {"_target_": "torch.nn.L1Loss"}}, UnsafeError, "nothing is allowed here"),
+        ("torch.nn.NLLLoss", {"weight": {"_target_": "torch.nn.L1Loss"}}, UnsafeError, "no name is allowed here"),
         ("L1Loss", {}, ConfigError, "must be the dotted name"),
         (["torch.nn.L1Loss"], {}, ConfigError, "must be the dotted name"),
     ],
@@ -247,7 +247,7 @@ def test_a_module_of_the_users_own_needs_to_be_allowed_by_name(tmp_path, monkeyp
     parts.allow_module("parts_of_a_user")
     assert isinstance(parts.build(node, "task.error").error, ZeroOne)
     # Where it takes other nodes, those are admitted as anywhere else.
-    with pytest.raises(UnsafeError, match="metric.error._target_.*nothing is allowed here"):
+    with pytest.raises(UnsafeError, match="metric.error._target_.*no name is allowed here"):
         parts.build(node, "metric")
 
 
@@ -389,7 +389,11 @@ def test_the_command_line_narrows_axes_and_replaces_the_sets(read, expand):
     ("text", "error", "message"),
     [
         ("axis: {seed: [0]}\n", ConfigError, "unknown key .axis.; did you mean 'axes'"),
-        ("axes: {seed: [0]}\nexcept: [{seed: 1}]\n", ConfigError, "seed has no choice .1."),
+        (
+            "axes: {seed: [0]}\nexcept: [{seed: 1}]\n",
+            ConfigError,
+            "the axis .seed. has no choice .1.",
+        ),
         ("axes: {set: {a: [paths.runs=/x]}}\n", UnsafeError, "how the program runs"),
     ],
     ids=["key", "exception", "paths"],

@@ -140,7 +140,7 @@ PAGES = {
     ),
     "encoded": (
         status(200, b"x", "application/zip", **{"Content-Encoding": "gzip"}),
-        "encoding 'gzip'",
+        "encoded as 'gzip' instead of unencoded",
     ),
     "file": (
         status(302, b"", Location="file:///etc/passwd"),

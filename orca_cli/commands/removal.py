@@ -39,7 +39,7 @@ show which run would be removed; 1e791e76 is the end of its name
   orca runs rm --yes 1e791e76 66f1304e      remove two runs
   orca runs rm --where state=failed         show which failed runs would be removed
   orca runs rm --where data=my --where train.lr=1e-3
-        show which runs on the data set `my` with this learning rate would be removed
+        show which runs on the data set `my` with this rate would be removed
 
 The command removes only folders of runs in $ORCA_RUNS, or in ./runs if $ORCA_RUNS is not set. It \
 follows no links, and does not remove a run that a process works on. If one of several runs cannot \

@@ -54,7 +54,7 @@ words:
   metric     the distance between task and source data that the stage `align` reduces
   recipe     a choice of embedder and of the weights that are fine-tuned
   sweep      the runs of one command that lists several values
-  study      a prepared sweep behind a table or figure of the ORCA paper or of the documentation"""
+  study      a prepared sweep that fills a table or figure of the ORCA paper or the documentation"""
 _EXAMPLES = """\
 examples:
   orca run                                   \

@@ -156,7 +156,8 @@ def load(
     reporter: Reporter,
     path: Annotated[
         str | None,
-        "folder with npy_train and npy_test; null: folder cosmic of the data folder (paths.data)",
+        "folder that contains the folders npy_train and npy_test; "
+        "null: folder cosmic of the data folder (paths.data)",
     ] = None,
     filter: Annotated[
         str, "filter of the camera: the name of a folder in npy_train and npy_test"
@@ -165,9 +166,9 @@ def load(
     crop_size: Annotated[Count, "number of rows and columns of the crop: 1 or more"] = 128,
     sky_at_test: Annotated[
         bool,
-        "in optimizer steps, a random multiple of the sky's level, drawn again in each step, is "
-        "added to each image. true: in stage 2, validation and test, such a multiple is added as "
-        "well, drawn once per file",
+        "true: in stage 2, validation and test, a random multiple of the sky's level is added to "
+        "each image, drawn once per file; false: nothing is added there. In optimizer steps, such "
+        "a multiple is always added, drawn again in each step",
     ] = False,
     normalize: Annotated[
         bool,

@@ -82,7 +82,7 @@ def load(
         "names",
     ] = "generated",
     path: Annotated[
-        str | None, "folder with the files; null: folder darcy of the data folder (paths.data)"
+        str | None, "folder with the .mat files; null: folder darcy of the data folder (paths.data)"
     ] = None,
     size: Annotated[
         Literal["small", "paper"],
@@ -153,7 +153,7 @@ def load(
         synthetic=is_generated,
         size=size if is_generated else "",
         target_scale=target_scale,
-        note="generated without the original generator's spline step" if is_generated else "",
+        note="generated maps lack the published maps' spline interpolation" if is_generated else "",
     )
 
 

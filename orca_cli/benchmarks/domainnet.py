@@ -85,7 +85,8 @@ def load(
     shared = set(names) & set(test_names)
     if shared:
         raise fault(
-            f"contains '{min(shared)}', which is also in the training list; get both lists again",
+            f"contains '{min(shared)}', which is also in the training list; get the training list "
+            "and the test list again",
             test_list,
         )
     hashes = content_hashes([folder / name for name in names], reporter)

@@ -199,7 +199,8 @@ def load(
     data_folder: Path,
     path: Annotated[
         str | None,
-        "folder with chunks and noise_22050; null: folder fsd50k of the data folder (paths.data)",
+        "folder that contains the folders chunks and noise_22050; "
+        "null: folder fsd50k of the data folder (paths.data)",
     ] = None,
     augmentation: Annotated[
         bool,
@@ -229,7 +230,7 @@ def load(
             raise DataError(
                 "has no .wav files",
                 where=str(noise_folder),
-                hint=f"{AGAIN}, or use task.augmentation=false",
+                hint=f"use task.augmentation=false, or {AGAIN}",
             )
     return TaskData(
         kind="labels",
@@ -289,8 +290,8 @@ def _read_manifest(
     if num_names == 0:
         first_path = table["files"][0]
         raise fault(
-            f"the first path in this file, '{first_path}', does not end in the path of a file "
-            f"below '{folder}'",
+            f"the first path in this file is '{first_path}', but no such file exists below "
+            f"'{folder}'",
             manifest,
         )
     # All chunks of a clip repeat its labels, so the labels of the first chunk are sufficient.

@@ -34,7 +34,7 @@ def load(
     ] = None,
     test: Annotated[
         Literal["fold_holdout", "superfamily_holdout", "family_holdout"],
-        "test split: fold_holdout (which publications report), superfamily_holdout or "
+        "test split: fold_holdout (the one that publications report), superfamily_holdout or "
         "family_holdout",
     ] = "fold_holdout",
     train_on_validation: Annotated[

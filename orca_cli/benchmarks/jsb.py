@@ -37,8 +37,8 @@ def load(
     mask_padding: Annotated[bool, "true: the model knows which frames are padding"] = True,
     causal: Annotated[
         bool,
-        "false: outputs see later frames, and therefore their own targets (published code; "
-        "not a forecast)",
+        "false: as in the published code, outputs see later frames, and therefore their own "
+        "targets, so the model does not forecast",
     ] = True,
     train_on_validation: Annotated[
         bool, "true: train on the validation pieces as well; if so, also set train.select=last"

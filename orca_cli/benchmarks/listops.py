@@ -135,7 +135,7 @@ def load(
     data_seed: Annotated[Seed, "seed of the generator, 0..2147483647; not the seed of the run"] = 0,
     path: Annotated[
         str | None,
-        "folder with the files, or with the folder lra_release; "
+        "folder that contains the files or the folder lra_release; "
         "null: folder listops of the data folder (paths.data)",
     ] = None,
     test_file: Annotated[
@@ -145,8 +145,8 @@ def load(
     ] = "test",
     over_length: Annotated[
         OverLength,
-        "expressions with more tokens than the model's input holds. truncate: they are cut, and "
-        "stay in their splits; drop: they are left out of all splits",
+        "what to do with expressions that have more tokens than the model's input can hold. "
+        "truncate: cut them, and keep them in their splits; drop: leave them out of all splits",
     ] = "truncate",
     mask_padding: Annotated[
         bool,

@@ -62,7 +62,8 @@ def load(
     ] = None,
     origin: Annotated[
         Literal["file", "cifar100", "cifar10"],
-        "file: the published data; cifar100 or cifar10: projections of the images of that data set",
+        "origin of the data. file: the published data; cifar100 or cifar10: images of CIFAR-100 or "
+        "CIFAR-10, projected onto the sphere",
     ] = "file",
     images: Annotated[
         str | None,

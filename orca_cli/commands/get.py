@@ -48,9 +48,10 @@ command of the run. If a download is interrupted, run `orca get` again with the 
 settings to resume the download.
 
 A downloaded file gets its final name only when it is complete and has the
-expected SHA-256. If no SHA-256 is published, orca expects the SHA-256 that it recorded
-in checksums.json, in the file's folder, when it first saw the file. Files that you put
-into the folder of a data set are verified and unpacked as well.
+expected SHA-256. If no SHA-256 is published, orca records the file's SHA-256 when it
+first sees the file (in checksums.json in the file's folder), and expects the same
+SHA-256 from then on. Files that you put into the folder of a data set are verified
+and unpacked as well.
 
 For a body, orca fetches only safetensors, JSON and text files, never pickled
 weights (.bin, .pt) or code. It stores these files in the cache of the model
@@ -284,7 +285,7 @@ def _get_body(body: NeededBody) -> Record:
         folder = checkpoints.resolve(checkpoint)
     except DataError as error:
         hint = (
-            "if the checkpoint's weights are pickled, which orca does not fetch, convert them to "
+            "if the checkpoint's weights are pickled, orca does not fetch them; convert them to "
             "safetensors with save_pretrained on another machine"
         )
         raise DataError(error.what, where=checkpoint, hint=hint) from error

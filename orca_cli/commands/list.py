@@ -53,7 +53,7 @@ ARGUMENTS = (
         metavar="GROUP",
         help=f"one of {', '.join(_GROUP_NAMES)}; default: show the names in every group",
     ),
-    argument("names", nargs="*", metavar="NAME", help="choices to show; default: all of the group"),
+    argument("names", nargs="*", metavar="NAME", help="choices to show; default: all in the group"),
     CONFIG_DIR,
 )
 

@@ -47,7 +47,7 @@ be removed, the command removes none of them. A removed run cannot be restored."
 _GC = """\
 examples:
   orca runs gc                  show which files would be removed; change nothing
-  orca runs gc --yes            remove these files
+  orca runs gc --yes            remove old cache entries and temporary files
   orca runs gc --days 0         \
 also show recently used cache entries; a run that needs a removed entry computes it again
 

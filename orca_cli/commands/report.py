@@ -71,7 +71,7 @@ write a LaTeX table; the suffixes .md, .csv and .json work as well
 exit with code 3 if a run failed or cannot be read
 
 A row averages the runs that differ only in their seed. Runs that are not completed are counted \
-below the table; `orca runs list` shows why."""
+below the table; `orca runs list` shows why they are not completed."""
 ARGUMENTS = (
     RUNS,
     argument(

@@ -64,7 +64,7 @@ _FLAG_HELP = {
     "values are separated by commas, or come from range() or glob()",
     "--dry-run": "train nothing: check the settings, build the model, and show shapes, steps and "
     "expected time; for a study, only list its runs",
-    "--force": "run completed runs again, in new folders",
+    "--force": "rerun completed runs, in new folders",
     "--allow-inexact-resume": "resume a run even if the program, threads, packages, data or "
     "weights have changed since it started; the result records the change",
     "-q --quiet": "log warnings only, and do not print tables or matrices of predictions",

@@ -385,7 +385,7 @@ def check_untrusted(folder: Path, groups: tuple[str, ...]) -> None:
             raise UnsafeError("would change how the program runs", where=where, hint=_ADDS)
         if group not in groups:
             raise ConfigError(
-                f"is in the folder '{group}', which does not have the name of a group",
+                f"is in the folder '{group}', which is not the name of a group",
                 where=where,
                 hint=suggest(group, groups),
             )

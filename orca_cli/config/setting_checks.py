@@ -49,7 +49,7 @@ _OF_OWN_DATA = ("task.train", "task.test", "task.validation", "task.target")
 _OWN_DATA_HINT = (
     "for your own data choose task=arrays, task=table or task=images, and then set task.train=FILE"
 )
-_CONTRADICTION_HINT = "use another value, or remove it"
+_CONTRADICTION_HINT = "use another value, or remove the setting"
 
 
 def check_settings(config: Config) -> None:
@@ -239,7 +239,7 @@ def check_parts(config: Config) -> None:
         raise ConfigError(
             f"must be 0 (all classes) or at least {least_classes} for this metric, got {classes}",
             where="align.classes_per_problem",
-            hint="use another value, or remove it",
+            hint="use another value, or remove the setting",
         )
 
 

@@ -169,7 +169,7 @@ class Study:
             file_path = Path(file_name).expanduser()
             if text.endswith(_BLANK):
                 # The study's file says how to get the missing file.
-                source = self.files.get(key, "set it on the command line")
+                source = self.files.get(key, "choose a value on the command line")
                 reasons.append(f"needs {key}: {source}")
             elif key in self.files:
                 source = self.files[key]
@@ -261,9 +261,9 @@ def _overrides(node: Any, where: str) -> tuple[str, ...]:
         section = re.split(r"[./]", key_of(text))[0]
         if section in _NOT_IN_FILES:
             raise UnsafeError(
-                f"'{text}' sets how the program runs, which a file may not do",
+                f"a study's file may not contain '{text}', which sets how the program runs",
                 where=where,
-                hint="set it on the command line",
+                hint="remove it from the file, and set it on the command line",
             )
     return tuple(override_texts)
 

@@ -68,7 +68,7 @@ def joined(groups: np.ndarray | None, contents: np.ndarray | None) -> tuple[np.n
     The note is empty if all inputs are distinct.
     """
     if contents is None:
-        return groups, "the inputs are too large to compare, so an input may be in two splits"
+        return groups, "the inputs are too large to compare, so two splits may contain equal inputs"
     # For each distinct input, its first row and its number of rows; for each row, the position [n]
     # of its input among the distinct inputs.
     _, first_rows, positions, row_counts = np.unique(

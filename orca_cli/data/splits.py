@@ -263,7 +263,7 @@ def _check_disjoint(groups: Mapping[str, np.ndarray]) -> None:
         if len(shared) > 0:
             raise DataError(
                 f"group '{shared[0]}' is also in {compared}"
-                f" (number of groups in both splits: {len(shared)})",
+                f" (number of shared groups: {len(shared)})",
                 where=where,
                 hint="put all rows of a group into one split",
             )

@@ -357,8 +357,8 @@ def plain_labels(labels: np.ndarray, where: str) -> np.ndarray:
             f"class labels have shape {labels.shape} and dtype {labels.dtype},"
             " expected integers or strings of shape (n,)",
             where=where,
-            hint="if the rows are one-hot, store the position of the 1 instead;"
-            " otherwise use task.kind=labels, values or dense",
+            hint="if each row is one-hot, store the position of its 1 instead; if a sample does not"
+            " have exactly one class, use task.kind=labels, values or dense",
         )
     if labels.dtype.kind in "SU":
         return as_text(labels, where)

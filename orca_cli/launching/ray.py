@@ -126,7 +126,7 @@ def _gone(fate: str) -> NetworkError:
     address = os.environ.get(ADDRESS)
     where = f"{ADDRESS}={address}" if address else "--on ray"
     hint = (
-        "check `ray status`, start the cluster and rerun the command; without the variable "
-        f"{ADDRESS}, orca starts a cluster on this machine"
+        "check `ray status`, start the cluster and rerun the command; if the variable "
+        f"{ADDRESS} is not set, orca starts a cluster on this machine"
     )
     return NetworkError(f"the Ray cluster {fate}", where=where, hint=hint)

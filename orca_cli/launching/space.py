@@ -33,7 +33,8 @@ _CHOSEN = ("embedder", "finetune")
 _DIGITS = 3  # significant digits of a number that is drawn from a continuous range
 _FORMS = (
     "use a list such as [sgd, adamw], or a range such as {low: 1.0e-5, high: 1.0e-2, log: true}, "
-    "where log: true needs positive ends and no step; write 1.0e-5, since YAML reads 1e-5 as text"
+    "where log: true needs ends above 0 and allows no step; "
+    "write 1.0e-5, since YAML reads 1e-5 as text"
 )
 
 Plain = str | int | float | bool | None

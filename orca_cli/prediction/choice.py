@@ -85,7 +85,9 @@ def best_model(folder: Path, candidate: str | None = None) -> Chosen:
     if len(errors) > 1:
         candidates = counted(len(errors), "candidate")
         run_count = counted(len({path for path, _ in errors}), "run")
-        reason += f", the lowest error of {candidates} from {run_count} and therefore optimistic"
+        reason += (
+            f", which is the lowest error of {candidates} from {run_count} and therefore optimistic"
+        )
     if unvalidated:
         left_out = f"{counted(len(unvalidated), 'run')} that trained on their validation samples"
         reason += f"; left out: {left_out} ({_MAKE_COMPARABLE})"

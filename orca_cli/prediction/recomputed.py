@@ -101,7 +101,7 @@ def recompute(run: Path) -> Recomputed:
     # Arrays of wrong shapes or types can fail anywhere in an error.
     except (DataError, IndexError, KeyError, TypeError, ValueError) as failure:
         raise DataError(
-            f"its error cannot be computed from the saved predictions: {failure}",
+            f"the run's error cannot be computed from the saved predictions: {failure}",
             where=str(run),
             hint="rerun the run's command with --force",
         ) from failure

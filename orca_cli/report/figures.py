@@ -287,7 +287,8 @@ def all_charts(table: Table, comparison: Comparison | None) -> Iterator[Chart]:
         yield Chart(
             name="gains",
             title=_name(title),
-            note="Dot: mean over data sets. Line: 95 % t interval. Right of 0, the arm is better.",
+            note="Dot: mean over data sets. Line: 95 % t interval. "
+            "Right of 0, the arm is better than the control.",
             draw=partial(_draw_gains, comparison),
             size=(_SIZE[0], height),
         )

@@ -218,8 +218,8 @@ def _notes_by_set(comparison: Comparison, shared: set[tuple[str, str]]) -> list[
     if len(comparison.programs) > 1:
         programs = clean(", ".join(comparison.programs))
         notes.append(
-            f"these runs were made by several versions of the program ({programs}), but both runs "
-            "of each pair by the same version"
+            f"these runs were made by several versions of the program ({programs}), but the two "
+            "runs of each pair were made by the same version"
         )
     if comparison.unpaired:
         runs_text = counted(comparison.unpaired, "completed run")

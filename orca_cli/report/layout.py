@@ -223,8 +223,8 @@ def framed(table: Table, layouts: Sequence[Layout]) -> list[Layout]:
     if chosen_on_test:
         tasks = ", ".join(sorted(chosen_on_test))
         alarms.append(
-            f"The weights of {tasks} were chosen on the test split: these errors are too low and "
-            "not comparable with others."
+            f"The model weights for {tasks} were chosen on the test split, so these errors are too "
+            "low and not comparable with others."
         )
     # A single layout is both the first and the last.
     framed_layouts = list(layouts)
@@ -426,5 +426,6 @@ def _unlike(cells: list[tuple[Row, Cell]]) -> Iterator[str]:
     if differing:
         names = " and ".join(sorted(differing))
         yield (
-            f"methods differ in {names}, and no setting explains why; bold and * ignore such runs"
+            f"methods differ in {names}, and no setting explains why; bold and * compare only "
+            "runs without this difference"
         )

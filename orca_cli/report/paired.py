@@ -391,8 +391,8 @@ def check_sets(columns: Iterable[Column], option: str) -> None:
                 f"{n_ways} data sets"
             )
             hint = (
-                "select the runs of one way by --where protocol=..., or by another setting in "
-                "which the ways differ"
+                "select runs that were measured in one way: use --where protocol=..., or --where "
+                "with another setting in which the runs differ"
             )
             raise DataError(clean(message), where=option, hint=hint)
 

@@ -52,7 +52,7 @@ def with_published(table: Table, path: Path) -> Table:
         for position, column in enumerate(table.columns):
             is_of_column = result.task in (column.task, column.name)
             if is_of_column and references[position] is None:
-                remark = "on real data (our runs: on synthetic data)" if column.synthetic else ""
+                remark = "on real data (our runs use synthetic data)" if column.synthetic else ""
                 references[position] = Reference(low=result.error, high=result.error, words=remark)
     if not rows:
         task_names = ", ".join(sorted(published_tasks)) or "the file has no lines"

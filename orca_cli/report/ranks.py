@@ -247,11 +247,10 @@ def layout_of(ranking: Ranking) -> Layout:
         rows.append(Line(names=[clean(standing.method)], entries=entries))
     caption = (
         "rank: mean rank over tasks, 1 is best. The other columns compare the method that ranks "
-        "first with the method of the row: gain of the first method, in % of the mean of both "
-        "errors; number of tasks that the first method wins, ties and loses; p of the exact "
-        "sign-flip test. Holm: p corrected for all pairs of methods. Bold and *: the two methods "
-        "differ on at "
-        f"least {LEAST} tasks, and p <= {LARGEST_P} after this correction."
+        "first with the method of the row: gain of the first method, in % of the mean of the two "
+        "methods' errors; number of tasks that the first method wins, ties and loses; p of the "
+        "exact sign-flip test. Holm: p corrected for all pairs of methods. Bold and *: the two "
+        f"methods differ on at least {LEAST} tasks, and the corrected p is at most {LARGEST_P}."
     )
     return Layout(
         names=["method"],

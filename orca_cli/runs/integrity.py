@@ -108,7 +108,7 @@ def check(path: Path) -> Checked:
         report.notes.append(f"resumed inexactly: {changed_values}")
     # No process works on the run, as was checked at the beginning.
     if report.state in LIVING:
-        report.notes.append(f"the run's process died in state {report.state}")
+        report.notes.append(f"the run's process died while the run was in state {report.state}")
         report.state = "dead"
     if report.damaged:
         report.code = ChecksumError.code

@@ -459,8 +459,8 @@ def _error_record(error: Error, tested: Tested | None) -> Record:
         reason = None
         if measured.value is None:
             reason = (
-                f"the error is undefined for all {measured.skipped} samples or classes that it "
-                "averages"
+                f"the error averages {measured.skipped} samples or classes, and is undefined for "
+                "all of them"
             )
     return {
         "name": error.name,

@@ -120,7 +120,7 @@ def test_get_fetches_safe_files_alone_and_records_the_commit(tmp_path, monkeypat
     (first, _, pickled_error), (second, _, gone_error) = refusals
     assert (first, second) == (11, 10)
     assert (
-        "own/pickled: has no *.safetensors file; if the checkpoint's weights are pickled, which orca does not fetch"
+        "own/pickled: has no *.safetensors file; if the checkpoint's weights are pickled, orca does not fetch them"
         in pickled_error
     )
     assert "the model hub has no checkpoint 'own/gone'" in gone_error

@@ -193,7 +193,7 @@ def test_a_task_measured_in_two_ways_is_not_two_sets(tmp_path):
             add_arms(tmp_path, task=task, protocol=protocol)
     ways = (
         "the data set 'a' was measured in 2 ways, so it would count as 2 data sets; "
-        "select the runs of one way by --where protocol="
+        "select runs that were measured in one way: use --where protocol="
     )
     with pytest.raises(DataError, match=f"--compare: {ways}"):
         rank(table_of(tmp_path))

@@ -358,7 +358,7 @@ def test_an_arm_that_lacks_a_file_or_a_value_says_how_to_get_it(read, tmp_path):
     study = read("small", FILE)
     reasons = Counter(arm.lacks for arm in study.arms({}, tmp_path) if arm.lacks)
     assert reasons == {
-        "needs body.checkpoint: set it on the command line": 2,
+        "needs body.checkpoint: choose a value on the command line": 2,
         f"'{tmp_path}' has no 'study/own.npz'; to get it: python scripts/study_data.py": 2,
     }
     typed = study.arms({"body.checkpoint": {"x": ("body.checkpoint=x",)}}, tmp_path)

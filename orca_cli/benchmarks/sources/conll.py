@@ -44,7 +44,7 @@ def load(
     path: Annotated[
         str | None,
         "folder with the file, or the file itself; "
-        "null: the folder with the name source.name in the data folder (paths.data)",
+        "null: the folder in the data folder (paths.data) whose name is the value of source.name",
     ] = None,
     outside: Annotated[
         CountOrZero,

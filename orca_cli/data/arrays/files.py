@@ -210,7 +210,7 @@ def _by_role(content: Arrays, path: Path, roles: Roles, ending: str = "") -> Arr
             raise DataError(
                 f"has shape {array.shape}, which does not match the inputs' shape {inputs.shape}",
                 where=array.where,
-                hint="store one row per sample, and groups and splits as one-dimensional arrays",
+                hint="store one row per sample; groups and splits must be one-dimensional arrays",
             )
     return arrays
 

@@ -84,9 +84,9 @@ class ArraySettings:
     channels_last: Annotated[
         bool | None,
         "true: the channels are the last axis of x, and of y if y is dense: (n, L, C) or "
-        "(n, H, W, C); false: the channels are the second axis; null: like false, but x is refused "
-        "if its channels may be last: at most 4 entries in the last axis of a sample, at least 8 "
-        "in all others",
+        "(n, H, W, C); false: the second axis; null: the second axis too, but x is refused if a "
+        "sample has at most 4 entries along its last axis and at least 8 along each other axis, "
+        "since the channels may then be last",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"
@@ -98,7 +98,7 @@ class ArraySettings:
     padding: Annotated[
         Literal["nan", "none"] | None,
         "nan: a sequence ends where only NaN follows; none: all steps are data; null: the "
-        "array of lengths gives the ends; without it, all steps are data",
+        "array of lengths gives the ends; if there is no such array, all steps are data",
     ] = None
     length: Annotated[
         Count | None,

@@ -200,14 +200,14 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UnsafeError(
             f"has more pixels than the limit of {MAX_PIXELS:,} ({error})",
             where=where,
-            hint="make it smaller, or remove it",
+            hint="make the image smaller, or remove it",
         ) from error
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything for damaged images
         reason = error or type(error).__name__
         message = f"cannot be decoded ({reason})"
         if isinstance(error, image_module.UnidentifiedImageError):
             message = "is not a readable image"
-        hint = f"save it again as one of {', '.join(_FORMATS)}, or remove it"
+        hint = f"save the image in one of the formats {', '.join(_FORMATS)}, or remove it"
         raise DataError(message, where=where, hint=hint) from error
 
 

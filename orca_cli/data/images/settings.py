@@ -75,5 +75,5 @@ class ImageSettings:
     ] = 0.15
     missing_targets: Annotated[
         bool,
-        "true: fields of labels and values may be empty; losses and errors skip the empty ones",
+        "true: labels and values may be empty; losses and errors skip empty targets",
     ] = False

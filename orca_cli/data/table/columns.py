@@ -264,7 +264,7 @@ def fit_columns(
             message,
             where=where,
             hint="check task.features and task.ignore,"
-            " or read a text symbol by symbol with task.sequence=COLUMN",
+            " or set task.sequence=COLUMN to read a column of text symbol by symbol",
         )
     num_numeric = sum(isinstance(column, Numeric) for column in fitted)
     num_features = sum(column.size for column in fitted)
@@ -293,7 +293,7 @@ def _fit_numbers(
     if num_empty > 0:
         remark = _FILLED
         if settings.gap_indicator:
-            remark += ", and one more feature of each column flags them"
+            remark += ", and each column gets one more feature that flags missing numbers"
         remarks[f"{remark}; columns (missing numbers)"].append(f"{column.name} ({num_empty})")
     if (numbers == numbers[0]).all():
         remarks[_CONSTANT].append(column.name)

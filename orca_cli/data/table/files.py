@@ -248,7 +248,7 @@ def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, l
         raise DataError(
             message,
             where=str(path),
-            hint="store the file as UTF-8, or set its encoding (only with task=table),"
+            hint="store the file as UTF-8; with task=table, you can set its encoding instead,"
             " such as task.encoding=latin-1",
         ) from error
     # The module csv raises TypeError for a delimiter of several characters.

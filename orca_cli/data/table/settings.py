@@ -66,8 +66,8 @@ class TableSettings:
     ] = True
     max_categories: Annotated[
         Count,
-        "largest number of texts in a column that get their own feature: 1 or more; all rarer "
-        "texts share one feature",
+        "maximum number of a column's texts that get their own feature, chosen by frequency: "
+        "1 or more; all rarer texts share one feature",
     ] = 32
     gap_indicator: Annotated[
         bool,

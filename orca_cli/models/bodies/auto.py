@@ -18,7 +18,7 @@ check_settings = checkpoints.check_name  # before anything is read
 
 def load(
     checkpoint: Annotated[
-        str, "id on the Hugging Face hub (ID@COMMIT pins a commit) or local folder"
+        str, "id on the Hugging Face hub, or a local folder; ID@COMMIT pins a commit"
     ],
     max_source_tokens: Annotated[
         Annotated[int, Ge(3)] | None,

@@ -445,7 +445,7 @@ class ImageBody(Body):
         are_deviations = fits(pixel_deviation, tuple[Positive, Positive, Positive])
         if not (are_means and are_deviations):
             raise DataError(
-                "image_mean and image_std must each be three numbers, those of image_std positive",
+                "image_mean and image_std must each be three numbers; image_std must be positive",
                 where=str(settings_file),
             )
         return tuple(pixel_mean), tuple(pixel_deviation)

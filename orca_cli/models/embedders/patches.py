@@ -35,8 +35,8 @@ Init = Annotated[
 ]
 MaxTokens = Annotated[
     Count | None,
-    "maximum number of tokens into which a sample is cut; null: embedder.resolution decides for "
-    "image bodies; for other bodies it is the body's own maximum",
+    "maximum number of tokens into which a sample is cut; null: for image bodies, "
+    "embedder.resolution sets the maximum; for other bodies, the body's own maximum",
 ]
 
 PooledTokens = Annotated[
@@ -130,8 +130,8 @@ class Multiscale(Embedder):
     ] = 6
     values: Annotated[
         bool,
-        "true: use the values of a sequence as features if there are at most 1,024 values; false, "
-        "or if there are more values: use the means of the sequence's patches",
+        "true: use a sequence's values as features if there are at most 1,024 values, else "
+        "the means of its patches; false: use the means of its patches",
     ] = False
     skip: bool = False
 

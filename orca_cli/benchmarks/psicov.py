@@ -203,8 +203,8 @@ def load(
     window: Annotated[
         int,
         Ge(2 * _PAD + 2),
-        "number of positions per side: 12 or more; proteins with more residues than this number "
-        "minus 10 are cropped",
+        "number of positions per side of a sample's square maps: 12 or more; proteins with more "
+        "residues than this number minus 10 are cropped",
     ] = 512,
     crop: Annotated[
         Literal["diagonal", "independent"],

@@ -282,9 +282,9 @@ def resolve(node: dict[str, Any], key: str, place: str = "") -> Callable[..., An
     # everything that it imports, such as os.system.
     if not is_code or not (is_listed or is_within(_module_of(target), _extra_modules)):
         raise UnsafeError(
-            f"'{name}' is not a class or function that this module defines",
+            f"'{name}' is not a class or function that the named module itself defines",
             where=where,
-            hint="name a class or function by the module that defines it",
+            hint="write MODULE.NAME, where MODULE defines the class or function NAME",
         )
     return target
 

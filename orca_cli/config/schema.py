@@ -200,8 +200,8 @@ class Align:
     ] = None
     check_every: Annotated[
         Count,
-        "Number of alignment epochs between two measurements on validation data. Each measures the "
-        "metric, diagnostics and, with align.exact=true, the exact OTDD.",
+        "Number of alignment epochs between two measurements on validation data. Each measurement "
+        "covers the metric, diagnostics and, with align.exact=true, the exact OTDD.",
     ] = 20
     exact: Annotated[
         bool,
@@ -219,7 +219,7 @@ class Train:
     ] = None
     batch_size: Annotated[
         Count | None,
-        "Samples per forward pass; an optimizer step uses train.accumulation such batches. The "
+        "Samples per batch (forward pass). An optimizer step uses train.accumulation batches. The "
         "batch size is at most the number of training samples. null: decided by the setting "
         "`budget`.",
     ] = None

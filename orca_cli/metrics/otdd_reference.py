@@ -106,8 +106,8 @@ class OTDDReference(Metric):
 
     reg: Annotated[
         Positive,
-        "Strength of the entropic regularisation. Its unit is half a squared distance between"
-        " points; where distances between labels are computed, the unit is a squared distance.",
+        "Strength of the entropic regularisation, in units of half a squared distance between"
+        " points. When distances between labels are computed, the unit is a squared distance.",
     ] = 0.1
 
     @torch.no_grad()

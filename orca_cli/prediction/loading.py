@@ -133,7 +133,7 @@ def _with_simple(loaded: Loaded, folder: Path, body_checkpoint: str | None) -> L
     forms = ("maps", "class_maps", "masks") if record.kind == "dense" else (record.kind,)
     # In an untrusted folder, baseline and record may not belong together.
     if simple.record["form"] not in forms or simple.num_outputs != record.num_outputs:
-        message = "the record and the baseline differ in the kind or the number of outputs"
+        message = "the model record and the saved baseline differ in the kind or number of outputs"
         hint = "get the folder again, from a source that you trust"
         raise DataError(message, where=str(folder), hint=hint)
     loaded = replace(loaded, simple=simple)

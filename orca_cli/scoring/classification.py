@@ -202,7 +202,7 @@ class MacroF1:
 def _check_shapes(outputs: np.ndarray, targets: np.ndarray) -> None:
     expected_shape = outputs.shape[:1] + outputs.shape[2:]
     fits = outputs.ndim > 1 and targets.shape == expected_shape and targets.dtype.kind != "f"
-    takes = "outputs (n, K, *E) and integer targets (n, *E)"
+    takes = "outputs (n, K, *E) and integer targets (n, *E): n samples, K classes, further axes"
     checks.check_fit(fits, outputs, targets, takes)
 
 

@@ -19,7 +19,7 @@ from orca_cli.scoring.checks import check_fit
 
 # Losses of torch whose mean divides by the number, or the total weight, of the known targets.
 _OF_TORCH = (nn.CrossEntropyLoss, nn.NLLLoss)
-_ONE_SHAPE = "outputs and targets of the same shape (B, K, *E)"
+_ONE_SHAPE = "outputs and targets of the same shape (B, K, *E): B samples, K outputs, further axes"
 
 
 class _Masked(nn.Module):

@@ -239,7 +239,7 @@ class Facts:
         num_validation = len(self.task.validation)
         if num_validation < bound:
             return Decision(fewer, f"{num_validation} validation samples, fewer than {bound}")
-        return Decision(enough, f"{num_validation} validation samples; at least {bound} are needed")
+        return Decision(enough, f"{num_validation} validation samples; {bound} or more are enough")
 
 
 def decide(facts: Facts, recorded: Decided) -> Plan:
@@ -280,8 +280,8 @@ def _folds(facts: Facts, train: TrainPlan) -> Decision:
     if typed.validate_on == "test" or num_validation >= BEST_FROM:
         return Decision(
             0,
-            f"{num_validation} validation samples; folds are used only for fewer than {BEST_FROM}, "
-            "and not with train.validate_on=test",
+            f"{num_validation} validation samples; folds are not used for {BEST_FROM} or more "
+            "validation samples, or with train.validate_on=test",
         )
     num_units = _count_units(facts.task)
     if num_units < _FOLDS:
@@ -324,7 +324,7 @@ def _refit(facts: Facts, train: TrainPlan) -> Decision:
         return Decision(False, "train.validate_on=test: no run may train on test samples")
     if facts.config.task.get("train_fraction") is not None:
         return Decision(False, "task.train_fraction fixes the number of training samples")
-    return Decision(True, "no choice needs the validation samples, so they are trained on as well")
+    return Decision(True, "nothing is chosen on validation samples, so the run trains on them too")
 
 
 def _batch_size(facts: Facts, train: TrainPlan) -> Decision:

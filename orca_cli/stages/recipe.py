@@ -54,8 +54,8 @@ def _embedder(config: Config, task: TaskData) -> Decision:
     steps = task.input_shape[1]
     count = len(task.train)
     reason = (
-        f"there are {count:,} training sequences of {steps:,} steps; the default is `overlap` for "
-        f"at least {MANY} sequences of at most {SHORT} steps, else `multiscale`"
+        f"there are {count:,} training sequences of {steps:,} steps; the default embedder is "
+        f"`overlap` for at least {MANY} sequences of at most {SHORT} steps, else `multiscale`"
     )
     if steps <= SHORT and count >= MANY:
         return Decision("overlap", reason)

@@ -171,7 +171,7 @@ def _open(settings: ImageSettings, data_folder: Path) -> _Images:
         return _in_table(image_folder, file_path(settings.table, data_folder), settings)
     has_column = settings.file is not None or settings.target is not None
     if has_column or settings.kind in ("labels", "values"):
-        message = "must be set: task.file, task.target and the kinds labels and values need a table"
+        message = "must be set if task.file or task.target is set, or the kind is labels or values"
         hint = "set task.table=FILE.csv, a table with a row for each image"
         raise ConfigError(message, where="task.table", hint=hint)
     return _in_folders(image_folder)
@@ -233,7 +233,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
         return {"train": folders}
     if len(splits) < len(folders):
         shown = listed(entry.name for entry in folders)
-        message = f"may contain one folder for each split and no other, but contains {shown}"
+        message = f"may contain one folder for each split and no other folder, but contains {shown}"
         raise DataError(message, where=str(folder), hint=_HINT)
     return splits
 

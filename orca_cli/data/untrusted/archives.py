@@ -183,7 +183,7 @@ def _write(
             target.touch(exist_ok=False)
         except (FileExistsError, NotADirectoryError) as error:
             raise _refusal(
-                archive, f"{_label(member.name)} occurs twice, or one name is a folder and a file"
+                archive, f"{_label(member.name)} occurs twice, or a file and a folder share a name"
             ) from error
         with member.open() as stream, open(target, "wb") as file:
             for chunk in iter(partial(stream.read, _CHUNK), b""):

@@ -51,7 +51,7 @@ WHOLE_TARGETS = {
 }
 # Text of a line of the first table -> beginnings of the names of the figures that the line adds up.
 HEADLINES = {
-    "runs killed at random points, then rerun: same bits as uninterrupted": (
+    "runs killed at random points, then rerun: same bits as an uninterrupted run": (
         "kills / runs that ended with the same bits",
     ),
     "sweeps stopped, then rerun: no job lost, no job run twice": (

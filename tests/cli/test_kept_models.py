@@ -206,8 +206,10 @@ def test_the_best_is_chosen_among_all_kept_models(add, environment):
     add(3, 0.2, {"forest": 0.15})
     path, name, reason = best_model(environment)
     assert (path, name) == (best, "forest")
-    expected = "0-1 error 10.00 % on validation, the lowest error of 6 candidates from 3 runs and therefore"
-    assert f"forest of {best}: {expected} optimistic" in reason
+    expected = (
+        "0-1 error 10.00 % on validation, which is the lowest error of 6 candidates from 3 runs"
+    )
+    assert f"forest of {best}: {expected} and therefore optimistic" in reason
 
 
 def test_the_best_run_by_one_model(add, environment):

@@ -182,7 +182,7 @@ def test_others_are_in_tables_and_records_above_the_trivial(shown):
         "trivial",
         ["0.008", "5.0"],
     )
-    assert [entry.rest for entry in entries] == ["on real data (our runs: on synthetic data)", ""]
+    assert [entry.rest for entry in entries] == ["on real data (our runs use synthetic data)", ""]
     assert not any(entry.best for entry in entries)
     lines = csv_lines(Page(table).text("csv"))
     assert [line["low"] for line in lines if line["row"] == "forest [1]"] == ["0.008", "0.05"]

@@ -163,7 +163,7 @@ def test_failures_and_broken_folders_alone_still_render(tmp_path, form, has_fail
     assert ("failed" in text) == has_failed
 
 
-CHOSEN = "The weights of digits (release) were chosen on the test split"
+CHOSEN = "The model weights for digits (release) were chosen on the test split"
 MARKS = [
     ("md", "CHOSEN ON TEST"),
     ("md", f"**{CHOSEN}"),

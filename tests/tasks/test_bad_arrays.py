@@ -43,7 +43,7 @@ BAD = {
     "ignored class": ({"y": changed(Y, 5, -100)}, {}, "the first is -100 at index 5; .* except -100, which marks"),
     "nan label": ({"y": changed(Y, 2, np.nan, float)}, {}, r"\[y\]: contains labels that cannot name a class: 1 .* index 2"),
     "broken label": ({"y": changed(Y, 2, 1.5, float)}, {}, "the first is 1.5 at index 2"),
-    "one-hot": ({"y": np.eye(4)[Y]}, {}, "store the position of the 1"),
+    "one-hot": ({"y": np.eye(4)[Y]}, {}, "store the position of its 1"),
     "numbers as classes": ({"y": np.arange(N)}, {}, "too many for classes"),
     "label set of 2": ({"y": changed(np.eye(4)[Y], (3, 1), 2)}, {"kind": "labels"}, r"first is 2.0 at index \("),
     "values of maps": ({"y": X}, {"kind": "values"}, r"values have shape \(40, 2, 5\) .* shape \(n,\) or \(n, K\)"),

@@ -201,7 +201,7 @@ HEAD = b"a,b,kind\n"
         (b'1,"2,x\n' * 20, r"t\.csv: is not a valid table: .* check the quotes"),
         (
             b"1,\xff,x\n" * 20,
-            r"is not text in the encoding utf-8; store the file as UTF-8, or .* task\.encoding=",
+            r"is not text in the encoding utf-8; store the file as UTF-8; .* task\.encoding=",
         ),
         (b"1,inf,x\n2,3,y\n" * 20, r"t\.csv\[b\]: contains NaN or infinite values: \d+ in total,"),
     ],
@@ -340,7 +340,7 @@ def test_few_rows_may_each_have_their_own_text(read, rows):
 
 
 def test_a_table_of_nothing_but_identifiers_is_refused(read):
-    with refused("t.csv: has no usable column of inputs: .*patient_id.* with task.sequence=COLUMN"):
+    with refused("t.csv: has no usable column of inputs: .*patient_id.* set task.sequence=COLUMN"):
         read(identified()[["patient_id", "kind"]])
 
 

@@ -83,10 +83,10 @@ class ArraySettings:
     ] = None
     channels_last: Annotated[
         bool | None,
-        "true: the channels are the last axis of x, and of y if y is dense: (n, L, C) or "
-        "(n, H, W, C); false: the second axis; null: the second axis too, but x is refused if a "
-        "sample has at most 4 entries along its last axis and at least 8 along each other axis, "
-        "since the channels may then be last",
+        "Axis of the channels in x, and in y if y is dense. true: last axis, (n, L, C) or "
+        "(n, H, W, C). false: second axis. null: second axis, but x is refused if its channels "
+        "seem to be last: at most 4 entries in the last axis, and at least 8 in all other axes of "
+        "a sample",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"

@@ -85,8 +85,8 @@ class ArraySettings:
         bool | None,
         "Axis of the channels in x, and in y if y is dense. true: last axis, (n, L, C) or "
         "(n, H, W, C). false: second axis. null: second axis, but x is refused if its channels "
-        "seem to be last: at most 4 entries in the last axis, and at least 8 in all other axes of "
-        "a sample",
+        "seem to be last, that is, if the last axis of a sample has at most 4 entries and each "
+        "other axis at least 8",
     ] = None
     missing_targets: Annotated[
         bool, "true: NaN in y is a missing target, skipped in losses and errors; not for classes"

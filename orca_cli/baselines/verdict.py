@@ -259,7 +259,7 @@ class _Sentences:
     def _margin(self) -> str:
         if self.percent:
             return "1 point"
-        return f"{100 * SHARE:.0f} % of the error of the best constant prediction"
+        return f"a margin of {100 * SHARE:.0f} % of the best constant prediction's error"
 
     def _shown(self, value: float | None, unit: str = " %") -> str:
         if self.percent:

@@ -390,7 +390,7 @@ def _scaled(form: Form, root: Path, stamps: Sequence[PurePosixPath]) -> Form:
         known_pixels.append(stamp.image[~stamp.is_ignored])
     pixels = np.concatenate(known_pixels).astype(np.float64)
     if not len(pixels):
-        raise fault("all pixels of the training stamps are masked or not finite", root)
+        raise fault("all pixels of the sampled training stamps are masked or not finite", root)
     centre = float(np.median(pixels))
     deviations = np.abs(pixels - centre)
     spread = _NORMAL * float(np.median(deviations))

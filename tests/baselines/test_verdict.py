@@ -57,7 +57,10 @@ VERDICTS = [
     (60, 20, 0, "forest", "worse", r"a random forest \(5.0 % in 2 s\) is better by 10.0.*: use it"),
     (20, 60, 0, "features", "better", "; the body helps: that ridge, which has no body, is worse$"),
     (60, 20, 0, "features", "worse", "; the body does not help: that ridge, which has no body, is better$"),
-    (60, 60, 0, "features", "equal", "; the body adds nothing: that ridge, .* is as good as the transfer, within 1 point$"),
+    (
+        60, 60, 0, "features", "equal",
+        "; the body adds nothing: that ridge, which has no body, is as good as the transfer, within 1 point$",
+    ),
     (60, 62, 0, "features", "unknown", "; too close to call whether the body helps, compared with that ridge, .* no body$"),
 ]  # fmt: skip
 
@@ -139,6 +142,20 @@ def test_a_difference_within_one_record_has_no_deviation():
     comparison = against(baselines, 50, np.zeros(N, int))
     assert "10.0 points ahead of a linear model (22.5 %)" in comparison["text"]
     assert "the uncertainty cannot be computed" in comparison["text"]
+
+
+def test_errors_that_are_not_per_cents_have_a_margin_in_the_constants_error():
+    ((ours, theirs, constant, targets),) = numbers(500, 0.1, 0.1, 0.999, splits=1)
+    baselines = {}
+    for name, outputs in (("forest", theirs), ("constant", constant)):
+        value = RMSE()(outputs.numpy(), targets.numpy()).value
+        baselines[name] = Baseline(error=value, validation_error=value, outputs=outputs)
+    comparison = verdict(RMSE(), ours, targets, None, baselines)
+    assert comparison["is"] == "equal"
+    margin = (
+        "within a margin of 5 % of the best constant prediction's error: the two errors differ by"
+    )
+    assert margin in comparison["text"]
 
 
 def rates(n, only_ours, only_theirs):

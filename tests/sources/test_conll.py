@@ -130,7 +130,10 @@ def test_another_file_is_read_on_request(tmp_path):
     [
         ("a N B-X\n\nword N X\n", r"line 3: must have .* a tag \(O, or B-.*; got 'X'"),
         ("B-X\n", "line 1: must have a word .*; got 'B-X'"),
-        ("a N B-X\n\nb N B-X\n\nc N O\n", "two classes with two texts each, but has only 1"),
+        (
+            "a N B-X\n\nb N B-X\n\nc N O\n",
+            "needs at least two classes with two texts each, but has only 1",
+        ),
     ],
     ids=["tag", "one-column", "one-class"],
 )

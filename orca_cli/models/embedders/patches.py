@@ -117,9 +117,10 @@ class Multiscale(Embedder):
     max_tokens: MaxTokens = None
     resolution: Resolution = "body"
     pooled_tokens: PooledTokens = 25
-    filters: Annotated[Count, "number of filters that describe the whole sample, at each scale"] = (
-        128
-    )
+    filters: Annotated[
+        Count,
+        "number of filters that describe the whole sample, at each scale",
+    ] = 128
     token_filters: Annotated[
         Count, "number of filters that describe a single token, at each scale"
     ] = 32

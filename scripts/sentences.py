@@ -72,7 +72,7 @@ def _is_sentence(text: str) -> bool:
 def _prose(text: str) -> Iterator[str]:
     """Yield paragraphs, list items and table cells of a page, each on one line."""
     text = re.sub(r"^```.*?^```$|^ {4}.*$|<!--.*?-->", "", text, flags=re.S | re.M)
-    for block in re.split(r"\n\s*\n|\n(?=\s*[*|\d-])", text):
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[*-] |\d+\. |\|))", text):
         line = " ".join(block.split()).lstrip("*#- ")
         yield from line.strip("| ").split(" | ") if line.startswith("|") else [line]
 

@@ -75,3 +75,18 @@ def test_the_listing_shows_an_error_as_it_is_printed(tmp_path):
         "<path>: has no column '<name>'; it has: <names>",
         "epoch ended at step",
     ]
+
+
+def test_the_listing_of_a_page_splits_items_and_not_lines(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(
+        "# A page with its title\n\nThe first sentence ends with\n40 and a word. The second is short.\n"
+        "* an item of four words\n1. another item of words\n\n```\nno code is listed here\n```\n"
+    )
+    assert [sentence.text for sentence in sentences.pages(tmp_path)] == [
+        "A page with its title",
+        "The first sentence ends with 40 and a word.",
+        "The second is short.",
+        "an item of four words",
+        "1. another item of words",
+    ]
